@@ -1,0 +1,120 @@
+"""What every golden test uses: the set of numbers to meet, the recipe they came from, and the report of how near we are.
+
+A test module says which file it answers for, and gets one test a key that the file has:
+
+    pytestmark = pytest.mark.golden_file("samplers")
+
+    def test_latents_equal_the_reference(golden, key):
+        golden.check("samplers", key, our_latents(golden, key))
+
+`pytest tests/golden --golden-dir DIR` runs the same tests against another set (its own salt, seeds and sizes).
+"""
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .recipe import Recipe
+
+DATA = Path(__file__).parent / "data"
+TOLERANCE = 1e-4  # of the relative L2 error
+
+
+class GoldenSet(Recipe):
+    """A folder of reference results, with the recipe (its salt applied) for what they were computed from.
+
+    seeds: the seeds of a batch; latent: (height, width) of a latent picture, from the folder's `set.json`.
+    """
+
+    def __init__(self, folder: Path, errors: dict[str, tuple[float, str]]) -> None:
+        described = json.loads((folder / "set.json").read_text())
+        super().__init__(described["salt"])
+        self.folder = folder
+        self.seeds: list[int] = described["seeds"]
+        self.latent: tuple[int, int] = (described["latent"][0], described["latent"][1])
+        self._errors = errors
+        self._files: dict[str, dict[str, Tensor]] = {}
+
+    def keys(self, name: str) -> list[str]:
+        """The keys of a file, sorted; none where the set has no such file."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            return []
+        with safe_open(path, "pt") as file:
+            return sorted(file.keys())
+
+    def file(self, name: str) -> dict[str, Tensor]:
+        """All tensors of `<name>.safetensors`."""
+        if name not in self._files:
+            with safe_open(self.folder / f"{name}.safetensors", "pt") as file:
+                self._files[name] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return self._files[name]
+
+    @cached_property
+    def prompts(self) -> dict[str, Any]:
+        """What `prompts.json` says, by the prompt's name."""
+        return json.loads((self.folder / "prompts.json").read_text())
+
+    def record(self, name: str, key: str, error: float) -> None:
+        """Keep an error for the report at the end of the run: the largest of each file is shown."""
+        if name not in self._errors or not error <= self._errors[name][0]:
+            self._errors[name] = (error, key)
+
+    def check(self, name: str, key: str, ours: Tensor, tolerance: float = TOLERANCE) -> None:
+        """Assert that ours equals the file's tensor in shape and in relative L2 error, which is kept for the report."""
+        gold = self.file(name)[key].to(torch.float64)
+        assert ours.shape == gold.shape
+        error = float(torch.linalg.vector_norm(ours.detach().cpu().to(torch.float64) - gold))
+        error /= float(torch.linalg.vector_norm(gold)) or 1.0
+        self.record(name, key, error)
+        assert error <= tolerance, f"{name}: {key} is off by {error:.2e} (allowed: {tolerance:.0e})"
+
+
+_errors = pytest.StashKey[dict[str, tuple[float, str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden-dir", type=Path, default=DATA, help="folder of golden cases to run (default: our own copy)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_errors] = {}
+    config.addinivalue_line(
+        "markers", "golden_file(name, only=''): one test a key of this file (that starts with only)"
+    )
+
+
+def _golden_set(config: pytest.Config) -> GoldenSet:
+    # the option is unknown to a run that reaches this folder only by collection
+    return GoldenSet(config.getoption("--golden-dir", DATA), config.stash.setdefault(_errors, {}))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("golden_file")
+    if marker and "key" in metafunc.fixturenames:
+        only: str = marker.kwargs.get("only", "")
+        keys: Iterable[str] = _golden_set(metafunc.config).keys(marker.args[0])
+        metafunc.parametrize("key", [key for key in keys if key.startswith(only)])
+
+
+@pytest.fixture(scope="session")
+def golden(pytestconfig: pytest.Config) -> GoldenSet:
+    """The golden set of this run."""
+    return _golden_set(pytestconfig)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    errors = config.stash.get(_errors, {})
+    if errors:
+        terminalreporter.section("largest relative error of each golden file")
+        for name, (error, key) in sorted(errors.items()):
+            terminalreporter.line(f"{name:<20} {error:.2e}  {key}")
