@@ -1,0 +1,77 @@
+"""What comes back from the engine: pictures on disk and facts about them.
+
+These types cross the process boundary and become, nearly as they are, the
+structured content of a tool result. They hold paths and numbers, never pixels.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from layerdiffuse_mcp.methods import Role
+
+Edge = Literal["top", "right", "bottom", "left"]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, with no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AlphaFacts(Frozen):
+    """What the alpha channel of a picture holds; shares are 0..1 of all pixels."""
+
+    transparent: float = Field(description="Share of pixels with alpha 0 (at most 4 of 255)")
+    partial: float = Field(description="Share of pixels in between: soft edges, glass, smoke")
+    opaque: float = Field(description="Share of pixels with alpha 255 (at least 251 of 255)")
+    bbox: tuple[int, int, int, int] | None = Field(
+        description="Left, top, right, bottom of all that is visible, in pixels; right and bottom are exclusive"
+    )
+    edges_touched: tuple[Edge, ...] = Field(description="Picture edges that visible content reaches: it may be cut off")
+    has_transparency: bool = Field(description="False when the picture is practically opaque everywhere")
+
+
+class ImageResult(Frozen):
+    """One picture file."""
+
+    role: Role = Field(description="Which layer this is")
+    path: Path = Field(description="Absolute path of the PNG")
+    width: int
+    height: int
+    seed: int = Field(description="Seed that draws this picture alone")
+    alpha: AlphaFacts | None = Field(description="Alpha facts; null for an opaque layer")
+
+
+class Timings(Frozen):
+    """Seconds spent, by stage."""
+
+    load: float = 0.0
+    prompt: float = 0.0
+    encode: float = 0.0
+    denoise: float = 0.0
+    decode: float = 0.0
+    write: float = 0.0
+    total: float = 0.0
+
+
+class Outcome(Frozen):
+    """All that a finished request left behind."""
+
+    images: tuple[ImageResult, ...] = ()
+    latents: tuple[Path, ...] = ()
+    model: str = ""
+    device: str = ""
+    dtype: str = ""
+    timings: Timings = Timings()
+    warnings: tuple[str, ...] = ()
+    recipe: dict[str, Any] | None = None
+    status: dict[str, Any] | None = None
+
+
+class Progress(Frozen):
+    """How far a job is: `fraction` is 0..1 and never falls within one job."""
+
+    fraction: float = Field(ge=0, le=1)
+    message: str
