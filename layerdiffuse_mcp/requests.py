@@ -10,20 +10,22 @@ validating a recipe gives a request that draws the same picture again.
 
 import difflib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
+from pydantic_core import CoreSchema, core_schema
 
 from layerdiffuse_mcp.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -45,31 +47,77 @@ def near(name: str, names: Collection[str]) -> str:
     return f"Allowed: {', '.join(names)}."
 
 
-def one_of(names: Collection[str], what: str) -> Any:
-    """A string type whose schema is an enum of `names` and whose error lists them."""
+@dataclass(frozen=True)
+class OneOf:
+    """Annotation: a string that is one of a table's names; its schema is an enum, its error lists them."""
 
-    def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(f"unknown {what} {value!r}. {near(value, names)}")
+    names: tuple[str, ...]
+    what: str
+
+    def check(self, value: str) -> str:
+        """The value itself; ValueError when it is none of the names."""
+        if value not in self.names:
+            raise ValueError(f"unknown {self.what} {value!r}. {near(value, self.names)}")
         return value
 
-    return Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "enum": list(names)})]
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(self.names)}
 
 
-SamplerName = one_of(tuple(SAMPLERS), "sampler")
-ScheduleName = one_of(tuple(SCHEDULES), "schedule")
-MethodName = one_of(tuple(METHODS), "method")
-ResizeMode = one_of(RESIZE_MODES, "resize mode")
-NoiseSource = one_of(NOISE_SOURCES, "noise source")
-Emphasis = one_of(EMPHASIS, "emphasis")
+def bounded(low: float, high: float, description: str) -> Any:
+    """The bounds and the description of a finite number."""
+    return Field(ge=low, le=high, allow_inf_nan=False, description=description)
 
-Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
-Guidance = Annotated[float, Field(ge=1, le=30, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Strength = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-Size = Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE)]
-Seed = Annotated[int, Field(ge=DRAW_SEED, le=MAX_SEED)]
-Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+
+SamplerName = Annotated[
+    str,
+    OneOf(tuple(SAMPLERS), "sampler"),
+    Field(description="Sampling method; default: what the layer method's authors advise"),
+]
+ScheduleName = Annotated[
+    str, OneOf(tuple(SCHEDULES), "schedule"), Field(description="Noise schedule; Automatic is the sampler's own")
+]
+MethodName = Annotated[
+    str, OneOf(tuple(METHODS), "method"), Field(description="Layer method, where a task has more than one")
+]
+ResizeMode = Annotated[
+    str, OneOf(RESIZE_MODES, "resize mode"), Field(description="How given pictures are fitted to the size")
+]
+NoiseSource = Annotated[
+    str,
+    OneOf(NOISE_SOURCES, "noise source"),
+    Field(description="nvidia draws on any device what CUDA draws; cpu is torch's own generator"),
+]
+Emphasis = Annotated[
+    str, OneOf(EMPHASIS, "emphasis"), Field(description="Whether (word:1.2) keeps the mean of the embeddings")
+]
+
+Steps = Annotated[int, bounded(1, MAX_STEPS, "Denoising steps; default: as advised, usually 20")]
+Guidance = Annotated[
+    float, bounded(1, 30, "How strictly to follow the prompt; 1 ignores negative_prompt; default: as advised, 5 to 7")
+]
+StopAt = Annotated[
+    float, bounded(0, 1, "Share of the sampling in which the layer file acts; then the plain base goes on")
+]
+LayerWeight = Annotated[float, bounded(0, 2, "Strength of the layer file (SDXL only)")]
+Size = Annotated[int, bounded(MIN_SIZE, MAX_SIZE, "Pixels; default: the model's native size")]
+Seed = Annotated[int, bounded(DRAW_SEED, MAX_SEED, "Same seed, same picture; -1 draws one and reports it")]
+Count = Annotated[int, bounded(1, MAX_COUNT, "Results to draw, with seeds seed, seed + 1, ...")]
+ClipSkip = Annotated[int, bounded(1, 12, "Text encoder layers to stop before the end (SD1.5 only)")]
+Denoising = Annotated[
+    float,
+    Field(gt=0, le=1, allow_inf_nan=False, description="How much of the picture to redraw: 0.2 keeps its shape"),
+]
+Prompt = Annotated[
+    str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to draw; (word:1.2) stresses, [word] weakens")
+]
+NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to keep out")]
+ModelName = Annotated[
+    str, Field(max_length=200, description="Base model, one of list_models; default: the best prepared")
+]
 
 
 class _Request(BaseModel):
@@ -84,8 +132,8 @@ class Stage(_Request):
     schedule: ScheduleName
     steps: Steps
     guidance_scale: Guidance
-    stop_at: Share = 1.0
-    layer_weight: Strength = 1.0
+    stop_at: StopAt = 1.0
+    layer_weight: LayerWeight = 1.0
 
 
 class GenerateRequest(_Request):
@@ -100,20 +148,20 @@ class GenerateRequest(_Request):
 
     kind: Literal["generate"] = "generate"
     task: Task = Task.TRANSPARENT
-    model: str | None = None
+    model: ModelName | None = None
 
     prompt: Prompt = ""
-    negative_prompt: Prompt = ""
+    negative_prompt: NegativePrompt = ""
     layer_prompts: dict[Role, Prompt] = Field(default_factory=dict)
 
     inputs: dict[Role, Path] = Field(default_factory=dict)
     image: Path | None = None
     mask: Path | None = None
-    strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.6
+    strength: Denoising = 0.6
     resize_mode: ResizeMode = "Crop and Resize"
 
     seed: Seed = DRAW_SEED
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    count: Count = 1
     width: Size | None = None
     height: Size | None = None
 
@@ -122,11 +170,11 @@ class GenerateRequest(_Request):
     schedule: ScheduleName | None = None
     steps: Steps | None = None
     guidance_scale: Guidance | None = None
-    stop_at: Share | None = None
-    layer_weight: Strength | None = None
+    stop_at: StopAt | None = None
+    layer_weight: LayerWeight | None = None
     stages: tuple[Stage, ...] | None = None
 
-    clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
+    clip_skip: ClipSkip | None = None
     emphasis: Emphasis = "Original"
     noise_source: NoiseSource = "nvidia"
     save_latent: bool = False
@@ -172,7 +220,7 @@ class DecodeRequest(_Request):
 
     kind: Literal["decode"] = "decode"
     latent: Path
-    model: str | None = None
+    model: ModelName | None = None
 
 
 class EncodeRequest(_Request):
@@ -180,15 +228,15 @@ class EncodeRequest(_Request):
 
     kind: Literal["encode"] = "encode"
     image: Path
-    model: str | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    model: ModelName | None = None
+    seed: Annotated[int, bounded(0, MAX_SEED, "Seed of the autoencoder's noise")] = 0
 
 
 class PrepareRequest(_Request):
     """Load a model so that the next request finds it warm."""
 
     kind: Literal["prepare"] = "prepare"
-    model: str | None = None
+    model: ModelName | None = None
     task: Task = Task.TRANSPARENT
 
 
@@ -196,7 +244,7 @@ class UnloadRequest(_Request):
     """Drop cached models and give their memory back; all of them when no model is named."""
 
     kind: Literal["unload"] = "unload"
-    model: str | None = None
+    model: ModelName | None = None
 
 
 class StatusRequest(_Request):
