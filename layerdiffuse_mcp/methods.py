@@ -174,6 +174,8 @@ def task_inputs(task: Task, family: Family) -> tuple[Role, ...]:
     made: set[Role] = set()
     for method_id in ROUTES[task, family]:
         method = METHODS[method_id]
-        needed += [role for role in method.inputs if role not in made and role not in needed]
+        for role in method.inputs:
+            if role not in made and role not in needed:
+                needed.append(role)
         made.update(method.outputs)
     return tuple(needed)

@@ -155,8 +155,8 @@ class GenerateRequest(_Request):
     layer_prompts: dict[Role, Prompt] = Field(default_factory=dict)
 
     inputs: dict[Role, Path] = Field(default_factory=dict)
-    image: Path | None = None
-    mask: Path | None = None
+    image: Annotated[Path | None, Field(description="RGBA picture to change")] = None
+    mask: Annotated[Path | None, Field(description="Picture whose white part says where to change image")] = None
     strength: Denoising = 0.6
     resize_mode: ResizeMode = "Crop and Resize"
 
@@ -177,7 +177,7 @@ class GenerateRequest(_Request):
     clip_skip: ClipSkip | None = None
     emphasis: Emphasis = "Original"
     noise_source: NoiseSource = "nvidia"
-    save_latent: bool = False
+    save_latent: Annotated[bool, Field(description="Also save the latent, for decode_transparent_latent")] = False
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "GenerateRequest":

@@ -1,0 +1,133 @@
+"""What the commands do and print: the terminal's side of the engine's one door.
+
+Results go to stdout as plain lines, so that they can be piped; bars and warnings go to stderr.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from layerdiffuse_mcp import outcome
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.settings import Settings
+
+OUT, ERR = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+GB = 10**9
+
+
+PREVIEW_SUFFIX = "-preview.png"
+
+
+def generate(request: GenerateRequest, settings: Settings) -> int:
+    """Draw, showing a bar; print each picture's path, its preview's and what its alpha holds."""
+    from layerdiffuse_mcp.engine.engine import Engine
+
+    with contextlib.closing(Engine(settings)) as engine, _bar() as on_step:
+        result = engine.run(request, on_step)
+    _print_outcome(result)
+    return 0
+
+
+def reproduce(file: Path, settings: Settings) -> int:
+    """Draw a picture again from its recipe and say whether the new one is the same."""
+    from layerdiffuse_mcp.engine.engine import Engine
+    from layerdiffuse_mcp.images.read import same_pixels
+    from layerdiffuse_mcp.recipes import request_from
+
+    with contextlib.closing(Engine(settings)) as engine, _bar() as on_step:
+        result = engine.run(request_from(file), on_step)
+    _print_outcome(result)
+    same = any(same_pixels(file, image.path) for image in result.images)
+    OUT.print(
+        "identical: yes" if same else "identical: no (another version, device or number format drew the original)"
+    )
+    return 0 if same else 1
+
+
+def models(settings: Settings) -> int:
+    """List the models and what each can do with the layer files that are here."""
+    table = Table("model", "family", "size", "here", "can do now", "licence", "what it is")
+    for entry in catalog.models(settings):
+        able = [task.value for task, ready in catalog.tasks(entry, settings).items() if ready] if entry.prepared else []
+        size = f"{entry.bytes / GB:.2f} GB" if entry.bytes else ""
+        table.add_row(
+            entry.name, entry.family or "?", size, "yes" if entry.prepared else "no", ", ".join(able),
+            entry.licence or "", entry.description,
+        )  # fmt: skip
+    OUT.print(table)
+    OUT.print(f"Your own bases and layer files (.safetensors) go into {settings.models_dir}")
+    return 0
+
+
+def doctor(settings: Settings) -> int:
+    """One screen: machine, versions, folders, models, and the command for whatever is missing."""
+    from layerdiffuse_mcp.engine.engine import Engine
+
+    with contextlib.closing(Engine(settings)) as engine:
+        status = engine.run(StatusRequest(), lambda _: None).status or {}
+    table = Table(show_header=False, box=None)
+    for name, value in status.items():
+        table.add_row(name.replace("_", " "), _shown(value))
+    table.add_row("python", platform.python_version())
+    for package in ("layerdiffuse-mcp", "torch", "diffusers", "transformers", "mcp"):
+        table.add_row(package, version(package))
+    table.add_row("output folder", f"{settings.output} ({_writable(settings.output)})")
+    table.add_row("readable folders", ", ".join(str(folder) for folder in settings.readable))
+    table.add_row("models folder", str(settings.models_dir))
+    table.add_row("free disk", f"{shutil.disk_usage(_existing(settings.models_dir)).free / GB:.0f} GB")
+    OUT.print(table)
+    return models(settings)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[outcome.Progress], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=ERR, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda step: bar.update(task, completed=step.fraction, description=step.message)
+
+
+def _print_outcome(result: outcome.Outcome) -> None:
+    from layerdiffuse_mcp.images.alpha import describe
+
+    for image in result.images:
+        OUT.print(f"{image.role}: {image.path}")
+        OUT.print(f"preview: {_save_preview(image.path)}")
+        if image.alpha is not None:
+            OUT.print(f"alpha: {describe(image.alpha)}")
+    for latent in result.latents:
+        OUT.print(f"latent: {latent}")
+    OUT.print(f"{result.model} on {result.device}, {result.timings.total:.1f} s")
+    for warning in result.warnings:
+        ERR.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def _save_preview(path: Path) -> Path:
+    """The picture on a checkerboard, beside it: for viewers that show transparency as black."""
+    from layerdiffuse_mcp.images.png import write_atomically
+    from layerdiffuse_mcp.images.preview import preview
+    from layerdiffuse_mcp.images.read import read_picture
+
+    made = preview([read_picture(path).rgba])
+    return write_atomically(path.with_name(path.stem + PREVIEW_SUFFIX), made.data)
+
+
+def _shown(value: object) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _writable(folder: Path) -> str:
+    return "writable" if os.access(_existing(folder), os.W_OK) else "NOT writable: set LAYERDIFFUSE_OUTPUT_DIR"
