@@ -1,0 +1,190 @@
+"""The choices a request can make, as tables: samplers, schedules, noise sources, resize modes, emphasis.
+
+The server's enums, the command line, the documentation and the tests are made from these rows, so this module
+imports no torch. What a row names by `function` is a function of `engine/sampling/samplers.py` or `schedules.py`.
+
+    SAMPLERS["DPM++ 2M SDE"].noise        # "brownian"
+    find_sampler("dpm++ 2m sde karras")   # (that row, "Karras"): the older way to write both in one name
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+NoiseKind = Literal["none", "ancestral", "brownian"]
+NoiseSource = Literal["nvidia", "cpu"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampling algorithm.
+
+    `automatic_schedule` is what the schedule "Automatic" means; None if the sampler has timesteps of its own and heeds
+    no schedule. `noise` is what it draws after the start: nothing, one draw a step, or a Brownian tree.
+    `discard_penultimate`: one more step is asked of the schedule and the last sigma but one is dropped.
+    `second_order`: two network passes a step, so a step takes twice as long. `aliases` are the reference's ids.
+    """
+
+    name: str
+    function: str
+    description: str
+    automatic_schedule: str | None
+    noise: NoiseKind = "none"
+    discard_penultimate: bool = False
+    second_order: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A rule for the noise levels of a run; `function` is None for "Automatic", which asks the sampler."""
+
+    name: str
+    function: str | None
+    description: str
+
+
+SAMPLERS: dict[str, Sampler] = {
+    row.name: row
+    for row in (
+        Sampler(
+            "DPM++ 2M",
+            "sample_dpmpp_2m",
+            "Fast, sharp, without added noise; the usual choice for SD 1.5 layer methods.",
+            "Karras",
+            aliases=("k_dpmpp_2m",),
+        ),
+        Sampler(
+            "DPM++ 2M SDE",
+            "sample_dpmpp_2m_sde",
+            "Rich detail from added noise; the authors' choice for most SDXL layer methods.",
+            "Exponential",
+            noise="brownian",
+            aliases=("k_dpmpp_2m_sde",),
+        ),
+        Sampler(
+            "DPM++ 2M SDE Heun",
+            "sample_dpmpp_2m_sde_heun",
+            "DPM++ 2M SDE with Heun's correction.",
+            "Exponential",
+            noise="brownian",
+            aliases=("k_dpmpp_2m_sde_heun",),
+        ),
+        Sampler(
+            "DPM++ SDE",
+            "sample_dpmpp_sde",
+            "Two network passes a step; good with few steps.",
+            "Karras",
+            noise="brownian",
+            second_order=True,
+            aliases=("k_dpmpp_sde",),
+        ),
+        Sampler(
+            "DPM++ 3M SDE",
+            "sample_dpmpp_3m_sde",
+            "Third order with added noise; wants 30 steps or more.",
+            "Exponential",
+            noise="brownian",
+            discard_penultimate=True,
+            aliases=("k_dpmpp_3m_sde",),
+        ),
+        Sampler(
+            "DPM++ 2S a",
+            "sample_dpmpp_2s_ancestral",
+            "Two network passes a step, with fresh noise each step.",
+            "Karras",
+            noise="ancestral",
+            second_order=True,
+            aliases=("k_dpmpp_2s_a",),
+        ),
+        Sampler("Euler", "sample_euler", "The simplest and most predictable.", "Uniform", aliases=("k_euler",)),
+        Sampler(
+            "Euler a",
+            "sample_euler_ancestral",
+            "Euler with fresh noise each step; advised for making a layer from a blended picture.",
+            "Uniform",
+            noise="ancestral",
+            aliases=("k_euler_a", "k_euler_ancestral"),
+        ),
+        Sampler(
+            "Heun",
+            "sample_heun",
+            "Euler with a correction; two network passes a step.",
+            "Uniform",
+            second_order=True,
+            aliases=("k_heun",),
+        ),
+        Sampler(
+            "DPM2",
+            "sample_dpm_2",
+            "A midpoint method; two network passes a step.",
+            "Karras",
+            discard_penultimate=True,
+            second_order=True,
+            aliases=("k_dpm_2",),
+        ),
+        Sampler(
+            "DPM2 a",
+            "sample_dpm_2_ancestral",
+            "DPM2 with fresh noise each step.",
+            "Karras",
+            noise="ancestral",
+            discard_penultimate=True,
+            second_order=True,
+            aliases=("k_dpm_2_a",),
+        ),
+        Sampler("LMS", "sample_lms", "A linear multistep method.", "Uniform", aliases=("k_lms",)),
+        Sampler(
+            "UniPC",
+            "sample_unipc",
+            "Predictor-corrector with timesteps of its own; advised for making a layer from a blended picture.",
+            None,
+            aliases=("unipc",),
+        ),
+        Sampler("DDIM", "sample_ddim", "The classic, with timesteps of its own.", None, aliases=("ddim",)),
+        Sampler(
+            "LCM",
+            "sample_lcm",
+            "For distilled (LCM) bases: 4 to 8 steps at guidance 1 to 2.",
+            "SGM Uniform",
+            noise="ancestral",
+            aliases=("k_lcm",),
+        ),
+    )
+}
+
+SCHEDULES: dict[str, Schedule] = {
+    row.name: row
+    for row in (
+        Schedule("Automatic", None, "What suits the sampler best."),
+        Schedule("Karras", "karras", "More steps at low noise; the usual choice for DPM++ samplers."),
+        Schedule("Exponential", "exponential", "Evenly spaced in the logarithm of the noise level."),
+        Schedule("Uniform", "uniform", "Evenly spaced timesteps, from the first to the last."),
+        Schedule("SGM Uniform", "sgm_uniform", "Evenly spaced timesteps without the last; for distilled bases."),
+        Schedule("Simple", "simple", "Every so-many-th noise level of the training table."),
+        Schedule("Normal", "normal", "Evenly spaced timesteps, one by one; equals Uniform on these models."),
+        Schedule("DDIM", "ddim", "The timesteps of DDIM; may make a step more than asked."),
+        Schedule("Beta", "beta", "Steps crowded at both ends of the noise range."),
+        Schedule("KL Optimal", "kl_optimal", "Minimises the divergence between steps; ends just above zero noise."),
+        Schedule("Align Your Steps", "align_your_steps", "Levels optimised for few steps, for SD 1.5 and SDXL each."),
+    )
+}
+
+NOISE_SOURCES: tuple[NoiseSource, ...] = ("nvidia", "cpu")
+RESIZE_MODES = ("Crop and Resize", "Resize and Fill", "Just Resize")
+EMPHASIS = ("Original", "No norm")
+
+
+def find_sampler(name: str) -> tuple[Sampler, str | None]:
+    """The row that a name means, and the schedule if the name carries one ("DPM++ 2M SDE Karras", as A1111 once wrote).
+
+    Case does not matter, and the reference's ids ("k_euler_a") are understood. KeyError if there is no such sampler.
+    """
+    wanted = name.strip().casefold()
+    names = {known.casefold(): row for row in SAMPLERS.values() for known in (row.name, *row.aliases)}
+    if wanted in names:
+        return names[wanted], None
+    for schedule in SCHEDULES:
+        head = wanted.removesuffix(" " + schedule.casefold())
+        if head != wanted and head in names:
+            return names[head], schedule
+    raise KeyError(name)
