@@ -1,0 +1,199 @@
+"""The noise of a picture, which is a pure function of its seed: not of the device, nor of the batch it is drawn in.
+
+    noise = BatchNoise([12345, 12346], (4, 64, 64))
+    noise.initial()                      # the start, (2, 4, 64, 64)
+    noise()                              # the next draw, for a sampler that adds noise
+    tree = BrownianNoise([12345, 12346], (4, 64, 64), 0.03, 14.6)
+    tree(torch.tensor(14.6), torch.tensor(10.0))
+
+Random bits are integers and their normal deviates float64 before they are rounded to float32, so a GPU draws what a CPU
+draws. This module knows nothing of schedules or samplers.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torchsde import BrownianTree
+
+from layerdiffuse_mcp.choices import NoiseSource
+
+Shape = tuple[int, ...]
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_TO_UNIT = torch.tensor(2.3283064e-10, dtype=torch.float32).item()  # 2^-32, as the reference rounds it
+_TO_ANGLE = torch.tensor(2.3283064e-10 * 6.2831855, dtype=torch.float32).item()
+
+_TREE_DIGITS = 6  # a Brownian tree rounds its times to this many decimals
+_LEAVES_KEPT = 64  # more than one way down a tree asks for
+
+
+class Normal(Protocol):
+    """A seeded stream of standard normal draws."""
+
+    def draw(self, shape: Shape) -> Tensor:
+        """The next draw: standard normal, float32."""
+        ...
+
+
+class PhiloxNormal:
+    """Draws what PyTorch draws on an NVIDIA GPU: Philox 4x32-10 and Box-Muller's sine branch; source "nvidia".
+
+    seed: any integer; its low 64 bits count. One counter an element, and each draw advances the offset by one.
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011); A1111's "NV" noise source.
+    """
+
+    def __init__(self, seed: int, device: str | torch.device = "cpu") -> None:
+        self._key = (seed & _MASK, seed >> 32 & _MASK)
+        self._offset = 0
+        self._device = torch.device(device)
+
+    def draw(self, shape: Shape) -> Tensor:
+        """The next draw: standard normal, float32, on the device."""
+        # Apple's GPUs have no float64
+        device = torch.device("cpu") if self._device.type == "mps" else self._device
+        a, b = self._random_bits(prod(shape), device)
+        self._offset += 1
+        unit, angle = a.double() * _TO_UNIT + _TO_UNIT / 2, b.double() * _TO_ANGLE + _TO_ANGLE / 2
+        normal = (unit.log() * -2.0).sqrt() * angle.sin()
+        return normal.float().reshape(shape).to(self._device)
+
+    def _random_bits(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The first two of Philox's four words for each of `count` counters: int64 of 32 bits, (count,) each."""
+        zeros = torch.zeros(count, dtype=torch.int64, device=device)
+        a, b, c, d = zeros + self._offset, zeros, torch.arange(count, device=device), zeros
+        key = self._key
+        for _ in range(10):
+            left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+            a, b = (right >> 32 & _MASK) ^ b ^ key[0], right & _MASK
+            c, d = (left >> 32 & _MASK) ^ d ^ key[1], left & _MASK
+            key = (key[0] + _KEY_STEPS[0] & _MASK, key[1] + _KEY_STEPS[1] & _MASK)
+        return a, b
+
+
+class CpuNormal:
+    """Draws what PyTorch draws on a CPU, and moves it; source "cpu". seed: from -2^63 to 2^64 - 1."""
+
+    def __init__(self, seed: int, device: str | torch.device = "cpu") -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._device = torch.device(device)
+
+    def draw(self, shape: Shape) -> Tensor:
+        """The next draw: standard normal, float32, on the device."""
+        return torch.randn(shape, generator=self._generator).to(self._device)
+
+
+SOURCES: dict[NoiseSource, Callable[[int, torch.device], Normal]] = {"nvidia": PhiloxNormal, "cpu": CpuNormal}
+
+
+class StepNoise(Protocol):
+    """What a sampler adds while it steps from one sigma to the next: standard normal (B, C, h, w)."""
+
+    def __call__(self, sigma: Tensor, sigma_next: Tensor, /) -> Tensor: ...
+
+
+class BatchNoise:
+    """The noise of a batch: a generator an image, whose first draw is the start and whose next ones are the steps'.
+
+    seeds: one an image; shape: of one image's latent, (4, height / 8, width / 8). What it returns has the shape
+    (len(seeds), *shape), on `device` and in `dtype`.
+    """
+
+    def __init__(
+        self,
+        seeds: Iterable[int],
+        shape: Shape,
+        source: NoiseSource = "nvidia",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seeds = tuple(seeds)
+        self.shape = shape
+        self.source: NoiseSource = source
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._generators = [SOURCES[source](seed, self.device) for seed in self.seeds]
+        self._initial = self._draw()
+
+    def initial(self) -> Tensor:
+        """The noise that the pictures start from."""
+        return self._initial
+
+    def __call__(self, sigma: Tensor | None = None, sigma_next: Tensor | None = None, /) -> Tensor:
+        """The next draw; the noise levels do not matter."""
+        return self._draw()
+
+    def brownian(self, lowest: float, highest: float) -> "BrownianNoise":
+        """Brownian noise of the same images, for a schedule between these two sigmas."""
+        return BrownianNoise(self.seeds, self.shape, lowest, highest, self.source, self.device, self.dtype)
+
+    def _draw(self) -> Tensor:
+        return torch.stack([generator.draw(self.shape) for generator in self._generators]).to(self.dtype)
+
+
+class BrownianNoise:
+    """Noise that belongs to the way from one sigma to another: increments of a Brownian tree, one tree an image.
+
+    seeds, shape, source, device, dtype: as for `BatchNoise`; lowest, highest: the range of the *full* schedule, both
+    above 0. The tree is torchsde's, its entropy the image's seed, its leaves drawn from the source by a fresh
+    generator a leaf. Source: Li et al., "Scalable gradients for stochastic differential equations" (2020).
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: Shape,
+        lowest: float,
+        highest: float,
+        source: NoiseSource = "nvidia",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._range = (round(lowest, _TREE_DIGITS), round(highest, _TREE_DIGITS))
+        self._leaves = _LeavesFrom(source)
+        self._dtype = dtype
+        start = torch.zeros(shape, device=device)
+        with self._leaves:
+            self._trees = [BrownianTree(lowest, start, highest, entropy=seed) for seed in seeds]
+
+    def __call__(self, sigma: Tensor, sigma_next: Tensor, /) -> Tensor:
+        """The increment from sigma to sigma_next (0-d), scaled to unit variance: (B, *shape)."""
+        low, high = sorted(self._inside(float(end)) for end in (sigma, sigma_next))
+        with self._leaves:
+            increments = torch.stack([cast(Tensor, cast(Any, tree)(low, high)) for tree in self._trees])
+        span = sigma_next - sigma
+        return (increments * (torch.sign(span) / span.abs().sqrt())).to(self._dtype)
+
+    def _inside(self, time: float) -> float:
+        return min(max(time, self._range[0]), self._range[1])
+
+
+class _LeavesFrom(TorchFunctionMode):
+    """While it is entered, `torch.randn` with a freshly seeded generator draws from another source.
+
+    This is how torchsde, which draws its leaves so and takes no source, is given ours. A leaf is asked for several
+    times on the way down, so the last ones are kept.
+    """
+
+    def __init__(self, source: NoiseSource) -> None:
+        super().__init__()
+
+        @lru_cache(_LEAVES_KEPT)
+        def leaf(seed: int, shape: Shape, device: torch.device) -> Tensor:
+            return SOURCES[source](seed, device).draw(shape)
+
+        self._leaf = leaf
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn:
+            return self._leaf(kwargs["generator"].initial_seed(), tuple(args[0]), torch.device(kwargs["device"]))
+        return func(*args, **kwargs)
