@@ -1,0 +1,201 @@
+"""The program of a worker process: one engine, one request at a time.
+
+The server speaks to it through one two-way pipe. The main thread runs the engine; a
+second thread listens, so that a `Cancel` is seen while the engine computes and the
+end of the server (the pipe closes, however it died) ends the worker too.
+
+    Run, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
+"""
+
+import importlib
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
+from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.requests import Request, StatusRequest, UnloadRequest
+from layerdiffuse_mcp.settings import Settings
+
+LAST_STEP = 2.0
+"""Seconds a request gets to stop at its next step once the server is gone."""
+
+logger = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What a worker runs; `layerdiffuse_mcp.engine.engine.Engine` is the real one."""
+
+    def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Do this request; `number` names it in every report about it."""
+
+    number: int
+    request: Request
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop the request of that number at its next step, or never begin it."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine is loaded and takes requests."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The engine could not be loaded; the worker ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a request is."""
+
+    number: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Done:
+    """A request ended well."""
+
+    number: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A request ended with an error, `Cancelled` included."""
+
+    number: int
+    error: LayerDiffuseError
+
+
+@dataclass(frozen=True)
+class State:
+    """The engine's own report, sent whenever it may have changed."""
+
+    engine: dict[str, Any]
+
+
+def main(connection: "Connection[Any, Any]", settings: Settings, engine: str) -> None:
+    """Serve requests until the server is gone.
+
+    Args:
+        connection: the worker's end of the pipe.
+        settings: handed to the engine.
+        engine: the engine's class as `module:name`.
+    """
+    os.dup2(2, 1)  # before any library can print: descriptor 1 may be the protocol's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    _Worker(connection, settings).serve(engine)
+
+
+@dataclass
+class _Worker:
+    connection: "Connection[Any, Any]"
+    settings: Settings
+    inbox: "queue.SimpleQueue[Run | None]" = field(default_factory=lambda: queue.SimpleQueue())
+    cancelled: set[int] = field(default_factory=lambda: set[int]())
+    deserted: bool = False
+
+    def serve(self, engine_name: str) -> None:
+        threading.Thread(target=self._listen, daemon=True, name="listen").start()
+        try:
+            engine = _load(engine_name)(self.settings)
+        except Exception as error:  # whatever an import raises, the server has to hear of it
+            logger.exception("the engine could not be loaded")
+            self._send(Broken(f"{type(error).__name__}: {error}"))
+            sys.exit(1)
+        self._send(Ready())
+        self._send(self._state(engine))
+        idle_timeout = self.settings.idle_timeout or None
+        timeout = None
+        while True:
+            try:
+                command = self.inbox.get(timeout=timeout)
+            except queue.Empty:
+                engine.run(UnloadRequest(), _ignore)
+                self._send(self._state(engine))
+                timeout = None
+                continue
+            if command is None:
+                break
+            self._send(self._answer(engine, command))
+            self._send(self._state(engine))
+            timeout = idle_timeout
+        engine.close()
+
+    def _answer(self, engine: Engine, command: Run) -> Done | Failed:
+        def on_step(progress: Progress) -> None:
+            if self.deserted or command.number in self.cancelled:
+                raise Cancelled("The job was cancelled.")
+            self._send(Step(command.number, progress))
+
+        try:
+            if command.number in self.cancelled:
+                raise Cancelled("The job was cancelled before it began.")
+            return Done(command.number, engine.run(command.request, on_step))
+        except LayerDiffuseError as error:
+            return Failed(command.number, type(error)(str(error)))
+        except Exception as error:  # a bug, ours or a library's: the job fails, the worker lives
+            logger.exception("the engine failed unexpectedly")
+            text = f"The engine failed unexpectedly ({type(error).__name__}: {error}). The server is ready for more."
+            return Failed(command.number, LayerDiffuseError(text))
+        finally:
+            self.cancelled.discard(command.number)
+
+    def _state(self, engine: Engine) -> State:
+        try:
+            return State(engine.run(StatusRequest(), _ignore).status or {})
+        except LayerDiffuseError as error:
+            return State({"error": str(error)})
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message = self.connection.recv()
+                if isinstance(message, Cancel):
+                    self.cancelled.add(message.number)
+                else:
+                    self.inbox.put(message)
+        except (EOFError, OSError):
+            self.deserted = True
+            self.inbox.put(None)
+            time.sleep(LAST_STEP)
+            os._exit(0)
+
+    def _send(self, report: object) -> None:
+        try:
+            self.connection.send(report)
+        except OSError:
+            self.deserted = True
+
+
+def _load(name: str) -> Callable[[Settings], Engine]:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _ignore(_: Progress) -> None:
+    return None

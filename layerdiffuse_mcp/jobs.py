@@ -1,0 +1,284 @@
+"""The queue: every request becomes a job, and every job ends as done, failed or cancelled.
+
+    async with Jobs(backend, settings) as jobs:
+        job = jobs.submit(GenerateRequest(prompt="a red apple"))
+        await jobs.follow(job, seconds=50, tell=print)   # or whatever shows progress
+        if job.state is State.DONE:
+            print(job.outcome.images)
+
+Jobs run in the order in which they came, one a worker. A job outlives the call that
+submitted it. This module knows no MCP and no model, and its state lives in one event
+loop: nothing here is shared with threads.
+"""
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from types import TracebackType
+
+import anyio
+from anyio.abc import TaskGroup
+
+from layerdiffuse_mcp.backends import Backend
+from layerdiffuse_mcp.errors import JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
+from layerdiffuse_mcp.outcome import ImageResult, Outcome, Progress
+from layerdiffuse_mcp.requests import Request, near
+from layerdiffuse_mcp.settings import Settings
+
+HEARTBEAT = 3.0
+"""Longest silence towards whoever follows a job, in seconds."""
+KEPT = 200
+"""Finished jobs that are remembered; their pictures stay on disk for ever."""
+
+logger = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """The life of a job, in order; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED})
+Tell = Callable[[Progress], Awaitable[None]]
+
+
+class Job:
+    """One request on its way. Read it freely; only `Jobs` changes it."""
+
+    def __init__(self, what: str, request: Request | None) -> None:
+        self.id = f"job-{secrets.token_hex(4)}"
+        self.what = what
+        self.request = request
+        self.state = State.QUEUED
+        self.progress = Progress(fraction=0.0, message="waiting")
+        self.outcome: Outcome | None = None
+        self.error: LayerDiffuseError | None = None
+        self.created = time.time()
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.scope = anyio.CancelScope()
+        self.changed = anyio.Event()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is final."""
+        return self.state in FINAL
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, or ran."""
+        return 0.0 if self.started is None else (self.ended or time.time()) - self.started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """A guess from the progress made so far; None while there is nothing to guess from."""
+        fraction = self.progress.fraction
+        if self.state is not State.RUNNING or fraction < 0.05:
+            return None
+        return self.seconds * (1 - fraction) / fraction
+
+    def image(self, number: int) -> ImageResult | None:
+        """The picture of that number, from 1."""
+        images = self.outcome.images if self.outcome else ()
+        return images[number - 1] if 1 <= number <= len(images) else None
+
+    def _announce(self) -> None:
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def report(self, progress: Progress) -> None:
+        """Take note of progress; the fraction never falls."""
+        if progress.fraction < self.progress.fraction:
+            progress = progress.model_copy(update={"fraction": self.progress.fraction})
+        self.progress = progress
+        self._announce()
+
+    def begin(self) -> None:
+        """Its turn has come."""
+        self.state, self.started = State.RUNNING, time.time()
+        self.report(Progress(fraction=0.0, message="starting"))
+
+    def end(self, state: State, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
+        """It has ended in a final state."""
+        self.state, self.outcome, self.error, self.ended = state, outcome, error, time.time()
+        if state is State.DONE:
+            self.progress = Progress(fraction=1.0, message="done")
+        self._announce()
+
+
+class Jobs:
+    """A bounded queue in front of a backend.
+
+    Args:
+        backend: where requests run; closed with the queue.
+        settings: `queue_size` bounds how many jobs may wait.
+        heartbeat: longest silence of `follow`, in seconds.
+    """
+
+    def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
+        self.backend = backend
+        self._limit = settings.queue_size
+        self._heartbeat = heartbeat
+        self._jobs: dict[str, Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._arrived = anyio.Event()
+        self._tasks: TaskGroup | None = None
+
+    async def __aenter__(self) -> "Jobs":
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        for _ in range(self.backend.workers):
+            self._tasks.start_soon(self._work)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._tasks is not None
+        for job in self._jobs.values():
+            self.cancel(job)
+        await self.backend.close()
+        self._tasks.cancel_scope.cancel()
+        return await self._tasks.__aexit__(kind, error, trace)
+
+    def warm_up(self) -> None:
+        """Start the backend's workers in the background."""
+        assert self._tasks is not None
+        self._tasks.start_soon(self._warm_up)
+
+    def submit(self, request: Request, what: str | None = None) -> Job:
+        """Queue a request.
+
+        Args:
+            request: what to do.
+            what: how lists of jobs call it; the request's kind when left out.
+
+        Raises:
+            QueueFull: as many jobs wait as may wait.
+        """
+        if len(self._waiting) >= self._limit:
+            raise QueueFull(
+                f"{len(self._waiting)} jobs wait already, and no more may. "
+                "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
+            )
+        job = self._remember(Job(what or request.kind, request))
+        self._waiting.append(job)
+        self._arrived.set()
+        return job
+
+    def record(self, what: str, outcome: Outcome) -> Job:
+        """Remember work that was done without a worker, so that its pictures have a name too."""
+        job = Job(what, None)
+        job.started = job.created
+        job.end(State.DONE, outcome)
+        return self._remember(job)
+
+    def get(self, job_id: str) -> Job:
+        """The job of that id.
+
+        Raises:
+            JobNotFound: naming the ids that exist.
+        """
+        job = self._jobs.get(job_id)
+        if job is None:
+            known = near(job_id, list(reversed(self._jobs))[:8]) if self._jobs else "This server has run no job yet."
+            raise JobNotFound(f"There is no job {job_id!r} on this server. {known}")
+        return job
+
+    def newest_first(self) -> list[Job]:
+        """Every job that is remembered."""
+        return list(reversed(self._jobs.values()))
+
+    def ahead_of(self, job: Job) -> int:
+        """How many jobs come before a waiting one, running ones included."""
+        before = self._waiting.index(job) if job in self._waiting else 0
+        return before + sum(other.state is State.RUNNING for other in self._jobs.values() if other is not job)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that run now."""
+        return [job for job in self._jobs.values() if job.state is State.RUNNING]
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job: at once when it waits, at its next step when it runs; no effect when it has ended."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.end(State.CANCELLED)
+        elif not job.finished:
+            job.scope.cancel()
+
+    async def follow(self, job: Job, seconds: float, tell: Tell | None = None) -> None:
+        """Return when the job has ended or `seconds` have passed, whichever comes first.
+
+        `tell` is called after every change and at least once a heartbeat.
+        """
+        deadline = anyio.current_time() + seconds
+        while not job.finished:
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                return
+            with anyio.move_on_after(min(left, self._heartbeat)):
+                await job.changed.wait()
+            if tell is not None and not job.finished:
+                await tell(self.progress(job))
+
+    def progress(self, job: Job) -> Progress:
+        """The job's progress, with a message that also says what a waiting or silent job is doing."""
+        if job.state is State.QUEUED:
+            ahead = self.ahead_of(job)
+            place = f"waiting: {ahead} job{'s' * (ahead != 1)} ahead" if ahead else "waiting for the worker"
+            return Progress(fraction=0.0, message=f"{place} ({time.time() - job.created:.0f} s)")
+        message = job.progress.message
+        if job.state is State.RUNNING and message == "starting":
+            starting = any(worker.phase == "starting" for worker in self.backend.state())
+            message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
+        return job.progress.model_copy(update={"message": message})
+
+    def _remember(self, job: Job) -> Job:
+        self._jobs[job.id] = job
+        ended = [other.id for other in self._jobs.values() if other.finished]
+        for job_id in ended[: max(0, len(ended) - KEPT)]:
+            del self._jobs[job_id]
+        return job
+
+    async def _warm_up(self) -> None:
+        try:
+            await self.backend.warm_up()
+        except LayerDiffuseError as error:
+            logger.warning("the worker could not be started ahead of time: %s", error)
+
+    async def _work(self) -> None:
+        while True:
+            while not self._waiting:
+                self._arrived = anyio.Event()
+                await self._arrived.wait()
+            await self._run(self._waiting.popleft())
+
+    async def _run(self, job: Job) -> None:
+        job.begin()
+        assert job.request is not None
+        try:
+            with job.scope:
+                outcome = await self.backend.run(job.request, job.report)
+                job.end(State.DONE, outcome)
+        except LayerDiffuseError as error:
+            job.end(State.FAILED, error=error)
+        except Exception:  # a bug in the backend must not take the queue with it
+            logger.exception("the backend failed unexpectedly")
+            job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
+        finally:
+            if not job.finished:
+                job.end(State.CANCELLED)

@@ -1,0 +1,29 @@
+"""Fixtures that several rooms' tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from layerdiffuse_mcp.settings import Settings
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings that leave this machine's own folders alone."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"LAYERDIFFUSE_{name.upper()}", raising=False)
+    return Settings(output_dir=tmp_path / "out", read_dirs=(tmp_path,), models_dir=tmp_path / "models", warm_up=False)
+
+
+@pytest.fixture
+def rehearsal(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of an engine that obeys its prompt, importable in worker processes."""
+    monkeypatch.syspath_prepend(PROGRAMS)
+    return "rehearsal:Engine"

@@ -1,0 +1,71 @@
+"""An engine for tests of the queue and of worker processes: it obeys its prompt and draws nothing.
+
+steps 5        five steps of STEP seconds
+print          writes to standard output, as libraries do
+stuck 3        computes for three seconds without a step
+killed         its process is killed
+broken         a bug: an exception that is not ours
+refused        an error of ours
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.requests import GenerateRequest, Request, StatusRequest, UnloadRequest
+from layerdiffuse_mcp.settings import Settings
+
+STEP = 0.03
+
+
+class Engine:
+    def __init__(self, settings: Settings) -> None:
+        self.done: list[str] = []
+
+    def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome:
+        match request:
+            case StatusRequest():
+                return Outcome(status={"pid": os.getpid(), "done": list(self.done)})
+            case UnloadRequest():
+                self.done.clear()
+                return Outcome(status={})
+            case GenerateRequest(prompt=prompt):
+                self._obey(prompt, on_step)
+                self.done.append(prompt)
+                return Outcome(model="rehearsal", device="cpu", warnings=(str(os.getpid()),))
+            case _:
+                raise LayerDiffuseError(f"cannot rehearse {request.kind}")
+
+    def _obey(self, prompt: str, on_step: Callable[[Progress], None]) -> None:
+        word, _, number = prompt.partition(" ")
+        match word:
+            case "steps":
+                for step in range(int(number)):
+                    time.sleep(STEP)
+                    on_step(Progress(fraction=(step + 1) / int(number), message=f"step {step + 1}/{number}"))
+            case "print":
+                print("a library prints this", flush=True)  # noqa: T201 - the point
+                os.write(1, b"and this, past Python\n")
+            case "stuck":
+                time.sleep(float(number))
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "broken":
+                raise ZeroDivisionError("a bug")
+            case "refused":
+                raise OutOfMemory("Too large for this device: ask for less.")
+            case _:
+                pass
+
+    def close(self) -> None:
+        self.done.clear()
+
+
+class Unloadable:
+    """An engine whose making fails, as when a library is missing."""
+
+    def __init__(self, settings: Settings) -> None:
+        raise ImportError("no torch here")
