@@ -4,15 +4,31 @@ All alpha here is straight (colour is not multiplied by it). Pictures are numpy 
 or float32 from 0 to 1; nothing is read from or written to disk.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdiffuse_mcp.outcome import AlphaFacts, Edge
+
 Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]  # float32 wherever it is made here
 
 GREY = 0.5
 PYRAMID_STEP = 1.2
+
+# Alpha, of 255, up to which nothing is seen and from which nothing shines through.
+MAX_INVISIBLE = 4
+MIN_OPAQUE = 251
+# A picture whose pixels are opaque to this share has no transparency worth the name.
+PRACTICALLY_OPAQUE = 0.99
+
+CHECKER_SQUARE = 16
+CHECKER_TONES = (0.93, 0.75)
+HALO_REACH = 9  # side, in pixels, of the square in which a soft pixel looks for opaque neighbours
+HALO_SLIGHT, HALO_STRONG = 0.06, 0.18
 
 
 def to_float(picture: Bytes) -> Floats:
@@ -46,3 +62,146 @@ def padded_rgb(rgba: Bytes) -> Floats:
 def _shrink(picture: Floats, size: tuple[int, int]) -> Floats:
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return small.reshape(size[1], size[0], picture.shape[2]).astype(np.float32)
+
+
+def on_grey(rgba: Bytes) -> Floats:
+    """`rgba` (H, W, 4), uint8, flattened on mid-grey: (H, W, 3), 0 to 1. A picture without alpha is only scaled."""
+    scaled = to_float(rgba)
+    return GREY + (scaled[..., :3] - GREY) * scaled[..., 3:] if rgba.shape[2] == 4 else scaled
+
+
+def over(top: Floats, bottom: Floats) -> Floats:
+    """`top` over `bottom`, both (H, W, 4), 0 to 1, straight alpha; colour is 0 where the result is invisible.
+
+    Source: Porter and Duff, "Compositing Digital Images" (1984), the operator over, for straight alpha.
+    """
+    top_alpha, bottom_alpha = top[..., 3:], bottom[..., 3:]
+    kept = bottom_alpha * (1 - top_alpha)
+    alpha = top_alpha + kept
+    weighted = top[..., :3] * top_alpha + bottom[..., :3] * kept
+    colour = np.divide(weighted, alpha, out=np.zeros_like(weighted), where=alpha > 0)
+    return np.concatenate([colour, alpha], axis=-1)
+
+
+def composite(rgba: Bytes, background: Floats) -> Bytes:
+    """`rgba` (H, W, 4), uint8, straight, on an opaque `background` (H, W, 3) or (3,), 0 to 1: (H, W, 3), uint8."""
+    scaled = to_float(rgba)
+    alpha = scaled[..., 3:]
+    return to_bytes(scaled[..., :3] * alpha + background * (1 - alpha))
+
+
+def to_bytes(picture: Floats) -> Bytes:
+    """0 to 1 as the nearest of 0 to 255; what lies outside is clipped."""
+    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def checkerboard(height: int, width: int, square: int = CHECKER_SQUARE) -> Floats:
+    """Light and grey squares of `square` pixels, light at the top left: (height, width, 3), 0 to 1."""
+    odd = (np.arange(height)[:, None] // square + np.arange(width)[None] // square) % 2
+    light, dark = CHECKER_TONES
+    return np.repeat(np.where(odd, np.float32(dark), np.float32(light))[..., None], 3, axis=2).astype(np.float32)
+
+
+def alpha_facts(picture: Bytes) -> AlphaFacts:
+    """What the alpha channel of `picture` (H, W, 4), or (H, W, 3) without one, holds."""
+    height, width = picture.shape[:2]
+    alpha = picture[..., 3] if picture.shape[2] == 4 else np.full((height, width), 255, np.uint8)
+    seen = alpha > MAX_INVISIBLE
+    opaque = float((alpha >= MIN_OPAQUE).mean())
+    visible = float(seen.mean())
+
+    bbox: tuple[int, int, int, int] | None = None
+    edges: list[Edge] = []
+    if visible:
+        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+        left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        bbox = (left, top, right, bottom)
+        reached: dict[Edge, bool] = {
+            "top": top == 0,
+            "right": right == width,
+            "bottom": bottom == height,
+            "left": left == 0,
+        }
+        edges = [edge for edge, touches in reached.items() if touches]
+
+    return AlphaFacts(
+        transparent=round(1 - visible, 4),
+        partial=round(visible - opaque, 4),
+        opaque=round(opaque, 4),
+        bbox=bbox,
+        edges_touched=tuple(edges),
+        has_transparency=opaque < PRACTICALLY_OPAQUE,
+    )
+
+
+def describe(facts: AlphaFacts) -> str:
+    """The facts in words: "68% transparent, 9% partial; subject touches the bottom edge"."""
+    if not facts.has_transparency:
+        return "fully opaque: no transparency"
+    if facts.bbox is None:
+        return "100% transparent: nothing is visible"
+    shares = f"{_percent(facts.transparent)} transparent, {_percent(facts.partial)} partial"
+    match facts.edges_touched:
+        case ():
+            where = "no edge"
+        case (edge,):
+            where = f"the {edge} edge"
+        case (*others, edge) if len(others) < 3:
+            where = f"the {', '.join(others)} and {edge} edges"
+        case _:
+            where = "all four edges"
+    return f"{shares}; subject touches {where}"
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+@dataclass(frozen=True)
+class Halo:
+    """How far soft pixels differ in colour from the opaque ones beside them: what is left of an old background.
+
+    `soft` is the number of pixels compared; `difference` (0 to 1) and `lightness` (-1 to 1, positive where the fringe
+    is lighter than the subject) are means over them, weighted by how much each is seen and shines through.
+    """
+
+    soft: int
+    difference: float
+    lightness: float
+
+    def describe(self) -> str:
+        """In words: "no halo", "slight light halo", "strong dark halo", "slight halo" where only the hue differs."""
+        if self.difference < HALO_SLIGHT:
+            return "no halo"
+        tone = (
+            "light "
+            if self.lightness > self.difference / 3
+            else "dark "
+            if self.lightness < -self.difference / 3
+            else ""
+        )
+        return f"{'strong' if self.difference >= HALO_STRONG else 'slight'} {tone}halo"
+
+
+def halo(rgba: Bytes) -> Halo:
+    """Compare each soft pixel of `rgba` (H, W, 4), uint8, with the mean of the opaque pixels near it."""
+    scaled = to_float(rgba)
+    alpha = rgba[..., 3]
+    solid = (alpha >= MIN_OPAQUE).astype(np.float32)[..., None]
+    reach = (HALO_REACH, HALO_REACH)
+    near = cv2.boxFilter(np.concatenate([scaled[..., :3] * solid, solid], axis=-1), -1, reach)
+    compared = (alpha > MAX_INVISIBLE) & (alpha < MIN_OPAQUE) & (near[..., 3] > 1e-4)
+    count = int(compared.sum())
+    if not count:
+        return Halo(0, 0.0, 0.0)
+    difference = scaled[compared][:, :3] - near[compared][:, :3] / near[compared][:, 3:]
+    cover = scaled[compared][:, 3]
+    weight = cover * (1 - cover)
+    size = np.abs(difference).max(axis=1)
+    return Halo(
+        count,
+        float(np.average(size, weights=weight)),
+        float(np.average(difference.mean(axis=1), weights=weight)),
+    )

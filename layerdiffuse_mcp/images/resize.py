@@ -1,0 +1,58 @@
+"""Fitting a given picture to the size of a generation, in the three ways that the reference offers.
+
+The filters are OpenCV's (area when the picture gets smaller, Lanczos over 8x8 pixels when it gets larger), because
+the condition picture is part of the exact result.
+"""
+
+import cv2
+import numpy as np
+
+from layerdiffuse_mcp.choices import RESIZE_MODES
+from layerdiffuse_mcp.images.alpha import Floats
+
+CROP, FILL, STRETCH = RESIZE_MODES
+
+
+def resized(picture: Floats, height: int, width: int, mode: str = CROP) -> Floats:
+    """Fit `picture` (H, W, C), float32, to (height, width, C).
+
+    Args:
+        mode: one of `choices.RESIZE_MODES`. "Crop and Resize" fills the size and cuts off what stands over,
+            "Resize and Fill" shows all and fills the rest with the median colour of the border, "Just Resize"
+            stretches.
+
+    Lanczos may leave the range of its input by a little; nothing is clipped, as in the reference.
+    """
+    if mode == STRETCH:
+        return _scaled(picture, height, width)
+
+    old_height, old_width = picture.shape[:2]
+    factors = (height / old_height, width / old_width)
+    if mode == FILL:
+        scaled = _scaled_by(picture, min(factors))
+        border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        canvas = np.tile(np.median(border, axis=0).astype(picture.dtype), (height, width, 1))
+        top, left = _margin(height, scaled.shape[0]), _margin(width, scaled.shape[1])
+        canvas[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
+        return canvas
+
+    scaled = _scaled_by(picture, max(factors))
+    top, left = _margin(scaled.shape[0], height), _margin(scaled.shape[1], width)
+    return np.ascontiguousarray(scaled[top : top + height, left : left + width])
+
+
+def _margin(outer: int, inner: int) -> int:
+    return max(0, (outer - inner) // 2)
+
+
+def _scaled_by(picture: Floats, factor: float) -> Floats:
+    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
+    return _scaled(picture, height, width)
+
+
+def _scaled(picture: Floats, height: int, width: int) -> Floats:
+    if picture.shape[:2] == (height, width):
+        return picture.copy()
+    smaller = height * width < picture.shape[0] * picture.shape[1]
+    filter_ = cv2.INTER_AREA if smaller else cv2.INTER_LANCZOS4
+    return cv2.resize(picture, (width, height), interpolation=filter_).reshape(height, width, -1).astype(np.float32)
