@@ -1,0 +1,146 @@
+"""Reading a user's picture without trusting it.
+
+    picture = read_picture(path, max_pixels=64_000_000)
+    picture.rgba            # (H, W, 4), uint8, upright, straight alpha
+    picture.notes           # ("animated: only the first of 12 is used",)
+
+Its size is known from the header and checked before a pixel is decoded; formats are few and named; whatever is wrong
+ends as an ImageError that says what was found. Which paths may be read at all is decided elsewhere.
+"""
+
+import struct
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from layerdiffuse_mcp.errors import ImageError
+from layerdiffuse_mcp.images.alpha import Bytes
+
+FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 64_000_000
+
+# All that Pillow's readers raise for a damaged file, apart from the size errors
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+# What people take for a picture, by the first bytes
+OTHER_KINDS = (
+    (b"%PDF", "a PDF document"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML or SVG file"),
+    (b"<!doctype", "a web page"),
+    (b"<html", "a web page"),
+    (b"8BPS", "a Photoshop document"),
+    (b"PK\x03\x04", "a zip archive (OpenRaster, Krita or the like)"),
+    (b"gimp xcf", "a GIMP document"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"{", "a JSON file"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as read: `rgba` (H, W, 4), uint8, straight alpha; `notes` say what was changed on the way."""
+
+    rgba: Bytes
+    format: str
+    has_alpha: bool
+    notes: tuple[str, ...] = ()
+
+
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read PNG, WebP, JPEG, BMP, GIF or TIFF, of any colour mode, as 8-bit RGBA.
+
+    Raises:
+        ImageError: no such file, not a picture of these formats, damaged, cut short, or of more than `max_pixels`.
+    """
+    with opened(path, max_pixels) as picture:
+        name = "JPEG" if picture.format == "MPO" else str(picture.format)
+        notes: list[str] = []
+        frames = int(getattr(picture, "n_frames", 1))
+        if frames > 1 and picture.format != "MPO":
+            several = "several pages" if name == "TIFF" else "animated"
+            notes.append(f"{several}: only the first of {frames} is used")
+        sixteen_bits = _has_16_bits(picture)
+        upright = ImageOps.exif_transpose(picture)
+        if picture.getexif().get(0x0112, 1) not in (0, 1):
+            notes.append("turned upright as its EXIF data says")
+        if sixteen_bits:
+            notes.append("16 bits a channel reduced to 8")
+        rgba, has_alpha = _rgba8(path, upright, notes)
+    return Picture(rgba, name, has_alpha, tuple(notes))
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Generator[Image.Image]:
+    """The Pillow image of a file, with only the header read and its size checked; errors inside become ImageError."""
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"{path} is too large: {width}x{height} pixels; at most {max_pixels / 1e6:g} million are read. "
+                    "Give a smaller copy."
+                )
+            yield picture
+    except TOO_LARGE as error:
+        raise ImageError(
+            f"{path} is too large: at most {max_pixels / 1e6:g} million pixels are read. Give a smaller copy."
+        ) from error
+    except FileNotFoundError as error:
+        raise ImageError(f"There is no file {path}.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{path} is not a picture that can be read: it looks like {_looks_like(path)}. "
+            "Give a PNG, WebP, JPEG, BMP, GIF or TIFF file."
+        ) from error
+    except DAMAGED as error:
+        raise ImageError(f"{path} is damaged or cut short ({error}). Give a complete file.") from error
+
+
+def _rgba8(path: Path, picture: Image.Image, notes: list[str]) -> tuple[Bytes, bool]:
+    """Whatever the mode, 8-bit RGBA and whether there was any alpha; adds to `notes` what was lost."""
+    mode = picture.mode
+    if mode in ("I", "F"):
+        raise ImageError(f"{path} has 32 bits a channel, which is not understood. Save it with 8 or 16 bits.")
+    if mode.startswith("I;16"):
+        grey = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
+        picture = Image.fromarray(grey)
+    elif mode == "CMYK":
+        notes.append("CMYK converted to RGB without its colour profile")
+        picture = picture.convert("RGB")
+    elif mode in ("P", "PA"):
+        notes.append("palette colours converted")
+    elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
+        notes.append(f"{mode} colours converted")
+    has_alpha = picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info
+    return np.array(picture.convert("RGBA")), has_alpha
+
+
+def _has_16_bits(picture: Image.Image) -> bool:
+    """Pillow reduces 16-bit colour while it decodes, and only its decoder's arguments tell."""
+    if picture.mode.startswith("I;16"):
+        return True
+    return any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
+
+
+def _looks_like(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "an empty file"
+    for start, words in OTHER_KINDS:
+        if head.lstrip().lower().startswith(start.lower()):
+            return words
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
+        return "an HEIC or AVIF picture"
+    if head[8:9] == b"{":
+        return "a safetensors file"
+    return "text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head) else "an unknown or damaged file"
