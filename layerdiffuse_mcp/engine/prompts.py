@@ -42,10 +42,10 @@ class SdxlEmbeddings(NamedTuple):
 
 
 class _Encoded(NamedTuple):
-    """context: (77 k, C); first_state: (C,), the normed last state at the end token of the first chunk."""
+    """context: (77 k, C); pooled: (P,), the normed last state at the first chunk's end token, projected."""
 
     context: Tensor
-    first_state: Tensor
+    pooled: Tensor
 
 
 def encode_sd15(
@@ -78,9 +78,7 @@ def encode_sdxl(
     first = _Encoder(text_encoder_l, skip, final_norm=False, emphasis=emphasis)
     second = _Encoder(text_encoder_g, skip, final_norm=False, emphasis=emphasis, pad=_SDXL_PAD)
     context_l, _ = _each_once(prompts, first)
-    context_g, states = _each_once(prompts, second)
-    with torch.no_grad():
-        pooled: Tensor = text_encoder_g.get_submodule("text_projection")(states)
+    context_g, pooled = _each_once(prompts, second)
     context = torch.cat([context_l, context_g], dim=-1)
     if negative:
         empty = torch.tensor([prompt == "" for prompt in prompts], device=context.device)
@@ -116,6 +114,7 @@ class _Encoder:
             raise InvalidRequest(f"clip_skip is {clip_skip}; this text encoder has {layers} layers, so 1 to {layers}.")
         self.clip_skip = clip_skip
         self.final_norm: nn.Module | None = model.final_layer_norm if final_norm else None
+        self.projection: nn.Module = getattr(module, "text_projection", nn.Identity())
         self.table: Tensor = model.embeddings.token_embedding.weight
         self.tokenizer = clip_tokenizer(self.table.shape[0])
         self.emphasis: Emphasis = emphasis
@@ -133,17 +132,17 @@ class _Encoder:
             tokens = tokens.masked_fill(after, self.pad)
 
         states: list[Tensor] = []
-        first_state: Tensor | None = None
+        pooled: Tensor | None = None
         for part in tokens.to(self.table.device).split(_AT_ONCE):
             output = self.model(input_ids=part, output_hidden_states=True)
-            if first_state is None:
-                first_state = output.last_hidden_state[0, first_end]
+            if pooled is None:
+                pooled = self.projection(output.last_hidden_state[0, first_end])
             states.append(output.hidden_states[-self.clip_skip])
-        assert first_state is not None
+        assert pooled is not None
         context = torch.cat(states)
         if self.final_norm is not None:
             context = self.final_norm(context)
-        return _Encoded(_emphasized(context, tokenized, self.emphasis).flatten(0, 1), first_state)
+        return _Encoded(_emphasized(context, tokenized, self.emphasis).flatten(0, 1), pooled)
 
 
 def _emphasized(context: Tensor, tokenized: TokenizedPrompt, emphasis: Emphasis) -> Tensor:
@@ -159,7 +158,7 @@ def _emphasized(context: Tensor, tokenized: TokenizedPrompt, emphasis: Emphasis)
 
 
 def _each_once(prompts: Sequence[str], encoder: _Encoder) -> tuple[Tensor, Tensor]:
-    """Encode each distinct prompt once: contexts (B, 77 k, C), the shorter filled up with empty chunks; states (B, C)."""
+    """Encode each distinct prompt once: contexts (B, 77 k, C), filled up with empty chunks, and pooled (B, P)."""
     encoded = {prompt: encoder(prompt) for prompt in dict.fromkeys(prompts)}
     contexts = {prompt: result.context for prompt, result in encoded.items()}
     longest = max(context.shape[0] for context in contexts.values())
@@ -170,5 +169,5 @@ def _each_once(prompts: Sequence[str], encoder: _Encoder) -> tuple[Tensor, Tenso
             contexts[prompt] = torch.cat([context, empty.repeat(missing, 1)])
     return (
         torch.stack([contexts[prompt] for prompt in prompts]),
-        torch.stack([encoded[prompt].first_state for prompt in prompts]),
+        torch.stack([encoded[prompt].pooled for prompt in prompts]),
     )
