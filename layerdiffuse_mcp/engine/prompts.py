@@ -7,10 +7,13 @@
 The functions are pure and keep nothing: whoever owns the text encoders may keep what comes back. A prompt is encoded
 alone, once for all its repetitions, so its embeddings never depend on the other prompts of a batch. The encoders are
 transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`, used on the device and in the dtype that they have.
+
+`emphasis` is one of `choices.EMPHASIS`: after the embeddings were multiplied by the prompt's weights, "Original" restores
+the mean of each chunk, "No norm" does not.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +23,7 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from .chunks import CHUNK_LENGTH, TokenizedPrompt, tokenize_prompt
 from .tokenizer import clip_tokenizer
 
-__all__ = ["Emphasis", "SdxlEmbeddings", "encode_sd15", "encode_sdxl", "sdxl_vector"]
-
-Emphasis = Literal["Original", "No norm"]
-"""What follows the multiplication by the prompt's weights: the chunk's mean is restored ("Original"), or nothing."""
+__all__ = ["SdxlEmbeddings", "encode_sd15", "encode_sdxl", "sdxl_vector"]
 
 SDXL_CLIP_SKIP = 2
 """SDXL was trained on the last hidden state but one."""
@@ -49,7 +49,7 @@ class _Encoded(NamedTuple):
 
 
 def encode_sd15(
-    text_encoder: nn.Module, prompts: Sequence[str], clip_skip: int = 1, emphasis: Emphasis = "Original"
+    text_encoder: nn.Module, prompts: Sequence[str], clip_skip: int = 1, emphasis: str = "Original"
 ) -> Tensor:
     """The context of SD1.5's network: (B, 77 k, C), k chunks of the longest prompt, in the encoder's dtype.
 
@@ -67,7 +67,7 @@ def encode_sdxl(
     *,
     negative: bool = False,
     clip_skip: int = SDXL_CLIP_SKIP,
-    emphasis: Emphasis = "Original",
+    emphasis: str = "Original",
 ) -> SdxlEmbeddings:
     """The context of SDXL's network and the pooled vector (see `sdxl_vector`), in the encoders' dtype.
 
@@ -104,7 +104,7 @@ class _Encoder:
     """One text encoder with all that decides what it makes of a prompt."""
 
     def __init__(
-        self, module: nn.Module, clip_skip: int, *, final_norm: bool, emphasis: Emphasis, pad: int | None = None
+        self, module: nn.Module, clip_skip: int, *, final_norm: bool, emphasis: str, pad: int | None = None
     ) -> None:
         # transformers 4 wraps every text encoder in `text_model`, transformers 5 only those with a projection
         model: Any = getattr(module, "text_model", module)
@@ -117,7 +117,7 @@ class _Encoder:
         self.projection: nn.Module = getattr(module, "text_projection", nn.Identity())
         self.table: Tensor = model.embeddings.token_embedding.weight
         self.tokenizer = clip_tokenizer(self.table.shape[0])
-        self.emphasis: Emphasis = emphasis
+        self.emphasis = emphasis
         self.pad = pad
 
     @torch.no_grad()
@@ -145,7 +145,7 @@ class _Encoder:
         return _Encoded(_emphasized(context, tokenized, self.emphasis).flatten(0, 1), pooled)
 
 
-def _emphasized(context: Tensor, tokenized: TokenizedPrompt, emphasis: Emphasis) -> Tensor:
+def _emphasized(context: Tensor, tokenized: TokenizedPrompt, emphasis: str) -> Tensor:
     """Multiply the embeddings (k, 77, C) by the prompt's weights, chunk by chunk, computed in float32."""
     weights = torch.tensor([chunk.multipliers for chunk in tokenized.chunks], dtype=torch.float32)
     if bool((weights == 1.0).all()):
