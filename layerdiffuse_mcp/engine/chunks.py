@@ -9,8 +9,8 @@ A text encoder reads 77 tokens; a longer prompt is read in several pieces, whose
 
 from typing import NamedTuple
 
-from .emphasis import BREAK, parse_emphasis
-from .tokenizer import ClipTokenizer, clip_tokenizer
+from layerdiffuse_mcp.engine.emphasis import BREAK, parse_emphasis
+from layerdiffuse_mcp.engine.tokenizer import ClipTokenizer, clip_tokenizer
 
 __all__ = ["CHUNK_LENGTH", "CHUNK_SIZE", "Chunk", "TokenizedPrompt", "count_tokens", "tokenize_prompt"]
 

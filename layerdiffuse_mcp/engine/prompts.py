@@ -8,8 +8,8 @@ The functions are pure and keep nothing: whoever owns the text encoders may keep
 alone, once for all its repetitions, so its embeddings never depend on the other prompts of a batch. The encoders are
 transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`, used on the device and in the dtype that they have.
 
-`emphasis` is one of `choices.EMPHASIS`: after the embeddings were multiplied by the prompt's weights, "Original" restores
-the mean of each chunk, "No norm" does not.
+`emphasis` is one of `choices.EMPHASIS`: when the embeddings have been multiplied by the prompt's weights, "Original"
+restores the mean of each chunk and "No norm" does not.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from layerdiffuse_mcp.engine.chunks import CHUNK_LENGTH, TokenizedPrompt, tokenize_prompt
+from layerdiffuse_mcp.engine.tokenizer import clip_tokenizer
 from layerdiffuse_mcp.errors import InvalidRequest
-
-from .chunks import CHUNK_LENGTH, TokenizedPrompt, tokenize_prompt
-from .tokenizer import clip_tokenizer
 
 __all__ = ["SdxlEmbeddings", "encode_sd15", "encode_sdxl", "sdxl_vector"]
 
