@@ -79,6 +79,6 @@ def _merges() -> list[tuple[str, str]]:
 
 
 def _byte_symbols() -> list[str]:
-    """The printable stand-ins of the 256 bytes, in vocabulary order: visible Latin-1 as itself, the rest from U+0100."""
+    """Printable stand-ins of the 256 bytes, in vocabulary order: visible Latin-1 as itself, the rest from U+0100."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(byte) for byte in visible] + [chr(0x100 + n) for n in range(_SYMBOLS - len(visible))]
