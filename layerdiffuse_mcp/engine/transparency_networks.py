@@ -21,9 +21,10 @@ from diffusers.models.unets.unet_2d_blocks import (
     UNetMidBlock2D,
     UpBlock2D,
 )
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from layerdiffuse_mcp.engine.identify import identify
+from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
 
 DECODER_WIDTHS = (32, 32, 64, 128, 256, 512, 512)
@@ -154,17 +155,17 @@ def load_decoder(
     """The transparent decoder of a safetensors file, ready for inference.
 
     Raises:
+        ModelNotFound: there is no such file.
         LayerFileError: the file is damaged, holds numbers that are not finite, or is not a transparent decoder.
     """
-    tensors = read_tensors(path)
     names = ["latent_conv_in.weight", *(f"down_blocks.{level}.resnets.0.conv1.weight" for level in range(7))]
-    _require(path, tensors, names, "transparent decoder")
-    widths = tuple(tensors[name].shape[0] for name in names[1:])
+    file = _opened(path, names, "transparent decoder")
+    widths = tuple(file.shapes[name][0] for name in names[1:])
     if any(width % NORM_GROUPS for width in widths) or any(width % HEAD_WIDTH for width in widths[-ATTENTION_LEVELS:]):
-        raise LayerFileError(f"{path}: a transparent decoder cannot have the widths {widths} found here.")
+        raise LayerFileError(f"{path.name}: a transparent decoder cannot have the widths {widths} found here.")
     with torch.device("meta"):
         decoder = TransparentDecoder(widths)
-    _fill(path, decoder, tensors, "transparent decoder", dtype, device)
+    _fill(decoder, file, "transparent decoder", dtype, device)
     # convolutions of this network are measurably faster with the channels last
     return decoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -178,16 +179,17 @@ def load_offset_encoder(
     other files not. They are told apart by name; the size of the last layer catches a file under the wrong name.
 
     Raises:
+        ModelNotFound: there is no such file.
         LayerFileError: the file is damaged, holds numbers that are not finite, is not an offset encoder, or its
             name and its weights contradict each other.
     """
-    tensors = read_tensors(path)
     names = [f"blocks.{index}.weight" for index in (0, 4, 8, 12, 16)]
-    _require(path, tensors, names, "offset encoder")
-    widths = tuple(tensors[name].shape[0] for name in names[:4])
+    file = _opened(path, names, "offset encoder")
+    widths = tuple(file.shapes[name][0] for name in names[:4])
+    scale = _encoder_scale(path, file["blocks.16.weight"])
     with torch.device("meta"):
-        encoder = OffsetEncoder(widths, _encoder_scale(path, tensors["blocks.16.weight"]))
-    _fill(path, encoder, tensors, "offset encoder", dtype, device)
+        encoder = OffsetEncoder(widths, scale)
+    _fill(encoder, file, "offset encoder", dtype, device)
     return encoder
 
 
@@ -198,79 +200,39 @@ def _encoder_scale(path: Path, last_weight: Tensor) -> float:
     if UNSCALED_ENCODER_NAME in path.name.lower():
         if size > SURELY_SCALED:
             raise LayerFileError(
-                f"{path}: named like the re-packed encoder, whose output is multiplied by 300, but its last layer "
-                f"is too large for that ({size:.3g}, expected well below {SURELY_SCALED:g}). "
+                f"{path.name} is named like the re-packed encoder, whose output is multiplied by 300, but its last "
+                f"layer is too large for that ({size:.3g}, expected well below {SURELY_SCALED:g}). "
                 "If it is the original encoder, name it vae_transparent_encoder.safetensors."
             )
         return UNSCALED_ENCODER_SCALE
     return UNSCALED_ENCODER_SCALE if 0 < size < SURELY_UNSCALED else 1.0
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, as stored, on the CPU.
-
-    Raises:
-        LayerFileError: there is no such file, it is not a safetensors file or is cut short.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except OSError as error:
-        raise LayerFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except SafetensorError as error:
-        raise LayerFileError(f"{path}: not a complete safetensors file ({error}). Download it again.") from error
-
-
-def _require(path: Path, tensors: dict[str, Tensor], names: list[str], kind: str) -> None:
-    """Refuse a file that is plainly of another kind, by the tensors that its widths are read from."""
-    missing = [name for name in names if name not in tensors or tensors[name].ndim != 4]
+def _opened(path: Path, names: list[str], kind: str) -> TensorFile:
+    """The file, refused if it is plainly of another kind: `names` are the weights that the widths are read from."""
+    file = TensorFile(path, LayerFileError)
+    missing = [name for name in names if len(file.shapes.get(name, ())) != 4]
     if missing:
         raise LayerFileError(
-            f"{path}: not a {kind}: it has no {', '.join(missing[:3])}; it looks like {_looks_like(tensors)}."
+            f"{path.name} is not a {kind}: it has no {', '.join(missing[:3])}. "
+            f"It looks like {identify(file.shapes, file.metadata).title}."
         )
+    return file
 
 
-def _looks_like(tensors: dict[str, Tensor]) -> str:
-    """What a file is, by its keys, in words for an error message."""
-    signs = (
-        ("::lora::", "an SDXL layer file"),
-        ("::diff::", "an SDXL layer file"),
-        ("hookers.layers.", "an SD1.5 layer file"),
-        ("model.diffusion_model.", "a whole base model"),
-        ("first_stage_model.", "a whole base model"),
-        ("lora_", "a LoRA file"),
-        ("latent_conv_in.", "a transparent decoder"),
-        ("blocks.16.", "an offset encoder"),
-        ("down_blocks.", "a diffusers UNet"),
-        ("encoder.", "a VAE or text encoder"),
-    )
-    found = next((words for sign, words in signs if any(sign in key for key in tensors)), None)
-    return found or f"something else (keys such as {', '.join(list(tensors)[:3]) or 'none at all'})"
-
-
-def _fill(
-    path: Path,
-    network: nn.Module,
-    tensors: dict[str, Tensor],
-    kind: str,
-    dtype: torch.dtype,
-    device: torch.device | str,
-) -> None:
+def _fill(network: nn.Module, file: TensorFile, kind: str, dtype: torch.dtype, device: torch.device | str) -> None:
     """Put every tensor of the file into the network made on the `meta` device, or say which do not fit."""
-    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
-    wrong += [f"{name} is unknown" for name in tensors if name not in wanted]
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    wrong = [f"{name} is missing" for name in wanted if name not in file]
+    wrong += [f"{name} is unknown" for name in file if name not in wanted]
     wrong += [
-        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(shape)}"
+        f"{name} has shape {file.shapes[name]} instead of {shape}"
         for name, shape in wanted.items()
-        if name in tensors and tensors[name].shape != shape
+        if name in file and file.shapes[name] != shape
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise LayerFileError(f"{path}: does not fit a {kind}: {'; '.join(wrong[:5])}{more}.")
-    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if bad:
-        raise LayerFileError(f"{path}: {bad[0]} holds numbers that are not finite. Download it again.")
-    placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
-    network.load_state_dict(placed, assign=True)
+        raise LayerFileError(f"{file.path.name} does not fit a {kind}: {'; '.join(wrong[:5])}{more}.")
+    file.require_finite()
+    network.load_state_dict({name: tensor.to(device, dtype) for name, tensor in file.items()}, assign=True)
     network.eval().requires_grad_(False)

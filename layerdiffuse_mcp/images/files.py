@@ -9,7 +9,7 @@ from pathlib import Path
 from layerdiffuse_mcp.errors import OutputError
 
 
-def write_new(path: Path, data: bytes) -> Path:
+def write_atomically(path: Path, data: bytes) -> Path:
     """Write `data` to `path`, or to `name-2`, `name-3`, ... where that is taken; returns the path it got.
 
     The bytes go to a hidden temporary file in the same folder, reach the disk, and only then get their name, so a

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.files import write_new
+from layerdiffuse_mcp.images.files import write_atomically
 from layerdiffuse_mcp.images.read import opened
 
 RECIPE_KEY = "layerdiffuse"
@@ -33,7 +33,7 @@ def write_png(
     Raises:
         OutputError: the folder cannot be written.
     """
-    return write_new(path, png_bytes(picture, recipe=recipe, parameters=parameters))
+    return write_atomically(path, png_bytes(picture, recipe=recipe, parameters=parameters))
 
 
 def png_bytes(picture: Bytes, *, recipe: dict[str, Any] | None = None, parameters: str | None = None) -> bytes:

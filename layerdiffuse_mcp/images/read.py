@@ -76,6 +76,11 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     return Picture(rgba, name, has_alpha, tuple(notes))
 
 
+def same_pixels(first: Path, second: Path) -> bool:
+    """Whether two picture files hold the same RGBA pixels; colour below alpha 0 counts too. Raises ImageError."""
+    return np.array_equal(read_picture(first).rgba, read_picture(second).rgba)
+
+
 @contextmanager
 def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Generator[Image.Image]:
     """The Pillow image of a file, with only the header read and its size checked; errors inside become ImageError."""

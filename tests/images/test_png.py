@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from layerdiffuse_mcp.errors import ImageError, OutputError
-from layerdiffuse_mcp.images.files import write_new
+from layerdiffuse_mcp.images.files import write_atomically
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe, write_png
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 20, 4), np.uint8)
@@ -52,7 +52,7 @@ def test_writers_at_once_get_different_names(tmp_path):
 
     def write(number):
         start.wait()
-        got.append(write_new(tmp_path / "x.bin", bytes([number])))
+        got.append(write_atomically(tmp_path / "x.bin", bytes([number])))
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -69,7 +69,7 @@ def test_names_stay_unique_where_hard_links_do_not_exist(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "link", refuse)
-    names = [write_new(tmp_path / "x.bin", bytes([number])).name for number in range(2)]
+    names = [write_atomically(tmp_path / "x.bin", bytes([number])).name for number in range(2)]
     assert names == ["x.bin", "x-2.bin"]
     assert (tmp_path / "x.bin").read_bytes() == b"\0"
     assert len(os.listdir(tmp_path)) == 2

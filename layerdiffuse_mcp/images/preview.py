@@ -1,0 +1,145 @@
+"""Small pictures that show transparency to those who look: on a checkerboard or a colour, light enough to send.
+
+    made = preview([rgba, another])        # one contact sheet
+    made.data, made.mime_type              # at most 512 px and 100 kB
+
+Pictures are shrunk with their colour weighted by alpha, so no colour that is invisible in the original shows up.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageColor
+
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes, to_float
+
+MAX_SIDE = 512
+MAX_BYTES = 100_000
+GUTTER = 4
+GUTTER_TONE = 0.35
+TINY = 128  # up to this long side a picture is enlarged, by whole pixels
+MAX_ENLARGEMENT = 4
+JPEG_QUALITIES = (92, 85, 75, 60, 45, 30)
+CHECKERBOARD = "checkerboard"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An encoded picture: `data`, its `mime_type` (image/png, or image/jpeg where PNG is too large) and size in px."""
+
+    data: bytes
+    mime_type: str
+    width: int
+    height: int
+
+
+def preview(
+    pictures: Sequence[Bytes],
+    background: str = CHECKERBOARD,
+    max_side: int = MAX_SIDE,
+    max_bytes: int = MAX_BYTES,
+) -> Preview:
+    """One small opaque picture that shows all of `pictures`.
+
+    Args:
+        pictures: at least one, (H, W, 4), uint8, straight alpha; sizes may differ.
+        background: "checkerboard", or a colour: a name such as "black", or "#rrggbb".
+        max_side: of the result, in pixels. Pictures are never enlarged, but for tiny ones: up to 4 times.
+        max_bytes: of the encoded result.
+
+    Raises:
+        InvalidRequest: the background is not a colour.
+    """
+    colour = background_colour(background)
+    sheet = _sheet(pictures, colour, max_side)
+    while True:
+        for data, mime_type in _encodings(sheet):
+            if len(data) <= max_bytes:
+                return Preview(data, mime_type, sheet.shape[1], sheet.shape[0])
+        height, width = (max(1, int(side * 0.75)) for side in sheet.shape[:2])
+        sheet = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def background_colour(background: str) -> Floats | None:
+    """A colour (3,), 0 to 1, of its name or hex digits; None for a checkerboard.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if background.strip().lower() == CHECKERBOARD:
+        return None
+    try:
+        rgb = ImageColor.getrgb(background.strip())[:3]
+    except ValueError as error:
+        raise InvalidRequest(
+            f'background "{background[:40]}" is not known. Give "checkerboard", a colour\'s name such as "white", '
+            'or "#rrggbb".'
+        ) from error
+    return np.array(rgb, np.float32) / np.float32(255)
+
+
+def _encodings(sheet: Bytes):
+    """The sheet as PNG, then as JPEG of falling quality, each made only when asked for."""
+    image = Image.fromarray(sheet)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    yield buffer.getvalue(), "image/png"
+    for quality in JPEG_QUALITIES:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+        yield buffer.getvalue(), "image/jpeg"
+
+
+def _sheet(pictures: Sequence[Bytes], colour: Floats | None, max_side: int) -> Bytes:
+    """All pictures side by side in cells of one size, within `max_side`: (H, W, 3), uint8."""
+    widest = max(picture.shape[1] for picture in pictures)
+    tallest = max(picture.shape[0] for picture in pictures)
+    columns, factor = _arrangement(len(pictures), widest, tallest, max_side)
+    rows = math.ceil(len(pictures) / columns)
+    width, height = (max(1, int(side * factor)) for side in (widest, tallest))
+
+    sheet = np.full(
+        (rows * height + (rows - 1) * GUTTER, columns * width + (columns - 1) * GUTTER, 3), GUTTER_TONE, np.float32
+    )
+    for index, picture in enumerate(pictures):
+        top, left = (index // columns) * (height + GUTTER), (index % columns) * (width + GUTTER)
+        sheet[top : top + height, left : left + width] = _shown(picture, factor, height, width, colour)
+    return to_bytes(sheet)
+
+
+def _arrangement(count: int, widest: int, tallest: int, max_side: int) -> tuple[int, float]:
+    """The number of columns that shows `count` pictures largest, and the factor that they are scaled by."""
+    best = (1, 0.0)
+    for columns in range(1, count + 1):
+        rows = math.ceil(count / columns)
+        room = ((max_side - (columns - 1) * GUTTER) / columns, (max_side - (rows - 1) * GUTTER) / rows)
+        factor = min(room[0] / widest, room[1] / tallest)
+        if factor > best[1]:
+            best = (columns, factor)
+    columns, factor = best
+    if factor >= 1:
+        factor = min(MAX_ENLARGEMENT, int(factor)) if max(widest, tallest) <= TINY else 1
+    return columns, factor
+
+
+def _shown(picture: Bytes, factor: float, height: int, width: int, colour: Floats | None) -> Floats:
+    """One picture scaled by `factor` in the middle of a cell (height, width, 3), 0 to 1."""
+    cell = checkerboard(height, width) if colour is None else np.tile(colour, (height, width, 1))
+    scaled = to_float(picture)
+    premultiplied = np.concatenate([scaled[..., :3] * scaled[..., 3:], scaled[..., 3:]], axis=-1)
+    size = (_fit(picture.shape[1], factor, width), _fit(picture.shape[0], factor, height))
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
+    small = cv2.resize(premultiplied, size, interpolation=how)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    place = np.s_[top : top + size[1], left : left + size[0]]
+    cell[place] = small[..., :3] + cell[place] * (1 - small[..., 3:])
+    return cell
+
+
+def _fit(side: int, factor: float, room: int) -> int:
+    return max(1, min(room, round(side * factor)))
