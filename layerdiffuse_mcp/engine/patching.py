@@ -1,0 +1,209 @@
+"""Adding offsets to a network's weights, and taking them off again bit for bit.
+
+    stack = PatchStack(unet, checkpoint.parts["unet"].weights)
+    stack.set(lora, layer)      # weights = base + lora + layer
+    stack.set(lora)             # only what `layer` touched is computed anew
+    stack.set()                 # the base, every bit as it was loaded
+
+A patched weight is a pure function of the base and the list of patches, so there is no history to go wrong. Originals
+come from the memory-mapped checkpoint whenever they are needed: patching keeps no second copy of anything. A network
+that has no file behind it keeps the originals of the touched weights instead. Sums are taken in float32 and rounded
+once, to the network's dtype.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from layerdiffuse_mcp.engine.checkpoints import Weights, parameter_key
+
+CONV_IN = "conv_in.weight"
+
+
+class Offset(Protocol):
+    """What is added to one weight."""
+
+    def shape(self, base: torch.Size) -> tuple[int, ...] | None:
+        """The shape of base + offset, or None when the offset does not fit a weight of shape `base`."""
+        ...
+
+    def add_to(self, weight: Tensor, strength: float) -> Tensor:
+        """weight + strength * offset, in place where the shape allows it; `weight` is float32 on any device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Full:
+    """An offset of the weight's own shape, or of a convolution with more input channels (the base gets zeros there)."""
+
+    difference: Tensor
+
+    def shape(self, base: torch.Size) -> tuple[int, ...] | None:
+        """As `Offset.shape`."""
+        ours = self.difference.shape
+        wider = len(ours) == len(base) == 4 and ours[1] > base[1] and (ours[0], *ours[2:]) == (base[0], *base[2:])
+        return tuple(ours) if wider or ours == base else None
+
+    def add_to(self, weight: Tensor, strength: float) -> Tensor:
+        """As `Offset.add_to`."""
+        difference = self.difference.to(weight)
+        if difference.shape != weight.shape:
+            wide = weight.new_zeros(difference.shape)
+            wide[:, : weight.shape[1]] = weight
+            weight = wide
+        return weight.add_(difference, alpha=strength)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """up @ down * alpha / rank; convolutions flatten all but their first axis.
+
+    up (out, rank, ...), down (rank, in, ...), both of any float type. `mid` (rank, rank, kernel, kernel) is the core
+    of a Tucker-decomposed convolution (LyCORIS' LoCon). Without `alpha` nothing is scaled.
+    """
+
+    up: Tensor
+    down: Tensor
+    alpha: float | None = None
+    mid: Tensor | None = None
+
+    def shape(self, base: torch.Size) -> tuple[int, ...] | None:
+        """As `Offset.shape`."""
+        rank = self.down.shape[0]
+        if self.up.shape[0] != base[0] or len(base) < 2:
+            return None
+        if self.mid is None:
+            fits = self.up.shape[1:].numel() == rank and self.down.shape[1:].numel() == base[1:].numel()
+        else:
+            kernel = self.mid.shape[2:]
+            fits = (*base[1:],) == (self.down.shape[1], *kernel) and self.mid.shape[:2] == (self.up.shape[1], rank)
+        return tuple(base) if fits else None
+
+    def add_to(self, weight: Tensor, strength: float) -> Tensor:
+        """As `Offset.add_to`."""
+        scale = strength if self.alpha is None else strength * self.alpha / self.down.shape[0]
+        up, down = self.up.to(weight).flatten(1), self.down.to(weight)
+        if self.mid is None:
+            down = down.flatten(1)
+        else:
+            # (rank out, rank in, k, k) x (rank in, in) -> (rank out, in * k * k)
+            down = torch.einsum("oikl,ic->ockl", self.mid.to(weight), down.flatten(1)).flatten(1)
+        flat = weight.flatten(1) if weight.is_contiguous() else weight.reshape(weight.shape[0], -1)
+        return torch.addmm(flat, up, down, alpha=scale).view(weight.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A named set of offsets for the parameters of one network, with one strength for all."""
+
+    name: str
+    offsets: Mapping[str, tuple[Offset, ...]]
+    """By the network's own parameter names."""
+    strength: float = 1.0
+
+    def scaled(self, strength: float) -> "Patch":
+        """The same offsets at another strength."""
+        return replace(self, strength=strength)
+
+
+class PatchStack:
+    """A network whose weights are its base's plus a list of patches.
+
+    `weights` is where the base was loaded from; without it the originals of touched weights are kept. The network may
+    be moved or converted between calls of `set`, as long as it has been unpatched (`set()`) for it when nothing is
+    behind it.
+    """
+
+    def __init__(self, module: nn.Module, weights: Weights | None = None):
+        self.module = module
+        self.patches: tuple[Patch, ...] = ()
+        self._weights = weights
+        self._kept: dict[str, Tensor] = {}
+
+    def set(self, *patches: Patch) -> None:
+        """Make the weights base + `patches`, in this order. What no change touches is left alone.
+
+        If an offset cannot be computed (out of memory, say) the weights are brought back to the base before the error
+        is passed on.
+        """
+        if _same(patches, self.patches):
+            return
+        before, self.patches = self.patches, patches
+        try:
+            for name in _touched((*before, *patches)):
+                now = tuple(patch for patch in patches if name in patch.offsets)
+                if not _same(now, tuple(patch for patch in before if name in patch.offsets)):
+                    self._write(name, now)
+        except BaseException:
+            self.patches = ()
+            for name in _touched((*before, *patches)):
+                self._write(name, ())
+            raise
+
+    def original(self, name: str) -> Tensor:
+        """The base's weight as it was loaded, in the parameter's dtype and on its device. Not to be written to."""
+        parameter = self.module.get_parameter(name)
+        if self._weights is not None:
+            return self._weights.read(parameter_key(name), parameter.dtype, parameter.device)
+        return self._kept.get(name, parameter.data).to(parameter.device)
+
+    @torch.no_grad()
+    def _write(self, name: str, patches: tuple[Patch, ...]) -> None:
+        original = self.original(name)
+        parameter = self.module.get_parameter(name)
+        if patches:
+            if self._weights is None:
+                self._kept.setdefault(name, original)
+            total = original.to(torch.float32, copy=True)
+            for patch in patches:
+                for offset in patch.offsets[name]:
+                    total = offset.add_to(total, patch.strength)
+            parameter.data = total.to(parameter.dtype)
+        else:
+            parameter.data = original
+            self._kept.pop(name, None)
+        _note_channels(self.module, name)
+
+
+def misfits(patch: Patch, module: nn.Module) -> list[str]:
+    """The parameters that `patch` names and the unpatched `module` does not have in a shape that fits."""
+    shapes = {name: _base_shape(module, name) for name, _ in module.named_parameters()}
+    return [
+        name
+        for name, offsets in patch.offsets.items()
+        if name not in shapes or any(offset.shape(shapes[name]) is None for offset in offsets)
+    ]
+
+
+def extra_channels(patch: Patch, module: nn.Module) -> int:
+    """How many input channels the first convolution of `module` gains by `patch`."""
+    shape = _base_shape(module, CONV_IN)
+    offsets = patch.offsets.get(CONV_IN, ())
+    return max([0, *((offset.shape(shape) or shape)[1] - shape[1] for offset in offsets)])
+
+
+def _base_shape(module: nn.Module, name: str) -> torch.Size:
+    """A weight's shape in the unpatched network: only the first convolution's is changed by patches."""
+    shape = module.get_parameter(name).shape
+    if name == CONV_IN:
+        shape = torch.Size((shape[0], cast(Any, module.config)["in_channels"], *shape[2:]))
+    return shape
+
+
+def _touched(patches: Iterable[Patch]) -> dict[str, None]:
+    return {name: None for patch in patches for name in patch.offsets}
+
+
+def _same(ours: tuple[Patch, ...], theirs: tuple[Patch, ...]) -> bool:
+    return len(ours) == len(theirs) and all(
+        a is b or (a.offsets is b.offsets and a.strength == b.strength) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _note_channels(module: nn.Module, name: str) -> None:
+    owner = module.get_submodule(name.rpartition(".")[0])
+    if isinstance(owner, nn.Conv2d) and name.endswith(".weight"):
+        owner.in_channels = owner.weight.shape[1] * owner.groups
