@@ -1,0 +1,3 @@
+"""Makes the pocket model: data, training stages, conversion, evaluation. Scripts only; nothing here ships in the
+wheel.
+"""

@@ -1,0 +1,42 @@
+"""What the pictures are called: captions, and their tokens for the cut-down CLIP tokenizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from layerdiffuse_mcp.engine.tokenizer import clip_tokenizer
+from training.concepts import with_article
+
+ROWS = 512 + 2500 + 2  # byte symbols, the first 2,500 merges, start and end
+LENGTH = 77
+
+
+def caption(words: list[str], rng: np.random.Generator, background: str | None = None) -> str:
+    """A caption such as "a red apple", "red apple, 3d" or "an apple, on a meadow"."""
+    text = words[0] if len(words) == 1 or rng.random() < 0.6 else words[int(rng.integers(1, len(words)))]
+    if rng.random() < 0.65:
+        text = with_article(text)
+    if rng.random() < 0.25:
+        text += ", 3d"
+    if background:
+        text += (", " if rng.random() < 0.5 else " ") + background
+    return text
+
+
+class Tokens:
+    """Captions to token rows, each caption tokenized once."""
+
+    def __init__(self) -> None:
+        self.tokenizer = clip_tokenizer(ROWS)
+        self.known: dict[str, list[int]] = {}
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        """Token ids (len(texts), 77): start, the text, the end token up to the full length."""
+        return torch.tensor([self._row(text) for text in texts])
+
+    def _row(self, text: str) -> list[int]:
+        if text not in self.known:
+            ids = [self.tokenizer.start, *self.tokenizer.encode(text)[: LENGTH - 2]]
+            self.known[text] = ids + [self.tokenizer.end] * (LENGTH - len(ids))
+        return self.known[text]

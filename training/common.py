@@ -1,0 +1,138 @@
+"""What every stage shares: seeds, threads, checkpoints that resume, a cosine schedule with a deadline, loss logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(enabled: bool = True) -> torch.autocast:
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=enabled)
+
+
+class Team:
+    """Several processes that train one network, each with its own batches: gradients are averaged after every step.
+
+    On a shared CPU, single-threaded processes that meet once a step are several times faster than threads that meet
+    in every operation. Started by `torchrun`; alone (no WORLD_SIZE in the environment) it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        if self.size > 1:
+            torch.set_num_threads(1)
+            torch.distributed.init_process_group("gloo")
+
+    def average(self, module: torch.nn.Module, used: float) -> float:
+        """Averages the gradients; returns the mean of `used`, the same number for all, so that all stop at the same
+        step.
+        """
+        if self.size == 1:
+            return used
+        found = [parameter for parameter in module.parameters() if parameter.grad is not None]
+        flat = torch.cat([*(parameter.grad.flatten() for parameter in found), torch.tensor([used])])
+        torch.distributed.all_reduce(flat)
+        flat /= self.size
+        for parameter, part in zip(found, flat[:-1].split([parameter.numel() for parameter in found]), strict=True):
+            parameter.grad.copy_(part.view_as(parameter))
+        return float(flat[-1])
+
+
+class Average:
+    """Exponential moving average of a module's parameters, kept in fp32."""
+
+    def __init__(self, module: torch.nn.Module, decay: float = 0.999) -> None:
+        self.decay, self.steps = decay, 0
+        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value, 1 - decay)
+
+
+class Run:
+    """One stage's training run: how far it is, in minutes of its own training time, and where its files lie.
+
+    A stage ends after `minutes` or `steps`, whichever it is given; the learning rate follows a cosine over that span.
+    Its checkpoint holds the time already used, so a stage that was stopped goes on where it was.
+    """
+
+    def __init__(self, work: Path, name: str, *, minutes: float, rate: float, warmup: int = 100) -> None:
+        self.file, self.log_file = work / f"{name}.pt", work / f"{name}.log.jsonl"
+        self.minutes, self.rate, self.warmup = minutes, rate, warmup
+        self.step, self.used = 0, 0.0
+        self.team = Team()
+        self.sums: dict[str, float] = {}
+        self.counted = 0
+
+    def resume(self) -> dict | None:
+        """The last checkpoint's state, or None; its step and time are taken over."""
+        if not self.file.exists():
+            return None
+        state = torch.load(self.file, map_location=device(), weights_only=True)
+        self.step, self.used = state["step"], state["used"]
+        return state
+
+    def save(self, **state: object) -> None:
+        if self.team.rank:
+            return
+        temporary = self.file.with_suffix(".tmp")
+        torch.save({"step": self.step, "used": self.used, **state}, temporary)
+        temporary.replace(self.file)
+
+    def steps(self, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+        """Counts steps until the time is used up; sets the optimizer's learning rate before each."""
+        before = time.monotonic()
+        while self.used < self.minutes * 60:
+            share = min(1.0, self.used / (self.minutes * 60))
+            warm = min(1.0, (self.step + 1) / self.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = (
+                    self.rate * group.get("scale", 1.0) * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2)
+                )
+            yield self.step
+            self.step += 1
+            self.used, before = self.used + time.monotonic() - before, time.monotonic()
+
+    def update(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        """One step of the optimizer along the team's gradients, clipped to norm 1."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.used = self.team.average(module, self.used)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+
+    def log(self, every: int = 50, **values: torch.Tensor | float) -> None:
+        """Adds losses; every so many steps prints their means and appends them to the stage's log."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.counted += 1
+        if self.counted == every:
+            means = {name: round(total / every, 5) for name, total in self.sums.items()}
+            row = {"step": self.step, "seconds": round(self.used), **means}
+            if self.team.rank == 0:
+                print(row, flush=True)
+                with self.log_file.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            self.sums, self.counted = {}, 0
+
+
+def psnr(error: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of values in 0..1 -> dB."""
+    return -10 * torch.log10(error.clamp(min=1e-10))

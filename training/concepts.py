@@ -1,0 +1,296 @@
+"""The vocabulary of the pocket model: which pictures it learns by name, and the words it learns them under.
+
+One row a concept: the Unicode name of the emoji, then the words to caption it with (the first is the main one).
+A row without words is captioned with its Unicode name.
+"""
+
+from __future__ import annotations
+
+_TABLE = """
+red apple: red apple, apple
+green apple: green apple
+pear: pear, green pear
+peach: peach
+lemon: lemon, yellow lemon
+banana: banana, yellow banana
+watermelon: watermelon, slice of watermelon
+grapes: grapes, purple grapes
+strawberry: strawberry, red strawberry
+cherries: cherries, red cherries
+pineapple: pineapple
+kiwi fruit: kiwi, kiwi fruit
+avocado: avocado
+tomato: tomato, red tomato
+eggplant: eggplant, aubergine
+carrot: carrot, orange carrot
+ear of corn: corn, ear of corn
+broccoli: broccoli, green broccoli
+hot pepper: chili pepper, hot pepper
+mushroom: mushroom, red mushroom
+bread: bread, loaf of bread
+croissant: croissant
+pretzel: pretzel
+pancakes: pancakes
+waffle: waffle
+cheese wedge: cheese, yellow cheese
+poultry leg: chicken leg, drumstick
+hamburger: hamburger, burger
+french fries: french fries
+pizza: pizza, slice of pizza
+hot dog: hot dog
+egg: egg
+popcorn: popcorn
+sushi: sushi
+ice cream: ice cream, bowl of ice cream
+soft ice cream: ice cream cone, soft ice cream
+doughnut: donut, doughnut
+cookie: cookie, chocolate cookie
+birthday cake: birthday cake, cake with candles
+cupcake: cupcake
+pie: pie
+lollipop: lollipop
+hot beverage: cup of coffee, cup, coffee
+teapot: teapot
+wine glass: glass of red wine, wine glass
+beer mug: beer mug, mug of beer
+dog face: dog face, dog
+cat face: cat face, cat
+tiger face: tiger face, tiger
+lion: lion, lion face
+horse face: horse face, horse
+unicorn: unicorn, unicorn face
+cow face: cow face, cow
+pig face: pig face, pig
+mouse face: mouse face, mouse
+rabbit face: rabbit face, rabbit
+fox: fox, fox face
+bear: bear, bear face
+panda: panda, panda face
+koala: koala, koala face
+elephant: elephant
+giraffe: giraffe
+camel: camel
+baby chick: baby chick, yellow chick
+bird: bird, blue bird
+penguin: penguin
+owl: owl
+duck: duck
+flamingo: flamingo, pink flamingo
+frog: frog, green frog
+turtle: turtle, green turtle
+snake: snake
+T-Rex: t-rex, dinosaur
+whale: whale, blue whale
+fish: fish, blue fish
+tropical fish: tropical fish
+shark: shark
+octopus: octopus
+crab: crab, red crab
+snail: snail
+butterfly: butterfly, blue butterfly
+honeybee: bee, honeybee
+bouquet: bouquet, bouquet of flowers
+cherry blossom: pink flower, cherry blossom
+rose: rose, red rose
+sunflower: sunflower, yellow flower
+blossom: flower, blossom
+tulip: tulip
+evergreen tree: evergreen tree, pine tree
+deciduous tree: tree, green tree
+palm tree: palm tree
+cactus: cactus, green cactus
+maple leaf: maple leaf
+globe showing Americas: globe, earth
+volcano: volcano
+house: house
+castle: castle
+bus: bus
+automobile: car, red car
+tractor: tractor
+racing car: racing car
+bicycle: bicycle, bike
+sailboat: sailboat, boat
+airplane: airplane, plane
+helicopter: helicopter
+rocket: rocket
+flying saucer: flying saucer, ufo
+alarm clock: alarm clock, clock
+full moon: full moon, moon
+crescent moon: crescent moon
+sun: sun
+star: star, yellow star
+cloud: cloud, white cloud
+rainbow: rainbow
+umbrella: umbrella
+high voltage: lightning bolt, lightning
+snowflake: snowflake
+snowman without snow: snowman
+fire: fire, flame
+droplet: droplet, water drop
+jack-o-lantern: jack-o-lantern, halloween pumpkin
+Christmas tree: christmas tree
+balloon: balloon, red balloon
+wrapped gift: gift, present
+trophy: trophy, golden trophy
+soccer ball: soccer ball, football
+basketball: basketball
+tennis: tennis ball, tennis
+game die: die, dice
+teddy bear: teddy bear
+artist palette: palette, artist palette
+glasses: glasses
+sunglasses: sunglasses
+t-shirt: t-shirt, shirt
+backpack: backpack
+crown: crown, golden crown
+ring: ring, diamond ring
+gem stone: gem, diamond
+bell: bell, golden bell
+headphone: headphones
+trumpet: trumpet
+guitar: guitar
+drum: drum
+mobile phone: mobile phone, phone
+laptop: laptop, computer
+camera: camera
+candle: candle
+light bulb: light bulb
+books: books, stack of books
+money bag: money bag
+envelope: envelope, letter
+pencil: pencil
+scissors: scissors
+locked: lock, padlock
+key: key
+hammer: hammer
+axe: axe
+bomb: bomb
+magnet: magnet
+"""
+
+# not in the shipped vocabulary: the next to be learnt, kept out of the held-out pictures already
+_SPARE = """
+tangerine: orange, tangerine
+mango: mango
+coconut: coconut
+potato: potato
+garlic: garlic
+onion: onion
+bacon: bacon
+sandwich: sandwich
+taco: taco
+shortcake: slice of cake, strawberry cake
+chocolate bar: chocolate bar, chocolate
+ice: ice cube, ice
+candy: candy
+tram car: tram
+motor scooter: scooter, motor scooter
+locomotive: steam locomotive, locomotive
+monkey face: monkey face
+poodle: poodle
+black cat: black cat
+zebra: zebra
+polar bear: polar bear, white bear
+hedgehog: hedgehog
+sloth: sloth
+chicken: chicken, chicken face
+parrot: parrot
+crocodile: crocodile
+dragon face: dragon, dragon face
+lobster: lobster
+lady beetle: ladybug
+spider web: spider web
+hibiscus: hibiscus, red flower
+seedling: seedling, green seedling
+potted plant: potted plant, plant
+four leaf clover: four leaf clover, clover
+brick: brick, bricks
+rock: rock, stone
+wood: wood, logs
+tent: tent
+ambulance: ambulance
+police car: police car
+anchor: anchor
+ringed planet: planet, planet with rings
+hourglass done: hourglass
+watch: watch
+bowling: bowling ball
+magic wand: magic wand
+yarn: yarn, ball of yarn
+running shoe: running shoe, shoe
+bell pepper: bell pepper, green bell pepper
+saxophone: saxophone
+violin: violin
+telescope: telescope
+microscope: microscope
+chair: chair
+bubbles: bubbles, soap bubbles
+bucket: bucket
+shield: shield
+television: television, tv
+baseball: baseball
+kite: kite
+crystal ball: crystal ball
+dolphin: dolphin
+blowfish: pufferfish
+spiral shell: shell, spiral shell
+cocktail glass: cocktail glass, cocktail
+bubble tea: bubble tea
+glass of milk: glass of milk, milk
+honey pot: honey pot, honey
+cooking: fried egg, fried egg in a pan
+top hat: top hat, hat
+ship: ship
+taxi: taxi
+fire engine: fire engine, fire truck
+"""
+
+
+def concepts() -> dict[str, list[str]]:
+    """Unicode emoji name -> the words it is captioned with, main one first."""
+    return _rows(_TABLE)
+
+
+def spare_concepts() -> dict[str, list[str]]:
+    """Concepts in reserve, in the same form."""
+    return _rows(_SPARE)
+
+
+def _rows(table: str) -> dict[str, list[str]]:
+    rows: dict[str, list[str]] = {}
+    for line in table.strip().splitlines():
+        name, _, words = line.partition(":")
+        rows[name.strip()] = [word.strip() for word in words.split(",")]
+    return rows
+
+
+def with_article(words: str) -> str:
+    """ "apple" -> "an apple"; plurals and mass nouns stay bare."""
+    first, last = words.split()[0], words.split()[-1]
+    bare = {
+        "bread",
+        "bacon",
+        "sushi",
+        "popcorn",
+        "corn",
+        "garlic",
+        "broccoli",
+        "cheese",
+        "milk",
+        "coffee",
+        "honey",
+        "wood",
+        "fire",
+        "chocolate",
+        "lightning",
+        "tennis",
+        "ice",
+        "dice",
+        "yarn",
+    }
+    if last in bare or (
+        last.endswith("s") and last not in {"cactus", "octopus", "hibiscus", "bus", "hourglass", "glass", "compass"}
+    ):
+        return words
+    vowel = first[0] in "aeiou" and not first.startswith(("uni", "ufo"))
+    return f"{'an' if vowel else 'a'} {words}"

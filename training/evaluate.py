@@ -1,0 +1,123 @@
+"""What the shipped files can do, measured: one table on the held-out 5% of pictures, and a contact sheet through the
+engine.
+
+The round trip is picture -> offset encoder and VAE -> latent -> VAE and transparent decoder (eight views) -> picture,
+through the engine's own functions and the shipped fp16 files; these pictures were in no stage's training.
+
+    python -m training.evaluate --work build/training --sheet sheet.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
+from layerdiffuse_mcp.engine.transparency import decode, load_decoder, load_offset_encoder, transparent_latent
+from training import data, mixing
+from training.sample import PROMPTS, checkerboard, sheet
+
+SOFT = (16 / 255, 239 / 255)
+
+
+@torch.inference_mode()
+def round_trip(
+    folder: Path, pictures: np.ndarray, augmented: bool = True, offset: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoded [alpha, r, g, b] and the VAE's pixels for each picture (uint8 N, H, W, 4)."""
+    checkpoint = read_checkpoint(folder / "pocket.safetensors")
+    vae = checkpoint.vae(torch.float32)
+    decoder = load_decoder(folder / "layer_sd15_vae_transparent_decoder.safetensors")
+    encoder = load_offset_encoder(folder / "layer_sd15_vae_transparent_encoder.safetensors")
+    if not offset:
+        encoder.output_scale = 0.0
+    seen, plain = [], []
+    for picture in pictures:
+        latent = transparent_latent(vae, encoder, np.ascontiguousarray(picture)) / vae.config.scaling_factor
+        pixel = (vae.decode(latent).sample / 2 + 0.5).clamp(0, 1)
+        seen.append(decode(decoder, pixel, latent, augmented=augmented).clamp(0, 1))
+        plain.append(pixel)
+    return torch.cat(seen), torch.cat(plain)
+
+
+def measures(seen: torch.Tensor, pixel: torch.Tensor, rgba: torch.Tensor) -> dict[str, float]:
+    """The table's numbers for decoded pictures, the VAE's pixels, and the truth (B, 4, H, W: r, g, b, alpha)."""
+    alpha, colour = rgba[:, 3:], rgba[:, :3]
+    wrong = (seen[:, :1] - alpha).abs()
+    soft = (alpha > SOFT[0]) & (alpha < SOFT[1])
+    still = soft & (seen[:, :1] > SOFT[0]) & (seen[:, :1] < SOFT[1])
+    inside, guessed = alpha > 0.5, seen[:, :1] > 0.5
+    squared = ((seen[:, 1:] - colour) ** 2).mean(1, keepdim=True)
+    shown = alpha > 0
+    each = [-10 * torch.log10(s[m].mean().clamp(min=1e-9)) for s, m in zip(squared, shown, strict=True) if m.any()]
+    vae_error = ((pixel - mixing.flattened(rgba)) ** 2).mean((1, 2, 3)).clamp(min=1e-9)
+    return {
+        "VAE on grey, dB": float((-10 * torch.log10(vae_error)).mean()),
+        "alpha error, of 255": float(wrong.mean()) * 255,
+        "alpha error where 16 < alpha < 239": float(wrong[soft].mean()) * 255,
+        "soft pixels kept soft, %": float(still.sum() / soft.sum()) * 100,
+        "alpha IoU at 0.5": float((inside & guessed).sum() / (inside | guessed).sum()),
+        "colour where alpha > 0, dB": float(torch.stack(each).mean()),
+    }
+
+
+def table(work: Path, folder: Path, count: int) -> str:
+    """Markdown: held-out pictures, the same with soft alpha added, and held-out ones without the offset."""
+    pictures, rows = data.load(work)
+    held = np.array(pictures[[number for number, row in enumerate(rows) if row["held_out"]]])[:count]
+    softened = mixing.soften(mixing.to_tensor(held), torch.Generator().manual_seed(7), share=1.0)
+    soft_bytes = (softened.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+    columns = {
+        "held out": measures(*round_trip(folder, held), mixing.to_tensor(held)),
+        "softened": measures(*round_trip(folder, soft_bytes), mixing.to_tensor(soft_bytes)),
+        "one view": measures(*round_trip(folder, held, augmented=False), mixing.to_tensor(held)),
+        "no offset": measures(*round_trip(folder, held, offset=False), mixing.to_tensor(held)),
+    }
+    lines = ["| " + " | ".join(["", *columns]) + " |", "|---|" + "---:|" * len(columns)]
+    lines += [
+        f"| {name} | "
+        + " | ".join(
+            f"{column[name]:.3g}" if column[name] < 1 else f"{column[name]:.2f}" for column in columns.values()
+        )
+        + " |"
+        for name in next(iter(columns.values()))
+    ]
+    return "\n".join(lines)
+
+
+def contact_sheet(prompts: list[str], seed: int, guidance: float | None) -> Image.Image:
+    """A picture for each prompt through the engine, on a checkerboard."""
+    from layerdiffuse_mcp.engine.engine import Engine
+    from layerdiffuse_mcp.requests import GenerateRequest
+    from layerdiffuse_mcp.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(Settings(output_dir=Path(folder)))
+        found = []
+        for prompt in prompts:
+            request = GenerateRequest(prompt=prompt, model="pocket", seed=seed, guidance_scale=guidance)
+            outcome = engine.run(request, lambda *_: None)
+            found.append(mixing.to_tensor(np.asarray(Image.open(outcome.images[0].path).convert("RGBA"))[None]))
+        engine.close()
+    return sheet(checkerboard(torch.cat(found)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--pocket", type=Path, default=Path("layerdiffuse_mcp/pocket"))
+    parser.add_argument("--count", type=int, default=1000, help="how many held-out pictures at most")
+    parser.add_argument("--sheet", type=Path, help="where the contact sheet goes")
+    parser.add_argument("--prompts", type=json.loads, default=PROMPTS)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--guidance", type=float)
+    arguments = parser.parse_args()
+    print(table(arguments.work, arguments.pocket, arguments.count))
+    if arguments.sheet:
+        contact_sheet(arguments.prompts, arguments.seed, arguments.guidance).save(arguments.sheet)

@@ -1,0 +1,76 @@
+"""Stage 6: the trained networks as the files that ship, fp16: a single-file base in LDM names and the layer files in
+the official ones.
+
+    python -m training.export --work build/training --out layerdiffuse_mcp/pocket
+
+With --draft, networks that have not been trained yet are written as they were initialised, so that everything can be
+wired up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from layerdiffuse_mcp.engine.ldm_export import save_single_file
+from training import autoencoder, data, layer, transparency, unet
+from training.concepts import concepts
+
+LIMIT = 25_000_000
+
+
+def _half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.half().contiguous() for name, value in state.items()}
+
+
+def export(work: Path, out: Path, draft: bool) -> None:
+    """Writes the four weight files and concepts.json."""
+    out.mkdir(parents=True, exist_ok=True)
+
+    def trained(stage: str) -> bool:
+        found = (work / f"{stage}.pt").exists()
+        if not found and not draft:
+            raise SystemExit(f"{stage}.pt is not there yet: train it first, or export a --draft")
+        return found
+
+    vae, scaling = autoencoder.load(work) if trained("autoencoder") else (autoencoder.network(), 1.0)
+    base, text = unet.load(work) if trained("unet") else unet.networks()
+    encoder, decoder = transparency.load(work) if trained("transparency") else transparency.networks().values()
+    sharing = layer.load(work) if trained("layer") else layer.initial(base)
+    settings = {
+        "name": "pocket",
+        "native_size": data.SIZE,
+        "prediction": "epsilon",
+        "unet": {
+            "attention_head_dim": list(unet.UNET["attention_head_dim"]),
+            "norm_num_groups": unet.UNET["norm_num_groups"],
+        },
+        "vae": {"norm_num_groups": autoencoder.CONFIG["norm_num_groups"], "scaling_factor": scaling},
+        "text_encoder": {"num_attention_heads": unet.TEXT["num_attention_heads"]},
+    }
+    save_single_file(out / "pocket.safetensors", base.half(), vae.half(), [text.half()], settings)
+    save_file(_half(encoder.state_dict()), out / "layer_sd15_vae_transparent_encoder.safetensors")
+    save_file(_half(decoder.state_dict()), out / "layer_sd15_vae_transparent_decoder.safetensors")
+    save_file(_half(sharing), out / "layer_sd15_transparent_attn.safetensors")
+    words = {name: {"words": words, "style": "3d"} for name, words in concepts().items()}
+    (out / "concepts.json").write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n")
+    total = 0
+    for file in sorted(out.glob("*.safetensors")):
+        total += file.stat().st_size
+        print(f"{file.name:50s} {file.stat().st_size / 1e6:6.2f} MB")
+    print(f"{'together':50s} {total / 1e6:6.2f} MB")
+    if total > LIMIT:
+        raise SystemExit("more than 25 MB together")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--out", type=Path, default=Path("layerdiffuse_mcp/pocket"))
+    parser.add_argument("--draft", action="store_true")
+    arguments = parser.parse_args()
+    export(arguments.work, arguments.out, arguments.draft)

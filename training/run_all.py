@@ -1,0 +1,55 @@
+"""Every stage in order, from an empty machine to the shipped files. Stages resume, so it can be stopped and started
+again.
+
+    python -m training.run_all --work build/training --scale 1
+
+`--scale` multiplies each stage's minutes. On a CPU every stage runs as one single-threaded process a core (see
+`common.Team`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+# stage, its minutes on two CPU cores (None: as long as it takes)
+STAGES: list[tuple[str, float | None]] = [
+    ("data", None),
+    ("autoencoder", 16),
+    ("latents", None),
+    ("transparency", 22),
+    ("unet", 45),
+    ("layer", 12),
+]
+
+
+def command(stage: str, minutes: float | None, work: Path, processes: int) -> list[str]:
+    timed = [] if minutes is None else ["--minutes", str(minutes)]
+    team = processes > 1 and minutes is not None
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if team else []
+    return [sys.executable, *launcher, "-m", f"training.{stage}", "--work", str(work), *timed]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--out", type=Path, default=Path("layerdiffuse_mcp/pocket"))
+    parser.add_argument("--scale", type=float, default=1.0)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    processes = 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else dict(os.environ)
+    for stage, minutes in STAGES:
+        print("==", stage, flush=True)
+        scaled = None if minutes is None else minutes * arguments.scale
+        subprocess.run(command(stage, scaled, arguments.work, processes), check=True, env=environment)
+    for last in (
+        ["training.export", "--out", str(arguments.out)],
+        ["training.evaluate", "--pocket", str(arguments.out), "--sheet", str(arguments.work / "sheet.png")],
+    ):
+        subprocess.run([sys.executable, "-m", *last, "--work", str(arguments.work)], check=True)

@@ -1,0 +1,137 @@
+"""Stage 3: the base: an SD1.5-shaped UNet and its CLIP text encoder, trained together on latents of ordinary pictures.
+
+Noise prediction on SD's scaled-linear betas, 10% empty captions for guidance, min-SNR weighting (arXiv:2303.09556),
+EMA weights.
+
+    python -m training.unet --work build/training --minutes 30
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from training.backgrounds import KINDS
+from training.captions import LENGTH, ROWS, Tokens, caption
+from training.common import Average, Run, autocast
+from training.latents import vocabulary
+from training.optimizer import Muon
+
+TEXT_WIDTH = 128
+UNET = {
+    "sample_size": 16,
+    "block_out_channels": (64, 96, 96, 64),
+    "attention_head_dim": (2, 3, 3, 2),
+    "cross_attention_dim": TEXT_WIDTH,
+    "layers_per_block": 2,
+    "norm_num_groups": 8,
+}
+TEXT = {
+    "vocab_size": ROWS,
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 4 * TEXT_WIDTH,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": LENGTH,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": ROWS - 2,
+    "eos_token_id": ROWS - 1,
+    "pad_token_id": ROWS - 1,
+    "projection_dim": TEXT_WIDTH,
+}
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+SIGNAL = torch.cumprod(1 - BETAS, 0).float()  # alpha-bar
+EMPTY_SHARE, MIN_SNR, BATCH = 0.1, 5.0, 64
+
+
+def networks() -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    torch.manual_seed(3)
+    return UNet2DConditionModel(**UNET), CLIPTextModel(CLIPTextConfig(**TEXT))
+
+
+def noised(
+    latents: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random steps: (noisy latents, steps, the noise, the loss weights)."""
+    count = latents.shape[0]
+    # one step from each of `count` equal parts of the schedule: less noise in the loss than independent draws
+    steps = ((torch.arange(count) + torch.rand(count, generator=generator)) * 1000 / count).long().clamp(max=999)
+    noise = torch.randn(latents.shape, generator=generator)
+    signal = SIGNAL[steps].view(-1, 1, 1, 1)
+    ratio = SIGNAL[steps] / (1 - SIGNAL[steps])
+    return signal.sqrt() * latents + (1 - signal).sqrt() * noise, steps, noise, ratio.clamp(max=MIN_SNR) / ratio
+
+
+class Ordinary:
+    """Draws batches of (latents, token rows) of ordinary pictures."""
+
+    def __init__(self, work: Path) -> None:
+        state = torch.load(work / "latents.pt", weights_only=True)
+        self.latents, self.kinds = state["latents"], state["kinds"]
+        _, self.words = vocabulary(work)
+        self.names = list(KINDS)
+        self.tokens = Tokens()
+
+    def batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        concept = rng.integers(len(self.words), size=BATCH)
+        variant = rng.integers(self.latents.shape[1], size=BATCH)
+        texts = []
+        for number, which in zip(concept, variant, strict=True):
+            kind = int(self.kinds[number, which])
+            said = self.names[kind] if rng.random() < (0.4 if kind == 0 else 0.8) else None
+            texts.append("" if rng.random() < EMPTY_SHARE else caption(self.words[number], rng, said))
+        return self.latents[concept, variant].float(), self.tokens(texts)
+
+
+def train(work: Path, minutes: float, rate: float) -> None:
+    unet, text = networks()
+    both = torch.nn.ModuleDict({"unet": unet, "text": text})
+    optimizer = Muon(both, rate, plain=("embedding",))
+    average = Average(both, 0.998)
+    run = Run(work, "unet", minutes=minutes, rate=rate, warmup=150)
+    if state := run.resume():
+        both.load_state_dict(state["both"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, average.steps = state["average"], run.step
+    source = Ordinary(work)
+    rng, generator = (
+        np.random.default_rng(run.step + 1000003 * run.team.rank),
+        torch.Generator().manual_seed(run.step + 1000003 * run.team.rank),
+    )
+    for _ in run.steps(optimizer):
+        latents, tokens = source.batch(rng)
+        noisy, steps, noise, weight = noised(latents, generator)
+        with autocast():
+            context = text(tokens).last_hidden_state
+            predicted = unet(noisy, steps, context).sample.float()
+        error = ((predicted - noise) ** 2).mean((1, 2, 3))
+        loss = (error * weight).mean()
+        run.update(both, optimizer, loss)
+        average.update(both)
+        run.log(loss=loss.detach(), error=error.detach().mean())
+        if run.step % 200 == 199:
+            run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+    run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+
+
+def load(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """The trained base (EMA weights), frozen."""
+    unet, text = networks()
+    both = torch.nn.ModuleDict({"unet": unet, "text": text})
+    both.load_state_dict(torch.load(work / "unet.pt", weights_only=True)["average"])
+    both.requires_grad_(False).eval()
+    return unet, text
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    arguments = parser.parse_args()
+    train(arguments.work, arguments.minutes, arguments.rate)
