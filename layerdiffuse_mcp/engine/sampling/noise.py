@@ -15,6 +15,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -56,25 +57,30 @@ class PhiloxNormal:
 
     def draw(self, shape: Shape) -> Tensor:
         """The next draw: standard normal, float32, on the device."""
-        # Apple's GPUs have no float64
-        device = torch.device("cpu") if self._device.type == "mps" else self._device
-        a, b = self._random_bits(prod(shape), device)
+        # NumPy costs less than torch on a CPU; and Apple's GPUs have no float64
+        on_gpu = self._device.type == "cuda"
+        count = prod(shape)
+        elements = torch.arange(count, device=self._device) if on_gpu else np.arange(count, dtype=np.int64)
+        first, second = (torch.as_tensor(bits).double() for bits in _philox(self._offset, elements, self._key))
         self._offset += 1
-        unit, angle = a.double() * _TO_UNIT + _TO_UNIT / 2, b.double() * _TO_ANGLE + _TO_ANGLE / 2
-        normal = (unit.log() * -2.0).sqrt() * angle.sin()
+        radius = ((first * _TO_UNIT + _TO_UNIT / 2).log() * -2.0).sqrt()
+        normal = radius * (second * _TO_ANGLE + _TO_ANGLE / 2).sin()
         return normal.float().reshape(shape).to(self._device)
 
-    def _random_bits(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The first two of Philox's four words for each of `count` counters: int64 of 32 bits, (count,) each."""
-        zeros = torch.zeros(count, dtype=torch.int64, device=device)
-        a, b, c, d = zeros + self._offset, zeros, torch.arange(count, device=device), zeros
-        key = self._key
-        for _ in range(10):
-            left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-            a, b = (right >> 32 & _MASK) ^ b ^ key[0], right & _MASK
-            c, d = (left >> 32 & _MASK) ^ d ^ key[1], left & _MASK
-            key = (key[0] + _KEY_STEPS[0] & _MASK, key[1] + _KEY_STEPS[1] & _MASK)
-        return a, b
+
+def _philox(offset: int, elements: Any, key: tuple[int, int]) -> tuple[Any, Any]:
+    """The first two of Philox's four words for each counter (offset, 0, element, 0): 32 bits in int64, (N,) each.
+
+    elements: int64 (N,), a tensor or an array; so is what comes back.
+    """
+    zeros = elements * 0
+    a, b, c, d = zeros + offset, zeros, elements, zeros
+    for _ in range(10):
+        left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, b = (right >> 32 & _MASK) ^ b ^ key[0], right & _MASK
+        c, d = (left >> 32 & _MASK) ^ d ^ key[1], left & _MASK
+        key = (key[0] + _KEY_STEPS[0] & _MASK, key[1] + _KEY_STEPS[1] & _MASK)
+    return a, b
 
 
 class CpuNormal:
