@@ -79,14 +79,15 @@ def offsets_from_tensors(
 class OffsetNetwork:
     """A base under an offset patch, for one run: a `Network` with and without the patch.
 
-    stack: the base, with what was patched before (user LoRAs), which stays below. As a context manager it takes the
-    patch off at the end; a caller that will need the same patch again can leave it on.
+    below: patches that stay in both (user LoRAs). Weights change when a network is called that they are not set for,
+    so a patch that is on already costs nothing. As a context manager it takes the patch off at the end; a caller who
+    will need the same patch again can leave it on.
     """
 
-    def __init__(self, stack: PatchStack, patch: Patch):
+    def __init__(self, stack: PatchStack, patch: Patch, below: Sequence[Patch] = ()):
         self._stack = stack
         self._patch = patch
-        self._below = stack.patches
+        self._below = tuple(below)
         self._network = UNetNetwork(cast(UNet2DConditionModel, stack.module))
 
     def network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:

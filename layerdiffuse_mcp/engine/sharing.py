@@ -294,27 +294,35 @@ class SharedNetwork:
         return encoder(self._picture.to(first) * 2 - 1)
 
 
-@dataclass
 class Call:
     """What all attention layers know of the pass they are in."""
 
-    frames: int
-    prompts: tuple[Tensor | None, ...]
-    positive: Tensor | None = None
+    def __init__(self, frames: int, prompts: tuple[Tensor | None, ...]):
+        self.positive: Tensor | None = None
+        self._frames = frames
+        self._prompts = [(f, prompt) for f, prompt in enumerate(prompts) if prompt is not None]
+        self._made_for: tuple[Tensor, Tensor | None] | None = None
+        self._made: Tensor | None = None
 
     def texts(self, context: Tensor) -> Tensor:
         """context (B, T, C) -> (F, B / F, T', C) with the frames' own prompts in the conditional rows.
 
-        T' is T, or where prompts are of other lengths the least length that all can be repeated to.
+        T' is T, or where prompts are of other lengths the least length that all can be repeated to. Made once for all
+        layers of a pass, and for all passes that bring the same tensor.
         """
-        framed = by_frame(context, self.frames)
-        prompts = [(f, prompt) for f, prompt in enumerate(self.prompts) if prompt is not None]
-        if not prompts or self.positive is None or not bool(self.positive.any()):
+        made_for = self._made_for
+        if self._made is None or made_for is None or made_for[0] is not context or made_for[1] is not self.positive:
+            self._made, self._made_for = self._framed(context), (context, self.positive)
+        return self._made
+
+    def _framed(self, context: Tensor) -> Tensor:
+        framed = by_frame(context, self._frames)
+        if not self._prompts or self.positive is None:
             return framed
-        length = math.lcm(context.shape[1], *(prompt.shape[1] for _, prompt in prompts))
+        length = math.lcm(context.shape[1], *(prompt.shape[1] for _, prompt in self._prompts))
         rows = list(framed.repeat(1, 1, length // context.shape[1], 1))
-        positive = by_frame(self.positive.to(context.device), self.frames)
-        for f, prompt in prompts:
+        positive = by_frame(self.positive.to(context.device), self._frames)
+        for f, prompt in self._prompts:
             text = repeat_rows(prompt.to(context), len(rows[f])).repeat(1, length // prompt.shape[1], 1)
             rows[f] = torch.where(positive[f][:, None, None], text, rows[f])
         return torch.stack(rows)
