@@ -15,6 +15,7 @@ from layerdiffuse_mcp.outcome import AlphaFacts, Edge
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]  # float32 wherever it is made here
+Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 
 GREY = 0.5
 PYRAMID_STEP = 1.2
@@ -83,11 +84,11 @@ def over(top: Floats, bottom: Floats) -> Floats:
     return np.concatenate([colour, alpha], axis=-1)
 
 
-def composite(rgba: Bytes, background: Floats) -> Bytes:
-    """`rgba` (H, W, 4), uint8, straight, on an opaque `background` (H, W, 3) or (3,), 0 to 1: (H, W, 3), uint8."""
+def composite(rgba: Bytes, background: Floats | Colour) -> Bytes:
+    """`rgba` (H, W, 4), uint8, straight, on an opaque picture (H, W, 3), 0 to 1, or a colour: (H, W, 3), uint8."""
     scaled = to_float(rgba)
     alpha = scaled[..., 3:]
-    return to_bytes(scaled[..., :3] * alpha + background * (1 - alpha))
+    return to_bytes(scaled[..., :3] * alpha + np.asarray(background, np.float32) * (1 - alpha))
 
 
 def to_bytes(picture: Floats) -> Bytes:

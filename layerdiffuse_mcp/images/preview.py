@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes, to_float
+from layerdiffuse_mcp.images.alpha import Bytes, Colour, Floats, checkerboard, to_bytes, to_float
 
 MAX_SIDE = 512
 MAX_BYTES = 100_000
@@ -65,8 +65,8 @@ def preview(
         sheet = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def background_colour(background: str) -> Floats | None:
-    """A colour (3,), 0 to 1, of its name or hex digits; None for a checkerboard.
+def background_colour(background: str) -> Colour | None:
+    """A colour of its name or hex digits; None for a checkerboard.
 
     Raises:
         InvalidRequest: it is neither.
@@ -74,28 +74,28 @@ def background_colour(background: str) -> Floats | None:
     if background.strip().lower() == CHECKERBOARD:
         return None
     try:
-        rgb = ImageColor.getrgb(background.strip())[:3]
+        red, green, blue = ImageColor.getrgb(background.strip())[:3]
     except ValueError as error:
         raise InvalidRequest(
             f'background "{background[:40]}" is not known. Give "checkerboard", a colour\'s name such as "white", '
             'or "#rrggbb".'
         ) from error
-    return np.array(rgb, np.float32) / np.float32(255)
+    return (red / 255, green / 255, blue / 255)
 
 
 def _encodings(sheet: Bytes):
     """The sheet as PNG, then as JPEG of falling quality, each made only when asked for."""
     image = Image.fromarray(sheet)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", compress_level=6)
     yield buffer.getvalue(), "image/png"
     for quality in JPEG_QUALITIES:
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality, optimize=True)
+        image.save(buffer, "JPEG", quality=quality)
         yield buffer.getvalue(), "image/jpeg"
 
 
-def _sheet(pictures: Sequence[Bytes], colour: Floats | None, max_side: int) -> Bytes:
+def _sheet(pictures: Sequence[Bytes], colour: Colour | None, max_side: int) -> Bytes:
     """All pictures side by side in cells of one size, within `max_side`: (H, W, 3), uint8."""
     widest = max(picture.shape[1] for picture in pictures)
     tallest = max(picture.shape[0] for picture in pictures)
@@ -127,9 +127,9 @@ def _arrangement(count: int, widest: int, tallest: int, max_side: int) -> tuple[
     return columns, factor
 
 
-def _shown(picture: Bytes, factor: float, height: int, width: int, colour: Floats | None) -> Floats:
+def _shown(picture: Bytes, factor: float, height: int, width: int, colour: Colour | None) -> Floats:
     """One picture scaled by `factor` in the middle of a cell (height, width, 3), 0 to 1."""
-    cell = checkerboard(height, width) if colour is None else np.tile(colour, (height, width, 1))
+    cell = checkerboard(height, width) if colour is None else np.full((height, width, 3), colour, np.float32)
     scaled = to_float(picture)
     premultiplied = np.concatenate([scaled[..., :3] * scaled[..., 3:], scaled[..., 3:]], axis=-1)
     size = (_fit(picture.shape[1], factor, width), _fit(picture.shape[0], factor, height))

@@ -119,7 +119,7 @@ def test_over_is_associative():
 
 def test_compositing_on_black_and_white_brackets_the_alpha():
     picture = disc()
-    black, white = composite(picture, np.zeros(3, np.float32)), composite(picture, np.ones(3, np.float32))
+    black, white = composite(picture, (0, 0, 0)), composite(picture, (1, 1, 1))
     recovered = 1 - (to_float(white) - to_float(black)).mean(axis=-1)
     assert np.abs(recovered - picture[..., 3] / 255).max() < 1 / 255
 

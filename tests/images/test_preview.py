@@ -53,7 +53,7 @@ def test_shrinking_bleeds_no_hidden_colour_into_edges():
     assert pixels[..., 1].max() == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 700), st.integers(1, 700)), min_size=1, max_size=8))
 def test_any_number_of_any_size_stays_within_the_limits(sizes):
     made = preview([noise(height, width) for height, width in sizes])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerdiffuse_mcp.choices import RESIZE_MODES
@@ -11,6 +11,7 @@ from layerdiffuse_mcp.images.resize import resized
 sides = st.integers(1, 90)
 
 
+@settings(max_examples=50, deadline=None)
 @given(sides, sides, sides, sides, st.sampled_from(RESIZE_MODES))
 def test_every_mode_gives_the_size_asked_for(height, width, new_height, new_width, mode):
     picture = np.full((height, width, 3), 0.25, np.float32)
