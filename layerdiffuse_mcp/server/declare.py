@@ -1,0 +1,135 @@
+"""How a function becomes a tool: small schemas, true annotations, errors that teach.
+
+Differs from the SDK's own way in three points: schemas are trimmed to what an agent
+reads (the whole catalogue has to fit into a small context), a name that is no parameter
+is refused rather than ignored, and our errors reach the agent as they were written.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import ToolAnnotations
+from pydantic import ValidationError
+
+from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.requests import explain, near
+
+# What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+FETCHES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=True)
+FREES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+STOPS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+NOT_SHOWN = frozenset({"title", "$defs", "minLength", "maxLength"})
+"""Words of a schema that agents do not need; the limits hold nevertheless."""
+LONG_ENUM = 5
+"""Enums of more names are spelt out once in the catalogue."""
+TELLING = ("status", "job_id", "images", "warnings")
+"""Fields of a job's result that every schema names."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A row of the table of tools.
+
+    `defaults` are shown for parameters whose own default is None. `like` names the tool that
+    spells out the long enums and the result, where another tool has the same. `levels` is
+    how deep the result's schema goes.
+    """
+
+    function: Callable[..., Any]
+    title: str
+    annotations: ToolAnnotations
+    defaults: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    like: str | None = None
+    levels: int = 3
+
+    def tool(self) -> "PlainTool":
+        """The tool as the server takes it."""
+        name = self.function.__name__
+        description = " ".join((self.function.__doc__ or "").split())
+        made = PlainTool.from_function(
+            self.function, name, self.title, description, context_kwarg="ctx", annotations=self.annotations
+        )
+        assert isinstance(made, PlainTool)  # the SDK types it as its base
+        made.parameters = trimmed(made.parameters)
+        properties: dict[str, Any] = made.parameters["properties"]
+        for parameter, default in self.defaults.items():
+            properties[parameter]["default"] = default
+        output = trimmed(made.fn_metadata.output_schema or {}, levels=self.levels)
+        if self.like is not None:
+            for shown in properties.values():
+                if len(shown.get("enum", ())) > LONG_ENUM:
+                    del shown["enum"]
+                    shown["description"] = f"As {self.like}'s"
+            shown = {name: {"type": output["properties"][name]["type"]} for name in TELLING}
+            output = {"type": "object", "properties": shown, "required": output["required"]}
+        made.fn_metadata.output_schema = output
+        return made
+
+
+class PlainTool(Tool):
+    """A tool whose errors are one plain message: what was wrong, what is allowed, what to do."""
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        """Run the tool; raises ToolError with our own text for everything that we foresaw."""
+        allowed = list(self.parameters["properties"])
+        for name in arguments:
+            if name not in allowed:
+                raise ToolError(f"{self.name} has no parameter {name!r}. {near(name, allowed)}")
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as error:
+            match error.__cause__:
+                case LayerDiffuseError() as cause:
+                    raise ToolError(str(cause)) from cause
+                case ValidationError() as cause if not isinstance(error, UnexpectedToolError):
+                    raise ToolError(explain(cause)) from cause
+                case _:
+                    raise
+
+
+def trimmed(schema: Mapping[str, Any], levels: int = 99) -> dict[str, Any]:
+    """A schema without generated titles, null alternatives, references and what lies deeper than `levels`.
+
+    A parameter that may be null may as well be left out, so agents are shown the one form;
+    results leave out what is null.
+    """
+    return _trimmed(schema, cast(dict[str, Any], schema.get("$defs", {})), levels)
+
+
+def _trimmed(schema: Mapping[str, Any], definitions: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    if "$ref" in schema:
+        target = definitions[str(schema["$ref"]).rpartition("/")[2]]
+        described = target if "properties" in target else {k: v for k, v in target.items() if k != "description"}
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        return _trimmed({**described, **rest}, definitions, levels)
+    forms = [form for form in schema.get("anyOf", ()) if form != {"type": "null"}]
+    if len(forms) == 1:
+        rest = {key: value for key, value in schema.items() if key != "anyOf"}
+        return _trimmed({**forms[0], **rest}, definitions, levels)
+    result: dict[str, Any] = {}
+    for key, value in schema.items():
+        match key:
+            case "properties" if levels > 0:
+                result[key] = {name: _trimmed(inner, definitions, levels - 1) for name, inner in value.items()}
+            case "items" if levels > 0:
+                result[key] = _trimmed(value, definitions, levels - 1)
+            case "properties" | "items" | "required" if levels <= 0:
+                pass
+            case "additionalProperties" if not isinstance(value, bool) or value:
+                pass
+            case "default" if value is None or value == []:
+                pass
+            case "description" if "properties" in schema:
+                pass
+            case _ if key not in NOT_SHOWN:
+                result[key] = value
+            case _:
+                pass
+    return result

@@ -1,0 +1,188 @@
+"""The drawing tools: one table of what each takes, one function that draws.
+
+Every row makes a `GenerateRequest`; which pictures are given decides the task where a
+tool has more than one.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio.to_thread
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult
+
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.methods import ROLES, Role, Task
+from layerdiffuse_mcp.requests import GenerateRequest, validated
+from layerdiffuse_mcp.server.declare import WRITES, Declaration
+from layerdiffuse_mcp.server.results import JobResult
+from layerdiffuse_mcp.server.running import run
+from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.parameters import DRAWING
+
+Inputs = frozenset[Role]
+
+FIRST = ("prompt", "negative_prompt")
+COMMON = (
+    "model", "seed", "count", "width", "height", "steps", "sampler", "schedule", "guidance_scale",
+    "preview", "wait_seconds",
+)  # fmt: skip
+SHOWN_DEFAULTS = ("strength", "seed", "count", "resize_mode", "save_latent")
+"""Parameters whose default is a constant rather than the method's advice."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A row: a drawing tool. `tasks` says what the given pictures make of it."""
+
+    name: str
+    title: str
+    description: str
+    tasks: Mapping[Inputs, Task]
+    takes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    layer_prompts: tuple[Role, ...] = field(default=())
+
+    @property
+    def pictures(self) -> tuple[Role, ...]:
+        """Layers that it may be given."""
+        return tuple(role for role in ROLES if any(role in inputs for inputs in self.tasks))
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The names of those that cannot be left out."""
+        always = [role for role in ROLES if all(role in inputs for inputs in self.tasks)]
+        return frozenset({*self.needs, *always, *(() if "recipe_from" in self.takes else ("prompt",))})
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of its parameters, in order."""
+        own = tuple(f"{role}_prompt" for role in self.layer_prompts)
+        return (*FIRST, *self.needs, *self.pictures, *own, *self.takes, *COMMON)
+
+
+NONE: Inputs = frozenset()
+ACTS = ("layer_weight", "stop_at")
+
+ROWS = (
+    Drawing(
+        "generate_transparent", "Draw a transparent picture",
+        "Draw subjects with real alpha from a prompt (soft edges, glass, hair) and save each as an RGBA PNG. "
+        "Describe the subject alone; a background prompt spoils the cut-out.",
+        {NONE: Task.TRANSPARENT}, takes=("recipe_from", "method", *ACTS, "save_latent"),
+    ),
+    Drawing(
+        "edit_transparent", "Change a transparent picture",
+        "Redraw an RGBA picture, or its masked part, after a prompt; the result has real alpha too.",
+        {NONE: Task.TRANSPARENT}, needs=("image",), takes=("mask", "strength", "resize_mode", *ACTS),
+    ),
+    Drawing(
+        "generate_layers", "Draw foreground, background and blended together",
+        "Draw a matching layer set at once: transparent foreground, opaque background, and both blended. SD1.5 models.",
+        {NONE: Task.LAYERS}, layer_prompts=("foreground", "background", "blended"),
+    ),
+    Drawing(
+        "generate_background_from_foreground", "Draw a background for a foreground",
+        "Draw a background that fits an RGBA foreground, and the two blended. The prompt describes the whole scene.",
+        {frozenset({"foreground"}): Task.BACKGROUND_FROM_FOREGROUND},
+        takes=("resize_mode", *ACTS), layer_prompts=("background", "blended"),
+    ),
+    Drawing(
+        "generate_foreground_from_background", "Draw a foreground for a background",
+        "Draw a transparent foreground that fits a background, and the two blended.",
+        {frozenset({"background"}): Task.FOREGROUND_FROM_BACKGROUND},
+        takes=("resize_mode", *ACTS), layer_prompts=("foreground", "blended"),
+    ),
+    Drawing(
+        "generate_blended", "Draw a scene around a layer",
+        "Draw the blended scene for either a foreground or a background.",
+        {
+            frozenset({"foreground"}): Task.BLENDED_FROM_FOREGROUND,
+            frozenset({"background"}): Task.BLENDED_FROM_BACKGROUND,
+        },
+        takes=("resize_mode", *ACTS),
+    ),
+    Drawing(
+        "extract_layer", "Take a layer out of a blended picture",
+        "From a blended picture and its background, the transparent foreground; from it and its foreground, "
+        "the background. SDXL models.",
+        {
+            frozenset({"blended", "background"}): Task.EXTRACT_FOREGROUND,
+            frozenset({"blended", "foreground"}): Task.EXTRACT_BACKGROUND,
+        },
+        takes=("resize_mode", *ACTS),
+    ),
+)  # fmt: skip
+"""The drawing tools."""
+
+
+def _declared(row: Drawing) -> Declaration:
+    async def draw(ctx: Context[Services], **given: Any) -> CallToolResult:
+        arguments = {name: value for name, value in given.items() if value is not None}
+        preview, wait_seconds = arguments.pop("preview", True), arguments.pop("wait_seconds", None)
+        request = await anyio.to_thread.run_sync(_request, services(ctx), row, arguments)
+        return await run(ctx, request, row.name, wait_seconds=wait_seconds, preview=preview)
+
+    def parameter(name: str) -> inspect.Parameter:
+        kind, empty = DRAWING[name], inspect.Parameter.empty
+        annotation, default = (kind, empty) if name in row.required else (kind | None, None)
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Services])
+    draw.__name__, draw.__doc__ = row.name, row.description
+    draw.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        [context, *(parameter(name) for name in row.parameters)],
+        return_annotation=Annotated[CallToolResult, JobResult],
+    )
+    fields = GenerateRequest.model_fields
+    defaults = {name: fields[name].default for name in row.parameters if name in SHOWN_DEFAULTS} | {"preview": True}
+    return Declaration(draw, row.title, WRITES, defaults, like=None if row is ROWS[0] else ROWS[0].name)
+
+
+TOOLS = tuple(_declared(row) for row in ROWS)
+
+
+def _request(known: Services, row: Drawing, arguments: dict[str, Any]) -> GenerateRequest:
+    """The request that the arguments ask for; reads files, so it belongs in a thread."""
+    source = arguments.pop("recipe_from", None)
+    fields = _fields(known, row, arguments)
+    if source is None:
+        fields["task"] = _task(row, frozenset(fields.get("inputs", {})))
+        request = validated(GenerateRequest, fields)
+    else:
+        request = _again(known, known.file(source), fields)
+    known.check_model(request.model, request.task)
+    return request
+
+
+def _fields(known: Services, row: Drawing, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under the names that a request has for them."""
+    fields = dict(arguments)
+    inputs = {role: known.file(fields.pop(role)) for role in row.pictures if role in fields}
+    prompts = {role: fields.pop(f"{role}_prompt") for role in row.layer_prompts if f"{role}_prompt" in fields}
+    fields |= {name: known.file(fields[name]) for name in ("image", "mask") if name in fields}
+    fields |= {name: value for name, value in (("inputs", inputs), ("layer_prompts", prompts)) if value}
+    return fields
+
+
+def _task(row: Drawing, given: Inputs) -> Task:
+    task = row.tasks.get(given)
+    if task is None:
+        ways = " or ".join(" and ".join(sorted(inputs)) for inputs in row.tasks)
+        got = " and ".join(sorted(given)) or "no picture"
+        raise InvalidRequest(f"{row.name} takes {ways}, and got {got}. Give paths or image ids of exactly those.")
+    return task
+
+
+def _again(known: Services, picture: Path, changes: dict[str, Any]) -> GenerateRequest:
+    """The request inside a picture, with changes; what it reads must be readable for the agent too."""
+    from layerdiffuse_mcp.recipes import request_from
+
+    request = request_from(picture, changes)
+    for path in (*request.inputs.values(), request.image, request.mask):
+        if path is not None:
+            known.file(str(path))
+    return request

@@ -1,0 +1,103 @@
+"""Jobs by their id: wait for one, stop one, list them."""
+
+from typing import Annotated
+
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult
+from pydantic import BaseModel, Field
+
+from layerdiffuse_mcp.jobs import Job, State
+from layerdiffuse_mcp.server.declare import READS, STOPS, Declaration
+from layerdiffuse_mcp.server.results import JobResult, facts_of, plain
+from layerdiffuse_mcp.server.running import result, wait
+from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.parameters import JobId, Preview, Wait
+
+STOP_WAIT = 5.0
+"""Seconds that cancel_job waits to see the job end."""
+
+
+class JobLine(BaseModel):
+    """A job in a list."""
+
+    job_id: str
+    what: str
+    status: State
+    progress: float
+    message: str
+    seconds: float
+    images: int
+
+
+class JobList(BaseModel):
+    """Jobs of this server, newest first."""
+
+    jobs: list[JobLine]
+    total: int
+
+
+class Stopped(BaseModel):
+    """What became of a job that was to be cancelled."""
+
+    job_id: str
+    status: State
+
+
+async def get_job(
+    ctx: Context[Services], job_id: JobId, preview: Preview = True, wait_seconds: Wait | None = None
+) -> Annotated[CallToolResult, JobResult]:
+    """Wait for a job and get its full result, or its progress if it is not done in time. Waiting does not own it."""
+    job = services(ctx).jobs.get(job_id)
+    await wait(ctx, job, wait_seconds)
+    return await result(ctx, job, preview=preview)
+
+
+async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToolResult, Stopped]:
+    """Stop a job: at once while it waits, at its next step while it runs. A finished job stays as it is."""
+    jobs = services(ctx).jobs
+    job = jobs.get(job_id)
+    ended_before = job.finished
+    jobs.cancel(job)
+    await jobs.follow(job, STOP_WAIT)
+    if ended_before:
+        text = f"{job.id} had ended already ({job.state.value}); nothing was changed."
+    elif job.finished:
+        text = f"{job.id} has ended: {job.state.value}."
+    else:
+        text = f"{job.id} is being cancelled; it stops at its next step."
+    return plain(text, Stopped(job_id=job.id, status=job.state))
+
+
+async def list_jobs(
+    ctx: Context[Services],
+    status: Annotated[State | None, Field(description="Only jobs in this state")] = None,
+    limit: Annotated[int, Field(ge=1, le=100, description="Newest first, at most so many")] = 20,
+) -> Annotated[CallToolResult, JobList]:
+    """List the jobs of this server since it started."""
+    jobs = services(ctx).jobs
+    found = [job for job in jobs.newest_first() if status in (None, job.state)]
+    lines = [_line(job, jobs.progress(job).message) for job in found[:limit]]
+    text = "\n".join(
+        f"{line.job_id} {line.what}: {line.status.value}, {line.message} ({line.images} pictures)" for line in lines
+    )
+    return plain(text or "No jobs yet.", JobList(jobs=lines, total=len(found)))
+
+
+def _line(job: Job, message: str) -> JobLine:
+    facts = facts_of(job, message)
+    return JobLine(
+        job_id=job.id,
+        what=job.what,
+        status=job.state,
+        progress=round(job.progress.fraction, 4),
+        message=facts.error or message,
+        seconds=round(job.seconds, 1),
+        images=len(facts.images),
+    )
+
+
+TOOLS = (
+    Declaration(get_job, "Wait for a job", READS, like="generate_transparent"),
+    Declaration(cancel_job, "Cancel a job", STOPS),
+    Declaration(list_jobs, "List jobs", READS, levels=2),
+)

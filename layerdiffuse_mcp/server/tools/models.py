@@ -1,0 +1,161 @@
+"""Models and the machine: what there is, what is loaded, what it runs on."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import anyio.to_thread
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult
+from pydantic import BaseModel, Field
+
+from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.methods import Task
+from layerdiffuse_mcp.requests import PrepareRequest, UnloadRequest
+from layerdiffuse_mcp.server.declare import FETCHES, FREES, READS, Declaration
+from layerdiffuse_mcp.server.results import JobResult, plain
+from layerdiffuse_mcp.server.running import run
+from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.parameters import Model, Wait
+from layerdiffuse_mcp.settings import Settings
+
+VERSIONS = ("mcp", "torch", "diffusers", "transformers")
+GB = 10**9
+
+
+class ModelFacts(BaseModel):
+    """A base model. `tasks`: what its layer files on this machine can do; `lacking`: what it could do with more."""
+
+    name: str
+    default: bool
+    prepared: bool
+    family: str | None = None
+    native_size: int
+    tasks: list[str]
+    lacking: list[str]
+    bytes: int | None = None
+    licence: str | None = None
+    description: str
+
+
+class ModelList(BaseModel):
+    """All models, the default one first."""
+
+    models: list[ModelFacts]
+    models_folder: str
+
+
+class ServerStatus(BaseModel):
+    """The server, its worker and its folders."""
+
+    version: str
+    worker: str = Field(description="stopped, starting, ready or busy")
+    engine: dict[str, Any] = Field(description="Device, memory, cached models, as of the last job")
+    running: list[str]
+    waiting: int
+    queue_size: int
+    output_folder: str
+    readable_folders: list[str]
+    models_folder: str
+    versions: dict[str, str]
+
+
+async def list_models(ctx: Context[Services]) -> Annotated[CallToolResult, ModelList]:
+    """List the base models: which are on this machine, what each can do, size and licence."""
+    settings = services(ctx).settings
+    found = await anyio.to_thread.run_sync(_models, settings)
+    lines = [_model_line(model) for model in found]
+    lines.append(f"Own bases and layer files (.safetensors) go into {settings.models_dir}.")
+    return plain("\n".join(lines), ModelList(models=found, models_folder=str(settings.models_dir)))
+
+
+async def prepare_model(
+    ctx: Context[Services],
+    model: Model | None = None,
+    task: Annotated[Task, Field(description="Have its layer files ready too")] = Task.TRANSPARENT,
+    wait_seconds: Wait | None = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Load a model, fetching its files first where downloads are allowed, so that the next call finds it warm."""
+    await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)
+    return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
+
+
+async def unload_models(
+    ctx: Context[Services], model: Model | None = None, wait_seconds: Wait | None = None
+) -> Annotated[CallToolResult, JobResult]:
+    """Drop the named model, or all, from memory; the next call loads it again."""
+    if model is not None:
+        await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)
+    return await run(ctx, UnloadRequest(model=model), "unload_models", wait_seconds=wait_seconds)
+
+
+async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, ServerStatus]:
+    """Report device, memory, loaded models, queue, folders and versions. Answers at once, also during a job."""
+    known = services(ctx)
+    settings, jobs = known.settings, known.jobs
+    worker = jobs.backend.state()[0]
+    status = ServerStatus(
+        version=__version__,
+        worker=worker.phase,
+        engine=worker.engine,
+        running=[job.id for job in jobs.running],
+        waiting=jobs.waiting,
+        queue_size=settings.queue_size,
+        output_folder=str(settings.output),
+        readable_folders=[str(folder) for folder in settings.readable],
+        models_folder=str(settings.models_dir),
+        versions={name: found for name in VERSIONS if (found := _version(name))},
+    )
+    engine = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in worker.engine.items())
+    text = (
+        f"layerdiffuse-mcp {status.version}; worker {status.worker}"
+        f"{f' ({engine})' if engine else ''}; {len(status.running)} running, {status.waiting} waiting "
+        f"(at most {status.queue_size}). Pictures are written to {status.output_folder} and read from "
+        f"{', '.join(status.readable_folders)}."
+    )
+    return plain(text, status)
+
+
+def _models(settings: Settings) -> list[ModelFacts]:
+    chosen = catalog.find(None, settings).name
+    found: list[ModelFacts] = []
+    for entry in catalog.models(settings):
+        able = catalog.tasks(entry, settings)
+        found.append(
+            ModelFacts(
+                name=entry.name,
+                default=entry.name == chosen,
+                prepared=entry.prepared,
+                family=entry.family,
+                native_size=entry.native_size,
+                tasks=[task.value for task, ready in able.items() if ready and entry.prepared],
+                lacking=[task.value for task, ready in able.items() if not (ready and entry.prepared)],
+                bytes=entry.bytes,
+                licence=entry.licence,
+                description=entry.description,
+            )
+        )
+    return sorted(found, key=lambda model: (not model.default, not model.prepared))
+
+
+def _model_line(model: ModelFacts) -> str:
+    state = "ready" if model.prepared else "not on this machine"
+    size = f", {model.bytes / GB:.2f} GB" if model.bytes else ""
+    can = f"; can do: {', '.join(model.tasks)}" if model.tasks else ""
+    first = " (default)" if model.default else ""
+    return f"{model.name}{first}: {state}, {model.family}, {model.native_size} px{size}{can}. {model.description}."
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+TOOLS = (
+    Declaration(list_models, "List models", READS, levels=2),
+    Declaration(prepare_model, "Prepare a model", FETCHES, like="generate_transparent"),
+    Declaration(unload_models, "Unload models", FREES, like="generate_transparent"),
+    Declaration(server_status, "Server status", READS, levels=1),
+)

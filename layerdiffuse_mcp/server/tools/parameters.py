@@ -1,0 +1,66 @@
+"""Parameters that several tools share, in the few words that a catalogue has room for.
+
+Types and bounds are those of the request; `requests.py` describes them at length, here
+agents read the short form.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from layerdiffuse_mcp import requests
+from layerdiffuse_mcp.methods import METHODS, Task
+
+
+def named(what: str) -> Any:
+    """Annotation of a file that is read: by path, or by the id of a picture that this server made."""
+    return Field(min_length=1, max_length=4096, description=what)
+
+
+def picture(what: str) -> Any:
+    """The type of such a file."""
+    return Annotated[str, named(what)]
+
+
+def short(kind: Any, words: str) -> Any:
+    """The same type with a shorter description."""
+    return Annotated[kind, Field(description=words)]
+
+
+Model = Annotated[requests.ModelName, Field(description="From list_models")]
+Preview = Annotated[bool, Field(description="Attach a small one")]
+Wait = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False, description="Then a job_id comes back; default 50")]
+TRANSPARENT_METHODS = tuple(method for method in METHODS if requests.can_do(method, Task.TRANSPARENT))
+JobId = Annotated[str, Field(min_length=1, max_length=100, description="From the call that began it")]
+
+DRAWING: dict[str, Any] = {
+    "prompt": short(requests.Prompt, "What to draw; (word:1.2) stresses"),
+    "negative_prompt": requests.NegativePrompt,
+    "image": picture("RGBA, path or image id"),
+    "mask": picture("Where it is white, image changes; default: everywhere"),
+    "strength": short(requests.Denoising, "0.2 keeps the shape, 1 redraws all"),
+    "foreground": picture("RGBA, path or image id"),
+    "background": picture("Path or image id"),
+    "blended": picture("Path or image id"),
+    "foreground_prompt": short(requests.Prompt, "Its own prompt"),
+    "background_prompt": short(requests.Prompt, "Its own prompt"),
+    "blended_prompt": short(requests.Prompt, "Its own prompt"),
+    "model": Model,
+    "method": Annotated[str, requests.OneOf(TRANSPARENT_METHODS, "method"), Field(description="Default attn")],
+    "seed": short(requests.Seed, "-1 draws one"),
+    "count": short(requests.Count, "Results, one seed each"),
+    "width": short(requests.Size, "Pixels; default native"),
+    "height": short(requests.Size, "Pixels; default native"),
+    "steps": short(requests.Steps, "Default as advised"),
+    "sampler": short(requests.SamplerName, "Default as advised"),
+    "schedule": short(requests.ScheduleName, "Default as advised"),
+    "guidance_scale": short(requests.Guidance, "Default as advised"),
+    "layer_weight": short(requests.LayerWeight, "SDXL only; default 1"),
+    "stop_at": short(requests.StopAt, "Share of steps it acts in"),
+    "resize_mode": short(requests.ResizeMode, "Fit to width, height"),
+    "save_latent": short(bool, "Save the latent too"),
+    "recipe_from": picture("Draw any picture of this server again, changed as given"),
+    "preview": Preview,
+    "wait_seconds": Wait,
+}
+"""What a drawing tool may take, by name."""

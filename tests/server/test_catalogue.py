@@ -1,0 +1,88 @@
+"""The public face: every tool's schema is on record, small enough, and says what an agent has to know."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp_types import Tool
+
+from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.server.app import INSTRUCTIONS, create_server
+from layerdiffuse_mcp.server.tools import TOOLS
+from layerdiffuse_mcp.settings import Settings
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+REWRITE = "LAYERDIFFUSE_REWRITE_SNAPSHOTS"
+CATALOGUE_LIMIT, INSTRUCTIONS_LIMIT = 24_000, 2_000
+NAMES = [row.function.__name__ for row in TOOLS]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def tools() -> dict[str, Tool]:
+    return {tool.name: tool for tool in await create_server(Settings()).list_tools()}
+
+
+def plain(tool: Tool) -> dict[str, Any]:
+    return tool.model_dump(by_alias=True, mode="json", exclude_none=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_schema_of_a_tool_is_the_one_on_record(name: str, tools: dict[str, Tool]):
+    """A change of the public face shows in the diff; set LAYERDIFFUSE_REWRITE_SNAPSHOTS=1 to record it."""
+    path = SNAPSHOTS / f"{name}.json"
+    now = json.dumps(plain(tools[name]), indent=2, ensure_ascii=False) + "\n"
+    if os.environ.get(REWRITE):
+        path.write_text(now)
+    assert path.read_text() == now
+
+
+def test_there_is_no_record_of_a_tool_that_is_gone():
+    assert sorted(path.stem for path in SNAPSHOTS.glob("*.json")) == sorted(NAMES)
+
+
+async def test_the_whole_catalogue_fits_into_its_budget(tools: dict[str, Tool]):
+    text = json.dumps({"tools": [plain(tool) for tool in tools.values()]}, ensure_ascii=False, separators=(",", ":"))
+    assert len(text.encode()) <= CATALOGUE_LIMIT
+
+
+def test_the_instructions_fit_into_their_budget_and_name_only_tools_that_exist():
+    assert len(INSTRUCTIONS.encode()) <= INSTRUCTIONS_LIMIT
+    words = {word.strip(".,:;()") for word in INSTRUCTIONS.split()}
+    assert {word for word in words if "_" in word} <= {*NAMES, "job_id", "recipe_from"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_tool_has_a_title_hints_and_a_result_schema(name: str, tools: dict[str, Tool]):
+    tool = tools[name]
+    assert tool.title
+    assert tool.description
+    assert tool.annotations is not None
+    assert tool.annotations.read_only_hint is not None
+    assert (tool.output_schema or {})["type"] == "object"
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_every_parameter_is_described_with_its_range(name: str, tools: dict[str, Tool]):
+    for parameter, schema in tools[name].input_schema["properties"].items():
+        assert schema["description"], parameter
+        assert "type" in schema, parameter
+        if schema["type"] in ("integer", "number"):
+            assert "minimum" in schema or "exclusiveMinimum" in schema, parameter
+            assert "maximum" in schema, parameter
+
+
+async def test_enums_are_the_tables(tools: dict[str, Tool]):
+    properties = tools["generate_transparent"].input_schema["properties"]
+    assert properties["sampler"]["enum"] == list(SAMPLERS)
+    assert properties["schedule"]["enum"] == list(SCHEDULES)
+
+
+async def test_a_tool_that_writes_files_is_not_marked_read_only(tools: dict[str, Tool]):
+    reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
+    assert reading == {"get_job", "list_jobs", "list_models", "server_status"} & set(NAMES) | (
+        reading & {"inspect_image"}
+    )
