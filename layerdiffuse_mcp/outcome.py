@@ -48,10 +48,7 @@ class Timings(Frozen):
     """Seconds spent, by stage."""
 
     load: float = 0.0
-    prompt: float = 0.0
-    encode: float = 0.0
-    denoise: float = 0.0
-    decode: float = 0.0
+    draw: float = 0.0
     write: float = 0.0
     total: float = 0.0
 

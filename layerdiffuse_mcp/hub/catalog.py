@@ -224,7 +224,7 @@ def _own_bases(settings: Settings) -> list[ModelEntry]:
                     path=path,
                     bytes=path.stat().st_size,
                     description=f"Your own base, {path.name}",
-                )  # fmt: skip
+                )
             )
     return found
 
@@ -232,11 +232,11 @@ def _own_bases(settings: Settings) -> list[ModelEntry]:
 @functools.lru_cache(maxsize=1024)
 def _family(path: Path, changed: int) -> Family | None:
     """The family of a base by its header, or None for any other file; cached until the file changes."""
-    from layerdiffuse_mcp.hub.headers import read_header
-    from layerdiffuse_mcp.hub.identify import identify
+    from layerdiffuse_mcp.engine.identify import identify
+    from layerdiffuse_mcp.engine.tensorfile import TensorFile
 
     try:
-        header = read_header(path)
+        file = TensorFile(path)
     except ModelError:
         return None
-    return identify(header.shapes, header.metadata).family
+    return identify(file.shapes, file.metadata).family

@@ -1,0 +1,259 @@
+"""The engine's one door: a request goes in, an outcome comes out, pictures are on disk.
+
+    engine = Engine(settings)
+    outcome = engine.run(GenerateRequest(prompt="a red apple"), on_step=print)
+    engine.close()
+
+It knows no MCP and no queue. `on_step` is its only way to report, and raising from it is the only way to
+stop it. Models stay in memory between requests. Runs one request at a time, in one thread.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layerdiffuse_mcp import infotext
+from layerdiffuse_mcp.engine import latents
+from layerdiffuse_mcp.engine.conditions import fitted, fitted_mask
+from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate
+from layerdiffuse_mcp.engine.manager import Model, ModelManager
+from layerdiffuse_mcp.engine.progress import DECODED_VIEW, Meter, OnStep
+from layerdiffuse_mcp.engine.transparency import VIEWS, transparent_latent
+from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.images.alpha import alpha_facts
+from layerdiffuse_mcp.images.png import write_png
+from layerdiffuse_mcp.images.read import Picture, read_picture
+from layerdiffuse_mcp.naming import output_path
+from layerdiffuse_mcp.outcome import ImageResult, Outcome, Timings
+from layerdiffuse_mcp.parameters import infotext_of
+from layerdiffuse_mcp.plan import resolve
+from layerdiffuse_mcp.recipes import recipe_of
+from layerdiffuse_mcp.requests import (
+    DecodeRequest,
+    EncodeRequest,
+    GenerateRequest,
+    PrepareRequest,
+    Request,
+    StatusRequest,
+    UnloadRequest,
+)
+from layerdiffuse_mcp.settings import Settings
+
+NO_TRANSPARENCY = (
+    "No transparency came out of {role} (seed {seed}): the picture is opaque. Try another seed, name only the subject "
+    "and no background in the prompt, or use a base that can draw a plain grey background."
+)
+
+
+class Engine:
+    """Runs requests on the models of this machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._manager = ModelManager(settings)
+
+    def run(self, request: Request, on_step: OnStep) -> Outcome:
+        """Do what a request asks for.
+
+        Raises:
+            LayerDiffuseError: of the kind that fits; nothing half done is left on disk, and the engine is ready.
+        """
+        try:
+            return self._run(request, Meter(on_step))
+        except torch.OutOfMemoryError as error:
+            self._manager.unload()
+            raise OutOfMemory(
+                f"The request does not fit into the memory of {self._manager.placement.title}. Draw smaller or fewer "
+                "pictures, or unload other models."
+            ) from error
+        except (RuntimeError, OSError) as error:
+            raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Drop all models."""
+        self._manager.unload()
+
+    @singledispatchmethod
+    def _run(self, request: Any, meter: Meter) -> Outcome:
+        raise InvalidRequest(f"The engine does not know requests of the kind {type(request).__name__}.")
+
+    @_run.register
+    def _(self, request: GenerateRequest, meter: Meter) -> Outcome:
+        clock = _Clock()
+        given = self._read(request)
+        with clock("load"):
+            model = self._model(request.model, meter)
+        first = next(iter(given.values()), None)
+        size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
+        plan = resolve(request, model.family, model.checkpoint.native_size, size)
+        plan = plan.model_copy(update={"model": model.entry.name})
+        with clock("draw"):
+            drawn = generate(plan, model, _given(plan, given), meter)
+        with clock("write"):
+            meter.tell("writing")
+            images, files = self._write(plan, model, drawn)
+        return self._outcome(
+            model,
+            clock,
+            images=tuple(images),
+            latents=tuple(files),
+            warnings=(*_notes(given), *_warnings(plan, images)),
+            recipe=self._recipe(plan, model),
+        )
+
+    @_run.register
+    def _(self, request: DecodeRequest, meter: Meter) -> Outcome:
+        clock = _Clock()
+        saved = latents.read_latent(request.latent)
+        with clock("load"):
+            model = self._model(request.model or saved.model, meter)
+        if saved.family not in (None, model.family):
+            raise InvalidRequest(
+                f"{request.latent.name} is a latent of a {saved.family} model, and {model.entry.name} is "
+                f"{model.family}. Name a {saved.family} model."
+            )
+        meter.expect(len(VIEWS) * DECODED_VIEW)
+        steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
+        with clock("draw"):
+            pixels = decode_rgba(model, saved.latent, steps.next)[: saved.height, : saved.width]
+        with clock("write"):
+            path = output_path(self._settings.output, request.latent.stem, saved.seed, "decoded")
+            image = _result(write_png(path, pixels), pixels, "foreground", saved.seed)
+        return self._outcome(model, clock, images=(image,), warnings=_transparency_warnings([image]))
+
+    @_run.register
+    def _(self, request: EncodeRequest, meter: Meter) -> Outcome:
+        clock = _Clock()
+        picture = read_picture(request.image, self._settings.max_pixels)
+        with clock("load"):
+            model = self._model(request.model, meter)
+        height, width = picture.rgba.shape[:2]
+        with clock("draw"):
+            latent = transparent_latent(model.vae, model.encoder, latents.padded(picture.rgba))[0]
+        with clock("write"):
+            path = output_path(self._settings.output, request.image.stem, 0, "latent").with_suffix(".safetensors")
+            saved = latents.SavedLatent(latent.cpu(), width, height, model.family, model.entry.name, 0)
+            path = latents.write_latent(path, saved)
+        return self._outcome(model, clock, latents=(path,), warnings=picture.notes)
+
+    @_run.register
+    def _(self, request: PrepareRequest, meter: Meter) -> Outcome:
+        clock = _Clock()
+        with clock("load"):
+            model = self._model(request.model, meter)
+            if any(catalog.tasks(model.entry, self._settings).values()):
+                _ = model.decoder, model.encoder
+        return self._outcome(model, clock)
+
+    @_run.register
+    def _(self, request: UnloadRequest, meter: Meter) -> Outcome:
+        dropped = self._manager.unload(request.model)
+        return Outcome(status={"unloaded": dropped, **self._manager.status()})
+
+    @_run.register
+    def _(self, request: StatusRequest, meter: Meter) -> Outcome:
+        return Outcome(status=self._manager.status())
+
+    def _model(self, name: str | None, meter: Meter) -> Model:
+        return self._manager.get(catalog.find(name, self._settings), meter.tell)
+
+    def _read(self, request: GenerateRequest) -> dict[str, Picture]:
+        files: dict[str, Path | None] = {"image": request.image, **request.inputs, "mask": request.mask}
+        return {name: read_picture(path, self._settings.max_pixels) for name, path in files.items() if path is not None}
+
+    def _write(self, plan: GenerateRequest, model: Model, drawn: list[Drawn]) -> tuple[list[ImageResult], list[Path]]:
+        images: list[ImageResult] = []
+        files: list[Path] = []
+        for one in drawn:
+            alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
+            path = output_path(self._settings.output, plan.prompt or one.role, one.seed, one.role)
+            text = infotext.format(infotext_of(alone, model_hash=model.checkpoint.short_hash))
+            recipe = self._recipe(alone, model) | {"role": one.role}
+            images.append(
+                _result(write_png(path, one.pixels, recipe=recipe, parameters=text), one.pixels, one.role, one.seed)
+            )
+            if plan.save_latent:
+                height, width = one.pixels.shape[:2]
+                saved = latents.SavedLatent(one.latent, width, height, model.family, model.entry.name, one.seed)
+                files.append(latents.write_latent(path.with_suffix(".safetensors"), saved))
+        return images, files
+
+    def _recipe(self, plan: GenerateRequest, model: Model) -> dict[str, Any]:
+        placement = model.placement
+        return recipe_of(
+            plan,
+            model_hash=model.checkpoint.short_hash,
+            device=placement.device.type,
+            dtype=str(placement.dtype).removeprefix("torch."),
+        )
+
+    def _outcome(self, model: Model, clock: "_Clock", **facts: Any) -> Outcome:
+        return Outcome(
+            model=model.entry.name,
+            device=model.placement.title,
+            dtype=str(model.placement.dtype).removeprefix("torch."),
+            timings=clock.timings(),
+            **facts,
+        )
+
+
+class _Clock:
+    """Seconds by stage, for the outcome."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._spent[stage] = self._spent.get(stage, 0.0) + time.monotonic() - begun
+
+    def timings(self) -> Timings:
+        """What was spent so far, rounded to milliseconds."""
+        spent = {**self._spent, "total": time.monotonic() - self._begun}
+        return Timings(**{stage: round(seconds, 3) for stage, seconds in spent.items()})
+
+
+def _given(plan: GenerateRequest, pictures: dict[str, Picture]) -> Given:
+    """The pictures as a generation takes them: the one to edit and its mask at the size that is drawn."""
+    width, height = draw_size(plan)
+    image, mask = pictures.get("image"), pictures.get("mask")
+    return Given(
+        layers={role: pictures[role].rgba for role in plan.inputs},
+        image=None if image is None else fitted(image.rgba, width, height, plan.resize_mode),
+        mask=None if mask is None else fitted_mask(mask.rgba, width, height, plan.resize_mode),
+    )
+
+
+def _result(path: Path, pixels: Any, role: Any, seed: int) -> ImageResult:
+    height, width, channels = pixels.shape
+    facts = alpha_facts(pixels) if channels == 4 else None
+    return ImageResult(role=role, path=path, width=width, height=height, seed=seed, alpha=facts)
+
+
+def _notes(pictures: dict[str, Picture]) -> list[str]:
+    return [f"{name} picture: {note}" for name, picture in pictures.items() for note in picture.notes]
+
+
+def _warnings(plan: GenerateRequest, images: list[ImageResult]) -> list[str]:
+    warnings = list(_transparency_warnings(images))
+    for stage in plan.stages or ():
+        if stage.method in ("layer_xl_fgble2bg", "layer_xl_bgble2fg") and stage.sampler.startswith("DPM++"):
+            warnings.append(f"{stage.sampler} leaves artefacts with {stage.method}: Euler a or UniPC is advised.")
+    return warnings
+
+
+def _transparency_warnings(images: list[ImageResult]) -> tuple[str, ...]:
+    return tuple(
+        NO_TRANSPARENCY.format(role=image.role, seed=image.seed)
+        for image in images
+        if image.alpha is not None and not image.alpha.has_transparency
+    )

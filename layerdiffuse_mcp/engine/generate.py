@@ -1,0 +1,256 @@
+"""The story of a generation: plan, prompts, pictures given, noise, denoising, decoding.
+
+    pictures = generate(plan, model, given, meter)
+
+A plan's stages run one after another; each hands its pictures to the next. Everything here works on
+whole batches and knows no file: what comes back are arrays, what goes in are arrays.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from layerdiffuse_mcp.choices import SAMPLERS, NoiseSource
+from layerdiffuse_mcp.engine.conditions import control_picture, encode_condition, mask_latent, original_outside
+from layerdiffuse_mcp.engine.manager import Model
+from layerdiffuse_mcp.engine.progress import DECODED_VIEW, NETWORK_STEP, Meter
+from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
+from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
+from layerdiffuse_mcp.engine.sampling.samplers import sample
+from layerdiffuse_mcp.engine.sampling.schedules import Plan
+from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
+from layerdiffuse_mcp.engine.transparency import VIEWS, decode, decoder_latent, to_rgba8, transparent_latent
+from layerdiffuse_mcp.errors import ModelError
+from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.methods import METHODS, Method, Role
+from layerdiffuse_mcp.plan import seeds
+from layerdiffuse_mcp.requests import GenerateRequest, Stage
+
+LATENT_FACTOR = 8
+PIXELS_AT_ONCE = 4 * 1024 * 1024
+"""Results are drawn together up to this many pixels; more are drawn one batch after another."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One layer of one result: `pixels` (H, W, 4) with alpha or (H, W, 3), uint8; `latent` (4, h, w) as sampled."""
+
+    role: Role
+    seed: int
+    pixels: Bytes
+    latent: Tensor
+
+
+@dataclass(frozen=True)
+class Given:
+    """Pictures that a plan starts from, uint8 (H, W, 4), any size: by role, and the one to edit with its mask."""
+
+    layers: Mapping[Role, Bytes] = field(default_factory=dict[Role, Bytes])
+    image: Bytes | None = None
+    mask: Bytes | None = None
+
+
+def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter) -> list[Drawn]:
+    """Run a plan (see `plan.resolve`); returns every layer of every result, results first.
+
+    Raises:
+        ModelError: a layer file is missing or does not fit, or the numbers overflowed.
+        Cancelled: the meter's callback stopped the run.
+    """
+    stages = cast(tuple[Stage, ...], plan.stages)
+    _announce(plan, stages, model, meter)
+    drawn: list[Drawn] = []
+    for batch in _batches(seeds(plan), plan):
+        known = {role: [picture] * len(batch) for role, picture in given.layers.items()}
+        for stage in stages:
+            layers = _draw(plan, stage, model, batch, known, given, meter)
+            known |= {
+                role: [one.pixels for one in layers if one.role == role] for role in METHODS[stage.method].outputs
+            }
+            drawn += layers
+    order = {seed: index for index, seed in enumerate(seeds(plan))}
+    return sorted(drawn, key=lambda one: order[one.seed])
+
+
+def _draw(
+    plan: GenerateRequest,
+    stage: Stage,
+    model: Model,
+    batch: list[int],
+    known: Mapping[Role, list[Bytes]],
+    given: Given,
+    meter: Meter,
+) -> list[Drawn]:
+    """One stage for a batch of results, given by their seeds."""
+    method = METHODS[stage.method]
+    width, height = draw_size(plan)
+    device = model.placement.device
+
+    # 1. prompts
+    positive, negative, own = _prompts(plan, method, model)
+
+    # 2. the pictures that steer: joined behind the latent (SDXL) or shown to the control encoder (SD1.5)
+    control = None
+    if method.inputs and method.family == "sd15":
+        control = control_picture(known[method.inputs[0]][0], width, height, plan.resize_mode)
+    elif method.inputs:
+        pictures = [[known[role][index] for role in method.inputs] for index in range(len(batch))]
+        concat = encode_condition(model, pictures, batch, width, height, plan.resize_mode, _source(plan))
+        positive, negative = replace(positive, concat=concat), replace(negative, concat=concat)
+
+    # 3. noise and its levels, and the picture to edit as a latent
+    rows = [seed + frame for seed in batch for frame in range(method.frames)]
+    noise = BatchNoise(rows, (4, height // LATENT_FACTOR, width // LATENT_FACTOR), _source(plan), device)
+    start, inpainting = _start(plan, model, given, noise)
+    sampler = SAMPLERS[stage.sampler]
+    run = levels(sampler, stage.schedule, stage.steps, model.table, None if start is None else plan.strength)
+
+    # 4. denoising
+    steps = meter.steps("denoising", run.steps, NETWORK_STEP * len(batch))
+    with model.layered(stage, control, own) as networks, torch.inference_mode():
+        denoiser = Denoiser(
+            networks.layered,
+            model.table,
+            positive,
+            negative,
+            stage.guidance_scale,
+            prediction=model.checkpoint.prediction,
+            base_network=networks.base,
+            stop_sigma=model.table.percent_to_sigma(stage.stop_at) if stage.stop_at < 1 else None,
+            inpainting=inpainting,
+        )
+        latents = sample(sampler, denoiser, run, noise, lambda *_: steps.next(), start)
+        if inpainting is not None:
+            latents = inpainting.keep(latents)
+
+    # 5. decoding: every frame to pixels, the transparent one on to RGBA
+    return list(_decoded(plan, model, method, batch, latents, given, meter))
+
+
+def _prompts(
+    plan: GenerateRequest, method: Method, model: Model
+) -> tuple[Conditioning, Conditioning, tuple[Tensor | None, ...]]:
+    """Positive and negative conditioning, and the embeddings of frames with a prompt of their own."""
+    width, height = draw_size(plan)
+
+    def embed(text: str, negative: bool = False) -> Conditioning:
+        return model.embed(
+            text,
+            negative=negative,
+            clip_skip=plan.clip_skip,
+            emphasis=plan.emphasis,
+            width=width,
+            height=height,
+        )
+
+    texts = [join_prompts(plan.layer_prompts.get(role, ""), plan.prompt) for role in method.outputs]
+    if method.frames == 1:
+        return embed(texts[0]), embed(plan.negative_prompt, negative=True), ()
+    own = tuple(
+        embed(text).context if plan.layer_prompts.get(role) else None
+        for role, text in zip(method.outputs, texts, strict=True)
+    )
+    return embed(plan.prompt), embed(plan.negative_prompt, negative=True), own
+
+
+def join_prompts(extra: str, prompt: str) -> str:
+    """A layer's own prompt in front of the common one."""
+    return ", ".join(part for part in (extra, prompt) if part)
+
+
+def _start(
+    plan: GenerateRequest, model: Model, given: Given, noise: BatchNoise
+) -> tuple[Tensor | None, Inpainting | None]:
+    """The latent that an edit starts from and what its mask protects."""
+    if given.image is None:
+        return None, None
+    latent = transparent_latent(model.vae, model.encoder, given.image).to(noise.device)
+    if given.mask is None:
+        return latent, None
+    return latent, Inpainting.of(latent, mask_latent(given.mask).to(noise.device), noise)
+
+
+def _decoded(
+    plan: GenerateRequest, model: Model, method: Method, batch: list[int], latents: Tensor, given: Given, meter: Meter
+) -> Iterator[Drawn]:
+    width, height = cast(int, plan.width), cast(int, plan.height)
+    transparent = [role for role in method.outputs if role == method.transparent]
+    views = meter.steps("decoding", len(VIEWS) * len(transparent) * len(batch), DECODED_VIEW)
+    roles = [(seed, role) for seed in batch for role in method.outputs]
+    for latent, (seed, role) in zip(latents, roles, strict=True):
+        if role == method.transparent:
+            pixels = decode_rgba(model, latent, views.next)
+            if given.image is not None and given.mask is not None:
+                pixels = original_outside(given.mask, given.image, pixels)
+        else:
+            pixels = _to_rgb8(decode_pixels(model, latent[None])[0])
+        yield Drawn(role, seed, pixels[:height, :width], latent.float().cpu())
+
+
+def decode_rgba(model: Model, latent: Tensor, on_view: Any = None) -> Bytes:
+    """A sampled latent (4, h, w) as RGBA (8 h, 8 w, 4), uint8, straight alpha; `on_view()` is called eight times."""
+    told = 0
+
+    def tell(done: int, _: int) -> None:
+        nonlocal told
+        if on_view is not None:
+            on_view(done - told)
+        told = done
+
+    pixel = decode_pixels(model, latent[None])
+    scaled = decoder_latent(latent[None].to(pixel), model.checkpoint.scaling_factor)
+    return to_rgba8(decode(model.decoder, pixel, scaled, on_view=tell))[0]
+
+
+@torch.inference_mode()
+def decode_pixels(model: Model, latents: Tensor) -> Tensor:
+    """Sampled latents (B, 4, h, w) as the autoencoder's pictures (B, 3, 8 h, 8 w), 0..1, float32.
+
+    Raises:
+        ModelError: the autoencoder's numbers overflowed.
+    """
+    vae: Any = model.vae
+    scaled = latents.to(device=vae.device, dtype=vae.dtype) / model.checkpoint.scaling_factor
+    pixels = torch.cat([vae.decode(one[None], return_dict=False)[0].float() for one in scaled])
+    if not pixels.isfinite().all():
+        raise ModelError(
+            "The autoencoder returned numbers that are not finite: they overflow in the current number format. "
+            "Set LAYERDIFFUSE_DTYPE to bfloat16 or float32 and repeat the call."
+        )
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def _to_rgb8(pixels: Tensor) -> Bytes:
+    """(3, H, W) in 0..1 to (H, W, 3), rounded as the reference saves opaque pictures."""
+    return (pixels.movedim(0, -1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def draw_size(plan: GenerateRequest) -> tuple[int, int]:
+    """Width and height that are drawn: the next multiples of 8, cropped again at the right and the bottom."""
+    width, height = cast(int, plan.width), cast(int, plan.height)
+    return width + -width % LATENT_FACTOR, height + -height % LATENT_FACTOR
+
+
+def _batches(all_seeds: list[int], plan: GenerateRequest) -> Iterator[list[int]]:
+    width, height = draw_size(plan)
+    frames = max(METHODS[stage.method].frames for stage in cast(tuple[Stage, ...], plan.stages))
+    at_once = max(1, PIXELS_AT_ONCE // (width * height * frames))
+    for begin in range(0, len(all_seeds), at_once):
+        yield all_seeds[begin : begin + at_once]
+
+
+def _announce(plan: GenerateRequest, stages: tuple[Stage, ...], model: Model, meter: Meter) -> None:
+    for batch in _batches(seeds(plan), plan):
+        for stage in stages:
+            strength = plan.strength if plan.image is not None else None
+            run: Plan = levels(SAMPLERS[stage.sampler], stage.schedule, stage.steps, model.table, strength)
+            meter.expect(run.steps * NETWORK_STEP * len(batch))
+            if METHODS[stage.method].transparent:
+                meter.expect(len(VIEWS) * len(batch) * DECODED_VIEW)
+
+
+def _source(plan: GenerateRequest) -> NoiseSource:
+    return cast(NoiseSource, plan.noise_source)

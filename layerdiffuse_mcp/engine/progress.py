@@ -1,0 +1,62 @@
+"""How far a request is, told in one place.
+
+A run is a number of units of about equal time; whoever does work reports units done and a message,
+and the meter turns that into `Progress`, adding the pace of repeated steps. The callback may raise to
+stop the run, so every report is also a point where it can be cancelled.
+"""
+
+import time
+from collections.abc import Callable
+
+from layerdiffuse_mcp.outcome import Progress
+
+OnStep = Callable[[Progress], None]
+
+NETWORK_STEP = 1.0
+DECODED_VIEW = 0.4
+LOADING = 2.0
+
+
+class Meter:
+    """Turns units of work into progress between 0 and 1 that never falls."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+        self._total = LOADING
+        self._done = 0.0
+
+    def expect(self, units: float) -> None:
+        """Announce work that is still to come."""
+        self._total += units
+
+    def tell(self, message: str) -> None:
+        """Report what is being done, without any unit finished."""
+        self._on_step(Progress(fraction=min(1.0, self._done / self._total), message=message))
+
+    def done(self, units: float, message: str) -> None:
+        """Report finished units."""
+        self._done += units
+        self.tell(message)
+
+    def steps(self, what: str, total: int, unit: float = NETWORK_STEP) -> "Steps":
+        """A counter for `total` like steps, which tells their pace and the time that is left."""
+        return Steps(self, what, total, unit)
+
+
+class Steps:
+    """Counts like steps: "denoising 7/20, 1.3 s a step, about 17 s left"."""
+
+    def __init__(self, meter: Meter, what: str, total: int, unit: float) -> None:
+        self._meter, self._what, self._total, self._unit = meter, what, total, unit
+        self._begun = time.monotonic()
+        self._count = 0
+
+    def next(self, count: int = 1) -> None:
+        """`count` further steps are done."""
+        self._count += count
+        pace = (time.monotonic() - self._begun) / self._count
+        left = pace * (self._total - self._count)
+        message = f"{self._what} {self._count}/{self._total}"
+        if pace >= 0.05:
+            message += f", {pace:.1f} s a step, about {left:.0f} s left"
+        self._meter.done(self._unit * count, message)

@@ -1,0 +1,114 @@
+"""Narrow bases and layer files of both families, on disk, under the official names and in the official formats.
+
+The weights are random but sane: every capability runs on them in seconds, though nothing is recognisable.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from layerdiffuse_mcp.engine.ldm_export import save_single_file, to_ldm
+from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
+from layerdiffuse_mcp.engine.sharing import SharingModel
+from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES, Family, Method
+
+ROWS = 614  # of the token table: the CLIP vocabulary cut to its first 100 merges
+TEXT_WIDTH = 32
+SETTINGS = {
+    "native_size": 64,
+    "vae": {"norm_num_groups": 4, "scaling_factor": 0.5},
+    "text_encoder": {"num_attention_heads": 4},
+    "text_encoder_2": {"num_attention_heads": 4},
+}
+UNETS: dict[Family, dict] = {
+    "sd15": {
+        "block_out_channels": (32, 32, 32, 32),
+        "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
+        "attention_head_dim": 2,
+        "cross_attention_dim": TEXT_WIDTH,
+    },
+    "sdxl": {
+        "block_out_channels": (32, 32, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "attention_head_dim": (2, 2, 2),
+        "cross_attention_dim": 2 * TEXT_WIDTH,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": TEXT_WIDTH + 6 * 256,
+    },
+}
+
+
+def write_models(folder: Path, families: tuple[Family, ...] = ("sd15", "sdxl")) -> None:
+    """Write `tiny-<family>.safetensors` and all layer and transparency files of the families into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for family in families:
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(**UNETS[family])
+        heads = {"unet": {"attention_head_dim": UNETS[family]["attention_head_dim"]}}
+        save_single_file(folder / f"tiny-{family}.safetensors", unet, _vae(), _text_encoders(family), SETTINGS | heads)
+        for method in METHODS.values():
+            if method.family == family:
+                save_file(layer_tensors(method, unet), folder / method.file)
+        files = TRANSPARENCY_FILES[family]
+        save_file(OffsetEncoder((4, 4, 8, 8)).state_dict(), folder / files["encoder"])
+        save_file(TransparentDecoder((8, 8, 8, 8, 16, 16, 16)).state_dict(), folder / files["decoder"])
+
+
+def layer_tensors(method: Method, unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """A layer file for `unet` with small random offsets, rank 4."""
+    if method.family == "sd15":
+        control = bool(method.inputs)
+        state = SharingModel(unet, method.frames, 4, control).state_dict()
+        return {key: tensor * 0.5 for key, tensor in state.items()}
+    shapes = {key: tensor.shape for key, tensor in to_ldm(unet.state_dict(), unet_key_map(unet.config)).items()}
+    if method.id == "layer_xl_transparent_attn":
+        attention = {k: s for k, s in shapes.items() if ".attn" in k and ".to_" in k and k.endswith("weight")}
+        up = {f"diffusion_model.{key}::lora::0": torch.randn(shape[0], 4) * 0.05 for key, shape in attention.items()}
+        down = {f"diffusion_model.{key}::lora::1": torch.randn(4, shape[1]) * 0.05 for key, shape in attention.items()}
+        return up | down
+    tensors: dict[str, Tensor] = {}
+    for key, shape in shapes.items():
+        if not any(projection in key for projection in (".to_q.", ".to_k.", ".to_v.")):
+            size = list(shape)
+            if key == "input_blocks.0.0.weight":
+                size[1] += method.extra_channels
+            tensors[f"diffusion_model.{key}::diff::0"] = torch.randn(size) * 0.01
+    return tensors
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        norm_num_groups=4,
+        latent_channels=4,
+    )
+
+
+def _text_encoders(family: Family) -> tuple[nn.Module, ...]:
+    shape = {
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "vocab_size": ROWS,
+        "projection_dim": TEXT_WIDTH,
+        "eos_token_id": ROWS - 1,
+        "bos_token_id": ROWS - 2,
+    }
+    first = CLIPTextModel(CLIPTextConfig(**shape, hidden_act="quick_gelu"))
+    if family == "sd15":
+        return (first,)
+    return first, CLIPTextModelWithProjection(CLIPTextConfig(**shape, hidden_act="gelu"))
