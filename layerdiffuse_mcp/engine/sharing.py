@@ -170,7 +170,8 @@ class SharingModel(nn.Module):
                     f"{name} (it looks like {identify(given).title}) {problem} {_some(keys)}; "
                     "fetch the file again, or use it with the SD 1.5 base it was made for."
                 )
-        state = {key: tensors[key].to(unet.device, unet.dtype) for key in wanted}
+        device, dtype = unet.device, unet.dtype  # diffusers walks the whole network for each of the two
+        state = {key: tensors[key].to(device, dtype) for key in wanted}
         model.load_state_dict(state, assign=True)
         return model.requires_grad_(False).eval()
 
