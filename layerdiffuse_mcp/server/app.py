@@ -12,13 +12,25 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CompleteRequestParams,
+    CompleteResult,
+    ListResourcesResult,
+    PaginatedRequestParams,
+)
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.jobs import Jobs
+from layerdiffuse_mcp.server.declare import catalogue
+from layerdiffuse_mcp.server.prompts import add_prompts
+from layerdiffuse_mcp.server.resources import add_resources, completed, page
 from layerdiffuse_mcp.server.services import Services
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings
@@ -59,19 +71,41 @@ def create_server(
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
         async with Jobs(open_backend(settings), settings) as jobs:
-            yield Services(settings, jobs)
+            yield Services(settings, jobs, anyio.CapacityLimiter(1))
 
-    return MCPServer(
+    server = _Server(
         NAME,
         title="LayerDiffuse",
         description="Pictures and layers with real transparency",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=[row.tool() for row in TOOLS],
+        tools=catalogue(TOOLS),
         lifespan=lifespan,
         log_level="WARNING",
         middleware=[_warm_up],
     )
+    add_resources(server)
+    add_prompts(server)
+    return server
+
+
+class _Server(MCPServer[Services]):
+    """The SDK's server, with resources that come from the queue and completions that know it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
+
+    async def _handle_list_resources(
+        self, ctx: ServerRequestContext[Services], params: PaginatedRequestParams | None
+    ) -> ListResourcesResult:
+        try:
+            return page(ctx.lifespan_context, params.cursor if params else None)
+        except ValueError:
+            raise MCPError(INVALID_PARAMS, "The cursor is not one that this server gave. Begin without one.") from None
+
+    async def _complete(self, ctx: ServerRequestContext[Services], params: CompleteRequestParams) -> CompleteResult:
+        return CompleteResult(completion=await completed(ctx.lifespan_context, params.ref, params.argument))
 
 
 async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:

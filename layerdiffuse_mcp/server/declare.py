@@ -5,7 +5,7 @@ reads (the whole catalogue has to fit into a small context), a name that is no p
 is refused rather than ignored, and our errors reach the agent as they were written.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -27,9 +27,9 @@ STOPS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_
 
 NOT_SHOWN = frozenset({"title", "$defs", "minLength", "maxLength"})
 """Words of a schema that agents do not need; the limits hold nevertheless."""
-LONG_ENUM = 5
+LONG_ENUM = 2
 """Enums of more names are spelt out once in the catalogue."""
-TELLING = ("status", "job_id", "images", "warnings")
+TELLING = ("status", "job_id", "images")
 """Fields of a job's result that every schema names."""
 
 
@@ -37,16 +37,14 @@ TELLING = ("status", "job_id", "images", "warnings")
 class Declaration:
     """A row of the table of tools.
 
-    `defaults` are shown for parameters whose own default is None. `like` names the tool that
-    spells out the long enums and the result, where another tool has the same. `levels` is
-    how deep the result's schema goes.
+    `defaults` are shown for parameters whose own default is None. `levels` is how deep the
+    result's schema goes; where a tool has the result of another one, 0 names its main fields.
     """
 
     function: Callable[..., Any]
     title: str
     annotations: ToolAnnotations
     defaults: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
-    like: str | None = None
     levels: int = 3
 
     def tool(self) -> "PlainTool":
@@ -58,19 +56,28 @@ class Declaration:
         )
         assert isinstance(made, PlainTool)  # the SDK types it as its base
         made.parameters = trimmed(made.parameters)
-        properties: dict[str, Any] = made.parameters["properties"]
         for parameter, default in self.defaults.items():
-            properties[parameter]["default"] = default
-        output = trimmed(made.fn_metadata.output_schema or {}, levels=self.levels)
-        if self.like is not None:
-            for shown in properties.values():
-                if len(shown.get("enum", ())) > LONG_ENUM:
-                    del shown["enum"]
-                    shown["description"] = f"As {self.like}'s"
-            shown = {name: {"type": output["properties"][name]["type"]} for name in TELLING}
-            output = {"type": "object", "properties": shown, "required": output["required"]}
+            made.parameters["properties"][parameter]["default"] = default
+        output = trimmed(made.fn_metadata.output_schema or {}, levels=self.levels or 1)
+        if not self.levels:
+            output["properties"] = {field: {"type": output["properties"][field]["type"]} for field in TELLING}
         made.fn_metadata.output_schema = output
         return made
+
+
+def catalogue(rows: Sequence[Declaration]) -> list[Tool]:
+    """The tools of a table, each long enum spelt out in the first tool that has it."""
+    tools: list[Tool] = []
+    spelt: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        tool = row.tool()
+        for shown in tool.parameters["properties"].values():
+            names = tuple(shown.get("enum", ()))
+            if len(names) > LONG_ENUM and spelt.setdefault(names, tool.name) != tool.name:
+                del shown["enum"]
+                shown["description"] = f"As {spelt[names]}"
+        tools.append(tool)
+    return tools
 
 
 class PlainTool(Tool):
@@ -103,24 +110,30 @@ def trimmed(schema: Mapping[str, Any], levels: int = 99) -> dict[str, Any]:
     return _trimmed(schema, cast(dict[str, Any], schema.get("$defs", {})), levels)
 
 
-def _trimmed(schema: Mapping[str, Any], definitions: Mapping[str, Any], levels: int) -> dict[str, Any]:
+def _trimmed(
+    schema: Mapping[str, Any], definitions: Mapping[str, Any], levels: int, top: bool = True
+) -> dict[str, Any]:
     if "$ref" in schema:
         target = definitions[str(schema["$ref"]).rpartition("/")[2]]
         described = target if "properties" in target else {k: v for k, v in target.items() if k != "description"}
         rest = {key: value for key, value in schema.items() if key != "$ref"}
-        return _trimmed({**described, **rest}, definitions, levels)
+        return _trimmed({**described, **rest}, definitions, levels, top)
     forms = [form for form in schema.get("anyOf", ()) if form != {"type": "null"}]
     if len(forms) == 1:
         rest = {key: value for key, value in schema.items() if key != "anyOf"}
-        return _trimmed({**forms[0], **rest}, definitions, levels)
+        return _trimmed({**forms[0], **rest}, definitions, levels, top)
     result: dict[str, Any] = {}
     for key, value in schema.items():
         match key:
             case "properties" if levels > 0:
-                result[key] = {name: _trimmed(inner, definitions, levels - 1) for name, inner in value.items()}
+                result[key] = {
+                    name: _trimmed(inner, definitions, levels - 1, top=False) for name, inner in value.items()
+                }
             case "items" if levels > 0:
-                result[key] = _trimmed(value, definitions, levels - 1)
+                result[key] = _trimmed(value, definitions, levels - 1, top=False)
             case "properties" | "items" | "required" if levels <= 0:
+                pass
+            case "required" if levels in (1, 2) and not top:
                 pass
             case "additionalProperties" if not isinstance(value, bool) or value:
                 pass

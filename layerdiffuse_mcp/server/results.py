@@ -6,6 +6,7 @@ line each.
 """
 
 import base64
+import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 from pydantic import BaseModel, Field
 
+from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.jobs import Job, State
 from layerdiffuse_mcp.outcome import AlphaFacts, ImageResult, Outcome
 from layerdiffuse_mcp.server.services import IMAGES
@@ -175,13 +177,23 @@ def line_of(image: ImageResult) -> str:
 def link_to(path: Path, uri: str) -> ResourceLink:
     """A link that `resources/read` follows."""
     size = path.stat().st_size if path.is_file() else None
-    return ResourceLink(type="resource_link", name=path.name, uri=uri, mime_type="image/png", size=size)
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return ResourceLink(type="resource_link", name=path.name, uri=uri, mime_type=kind, size=size)
 
 
 def preview_of(paths: Sequence[Path]) -> ImageContent | None:
-    """One small picture that shows all of `paths` on a checkerboard."""
-    from layerdiffuse_mcp.images.preview import preview
+    """One small picture that shows all files; None when one of them is gone."""
     from layerdiffuse_mcp.images.read import read_picture
 
-    made = preview([read_picture(path).rgba for path in paths])
+    try:
+        return preview_image([read_picture(path).rgba for path in paths])
+    except ImageError:
+        return None
+
+
+def preview_image(pictures: Sequence[Any], background: str = "checkerboard") -> ImageContent:
+    """One small picture that shows all of `pictures` (H, W, 4) on a background."""
+    from layerdiffuse_mcp.images.preview import preview
+
+    made = preview(pictures, background)
     return ImageContent(type="image", data=base64.b64encode(made.data).decode(), mime_type=made.mime_type)

@@ -6,6 +6,7 @@ A tool reaches it through its context: `services(ctx).jobs.submit(...)`.
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 from mcp.server.mcpserver import Context
 
 from layerdiffuse_mcp.errors import ImageError, ModelNotFound
@@ -20,10 +21,14 @@ IMAGES, JOBS = "layerdiffuse://images/", "layerdiffuse://jobs/"
 
 @dataclass
 class Services:
-    """One a server, for as long as it runs."""
+    """One a server, for as long as it runs.
+
+    `pictures` bounds how many large pictures are in the server's memory at once.
+    """
 
     settings: Settings
     jobs: Jobs
+    pictures: anyio.CapacityLimiter
     warmed_up: bool = False
 
     def image_path(self, image_id: str) -> Path:

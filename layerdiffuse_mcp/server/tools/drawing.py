@@ -70,14 +70,14 @@ ACTS = ("layer_weight", "stop_at")
 ROWS = (
     Drawing(
         "generate_transparent", "Draw a transparent picture",
-        "Draw subjects with real alpha from a prompt (soft edges, glass, hair) and save each as an RGBA PNG. "
+        "Draw subjects with real alpha (soft edges, glass, hair) as RGBA PNG files. "
         "Describe the subject alone; a background prompt spoils the cut-out.",
         {NONE: Task.TRANSPARENT}, takes=("recipe_from", "method", *ACTS, "save_latent"),
     ),
     Drawing(
         "edit_transparent", "Change a transparent picture",
         "Redraw an RGBA picture, or its masked part, after a prompt; the result has real alpha too.",
-        {NONE: Task.TRANSPARENT}, needs=("image",), takes=("mask", "strength", "resize_mode", *ACTS),
+        {NONE: Task.TRANSPARENT}, needs=("image",), takes=("mask", "strength", "resize_mode"),
     ),
     Drawing(
         "generate_layers", "Draw foreground, background and blended together",
@@ -94,7 +94,7 @@ ROWS = (
         "generate_foreground_from_background", "Draw a foreground for a background",
         "Draw a transparent foreground that fits a background, and the two blended.",
         {frozenset({"background"}): Task.FOREGROUND_FROM_BACKGROUND},
-        takes=("resize_mode", *ACTS), layer_prompts=("foreground", "blended"),
+        takes=("resize_mode", "layer_weight"), layer_prompts=("foreground", "blended"),
     ),
     Drawing(
         "generate_blended", "Draw a scene around a layer",
@@ -103,12 +103,11 @@ ROWS = (
             frozenset({"foreground"}): Task.BLENDED_FROM_FOREGROUND,
             frozenset({"background"}): Task.BLENDED_FROM_BACKGROUND,
         },
-        takes=("resize_mode", *ACTS),
+        takes=("resize_mode", "layer_weight"),
     ),
     Drawing(
         "extract_layer", "Take a layer out of a blended picture",
-        "From a blended picture and its background, the transparent foreground; from it and its foreground, "
-        "the background. SDXL models.",
+        "Blended and background give the transparent foreground; blended and foreground the background. SDXL models.",
         {
             frozenset({"blended", "background"}): Task.EXTRACT_FOREGROUND,
             frozenset({"blended", "foreground"}): Task.EXTRACT_BACKGROUND,
@@ -139,7 +138,7 @@ def _declared(row: Drawing) -> Declaration:
     )
     fields = GenerateRequest.model_fields
     defaults = {name: fields[name].default for name in row.parameters if name in SHOWN_DEFAULTS} | {"preview": True}
-    return Declaration(draw, row.title, WRITES, defaults, like=None if row is ROWS[0] else ROWS[0].name)
+    return Declaration(draw, row.title, WRITES, defaults, levels=3 if row is ROWS[0] else 0)
 
 
 TOOLS = tuple(_declared(row) for row in ROWS)

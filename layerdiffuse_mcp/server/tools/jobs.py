@@ -97,7 +97,7 @@ def _line(job: Job, message: str) -> JobLine:
 
 
 TOOLS = (
-    Declaration(get_job, "Wait for a job", READS, like="generate_transparent"),
+    Declaration(get_job, "Wait for a job", READS, levels=0),
     Declaration(cancel_job, "Cancel a job", STOPS),
     Declaration(list_jobs, "List jobs", READS, levels=2),
 )

@@ -40,8 +40,6 @@ async def encode_transparent_image(
 
 
 TOOLS = (
-    Declaration(decode_transparent_latent, "Decode a transparent latent", WRITES, like="generate_transparent"),
-    Declaration(
-        encode_transparent_image, "Encode a picture into a transparent latent", WRITES, like="generate_transparent"
-    ),
+    Declaration(decode_transparent_latent, "Decode a transparent latent", WRITES, levels=0),
+    Declaration(encode_transparent_image, "Encode a picture into a transparent latent", WRITES, levels=0),
 )

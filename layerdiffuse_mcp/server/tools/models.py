@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.backends import Phase
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.requests import PrepareRequest, UnloadRequest
@@ -49,8 +50,8 @@ class ServerStatus(BaseModel):
     """The server, its worker and its folders."""
 
     version: str
-    worker: str = Field(description="stopped, starting, ready or busy")
-    engine: dict[str, Any] = Field(description="Device, memory, cached models, as of the last job")
+    worker: Phase
+    engine: dict[str, Any] = Field(description="As of the last job")
     running: list[str]
     waiting: int
     queue_size: int
@@ -72,7 +73,9 @@ async def list_models(ctx: Context[Services]) -> Annotated[CallToolResult, Model
 async def prepare_model(
     ctx: Context[Services],
     model: Model | None = None,
-    task: Annotated[Task, Field(description="Have its layer files ready too")] = Task.TRANSPARENT,
+    task: Annotated[Task, WithJsonSchema({"type": "string"}), Field(description="One of list_models")] = (
+        Task.TRANSPARENT
+    ),
     wait_seconds: Wait | None = None,
 ) -> Annotated[CallToolResult, JobResult]:
     """Load a model, fetching its files first where downloads are allowed, so that the next call finds it warm."""
@@ -155,7 +158,7 @@ def _version(package: str) -> str | None:
 
 TOOLS = (
     Declaration(list_models, "List models", READS, levels=2),
-    Declaration(prepare_model, "Prepare a model", FETCHES, like="generate_transparent"),
-    Declaration(unload_models, "Unload models", FREES, like="generate_transparent"),
+    Declaration(prepare_model, "Prepare a model", FETCHES, levels=0),
+    Declaration(unload_models, "Unload models", FREES, levels=0),
     Declaration(server_status, "Server status", READS, levels=1),
 )

@@ -29,7 +29,7 @@ def short(kind: Any, words: str) -> Any:
 
 Model = Annotated[requests.ModelName, Field(description="From list_models")]
 Preview = Annotated[bool, Field(description="Attach a small one")]
-Wait = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False, description="Then a job_id comes back; default 50")]
+Wait = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False, description="Default 50; then a job_id")]
 TRANSPARENT_METHODS = tuple(method for method in METHODS if requests.can_do(method, Task.TRANSPARENT))
 JobId = Annotated[str, Field(min_length=1, max_length=100, description="From the call that began it")]
 
@@ -48,18 +48,18 @@ DRAWING: dict[str, Any] = {
     "model": Model,
     "method": Annotated[str, requests.OneOf(TRANSPARENT_METHODS, "method"), Field(description="Default attn")],
     "seed": short(requests.Seed, "-1 draws one"),
-    "count": short(requests.Count, "Results, one seed each"),
-    "width": short(requests.Size, "Pixels; default native"),
-    "height": short(requests.Size, "Pixels; default native"),
-    "steps": short(requests.Steps, "Default as advised"),
-    "sampler": short(requests.SamplerName, "Default as advised"),
-    "schedule": short(requests.ScheduleName, "Default as advised"),
-    "guidance_scale": short(requests.Guidance, "Default as advised"),
+    "count": short(requests.Count, "Results"),
+    "width": short(requests.Size, "Pixels; default: native"),
+    "height": short(requests.Size, "Pixels; default: native"),
+    "steps": short(requests.Steps, "Default: advised"),
+    "sampler": short(requests.SamplerName, "Default: advised"),
+    "schedule": short(requests.ScheduleName, "Default: advised"),
+    "guidance_scale": short(requests.Guidance, "Default: advised"),
     "layer_weight": short(requests.LayerWeight, "SDXL only; default 1"),
     "stop_at": short(requests.StopAt, "Share of steps it acts in"),
     "resize_mode": short(requests.ResizeMode, "Fit to width, height"),
     "save_latent": short(bool, "Save the latent too"),
-    "recipe_from": picture("Draw any picture of this server again, changed as given"),
+    "recipe_from": picture("Picture to draw again, changed as given"),
     "preview": Preview,
     "wait_seconds": Wait,
 }

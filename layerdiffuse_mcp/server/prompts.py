@@ -1,0 +1,74 @@
+"""Prompts: task-shaped beginnings that a user picks in a client."""
+
+from typing import Annotated
+
+from mcp.server.mcpserver import MCPServer
+from pydantic import Field
+
+from layerdiffuse_mcp.server.services import Services
+
+Model = Annotated[str, Field(description="Base model, one of list_models; empty: the default")]
+
+
+def add_prompts(server: MCPServer[Services]) -> None:
+    """Add every prompt."""
+    server.prompt(title="A set of game sprites")(game_sprites)
+    server.prompt(title="A product cut-out")(product_cutout)
+    server.prompt(title="A layered poster")(layered_poster)
+
+
+def game_sprites(
+    subjects: Annotated[str, Field(description="What to draw, separated by commas")],
+    style: Annotated[str, Field(description="Common style of all sprites")] = "flat game icon",
+    model: Model = "",
+    sampler: Annotated[str, Field(description="Sampler for all of them; empty: as advised")] = "",
+    schedule: Annotated[str, Field(description="Noise schedule for all of them; empty: as advised")] = "",
+) -> str:
+    """A matching set of transparent sprites, trimmed to their content, on one sheet."""
+    return f"""Draw a set of transparent game sprites, one for each of: {subjects}.
+
+1. Call generate_transparent once for each, with the prompt "<subject>, {style}", the same seed, steps and size for \
+all of them{_settings(model=model, sampler=sampler, schedule=schedule)}. Name the subject alone, no background.
+2. Look at each result's alpha facts. Where no transparency came out or the subject is cut off at an edge, draw it \
+again with another seed (count=4 shows four at once).
+3. Call compose_layers with trim=true and pad=4 for each chosen sprite, then once more to lay all of them out on one \
+sheet in a grid (x, y), as PNG and as PSD with named layers.
+4. Give me the paths of all files."""
+
+
+def product_cutout(
+    product: Annotated[str, Field(description="The product, as one would describe a photograph of it")],
+    backgrounds: Annotated[str, Field(description="Colours to show it on, separated by commas")] = "white, #202020",
+    model: Model = "",
+) -> str:
+    """A product cut out cleanly, with its soft shadow kept as partial alpha, checked on several backgrounds."""
+    return f"""Make a clean cut-out of this product: {product}.
+
+1. Call generate_transparent with the product and a soft contact shadow in the prompt, count=4{_settings(model=model)}.
+2. Choose the one whose subject touches no edge and whose partial alpha shows a shadow.
+3. Call inspect_image on it, once for each background of: {backgrounds}. A halo means a fringe of the wrong colour: \
+choose another if it is strong.
+4. Call compose_layers with trim=true and pad=32 to export it as PNG and WebP, and once on each background.
+5. Give me the paths, and say in a sentence how clean the edges are."""
+
+
+def layered_poster(
+    subject: Annotated[str, Field(description="What stands in front")],
+    scene: Annotated[str, Field(description="What lies behind it")],
+    model: Model = "",
+) -> str:
+    """A poster in layers: subject and scene drawn to match, exported with named layers."""
+    return f"""Make a layered poster: {subject}, in front of {scene}.
+
+1. Call list_models. If a model can do "layers", call generate_layers with the foreground prompt "{subject}" and the \
+background prompt "{scene}"{_settings(model=model)}. If one can do "background_from_foreground" instead, call \
+generate_transparent for the subject and then generate_background_from_foreground. If neither, draw the subject with \
+generate_transparent and put it on a colour that fits the scene.
+2. Call compose_layers with the background lowest and the foreground above it, named "scene" and "subject", once as \
+PSD and once as PNG.
+3. Give me the paths of the layers and of both exports."""
+
+
+def _settings(**given: str) -> str:
+    said = [f"{name}={value!r}" for name, value in given.items() if value]
+    return f", with {', '.join(said)}" if said else ""

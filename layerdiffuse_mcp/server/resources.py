@@ -1,0 +1,149 @@
+"""What this server has made, as resources: pictures (PNG) and jobs (JSON), newest first.
+
+`layerdiffuse://images/{id}` and `layerdiffuse://jobs/{id}`; ids are those in tool results.
+Only this server's own finished work is listed or read here, never another file.
+"""
+
+import base64
+import json
+import mimetypes
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp_types import (
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    ListResourcesResult,
+    PromptReference,
+    Resource,
+    ResourceTemplateReference,
+)
+
+from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.jobs import Job, State
+from layerdiffuse_mcp.server.results import facts_of, image_uri, structured
+from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services
+from layerdiffuse_mcp.settings import Settings
+
+PAGE = 50
+COMPLETIONS = 100
+"""Most values that the protocol lets a completion have."""
+
+
+def page(known: Services, cursor: str | None) -> ListResourcesResult:
+    """One page of the list; raises ValueError for a cursor that is not ours."""
+    start = _start(cursor)
+    found = [entry for job in known.jobs.newest_first() if job.finished for entry in _entries(job)]
+    after = start + PAGE
+    more = base64.urlsafe_b64encode(f"from:{after}".encode()).decode() if after < len(found) else None
+    return ListResourcesResult(resources=found[start:after], next_cursor=more)
+
+
+def add_resources(server: MCPServer[Services]) -> None:
+    """Add the two templates."""
+
+    @server.resource(
+        IMAGES + "{id}",
+        name="image",
+        title="A picture of this server",
+        description="A picture by the id that its tool result gave",
+        mime_type="image/png",
+    )
+    async def image(id: str, ctx: Context[Services]) -> bytes:  # pyright: ignore[reportUnusedFunction]
+        try:
+            path = services(ctx).image_path(id)
+        except LayerDiffuseError as error:
+            raise ResourceNotFoundError(str(error)) from error
+        try:
+            return await anyio.Path(path).read_bytes()
+        except OSError as error:
+            raise ResourceError(f"{path} is gone: {error.strerror}.") from error
+
+    @server.resource(
+        JOBS + "{id}",
+        name="job",
+        title="A job of this server",
+        description="A job's state and result by its id",
+        mime_type="application/json",
+    )
+    async def job(id: str, ctx: Context[Services]) -> str:  # pyright: ignore[reportUnusedFunction]
+        known = services(ctx)
+        try:
+            found = known.jobs.get(id)
+        except LayerDiffuseError as error:
+            raise ResourceNotFoundError(str(error)) from error
+        return json.dumps(structured(facts_of(found, known.jobs.progress(found).message)), indent=2)
+
+
+def complete(
+    known: Services, reference: PromptReference | ResourceTemplateReference, argument: CompletionArgument
+) -> Completion:
+    """Values for what has been typed of an argument: ids of pictures and jobs, models, samplers, schedules."""
+    typed = argument.value.lower()
+    match reference:
+        case ResourceTemplateReference(uri=uri) if uri.startswith(IMAGES):
+            choices = [_image_id(job, n) for job in known.jobs.newest_first() for n in _numbers(job)]
+        case ResourceTemplateReference(uri=uri) if uri.startswith(JOBS):
+            choices = [job.id for job in known.jobs.newest_first()]
+        case _:
+            choices = _values(argument.name, known.settings)
+    matching = [choice for choice in choices if typed in choice.lower()]
+    matching.sort(key=lambda choice: not choice.lower().startswith(typed))
+    return Completion(values=matching[:COMPLETIONS], total=len(matching), has_more=len(matching) > COMPLETIONS)
+
+
+async def completed(
+    known: Services,
+    reference: PromptReference | ResourceTemplateReference,
+    argument: CompletionArgument,
+    context: CompletionContext | None = None,
+) -> Completion:
+    """`complete`, in a thread: models are looked up on disk."""
+    return await anyio.to_thread.run_sync(complete, known, reference, argument)
+
+
+def _values(name: str, settings: Settings) -> list[str]:
+    tables = {"sampler": SAMPLERS, "schedule": SCHEDULES}
+    if name == "model":
+        return [entry.name for entry in catalog.models(settings)]
+    return list(tables.get(name, ()))
+
+
+def _entries(job: Job) -> list[Resource]:
+    facts: list[Resource] = [
+        Resource(uri=JOBS + job.id, name=job.id, title=f"{job.what}, {job.state.value}", mime_type="application/json")
+    ]
+    for number in _numbers(job):
+        made = job.image(number)
+        assert made is not None
+        facts.append(_image_entry(job, number, made.path))
+    return facts
+
+
+def _image_entry(job: Job, number: int, path: Path) -> Resource:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    size: dict[str, Any] = {"size": path.stat().st_size} if path.is_file() else {}
+    return Resource(uri=image_uri(job, number), name=path.name, title=str(path), mime_type=kind, **size)
+
+
+def _numbers(job: Job) -> range:
+    return range(1, len(job.outcome.images) + 1) if job.outcome and job.state is State.DONE else range(0)
+
+
+def _image_id(job: Job, number: int) -> str:
+    return image_uri(job, number).removeprefix(IMAGES)
+
+
+def _start(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    text = base64.urlsafe_b64decode(cursor.encode()).decode()
+    if not text.startswith("from:"):
+        raise ValueError(cursor)
+    return int(text.removeprefix("from:"))
