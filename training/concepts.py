@@ -10,7 +10,6 @@ _TABLE = """
 red apple: red apple, apple
 green apple: green apple
 pear: pear, green pear
-peach: peach
 lemon: lemon, yellow lemon
 banana: banana, yellow banana
 watermelon: watermelon, slice of watermelon
@@ -21,7 +20,6 @@ pineapple: pineapple
 kiwi fruit: kiwi, kiwi fruit
 avocado: avocado
 tomato: tomato, red tomato
-eggplant: eggplant, aubergine
 carrot: carrot, orange carrot
 ear of corn: corn, ear of corn
 broccoli: broccoli, green broccoli
@@ -29,39 +27,29 @@ hot pepper: chili pepper, hot pepper
 mushroom: mushroom, red mushroom
 bread: bread, loaf of bread
 croissant: croissant
-pretzel: pretzel
-pancakes: pancakes
-waffle: waffle
 cheese wedge: cheese, yellow cheese
-poultry leg: chicken leg, drumstick
 hamburger: hamburger, burger
 french fries: french fries
 pizza: pizza, slice of pizza
 hot dog: hot dog
 egg: egg
 popcorn: popcorn
-sushi: sushi
 ice cream: ice cream, bowl of ice cream
 soft ice cream: ice cream cone, soft ice cream
 doughnut: donut, doughnut
 cookie: cookie, chocolate cookie
 birthday cake: birthday cake, cake with candles
 cupcake: cupcake
-pie: pie
 lollipop: lollipop
 hot beverage: cup of coffee, cup, coffee
 teapot: teapot
-wine glass: glass of red wine, wine glass
-beer mug: beer mug, mug of beer
 dog face: dog face, dog
 cat face: cat face, cat
 tiger face: tiger face, tiger
 lion: lion, lion face
-horse face: horse face, horse
 unicorn: unicorn, unicorn face
 cow face: cow face, cow
 pig face: pig face, pig
-mouse face: mouse face, mouse
 rabbit face: rabbit face, rabbit
 fox: fox, fox face
 bear: bear, bear face
@@ -69,53 +57,35 @@ panda: panda, panda face
 koala: koala, koala face
 elephant: elephant
 giraffe: giraffe
-camel: camel
 baby chick: baby chick, yellow chick
 bird: bird, blue bird
 penguin: penguin
 owl: owl
-duck: duck
-flamingo: flamingo, pink flamingo
 frog: frog, green frog
 turtle: turtle, green turtle
-snake: snake
 T-Rex: t-rex, dinosaur
-whale: whale, blue whale
 fish: fish, blue fish
-tropical fish: tropical fish
-shark: shark
-octopus: octopus
 crab: crab, red crab
 snail: snail
 butterfly: butterfly, blue butterfly
 honeybee: bee, honeybee
-bouquet: bouquet, bouquet of flowers
-cherry blossom: pink flower, cherry blossom
 rose: rose, red rose
 sunflower: sunflower, yellow flower
 blossom: flower, blossom
 tulip: tulip
-evergreen tree: evergreen tree, pine tree
 deciduous tree: tree, green tree
 palm tree: palm tree
 cactus: cactus, green cactus
-maple leaf: maple leaf
 globe showing Americas: globe, earth
-volcano: volcano
 house: house
 castle: castle
 bus: bus
 automobile: car, red car
-tractor: tractor
-racing car: racing car
 bicycle: bicycle, bike
 sailboat: sailboat, boat
 airplane: airplane, plane
-helicopter: helicopter
 rocket: rocket
 flying saucer: flying saucer, ufo
-alarm clock: alarm clock, clock
-full moon: full moon, moon
 crescent moon: crescent moon
 sun: sun
 star: star, yellow star
@@ -123,10 +93,8 @@ cloud: cloud, white cloud
 rainbow: rainbow
 umbrella: umbrella
 high voltage: lightning bolt, lightning
-snowflake: snowflake
 snowman without snow: snowman
 fire: fire, flame
-droplet: droplet, water drop
 jack-o-lantern: jack-o-lantern, halloween pumpkin
 Christmas tree: christmas tree
 balloon: balloon, red balloon
@@ -134,42 +102,74 @@ wrapped gift: gift, present
 trophy: trophy, golden trophy
 soccer ball: soccer ball, football
 basketball: basketball
-tennis: tennis ball, tennis
 game die: die, dice
 teddy bear: teddy bear
-artist palette: palette, artist palette
-glasses: glasses
 sunglasses: sunglasses
-t-shirt: t-shirt, shirt
-backpack: backpack
 crown: crown, golden crown
-ring: ring, diamond ring
 gem stone: gem, diamond
 bell: bell, golden bell
-headphone: headphones
-trumpet: trumpet
 guitar: guitar
-drum: drum
-mobile phone: mobile phone, phone
-laptop: laptop, computer
 camera: camera
 candle: candle
 light bulb: light bulb
-books: books, stack of books
-money bag: money bag
 envelope: envelope, letter
 pencil: pencil
 scissors: scissors
 locked: lock, padlock
 key: key
 hammer: hammer
-axe: axe
-bomb: bomb
-magnet: magnet
 """
 
 # not in the shipped vocabulary: the next to be learnt, kept out of the held-out pictures already
 _SPARE = """
+peach: peach
+eggplant: eggplant, aubergine
+pretzel: pretzel
+pancakes: pancakes
+waffle: waffle
+poultry leg: chicken leg, drumstick
+sushi: sushi
+pie: pie
+wine glass: glass of red wine, wine glass
+beer mug: beer mug, mug of beer
+horse face: horse face, horse
+mouse face: mouse face, mouse
+camel: camel
+duck: duck
+flamingo: flamingo, pink flamingo
+snake: snake
+whale: whale, blue whale
+tropical fish: tropical fish
+shark: shark
+octopus: octopus
+bouquet: bouquet, bouquet of flowers
+cherry blossom: pink flower, cherry blossom
+evergreen tree: evergreen tree, pine tree
+maple leaf: maple leaf
+volcano: volcano
+tractor: tractor
+racing car: racing car
+helicopter: helicopter
+alarm clock: alarm clock, clock
+full moon: full moon, moon
+snowflake: snowflake
+droplet: droplet, water drop
+tennis: tennis ball, tennis
+artist palette: palette, artist palette
+glasses: glasses
+t-shirt: t-shirt, shirt
+backpack: backpack
+ring: ring, diamond ring
+headphone: headphones
+trumpet: trumpet
+drum: drum
+mobile phone: mobile phone, phone
+laptop: laptop, computer
+books: books, stack of books
+money bag: money bag
+axe: axe
+bomb: bomb
+magnet: magnet
 tangerine: orange, tangerine
 mango: mango
 coconut: coconut

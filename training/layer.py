@@ -25,7 +25,7 @@ from training.common import Average, Run, autocast
 from training.latents import MOVE, vocabulary
 from training.optimizer import Muon
 
-RANK, BATCH = 8, 64
+RANK, BATCH = 8, 32
 
 
 def network(base: UNet2DConditionModel) -> SharingModel:

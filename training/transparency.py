@@ -28,13 +28,14 @@ from training.padding import spread_colour
 DECODER_WIDTHS = (16, 16, 32, 32, 40, 48, 48)
 ENCODER_WIDTHS = (16, 32, 48, 64)
 OFFSET_WEIGHT = 0.03
+OFFSET_SCALE = 60.0  # the posterior is narrow (0.4% of the latents' spread), so offsets are large; folded in by `load`
 NOISE = 0.12  # the largest deviation of the noise, in scaled latents
 
 
 def networks() -> torch.nn.ModuleDict:
     torch.manual_seed(4)
     return torch.nn.ModuleDict(
-        {"encoder": OffsetEncoder(ENCODER_WIDTHS), "decoder": TransparentDecoder(DECODER_WIDTHS)}
+        {"encoder": OffsetEncoder(ENCODER_WIDTHS, OFFSET_SCALE), "decoder": TransparentDecoder(DECODER_WIDTHS)}
     )
 
 
@@ -127,6 +128,10 @@ def load(work: Path) -> tuple[OffsetEncoder, TransparentDecoder]:
     both = networks()
     both.load_state_dict(torch.load(work / "transparency.pt", weights_only=True)["average"])
     both.requires_grad_(False).eval()
+    encoder = both["encoder"]
+    encoder.blocks[-1].weight *= encoder.output_scale
+    encoder.blocks[-1].bias *= encoder.output_scale
+    encoder.output_scale = 1.0
     return both["encoder"], both["decoder"]
 
 

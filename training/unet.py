@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.backgrounds import KINDS
@@ -46,7 +47,7 @@ TEXT = {
 }
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 SIGNAL = torch.cumprod(1 - BETAS, 0).float()  # alpha-bar
-EMPTY_SHARE, MIN_SNR, BATCH = 0.1, 5.0, 64
+EMPTY_SHARE, MIN_SNR, BATCH = 0.1, 5.0, 32  # the batch of each process
 
 
 def networks() -> tuple[UNet2DConditionModel, CLIPTextModel]:
@@ -91,13 +92,14 @@ class Ordinary:
 def train(work: Path, minutes: float, rate: float) -> None:
     unet, text = networks()
     both = torch.nn.ModuleDict({"unet": unet, "text": text})
-    optimizer = Muon(both, rate, plain=("embedding",))
+    optimizer = Muon(both, rate, ratio=8.0, plain=("embedding",))
     average = Average(both, 0.998)
     run = Run(work, "unet", minutes=minutes, rate=rate, warmup=150)
     if state := run.resume():
         both.load_state_dict(state["both"])
         optimizer.load_state_dict(state["optimizer"])
         average.values, average.steps = state["average"], run.step
+    unet.set_attn_processor(AttnProcessor())  # plain products: backward of the fused attention is slow on a CPU
     source = Ordinary(work)
     rng, generator = (
         np.random.default_rng(run.step + 1000003 * run.team.rank),
@@ -114,7 +116,7 @@ def train(work: Path, minutes: float, rate: float) -> None:
         run.update(both, optimizer, loss)
         average.update(both)
         run.log(loss=loss.detach(), error=error.detach().mean())
-        if run.step % 200 == 199:
+        if run.step % 100 == 99:
             run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
     run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
 
