@@ -18,6 +18,7 @@ from rich.table import Table
 from layerdiffuse_mcp import outcome
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.runtime import prepare_environment
 from layerdiffuse_mcp.settings import Settings
 
 OUT, ERR = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
@@ -29,6 +30,7 @@ PREVIEW_SUFFIX = "-preview.png"
 
 def generate(request: GenerateRequest, settings: Settings) -> int:
     """Draw, showing a bar; print each picture's path, its preview's and what its alpha holds."""
+    prepare_environment()
     from layerdiffuse_mcp.engine.engine import Engine
 
     with contextlib.closing(Engine(settings)) as engine, _bar() as on_step:
@@ -39,6 +41,7 @@ def generate(request: GenerateRequest, settings: Settings) -> int:
 
 def reproduce(file: Path, settings: Settings) -> int:
     """Draw a picture again from its recipe and say whether the new one is the same."""
+    prepare_environment()
     from layerdiffuse_mcp.engine.engine import Engine
     from layerdiffuse_mcp.images.read import same_pixels
     from layerdiffuse_mcp.recipes import request_from
@@ -70,6 +73,7 @@ def models(settings: Settings) -> int:
 
 def doctor(settings: Settings) -> int:
     """One screen: machine, versions, folders, models, and the command for whatever is missing."""
+    prepare_environment()
     from layerdiffuse_mcp.engine.engine import Engine
 
     with contextlib.closing(Engine(settings)) as engine:

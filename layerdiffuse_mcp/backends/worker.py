@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
 from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.requests import Request, StatusRequest, UnloadRequest
+from layerdiffuse_mcp.runtime import prepare_environment
 from layerdiffuse_mcp.settings import Settings
 
 LAST_STEP = 2.0
@@ -106,6 +107,7 @@ def main(connection: "Connection[Any, Any]", settings: Settings, engine: str) ->
         engine: the engine's class as `module:name`.
     """
     os.dup2(2, 1)  # before any library can print: descriptor 1 may be the protocol's
+    prepare_environment()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     _Worker(connection, settings).serve(engine)
