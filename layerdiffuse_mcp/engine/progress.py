@@ -14,7 +14,8 @@ OnStep = Callable[[Progress], None]
 
 NETWORK_STEP = 1.0
 DECODED_VIEW = 0.4
-LOADING = 2.0
+PREPARING = 0.05
+"""Share of the whole that loading takes: how long it lasts is not known before the work is."""
 
 
 class Meter:
@@ -22,16 +23,17 @@ class Meter:
 
     def __init__(self, on_step: OnStep) -> None:
         self._on_step = on_step
-        self._total = LOADING
+        self._total = 0.0
         self._done = 0.0
 
     def expect(self, units: float) -> None:
-        """Announce work that is still to come."""
+        """Announce work, before any of it is done."""
         self._total += units
 
     def tell(self, message: str) -> None:
         """Report what is being done, without any unit finished."""
-        self._on_step(Progress(fraction=min(1.0, self._done / self._total), message=message))
+        done = PREPARING + (1 - PREPARING) * self._done / self._total if self._total else 0.0
+        self._on_step(Progress(fraction=min(1.0, done), message=message))
 
     def done(self, units: float, message: str) -> None:
         """Report finished units."""

@@ -35,14 +35,6 @@ _TREE_DIGITS = 6  # a Brownian tree rounds its times to this many decimals
 _LEAVES_KEPT = 64  # more than one way down a tree asks for
 
 
-class Normal(Protocol):
-    """A seeded stream of standard normal draws."""
-
-    def draw(self, shape: Shape) -> Tensor:
-        """The next draw: standard normal, float32."""
-        ...
-
-
 class PhiloxNormal:
     """Draws what PyTorch draws on an NVIDIA GPU: Philox 4x32-10 and Box-Muller's sine branch; source "nvidia".
 
@@ -95,7 +87,7 @@ class CpuNormal:
         return torch.randn(shape, generator=self._generator).to(self._device)
 
 
-SOURCES: dict[NoiseSource, Callable[[int, torch.device], Normal]] = {"nvidia": PhiloxNormal, "cpu": CpuNormal}
+SOURCES: dict[NoiseSource, type[PhiloxNormal] | type[CpuNormal]] = {"nvidia": PhiloxNormal, "cpu": CpuNormal}
 
 
 class StepNoise(Protocol):

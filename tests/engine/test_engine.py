@@ -1,0 +1,258 @@
+"""Requests in, pictures on disk out: every task, on narrow models in the official file formats."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layerdiffuse_mcp.engine.engine import Engine
+from layerdiffuse_mcp.engine.latents import read_latent
+from layerdiffuse_mcp.errors import Cancelled, ImageError, InvalidRequest, LayerDiffuseError, ModelNotFound
+from layerdiffuse_mcp.images.png import read_parameters
+from layerdiffuse_mcp.images.read import same_pixels
+from layerdiffuse_mcp.methods import METHODS, ROUTES, Task, task_inputs
+from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.recipes import request_from
+from layerdiffuse_mcp.requests import (
+    DecodeRequest,
+    EncodeRequest,
+    GenerateRequest,
+    PrepareRequest,
+    StatusRequest,
+    UnloadRequest,
+)
+from layerdiffuse_mcp.settings import Settings
+from tests.narrow import write_models
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    write_models(folder / "models")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (72, 56, 4), dtype=np.uint8)).save(folder / "given.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path):
+    engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
+    yield engine
+    engine.close()
+
+
+def draw(engine: Engine, **fields) -> Outcome:
+    given = {"model": "tiny-sd15", "prompt": "a red apple", "steps": 2, "seed": 5} | fields
+    return engine.run(GenerateRequest(**given), lambda _: None)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def files(folder: Path) -> set[Path]:
+    return set((folder / "out").rglob("*"))
+
+
+@pytest.mark.parametrize(("task", "family"), ROUTES, ids=lambda value: str(value))
+def test_every_task_draws_its_layers(engine, folder, task, family) -> None:
+    inputs = {role: folder / "given.png" for role in task_inputs(task, family)}
+    outcome = draw(engine, task=task, model=f"tiny-{family}", inputs=inputs, width=64, height=64)
+    drawn = [role for method in ROUTES[task, family] for role in METHODS[method].outputs]
+    assert [image.role for image in outcome.images] == drawn
+    for image in outcome.images:
+        transparent = any(METHODS[method].transparent == image.role for method in ROUTES[task, family])
+        assert pixels(image.path).shape == (64, 64, 4 if transparent else 3)
+        assert (image.alpha is not None) == transparent
+
+
+def test_the_convolution_method_can_be_chosen(engine) -> None:
+    outcome = draw(engine, model="tiny-sdxl", method="layer_xl_transparent_conv")
+    assert outcome.recipe["request"]["stages"][0]["method"] == "layer_xl_transparent_conv"
+
+
+def test_a_seed_draws_the_same_picture_alone_and_in_a_batch(engine) -> None:
+    pair = draw(engine, count=2).images
+    alone = draw(engine, seed=pair[1].seed).images[0]
+    assert [image.seed for image in pair] == [5, 6]
+    assert np.abs(pixels(pair[1].path).astype(int) - pixels(alone.path)).max() <= 1
+    assert not same_pixels(pair[0].path, pair[1].path)
+
+
+def test_a_joint_result_takes_a_seed_for_each_of_its_frames(engine) -> None:
+    pair = draw(engine, task=Task.LAYERS, count=2).images
+    assert [image.seed for image in pair] == [5, 5, 5, 8, 8, 8]
+    assert len({pixels(image.path).tobytes() for image in pair}) == 6
+
+
+def test_a_layers_own_prompt_changes_the_layers(engine) -> None:
+    plain = draw(engine, task=Task.LAYERS)
+    own = draw(engine, task=Task.LAYERS, layer_prompts={"background": "a wooden table"})
+    assert not same_pixels(plain.images[1].path, own.images[1].path)
+
+
+def test_a_picture_is_drawn_again_from_the_recipe_inside_it(engine, folder) -> None:
+    first = draw(
+        engine, model="tiny-sdxl", task=Task.BACKGROUND_FROM_FOREGROUND, inputs={"foreground": folder / "given.png"}
+    )
+    for image in first.images:
+        again = engine.run(request_from(image.path), lambda _: None)
+        assert any(same_pixels(image.path, other.path) for other in again.images)
+
+
+def test_a_recipe_can_be_changed(engine) -> None:
+    path = draw(engine).images[0].path
+    changed = request_from(path, {"seed": 9, "steps": 3})
+    assert (changed.seed, changed.stages[0].steps, changed.prompt) == (9, 3, "a red apple")
+    assert not same_pixels(path, engine.run(changed, lambda _: None).images[0].path)
+
+
+def test_a_picture_carries_the_parameter_line_of_other_tools(engine) -> None:
+    text = read_parameters(draw(engine).images[0].path)
+    assert text.startswith("a red apple\nSteps: 2, Sampler: DPM++ 2M")
+    assert "layerdiffusion_method: (SD1.5) Only Generate Transparent Image (Attention Injection)" in text
+
+
+def test_a_saved_latent_decodes_to_the_same_picture(engine) -> None:
+    outcome = draw(engine, save_latent=True, width=100, height=72)
+    decoded = engine.run(DecodeRequest(latent=outcome.latents[0]), lambda _: None)
+    assert same_pixels(outcome.images[0].path, decoded.images[0].path)
+
+
+def test_an_encoded_picture_is_a_latent_that_can_be_decoded(engine, folder) -> None:
+    encoded = engine.run(EncodeRequest(image=folder / "given.png", model="tiny-sd15"), lambda _: None)
+    decoded = engine.run(DecodeRequest(latent=encoded.latents[0]), lambda _: None)
+    assert pixels(decoded.images[0].path).shape == (72, 56, 4)
+
+
+def test_any_size_is_drawn(engine) -> None:
+    image = draw(engine, width=77, height=131).images[0]
+    assert pixels(image.path).shape == (image.height, image.width, 4) == (131, 77, 4)
+
+
+def test_the_shape_of_a_given_picture_is_kept_by_default(engine, folder) -> None:
+    Image.new("RGBA", (400, 100)).save(folder / "wide.png")
+    image = draw(engine, image=folder / "wide.png").images[0]
+    assert image.width == 2 * image.height
+
+
+def test_an_edit_changes_more_with_more_strength(engine, folder) -> None:
+    Image.new("RGBA", (64, 64), (200, 30, 30, 255)).save(folder / "red.png")
+    encoded = engine.run(EncodeRequest(image=folder / "red.png", model="tiny-sd15"), lambda _: None)
+    latent = read_latent(encoded.latents[0]).latent
+    changed = []
+    for strength in (0.1, 0.9):
+        edited = draw(engine, image=folder / "red.png", strength=strength, steps=10, save_latent=True)
+        changed.append((read_latent(edited.latents[0]).latent - latent).norm())
+    assert changed[0] < changed[1]
+
+
+def test_outside_the_mask_not_a_pixel_changes(engine, folder) -> None:
+    rng = np.random.default_rng(1)
+    original = rng.integers(0, 256, (64, 64, 4), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:32] = 255
+    Image.fromarray(original).save(folder / "square.png")
+    Image.fromarray(mask).save(folder / "mask.png")
+    edited = draw(engine, image=folder / "square.png", mask=folder / "mask.png", strength=0.9, width=64, height=64)
+    result = pixels(edited.images[0].path)
+    assert np.array_equal(result[32:], original[32:])
+    assert not np.array_equal(result[:32], original[:32])
+
+
+def test_below_stop_at_the_layer_file_no_longer_acts(engine) -> None:
+    whole, half, none = (draw(engine, steps=6, stop_at=share).images[0].path for share in (1.0, 0.5, 0.0))
+    assert len({pixels(path).tobytes() for path in (whole, half, none)}) == 3
+
+
+def test_the_layer_weight_acts_on_sdxl(engine) -> None:
+    full, less = (draw(engine, model="tiny-sdxl", layer_weight=weight).images[0].path for weight in (1.0, 0.2))
+    assert not same_pixels(full, less)
+
+
+def test_progress_never_falls_and_ends_full(engine) -> None:
+    steps: list[Progress] = []
+    engine.run(GenerateRequest(prompt="x", model="tiny-sd15", steps=3, seed=1, count=2), steps.append)
+    fractions = [step.fraction for step in steps]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] > 0.9
+    assert any(step.message.startswith("denoising 3/3") for step in steps)
+
+
+def test_a_cancelled_run_leaves_no_file_and_a_ready_engine(engine, folder) -> None:
+    before = files(folder)
+
+    def stop(step: Progress) -> None:
+        if "denoising" in step.message:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        engine.run(GenerateRequest(prompt="x", model="tiny-sdxl"), stop)
+    assert files(folder) == before
+    assert draw(engine).images
+
+
+def test_models_stay_until_they_are_unloaded(engine) -> None:
+    draw(engine)
+    loaded = engine.run(StatusRequest(), lambda _: None).status["loaded"]
+    assert "tiny-sd15" in [model["model"] for model in loaded]
+    assert all(model["bytes"] > 0 for model in loaded)
+    assert "tiny-sd15" in engine.run(UnloadRequest(), lambda _: None).status["unloaded"]
+    assert engine.run(StatusRequest(), lambda _: None).status["loaded"] == []
+
+
+def test_a_prepared_model_is_warm(engine) -> None:
+    engine.run(PrepareRequest(model="tiny-sd15"), lambda _: None)
+    messages: list[str] = []
+    engine.run(GenerateRequest(prompt="x", model="tiny-sd15", steps=1), lambda step: messages.append(step.message))
+    assert not any(message.startswith("loading") for message in messages)
+
+
+WRONG = {
+    "unknown model": ({"model": "tiny-sd16"}, ModelNotFound, "tiny-sd15"),
+    "task of another family": ({"task": Task.LAYERS, "model": "tiny-sdxl"}, InvalidRequest, "sd15"),
+    "method of another family": ({"method": "layer_xl_transparent_conv"}, InvalidRequest, "sdxl"),
+    "picture missing": ({"task": Task.BACKGROUND_FROM_FOREGROUND}, InvalidRequest, "foreground"),
+    "picture not wanted": ({"inputs": {"foreground": Path(__file__)}}, ImageError, "not a picture"),
+    "clip skip too deep": ({"clip_skip": 12}, InvalidRequest, "layers"),
+    "a base that is not here": ({"model": "juggernaut-xl-v6"}, ModelNotFound, "hub repository"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_done_says_why_and_leaves_nothing(engine, folder, case) -> None:
+    fields, kind, hint = WRONG[case]
+    before = files(folder)
+    with pytest.raises(kind, match=hint):
+        draw(engine, **fields)
+    assert files(folder) == before
+
+
+def test_a_latent_file_that_is_a_picture_is_refused(engine, folder) -> None:
+    with pytest.raises(ImageError, match="latent"):
+        engine.run(DecodeRequest(latent=folder / "given.png", model="tiny-sd15"), lambda _: None)
+
+
+def test_a_missing_layer_file_is_named_with_its_size(engine, folder) -> None:
+    path = folder / "models" / "layer_sd15_joint.safetensors"
+    hidden = path.rename(folder / "hidden")
+    try:
+        with pytest.raises(ModelNotFound, match=r"layer_sd15_joint.safetensors \(0.55 GB"):
+            draw(engine, task=Task.LAYERS)
+    finally:
+        hidden.rename(path)
+
+
+def test_a_damaged_layer_file_leaves_the_base_usable(engine, folder) -> None:
+    good = pixels(draw(engine, model="tiny-sdxl").images[0].path)
+    path = folder / "models" / "layer_xl_transparent_conv.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        with pytest.raises(LayerDiffuseError, match="cut short"):
+            draw(engine, model="tiny-sdxl", method="layer_xl_transparent_conv")
+    finally:
+        path.write_bytes(whole)
+    assert np.array_equal(pixels(draw(engine, model="tiny-sdxl").images[0].path), good)
