@@ -1,4 +1,4 @@
-"""What every golden test uses: the set of numbers to meet, the recipe they came from, and the report of how near we are.
+"""What every golden test uses: the numbers to meet, the recipe they came from, and the report of how near we are.
 
 A test module says which file it answers for, and gets one test a key that the file has:
 
@@ -95,7 +95,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _golden_set(config: pytest.Config) -> GoldenSet:
     # the option is unknown to a run that reaches this folder only by collection
-    return GoldenSet(config.getoption("--golden-dir", DATA), config.stash.setdefault(_errors, {}))
+    folder: Path = config.getoption("--golden-dir", DATA)
+    if not (folder / "set.json").exists():
+        raise pytest.UsageError(f"--golden-dir {folder} holds no set.json.")
+    return GoldenSet(folder, config.stash.setdefault(_errors, {}))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

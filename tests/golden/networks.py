@@ -10,7 +10,7 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.checkpoints import unet_from_ldm
 from layerdiffuse_mcp.engine.ldm_export import to_ldm
 from layerdiffuse_mcp.engine.ldm_keys import UNET_PREFIX, unet_key_map
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Network
+from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 
 from .recipe import Recipe
 
@@ -53,16 +53,6 @@ def base_unet(recipe: Recipe, family: str) -> UNet2DConditionModel:
     """A narrow base as our own loader makes it."""
     heads = {"attention_head_dim": CONFIGS[family]["attention_head_dim"]}
     return unet_from_ldm(base_tensors(recipe, family), heads).eval()
-
-
-def as_network(unet: UNet2DConditionModel) -> Network:
-    """The plainest network a denoiser can ask: the UNet, its context and its vector."""
-
-    def network(x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        vector = {"vector": conditioning.vector}
-        return unet(x, timestep, conditioning.context, added_cond_kwargs=vector).sample
-
-    return network
 
 
 def conditionings(recipe: Recipe, family: str) -> tuple[Conditioning, Conditioning]:

@@ -3,19 +3,20 @@
 import pytest
 
 from layerdiffuse_mcp.choices import SAMPLERS
+from layerdiffuse_mcp.engine.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
 
-from .networks import as_network, base_unet, conditionings
+from .networks import base_unet, conditionings
 
 pytestmark = pytest.mark.golden_file("samplers")
 
 
 @pytest.fixture(scope="module")
 def network(golden):
-    return as_network(base_unet(golden, "sd15"))
+    return UNetNetwork(base_unet(golden, "sd15"))
 
 
 def test_sampled_latents_equal_the_reference(golden, key, network):
