@@ -15,7 +15,8 @@ from torch import Tensor
 
 from layerdiffuse_mcp.choices import SAMPLERS, NoiseSource
 from layerdiffuse_mcp.engine.conditions import control_picture, encode_condition, mask_latent, original_outside
-from layerdiffuse_mcp.engine.manager import Model
+from layerdiffuse_mcp.engine.emphasis import extract_loras
+from layerdiffuse_mcp.engine.manager import LoraUse, Model
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
@@ -24,6 +25,7 @@ from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
 from layerdiffuse_mcp.engine.transparency import VIEWS, decode, decoder_latent, to_rgba8, transparent_latent
 from layerdiffuse_mcp.errors import ModelError
+from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.methods import METHODS, Method, Role
 from layerdiffuse_mcp.plan import seeds
@@ -61,6 +63,7 @@ def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter) ->
         Cancelled: the meter's callback stopped the run.
     """
     stages = cast(tuple[Stage, ...], plan.stages)
+    plan = _with_loras(plan, model)
     _announce(plan, stages, model, meter)
     drawn: list[Drawn] = []
     for batch in _batches(seeds(plan), plan):
@@ -89,7 +92,7 @@ def _draw(
     width, height = draw_size(plan)
     device = model.placement.device
 
-    # 1. prompts
+    # 1. prompts, and the LoRAs that they name
     positive, negative, own = _prompts(plan, method, model)
 
     # 2. the pictures that steer: joined behind the latent (SDXL) or shown to the control encoder (SD1.5)
@@ -128,6 +131,20 @@ def _draw(
 
     # 5. decoding: every frame to pixels, the transparent one on to RGBA
     return list(_decoded(plan, model, method, batch, latents, given, meter))
+
+
+def _with_loras(plan: GenerateRequest, model: Model) -> GenerateRequest:
+    """The plan without the `<lora:...>` tags of its prompts, which have been put on the model."""
+    prompt, tags = extract_loras(plan.prompt)
+    own: dict[Role, str] = {}
+    for role, text in plan.layer_prompts.items():
+        own[role], more = extract_loras(text)
+        tags += more
+    named = {tag.name: tag for tag in tags}.values()
+    model.use_loras(
+        tuple(LoraUse(catalog.lora(tag.name, model.settings), tag.strength, tag.text_strength) for tag in named)
+    )
+    return plan.model_copy(update={"prompt": prompt, "layer_prompts": own})
 
 
 def _prompts(

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.checkpoints import Checkpoint, read_checkpoint
+from layerdiffuse_mcp.engine.checkpoints import Checkpoint, PartName, read_checkpoint
+from layerdiffuse_mcp.engine.loras import read_lora
 from layerdiffuse_mcp.engine.offsets import OffsetNetwork, read_offsets
 from layerdiffuse_mcp.engine.patching import Patch, PatchStack
 from layerdiffuse_mcp.engine.placement import Placement, memory_free, memory_used, place
@@ -50,6 +52,15 @@ class Networks:
     base: Network
 
 
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA file and its strengths on the denoiser and on the text encoders."""
+
+    path: Path
+    strength: float
+    text_strength: float
+
+
 @dataclass
 class Model:
     """A base model in memory. Parts are loaded when they are first used and stay until it is dropped."""
@@ -61,6 +72,8 @@ class Model:
     used: float = field(default_factory=time.monotonic)
     _embeddings: OrderedDict[Any, tuple[Tensor, Tensor | None]] = field(default_factory=OrderedDict)
     _layer: tuple[str, Patch | SharingModel] | None = None
+    _loras: tuple[LoraUse, ...] = ()
+    _base_patches: tuple[Patch, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -100,8 +113,25 @@ class Model:
         return load_offset_encoder(path, self.placement.vae_dtype(self.family), self.placement.device)
 
     @cached_property
-    def _stack(self) -> PatchStack:
-        return PatchStack(self.unet, self.checkpoint.parts["unet"].weights)
+    def _stacks(self) -> dict[PartName, PatchStack]:
+        names: tuple[PartName, ...] = ("unet", "text_encoder", "text_encoder_2")
+        networks = zip(names, (self.unet, *self.text_encoders), strict=False)
+        return {name: PatchStack(network, self.checkpoint.parts[name].weights) for name, network in networks}
+
+    def use_loras(self, loras: tuple[LoraUse, ...]) -> None:
+        """Make the base's weights its own plus these LoRAs, in order; layer files come on top.
+
+        Raises:
+            LayerFileError: a file is damaged or does not fit the base; the base is then as it was loaded.
+        """
+        if loras == self._loras:
+            return
+        networks = {name: stack.module for name, stack in self._stacks.items()}
+        read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
+        for name, stack in self._stacks.items():
+            stack.set(*(patches[name] for patches in read if patches[name].offsets))
+        self._base_patches = self._stacks["unet"].patches
+        self._loras = loras
 
     def load(self) -> None:
         """Load whatever drawing needs and is not in memory yet."""
@@ -111,7 +141,7 @@ class Model:
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int
     ) -> Conditioning:
         """The conditioning of one prompt, one row; computed once for a distinct prompt and kept."""
-        key = (prompt, negative and self.family == "sdxl", clip_skip, emphasis)
+        key = (prompt, negative and self.family == "sdxl", clip_skip, emphasis, self._loras)
         if key not in self._embeddings:
             self._embeddings[key] = self._encode(prompt, negative, clip_skip, emphasis)
             while len(self._embeddings) > EMBEDDINGS_KEPT:
@@ -146,8 +176,9 @@ class Model:
             with SharedNetwork(self.unet, layer, control, prompts) as shared:
                 yield Networks(shared.network, shared.base_network)
         else:
-            self._stack.set()
-            offset = OffsetNetwork(self._stack, layer.scaled(stage.layer_weight))
+            stack = self._stacks["unet"]
+            stack.set(*self._base_patches)
+            offset = OffsetNetwork(stack, layer.scaled(stage.layer_weight))
             yield Networks(offset.network, offset.base_network)
 
     def _read_layer(self, method_id: str) -> Patch | SharingModel:
