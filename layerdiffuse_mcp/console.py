@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,9 @@ from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.runtime import prepare_environment
 from layerdiffuse_mcp.settings import Settings
 
-OUT, ERR = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+PIPED_WIDTH = 240
+OUT = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+ERR = Console(stderr=True, highlight=False)
 GB = 10**9
 
 

@@ -1,0 +1,110 @@
+"""The commands as a person types them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layerdiffuse_mcp.cli import main
+from tests.narrow import write_models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_models(folder, ("sd15",))
+    return folder
+
+
+@pytest.fixture
+def arguments(models: Path, tmp_path: Path) -> list[str]:
+    return ["--models-dir", str(models), "--output", str(tmp_path), "--device", "cpu"]
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What was printed on stdout as `name: value` lines."""
+    printed = capsys.readouterr().out.splitlines()
+    return dict(line.split(": ", 1) for line in printed if ": " in line)
+
+
+def test_generate_prints_the_picture_its_preview_and_what_the_alpha_holds(arguments, capsys) -> None:
+    status = main(["generate", "a red apple", "--model", "tiny-sd15", "--steps", "2", "--seed", "3", *arguments])
+    printed = lines(capsys)
+    assert status == 0
+    assert Path(printed["foreground"]).name.endswith("-a-red-apple-3-foreground.png")
+    assert Path(printed["preview"]).is_file()
+    assert "transparent" in printed["alpha"] or "opaque" in printed["alpha"]
+
+
+def test_reproduce_says_that_the_picture_is_the_same(arguments, capsys) -> None:
+    main(["generate", "a cup", "--model", "tiny-sd15", "--steps", "2", "--seed", "4", *arguments])
+    first = lines(capsys)
+    assert main(["reproduce", first["foreground"], *arguments]) == 0
+    again = lines(capsys)
+    assert again["identical"] == "yes"
+    assert again["foreground"] != first["foreground"]
+
+
+def test_layers_and_their_own_prompts_have_flags(arguments, capsys) -> None:
+    own = ["--task", "layers", "--background-prompt", "a meadow", "--steps", "1"]
+    assert main(["generate", "a cup", "--model", "tiny-sd15", *own, *arguments]) == 0
+    assert {"foreground", "background", "blended"} <= lines(capsys).keys()
+
+
+def test_models_lists_what_there_is_and_what_it_can_do(arguments, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    assert main(["models", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "pocket" in printed
+    assert "tiny-sd15" in printed
+    assert "juggernaut-xl-v6" in printed
+
+
+def test_doctor_shows_the_machine_and_the_folders(arguments, capsys, tmp_path) -> None:
+    assert main(["doctor", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed
+    assert f"{tmp_path} (writable)" in printed
+
+
+WRONG = {
+    "empty prompt": (["generate", ""], "prompt is empty"),
+    "width": (["generate", "x", "--width", "7"], "width: .*64"),
+    "model": (["generate", "x", "--model", "poket"], "There is no model 'poket'"),
+    "recipe": (["reproduce", __file__], "not a picture"),
+    "setting": (["generate", "x", "--queue-size", "0"], "queue_size"),
+    "device": (["generate", "x", "--dtype", "float16", "--device", "cpu"], "float16"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_explained_in_one_line_on_stderr(case, capsys, tmp_path) -> None:
+
+    command, hint = WRONG[case]
+    assert main([*command, "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(hint, printed.err)
+    assert "Traceback" not in printed.err
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(models, tmp_path, capsys) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    given = ["--model", "tiny-sd15", "--steps", "1", "--models-dir", str(models), "--output", str(blocked)]
+    assert main(["generate", "x", *given]) == 1
+    assert str(blocked) in capsys.readouterr().err
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from layerdiffuse_mcp.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "generate" in done.stdout
