@@ -13,6 +13,8 @@ from layerdiffuse_mcp.server.services import Services, services
 
 TICK = 0.01
 """Percent by which progress rises when nothing is known but that time has passed."""
+ALMOST = 99.0
+"""Percent that only the result itself may pass far."""
 
 
 class Reporter:
@@ -25,7 +27,7 @@ class Reporter:
     async def __call__(self, progress: Progress) -> None:
         """Send one progress notification."""
         room = 100 - self._last
-        self._last = max(progress.fraction * 100, self._last + min(TICK, room / 2))
+        self._last = max(progress.fraction * ALMOST, self._last + min(TICK, room / 2))
         await self._ctx.report_progress(self._last, 100, progress.message)
 
 

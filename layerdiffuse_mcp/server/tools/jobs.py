@@ -71,7 +71,7 @@ async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToo
 async def list_jobs(
     ctx: Context[Services],
     status: Annotated[State | None, Field(description="Only jobs in this state")] = None,
-    limit: Annotated[int, Field(ge=1, le=100, description="Newest first, at most so many")] = 20,
+    limit: Annotated[int, Field(ge=1, le=100, description="Newest so many")] = 20,
 ) -> Annotated[CallToolResult, JobList]:
     """List the jobs of this server since it started."""
     jobs = services(ctx).jobs

@@ -1,5 +1,6 @@
 """Models and the machine: what there is, what is loaded, what it runs on."""
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -109,7 +110,7 @@ async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, Ser
         models_folder=str(settings.models_dir),
         versions={name: found for name in VERSIONS if (found := _version(name))},
     )
-    engine = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in worker.engine.items())
+    engine = _engine_words(worker.engine)
     text = (
         f"layerdiffuse-mcp {status.version}; worker {status.worker}"
         f"{f' ({engine})' if engine else ''}; {len(status.running)} running, {status.waiting} waiting "
@@ -117,6 +118,18 @@ async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, Ser
         f"{', '.join(status.readable_folders)}."
     )
     return plain(text, status)
+
+
+def _engine_words(engine: Mapping[str, Any]) -> str:
+    """Device, memory and cached models in words, as far as the engine has told them."""
+    said = [str(engine[name]) for name in ("device", "dtype") if name in engine]
+    said += [
+        f"{name.removeprefix('memory_')} memory {engine[name] / GB:.1f} GB"
+        for name in ("memory_free", "memory_total")
+        if isinstance(engine.get(name), int | float)
+    ]
+    loaded = [str(entry["model"]) for entry in engine.get("loaded", ()) if "model" in entry]
+    return ", ".join([*said, f"loaded: {', '.join(loaded) or 'nothing'}"]) if said else ""
 
 
 def _models(settings: Settings) -> list[ModelFacts]:

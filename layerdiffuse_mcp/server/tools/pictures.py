@@ -64,12 +64,11 @@ class Inspected(BaseModel):
 async def compose_layers(
     ctx: Context[Services],
     layers: Annotated[list[PlacedLayer], Field(min_length=1, max_length=MAX_LAYERS, description="The lowest first")],
-    width: Annotated[int, Field(ge=1, le=30_000, description="Of the canvas; default: as far as layers reach")]
-    | None = None,
-    height: Annotated[int, Field(ge=1, le=30_000, description="Of the canvas")] | None = None,
-    background: Annotated[str, named("Colour (white, #rrggbb), path or image id; default: none")] | None = None,
-    trim: Annotated[bool, Field(description="Cut the canvas down to what is visible")] = False,
-    pad: Annotated[int, Field(ge=0, le=4096, description="Pixels added on every side")] = 0,
+    width: Annotated[int, Field(ge=1, le=30_000, description="Canvas; default: fits")] | None = None,
+    height: Annotated[int, Field(ge=1, le=30_000, description="Canvas")] | None = None,
+    background: Annotated[str, named("Colour, path or image id; default: none")] | None = None,
+    trim: Annotated[bool, Field(description="Cut to what is visible")] = False,
+    pad: Annotated[int, Field(ge=0, le=4096, description="Pixels on every side")] = 0,
     format: Annotated[Literal["png", "webp", "psd", "ora"], Field(description="psd, ora keep named layers")] = "png",
     name: Annotated[str, Field(max_length=100, description="For the file's name")] = "composition",
     preview: Preview = True,
@@ -123,9 +122,7 @@ async def compose_layers(
 async def inspect_image(
     ctx: Context[Services],
     image: Annotated[str, named("Path or image id")],
-    background: Annotated[str, Field(max_length=50, description="Below the preview: a colour or checkerboard")] = (
-        "checkerboard"
-    ),
+    background: Annotated[str, Field(max_length=50, description="Colour or checkerboard")] = ("checkerboard"),
     preview: Preview = True,
 ) -> Annotated[CallToolResult, Inspected]:
     """Tell what a picture's alpha holds, its bounding box, halo and embedded recipe, and show it on a background."""
