@@ -121,3 +121,14 @@ async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext
 def serve_stdio(settings: Settings) -> None:
     """Serve one client on standard input and output until it goes."""
     create_server(settings).run("stdio")
+
+
+def serve_http(settings: Settings, host: str = "127.0.0.1", port: int = 8000, token: str | None = None) -> None:
+    """Serve Streamable HTTP until interrupted.
+
+    Raises:
+        InvalidRequest: the address is not loopback and there is no token.
+    """
+    from layerdiffuse_mcp.server import http
+
+    http.serve(create_server(settings), host, port, token)

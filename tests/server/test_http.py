@@ -1,0 +1,100 @@
+"""Streamable HTTP: served to this machine, and to others only with a token."""
+
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+import uvicorn
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.server.app import create_server, serve_http
+from layerdiffuse_mcp.server.http import http_app
+from layerdiffuse_mcp.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "a-token-for-tests"
+
+
+@pytest.fixture
+def serve(settings: Settings, rehearsal: str) -> Iterator[Callable[[str | None], str]]:
+    """Serves on a free port, with a token or without; returns the address."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(token: str | None) -> str:
+        app = http_app(create_server(settings, lambda given: LocalBackend(given, rehearsal)), "127.0.0.1", token)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            time.sleep(0.02)
+        return f"http://127.0.0.1:{port}/mcp"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join()
+
+
+@asynccontextmanager
+async def connected(url: str, mode: str, token: str | None = None) -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=30) as web,
+        Client(streamable_http_client(url, http_client=web), mode=mode) as client,
+    ):
+        yield client
+
+
+async def test_a_client_draws_over_http(serve: Callable[[str | None], str], era: str):
+    async with connected(serve(None), era) as client:
+        result = await client.call_tool("generate_transparent", {"prompt": "steps 2"})
+    assert result.structured_content is not None
+    assert result.structured_content["status"] == "done"
+
+
+async def test_a_job_outlives_the_connection_that_started_it(serve: Callable[[str | None], str], era: str):
+    url = serve(None)
+    async with connected(url, era) as client:
+        handle = await client.call_tool("generate_transparent", {"prompt": "steps 20", "wait_seconds": 0})
+    assert handle.structured_content is not None
+    async with connected(url, era) as client:
+        found = await client.call_tool("get_job", {"job_id": handle.structured_content["job_id"]})
+    assert found.structured_content is not None
+    assert found.structured_content["status"] == "done"
+
+
+async def test_without_the_token_nobody_gets_in(serve: Callable[[str | None], str], era: str):
+    url = serve(TOKEN)
+    async with httpx2.AsyncClient() as web:
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            answer = await web.post(url, json={}, headers=headers)
+            assert answer.status_code == 401
+    async with connected(url, era, TOKEN) as client:
+        assert (await client.list_tools()).tools
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
+async def test_a_web_page_of_elsewhere_is_refused(serve: Callable[[str | None], str], headers: dict[str, str]):
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    accepted = {"Accept": "application/json, text/event-stream"}
+    async with httpx2.AsyncClient() as web:
+        answer = await web.post(serve(None), json=request, headers={**accepted, **headers})
+    assert answer.status_code in (403, 421)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "example.org"])
+def test_others_are_served_only_with_a_token(host: str, settings: Settings):
+    with pytest.raises(InvalidRequest, match="--token"):
+        serve_http(settings, host=host)
