@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def doctor(settings: Settings) -> int:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Callable[[outcome.Progress], None]]:
+def _bar() -> Generator[Callable[[outcome.Progress], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)

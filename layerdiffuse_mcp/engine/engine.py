@@ -9,7 +9,7 @@ stop it. Models stay in memory between requests. Runs one request at a time, in 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import singledispatchmethod
 from pathlib import Path
@@ -211,7 +211,7 @@ class _Clock:
         self._spent: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
+    def __call__(self, stage: str) -> Generator[None]:
         begun = time.monotonic()
         yield
         self._spent[stage] = self._spent.get(stage, 0.0) + time.monotonic() - begun

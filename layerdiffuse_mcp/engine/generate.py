@@ -196,7 +196,7 @@ def _decoded(
     width, height = cast(int, plan.width), cast(int, plan.height)
     transparent = [role for role in method.outputs if role == method.transparent]
     views = meter.steps("decoding", len(VIEWS) * len(transparent) * len(batch), DECODED_VIEW)
-    roles = [(seed, role) for seed in batch for role in method.outputs]
+    roles: list[tuple[int, Role]] = [(seed, role) for seed in batch for role in method.outputs]
     for latent, (seed, role) in zip(latents, roles, strict=True):
         if role == method.transparent:
             pixels = decode_rgba(model, latent, views.next)

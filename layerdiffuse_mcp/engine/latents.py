@@ -66,7 +66,7 @@ def read_latent(path: Path) -> SavedLatent:
         )
     height, width = latent.shape[1] * LATENT_FACTOR, latent.shape[2] * LATENT_FACTOR
     facts = file.metadata
-    family = next((known for known in FAMILIES if known == facts.get("family")), None)
+    family: Family | None = next((known for known in FAMILIES if known == facts.get("family")), None)
     return SavedLatent(
         latent.clone(),
         _number(facts.get("width"), width),

@@ -13,7 +13,7 @@ transparency networks of its own family. It knows no request and no file of the 
 import gc
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -126,7 +126,7 @@ class Model:
         """
         if loras == self._loras:
             return
-        networks = {name: stack.module for name, stack in self._stacks.items()}
+        networks: dict[PartName, nn.Module] = {name: stack.module for name, stack in self._stacks.items()}
         read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
         for name, stack in self._stacks.items():
             stack.set(*(patches[name] for patches in read if patches[name].offsets))
@@ -161,7 +161,7 @@ class Model:
     @contextmanager
     def layered(
         self, stage: Stage, control: Tensor | None = None, prompts: tuple[Tensor | None, ...] = ()
-    ) -> Iterator[Networks]:
+    ) -> Generator[Networks]:
         """The base with a stage's layer file on it.
 
         SDXL files stay patched in afterwards, so that the next run of the same method starts at once; the
