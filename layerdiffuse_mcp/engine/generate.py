@@ -67,7 +67,7 @@ def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter) ->
     _announce(plan, stages, model, meter)
     drawn: list[Drawn] = []
     for batch in _batches(seeds(plan), plan):
-        known = {role: [picture] * len(batch) for role, picture in given.layers.items()}
+        known: dict[Role, list[Bytes]] = {role: [picture] * len(batch) for role, picture in given.layers.items()}
         for stage in stages:
             layers = _draw(plan, stage, model, batch, known, given, meter)
             known |= {
@@ -125,7 +125,7 @@ def _draw(
             stop_sigma=model.table.percent_to_sigma(stage.stop_at) if stage.stop_at < 1 else None,
             inpainting=inpainting,
         )
-        latents = sample(sampler, denoiser, run, noise, lambda *_: steps.next(), start)
+        latents = sample(sampler, denoiser, run, noise, lambda _step, _total, _x, _denoised: steps.next(), start)
         if inpainting is not None:
             latents = inpainting.keep(latents)
 
