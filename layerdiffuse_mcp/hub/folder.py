@@ -1,0 +1,310 @@
+"""The user's models folder: what lies in it, told by headers alone, and what its `models.toml` adds.
+
+    shelf = read_shelf(settings.models_dir)
+    shelf.bases, shelf.loras         # each by a name of its own
+    shelf.file("layer_xl_fg2ble.safetensors")     # a published file, in whichever sub-folder it lies
+
+A `.safetensors` file is a base or a LoRA by what is in it; below a folder `loras/` it is a LoRA; a folder with a
+`model_index.json` is a base in diffusers layout. Anything else is left alone. The optional `models.toml`:
+
+    [[base]]
+    name = "my-base"
+    path = "bases/my-base.safetensors"      # or repo = "someone/something" and file = "base.safetensors"
+    family = "sdxl"                         # needed with repo, else told from the file
+    native_size = 1024
+    description = "What it is good at"
+    licence = "openrail++"
+
+    [[lora]]
+    name = "watercolour"
+    path = "loras/wc_v2.safetensors"
+    trigger = "watercolour painting"
+
+Headers are read once and again only when a file changes. No torch is imported.
+"""
+
+import functools
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from layerdiffuse_mcp.errors import CheckpointError, ModelError
+from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile
+from layerdiffuse_mcp.hub.headers import read_header
+from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, folder_family, identify
+from layerdiffuse_mcp.hub.official import BASES, KNOWN_NAMES, NATIVE_SIZE
+from layerdiffuse_mcp.methods import Family
+from layerdiffuse_mcp.requests import explain
+
+SUFFIX = ".safetensors"
+INDEX = "model_index.json"
+LIST = "models.toml"
+LORA_FOLDERS = frozenset({"lora", "loras"})
+RESERVED = frozenset({"pocket", *NATIVE_SIZE, *(entry.name for entry in BASES)})
+"""Names that no entry of the user's can have."""
+LORA_KINDS = frozenset({"lora", "lycoris"})
+EntryT = TypeVar("EntryT", ModelEntry, LoraEntry)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What a models folder holds."""
+
+    bases: tuple[ModelEntry, ...]
+    loras: tuple[LoraEntry, ...]
+    files: Mapping[str, Path]
+    """Every `.safetensors` file by its name; of several with one name the one nearest to the top."""
+
+    def file(self, name: str) -> Path | None:
+        """The file of that name in the folder or below, if there is one."""
+        return self.files.get(name)
+
+
+class _Row(BaseModel):
+    """What a base and a LoRA in models.toml have in common."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    path: Path | None = None
+    repo: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
+    file: str | None = None
+    family: Family | None = None
+    description: str = ""
+    licence: str | None = None
+
+    @model_validator(mode="after")
+    def _says_where_it_is(self) -> "_Row":
+        if (self.path is None) != (self.repo is not None and self.file is not None) or (
+            (self.repo is None) != (self.file is None)
+        ):
+            raise ValueError("say where it is: either path, or repo and file")
+        if self.file is not None and not self.file.endswith(SUFFIX):
+            raise ValueError(f"file must be a {SUFFIX} file: other formats can run code when they are opened")
+        return self
+
+    @property
+    def remote(self) -> RemoteFile | None:
+        """Its file on the hub, if that is where it is."""
+        if self.repo is None or self.file is None:
+            return None
+        return RemoteFile(repo=self.repo, path=self.file, licence=self.licence)
+
+    def here(self, folder: Path) -> Path | None:
+        """Its file or folder on this machine, if it is there; `path` counts from the models folder."""
+        path = folder / self.path.expanduser() if self.path else None
+        return path if path is not None and path.exists() else None
+
+
+class _BaseRow(_Row):
+    native_size: int | None = Field(None, ge=64, le=4096)
+
+    @model_validator(mode="after")
+    def _names_its_family(self) -> "_BaseRow":
+        if self.repo is not None and self.family is None:
+            raise ValueError("family must be given with repo: sd15 or sdxl")
+        return self
+
+
+class _LoraRow(_Row):
+    trigger: str | None = None
+
+
+_ROWS: dict[Literal["base", "lora"], type[_Row]] = {"base": _BaseRow, "lora": _LoraRow}
+
+
+def read_shelf(folder: Path) -> Shelf:
+    """Look through a models folder; one that does not exist is empty.
+
+    Raises:
+        ModelError: its models.toml cannot be used; the message says which entry and why.
+    """
+    bases: list[ModelEntry] = []
+    loras: list[LoraEntry] = []
+    files: dict[str, Path] = {}
+    for path in _walk(folder):
+        if path.is_dir():
+            bases += _diffusers_base(path)
+            continue
+        files.setdefault(path.name, path)
+        if path.name in KNOWN_NAMES:
+            continue
+        kind = _kind(path, folder)
+        if kind.family:
+            bases.append(_dropped_base(path, kind.family))
+        elif kind.name in LORA_KINDS:
+            loras.append(LoraEntry(name=path.stem, description=f"Your own LoRA, {path.name}", path=path))
+    rows = _listed(folder / LIST)
+    bases = [_listed_base(row, folder) for row in rows if isinstance(row, _BaseRow)] + bases
+    loras = [_listed_lora(row, folder) for row in rows if isinstance(row, _LoraRow)] + loras
+    return Shelf(tuple(_named_apart(bases, folder)), tuple(_named_apart(loras, folder)), files)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every safetensors file and every diffusers folder, the nearest to the top first, each once."""
+    seen: set[Path] = set()
+    waiting = [folder] if folder.is_dir() else []
+    while waiting:
+        here = waiting.pop(0)
+        if (real := here.resolve()) in seen:
+            continue
+        seen.add(real)
+        if (here / INDEX).is_file():
+            yield here
+            continue
+        try:
+            children = sorted(Path(child.path) for child in os.scandir(here) if not child.name.startswith("."))
+        except OSError:
+            continue
+        yield from (child for child in children if child.suffix.lower() == SUFFIX and child.is_file())
+        waiting += [child for child in children if child.is_dir()]
+
+
+def _kind(path: Path, folder: Path) -> Kind:
+    if LORA_FOLDERS & {part.lower() for part in path.relative_to(folder).parts[:-1]}:
+        return Kind("lora", "a LoRA")
+    try:
+        facts = path.stat()
+        return _kind_of_file(path, facts.st_mtime_ns, facts.st_size)
+    except (ModelError, OSError):
+        return UNKNOWN
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind_of_file(path: Path, changed: int, size: int) -> Kind:
+    """What the file is; `changed` and `size` make a changed file a new question."""
+    header = read_header(path)
+    return identify(header.shapes, header.metadata)
+
+
+@functools.lru_cache(maxsize=256)
+def _native_size_of_file(path: Path, changed: int) -> int | None:
+    """The native size that a file made by this project states in its metadata."""
+    stated = json.loads(read_header(path).metadata.get("layerdiffuse_mcp", "{}"))
+    size = stated.get("native_size") if isinstance(stated, dict) else None
+    return size if isinstance(size, int) else None
+
+
+def _dropped_base(path: Path, family: Family) -> ModelEntry:
+    try:
+        size = _native_size_of_file(path, path.stat().st_mtime_ns)
+    except (ModelError, OSError, ValueError):
+        size = None
+    return ModelEntry(
+        name=path.stem,
+        family=family,
+        native_size=size or NATIVE_SIZE[family],
+        path=path,
+        bytes=path.stat().st_size,
+        description=f"Your own base, {path.name}",
+    )
+
+
+def _diffusers_base(path: Path) -> list[ModelEntry]:
+    try:
+        pipeline = str(_json(path / INDEX).get("_class_name"))
+        unet = _json(path / "unet" / "config.json")
+        family = folder_family(path.name, pipeline, unet)
+        size = int(unet.get("sample_size") or 0) * 8 or NATIVE_SIZE[family]
+    except (CheckpointError, OSError, ValueError, TypeError, AttributeError):
+        return []  # it is of no use here; naming it in a call still says why
+    return [
+        ModelEntry(
+            name=path.name,
+            family=family,
+            native_size=size,
+            path=path,
+            bytes=sum(file.stat().st_size for file in path.rglob("*" + SUFFIX)),
+            description=f"Your own base, the diffusers folder {path.name}",
+        )
+    ]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _listed(path: Path) -> tuple[_Row, ...]:
+    return _read_list(path, path.stat().st_mtime_ns) if path.is_file() else ()
+
+
+@functools.lru_cache(maxsize=8)
+def _read_list(path: Path, changed: int) -> tuple[_Row, ...]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Correct it, or move it away.") from error
+    rows: list[_Row] = []
+    unknown = [table for table in tables if table not in _ROWS]
+    if unknown or not all(isinstance(rows_of, list) for rows_of in tables.values()):
+        raise ModelError(f"{path} may hold [[base]] and [[lora]] tables only. Correct it, or move it away.")
+    for table, kind in _ROWS.items():
+        for number, row in enumerate(tables.get(table, ()), start=1):
+            try:
+                rows.append(kind.model_validate(row))
+            except ValidationError as error:
+                raise ModelError(f"{path}, {table} {number}: {explain(error)} Correct it, or move it away.") from None
+    names = [(type(row), row.name) for row in rows]
+    taken = [name for kind, name in names if names.count((kind, name)) > 1 or name in RESERVED]
+    if taken:
+        raise ModelError(f"{path}: the name {taken[0]} is taken already. Choose another for your entry.")
+    return tuple(rows)
+
+
+def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
+    path = row.here(folder)
+    found = (_diffusers_base(path) if path.is_dir() else _single_base(path)) if path else []
+    facts = found[0] if found else None
+    family = row.family or (facts.family if facts else None)
+    missing = "" if path or row.remote else f" (there is no file {row.path})"
+    return ModelEntry(
+        name=row.name,
+        family=family,
+        native_size=row.native_size or (facts.native_size if facts else NATIVE_SIZE.get(family or "sd15", 512)),
+        licence=row.licence,
+        path=path,
+        remote=row.remote,
+        bytes=facts.bytes if facts else None,
+        description=(row.description or "Your own base") + missing,
+        aliases=(path.stem,) if path else (row.remote.name.removesuffix(SUFFIX),) if row.remote else (),
+    )
+
+
+def _single_base(path: Path) -> list[ModelEntry]:
+    kind = _kind(path, path.parent)
+    return [_dropped_base(path, kind.family)] if kind.family else []
+
+
+def _listed_lora(row: _LoraRow, folder: Path) -> LoraEntry:
+    return LoraEntry(
+        name=row.name,
+        description=row.description,
+        trigger=row.trigger,
+        licence=row.licence,
+        family=row.family,
+        path=row.here(folder),
+        remote=row.remote,
+    )
+
+
+def _named_apart(entries: list[EntryT], folder: Path) -> Iterator[EntryT]:
+    """The entries without a file that an earlier one has, no two of one name: a later one is named by its path."""
+    paths: set[Path] = set()
+    names = set(RESERVED)
+    for entry in entries:
+        real = entry.path.resolve() if entry.path else None
+        if real in paths:
+            continue
+        if real is not None:
+            paths.add(real)
+        if entry.name in names and entry.path is not None and entry.path.is_relative_to(folder):
+            below = entry.path.relative_to(folder).as_posix().removesuffix(SUFFIX)
+            entry = entry.model_copy(update={"name": f"own/{below}" if below in names else below})
+        names.add(entry.name)
+        yield entry
