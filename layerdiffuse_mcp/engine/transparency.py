@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerdiffuse_mcp.engine.transparency_networks import (
     OffsetEncoder,
@@ -69,7 +69,8 @@ def decode(
 
     The decoder is run on the eight flips and rotations of each picture, each result is clipped and turned back, and
     the element-wise lower median is kept; with `augmented` off it is run once and its result is left as it is. Sizes
-    that are no multiples of 64 are padded at the right and the bottom by repeating the edge, and cropped again.
+    that are no multiples of 64 are continued at the right and the bottom by their mirror image, and cropped again (that
+    comes nearer to a decode of the whole picture than repeating the edge, as the norms then see the usual content).
 
     Args:
         decoder: on any device, in any float type.
@@ -96,9 +97,9 @@ def decode(
         raise ImageError(f"A picture of {width}x{height} cannot be decoded: sides are multiples of {LATENT_FACTOR}.")
 
     weight = decoder.conv_in.weight
-    padding = (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE)
-    pixel = nn.functional.pad(pixel.to(weight), padding, mode="replicate")
-    latent = nn.functional.pad(latent.to(weight), tuple(p // LATENT_FACTOR for p in padding), mode="replicate")
+    down, right = -height % SIZE_MULTIPLE, -width % SIZE_MULTIPLE
+    pixel = _mirrored(pixel.to(weight), down, right)
+    latent = _mirrored(latent.to(weight), down // LATENT_FACTOR, right // LATENT_FACTOR)
 
     views = VIEWS if augmented else VIEWS[:1]
     batch = _views_at_once(pixel, memory)
@@ -192,6 +193,16 @@ def _sorted_four(values: list[Tensor]) -> list[Tensor]:
     a, c = torch.minimum(a, c), torch.maximum(a, c)
     b, d = torch.minimum(b, d), torch.maximum(b, d)
     return [a, torch.minimum(b, c), torch.maximum(b, c), d]
+
+
+def _mirrored(picture: Tensor, down: int, right: int) -> Tensor:
+    """(B, C, H, W) continued by `down` rows and `right` columns of its mirror image, repeated where it is smaller."""
+    for dim, more in ((2, down), (3, right)):
+        size = picture.shape[dim]
+        if more:
+            place = torch.arange(size + more, device=picture.device) % (2 * size)
+            picture = picture.index_select(dim, torch.minimum(place, 2 * size - 1 - place))
+    return picture
 
 
 def _turn(picture: Tensor, view: tuple[bool, int]) -> Tensor:

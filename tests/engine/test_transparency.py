@@ -126,6 +126,14 @@ def test_sizes_that_are_no_multiples_of_64_are_decoded_whole(decoder, size):
     assert decoded.max() <= 1
 
 
+def test_what_is_missing_to_64_is_mirrored(decoder):
+    pixel, latent = inputs(64, 128)
+    pixel[..., 32:64, :], latent[..., 4:8, :] = pixel[..., :32, :].flip(2), latent[..., :4, :].flip(2)
+    whole = decode(decoder, pixel, latent, augmented=False)
+    part = decode(decoder, pixel[..., :32, :], latent[..., :4, :], augmented=False)
+    assert relative(part, whole[..., :32, :]) < 1e-5
+
+
 def test_one_pass_is_the_bare_network(decoder):
     pixel, latent = inputs(64, 64)
     with torch.no_grad():
