@@ -34,12 +34,13 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
 
-CONTROL_WIDTH = 256
-# (channels out, stride) of the control encoder's convolutions: picture -> 1/8, 1/16, 1/32, 1/64
+CONTROL_WIDTH = 256  # of the released files
+# (part of that width, stride) of the control encoder's convolutions: picture -> 1/8, 1/16, 1/32, 1/64
 CONTROL_BLOCKS: tuple[tuple[tuple[int, int], ...], ...] = (
-    ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (CONTROL_WIDTH, 2), (CONTROL_WIDTH, 1)),
-    *(((CONTROL_WIDTH, 2), (CONTROL_WIDTH, 1)),) * 3,
+    ((8, 1), (8, 1), (4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)),
+    *(((1, 2), (1, 1)),) * 3,
 )
+CONTROL_INPUT = re.compile(r"hookers\.layers\.\d+\.control_convs\.\d+\.0\.weight")
 PROJECTIONS = ("q", "k", "v", "out")
 
 
@@ -55,7 +56,7 @@ class LowRankChange(nn.Module):
 class SharedAttention(nn.Module):
     """What a file holds for one attention layer of the base."""
 
-    def __init__(self, base: Attention, frames: int, rank: int, control: bool):
+    def __init__(self, base: Attention, frames: int, rank: int, control_width: int):
         super().__init__()
         self.frames = frames
         for name, linear in projections(base).items():
@@ -68,12 +69,12 @@ class SharedAttention(nn.Module):
         self.temporal_k = nn.Linear(width, width)
         self.temporal_v = nn.Linear(width, width)
         self.temporal_o = nn.Linear(width, width)
-        if control:
+        if control_width:
             self.control_convs = nn.ModuleList(
                 nn.Sequential(
-                    nn.Conv2d(CONTROL_WIDTH, CONTROL_WIDTH, 3, padding=1),
+                    nn.Conv2d(control_width, control_width, 3, padding=1),
                     nn.SiLU(),
-                    nn.Conv2d(CONTROL_WIDTH, width, 1),
+                    nn.Conv2d(control_width, width, 1),
                 )
                 for _ in range(frames)
             )
@@ -87,21 +88,21 @@ class SharedAttention(nn.Module):
         return torch.baddbmm(weight, up, down).to(base.weight.dtype)
 
     def control(self, feature: Tensor) -> Tensor:
-        """What `feature` (N, 256, h, w) of the control picture adds to each frame: (F, N, h * w, width)."""
+        """What `feature` (N, control width, h, w) of the control picture adds to each frame: (F, N, h * w, width)."""
         return torch.stack([convs(feature).flatten(2).transpose(1, 2) for convs in self.control_convs])
 
 
 class ControlEncoder(nn.Module):
-    """A picture (N, 3, H, W) in -1..1 -> features (N, 256, H / 8 / 2^level, ...) for the UNet's four levels."""
+    """A picture (N, 3, H, W) in -1..1 -> features (N, width, H / 8 / 2^level, ...) for the UNet's four levels."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int):
         super().__init__()
         channels = 3
         for index, block in enumerate(CONTROL_BLOCKS):
             layers: list[nn.Module] = []
-            for width, stride in block:
-                layers += [nn.Conv2d(channels, width, 3, padding=1, stride=stride), nn.SiLU()]
-                channels = width
+            for part, stride in block:
+                layers += [nn.Conv2d(channels, width // part, 3, padding=1, stride=stride), nn.SiLU()]
+                channels = width // part
             self.add_module(f"blocks_{index}", nn.Sequential(*layers))
 
     def forward(self, picture: Tensor) -> list[Tensor]:
@@ -119,13 +120,21 @@ class SharingModel(nn.Module):
     frames: pictures that share attention, 1 to 3; control: whether a picture steers it; rank of the low-rank changes.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, frames: int, rank: int, control: bool):
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        frames: int,
+        rank: int,
+        control: bool,
+        control_width: int = CONTROL_WIDTH,
+    ):
         super().__init__()
         self.frames = frames
         self.hookers = nn.Module()
-        layers = [SharedAttention(place.attention, frames, rank, control) for place in attention_places(unet)]
+        width = control_width if control else 0
+        layers = [SharedAttention(place.attention, frames, rank, width) for place in attention_places(unet)]
         self.hookers.layers = nn.ModuleList(layers)
-        self.kwargs_encoder = ControlEncoder() if control else None
+        self.kwargs_encoder = ControlEncoder(width) if control else None
 
     @property
     def layers(self) -> list[SharedAttention]:
@@ -154,9 +163,9 @@ class SharingModel(nn.Module):
         cls, tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str = "The layer file"
     ) -> "SharingModel":
         """The model of a file's `tensors`, as `read` does; `name` stands in errors."""
-        frames, rank, control = _traits(tensors, unet, name)
+        frames, rank, control_width = _traits(tensors, unet, name)
         with torch.device("meta"):
-            model = cls(unet, frames, rank, control)
+            model = cls(unet, frames, rank, control_width > 0, control_width)
         wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
         given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         problems = {
@@ -410,8 +419,8 @@ def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
     return tensor.repeat(rows // len(tensor), *(1,) * (tensor.ndim - 1))
 
 
-def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str) -> tuple[int, int, bool]:
-    """Frames, rank and whether there is control, as the keys and shapes say."""
+def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str) -> tuple[int, int, int]:
+    """Frames, rank and the width of the control encoder (0 when there is none), as the keys and shapes say."""
     found = [int(match[1]) for key in tensors if (match := re.match(r"hookers\.layers\.\d+\.to_q_lora\.(\d+)\.", key))]
     down = next((tensor for key, tensor in tensors.items() if key.endswith("_lora.0.down.weight")), None)
     if not found or down is None:
@@ -424,7 +433,8 @@ def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str
         raise LayerFileError(
             f"{name} is for SD 1.5 bases, and this base is SDXL; use a layer_xl_* file or another base."
         )
-    return max(found) + 1, down.shape[0], any(key.startswith("kwargs_encoder.") for key in tensors)
+    control = next((tensor for key, tensor in tensors.items() if CONTROL_INPUT.match(key)), None)
+    return max(found) + 1, down.shape[0], 0 if control is None else control.shape[1]
 
 
 def _some(keys: Sequence[str]) -> str:
