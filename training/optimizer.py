@@ -44,6 +44,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         matrix, rest = [], []
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             small = min(parameter.shape[0], parameter[0].numel()) < 8 if parameter.ndim > 1 else True
             (rest if small or any(part in name for part in plain) else matrix).append(parameter)
         groups = [{"params": matrix, "muon": True, "scale": ratio}, {"params": rest, "muon": False, "scale": 1.0}]

@@ -22,6 +22,7 @@ from training.captions import LENGTH, ROWS, Tokens, caption
 from training.common import Average, Run, autocast
 from training.latents import vocabulary
 from training.optimizer import Muon
+from training.text import warm_up
 
 TEXT_WIDTH = 128
 UNET = {
@@ -47,6 +48,8 @@ TEXT = {
 }
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 SIGNAL = torch.cumprod(1 - BETAS, 0).float()  # alpha-bar
+GREY_SHARE = 0.85  # of the pictures are on plain mid-grey
+VARIANTS = {True: 5, False: 3}  # a concept, on grey and on other backgrounds: few, so that a short run knows them well
 EMPTY_SHARE, MIN_SNR, BATCH = 0.1, 5.0, 32  # the batch of each process
 
 
@@ -60,8 +63,10 @@ def noised(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random steps: (noisy latents, steps, the noise, the loss weights)."""
     count = latents.shape[0]
-    # one step from each of `count` equal parts of the schedule: less noise in the loss than independent draws
-    steps = ((torch.arange(count) + torch.rand(count, generator=generator)) * 1000 / count).long().clamp(max=999)
+    # one step from each of `count` parts of the schedule: less noise in the loss than independent draws;
+    # more of them where the picture is mostly noise, since what is drawn is decided there
+    share = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    steps = (share**0.75 * 1000).long().clamp(max=999)
     noise = torch.randn(latents.shape, generator=generator)
     signal = SIGNAL[steps].view(-1, 1, 1, 1)
     ratio = SIGNAL[steps] / (1 - SIGNAL[steps])
@@ -78,29 +83,38 @@ class Ordinary:
         self.names = list(KINDS)
         self.tokens = Tokens()
 
+    def _variant(self, number: int, rng: np.random.Generator) -> int:
+        grey = bool(rng.random() < GREY_SHARE)
+        alike = np.flatnonzero((self.kinds[number] == 0).numpy() == grey)
+        return int(rng.choice(alike[: VARIANTS[grey]]))
+
     def batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         concept = rng.integers(len(self.words), size=BATCH)
-        variant = rng.integers(self.latents.shape[1], size=BATCH)
+        variant = np.array([self._variant(number, rng) for number in concept])
         texts = []
         for number, which in zip(concept, variant, strict=True):
             kind = int(self.kinds[number, which])
-            said = self.names[kind] if rng.random() < (0.4 if kind == 0 else 0.8) else None
+            said = self.names[kind] if rng.random() < (0.25 if kind == 0 else 0.85) else None
             texts.append("" if rng.random() < EMPTY_SHARE else caption(self.words[number], rng, said))
         return self.latents[concept, variant].float(), self.tokens(texts)
 
 
 def train(work: Path, minutes: float, rate: float) -> None:
+    source = Ordinary(work)
     unet, text = networks()
+    if not (work / "unet.pt").exists():
+        warm_up(text, source.words)
+    text.requires_grad_(False)
     both = torch.nn.ModuleDict({"unet": unet, "text": text})
-    optimizer = Muon(both, rate, ratio=8.0, plain=("embedding",))
-    average = Average(both, 0.998)
+    optimizer = Muon(both, rate, ratio=8.0)
+    average = Average(both, 0.995)
     run = Run(work, "unet", minutes=minutes, rate=rate, warmup=150)
     if state := run.resume():
         both.load_state_dict(state["both"])
-        optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
         average.values, average.steps = state["average"], run.step
     unet.set_attn_processor(AttnProcessor())  # plain products: backward of the fused attention is slow on a CPU
-    source = Ordinary(work)
     rng, generator = (
         np.random.default_rng(run.step + 1000003 * run.team.rank),
         torch.Generator().manual_seed(run.step + 1000003 * run.team.rank),
@@ -109,7 +123,8 @@ def train(work: Path, minutes: float, rate: float) -> None:
         latents, tokens = source.batch(rng)
         noisy, steps, noise, weight = noised(latents, generator)
         with autocast():
-            context = text(tokens).last_hidden_state
+            with torch.no_grad():
+                context = text(tokens).last_hidden_state
             predicted = unet(noisy, steps, context).sample.float()
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
         loss = (error * weight).mean()
