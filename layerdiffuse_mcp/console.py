@@ -18,6 +18,8 @@ from rich.table import Table
 
 from layerdiffuse_mcp import outcome
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.entries import in_words
+from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.runtime import prepare_environment
 from layerdiffuse_mcp.settings import Settings
@@ -28,7 +30,7 @@ ERR = Console(stderr=True, highlight=False)
 GB = 10**9
 
 
-PREVIEW_SUFFIX = "-preview.png"
+PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
 
 
 def generate(request: GenerateRequest, settings: Settings) -> int:
@@ -70,7 +72,26 @@ def models(settings: Settings) -> int:
             entry.licence or "", entry.description,
         )  # fmt: skip
     OUT.print(table)
-    OUT.print(f"Your own bases and layer files (.safetensors) go into {settings.models_dir}")
+    for entry in catalog.loras(settings):
+        OUT.print(f"LoRA {entry.name}{f' (say: {entry.trigger})' if entry.trigger else ''}: {entry.path or 'not here'}")
+    OUT.print("Fetch one: layerdiffuse-mcp models prepare NAME (or sdxl, sd15)")
+    OUT.print(f"Your own bases, LoRAs and layer files (.safetensors) go into {settings.models_dir}")
+    return 0
+
+
+def prepare(name: str, task: Task | None, settings: Settings, *, verify: bool = False) -> int:
+    """Fetch what a model needs, showing a bar; print each file that was fetched."""
+    from layerdiffuse_mcp.hub import download
+
+    methods = catalog.methods_for(catalog.find(name, settings), task) if task else None
+    with _bar() as on_step:
+        done = download.prepare(name, settings, on_step, methods=methods, verify=verify)
+    for note in done.notes:
+        ERR.print(f"[yellow]note:[/yellow] {note}")
+    for file in done.fetched:
+        OUT.print(f"fetched {file.file.name} ({in_words(file.bytes)} in {file.seconds:.0f} s): {file.path}")
+    fetched = sum(file.bytes for file in done.fetched)
+    OUT.print(f"{done.name} is ready: {in_words(fetched) if fetched else 'nothing had to be'} fetched")
     return 0
 
 
@@ -125,7 +146,7 @@ def _save_preview(path: Path) -> Path:
     from layerdiffuse_mcp.images.read import read_picture
 
     made = preview([read_picture(path).rgba])
-    return write_atomically(path.with_name(path.stem + PREVIEW_SUFFIX), made.data)
+    return write_atomically(path.with_name(path.stem + PREVIEW_SUFFIXES[made.mime_type]), made.data)
 
 
 def _shown(value: object) -> str:
