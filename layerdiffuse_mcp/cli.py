@@ -4,6 +4,7 @@
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
     layerdiffuse-mcp reproduce picture.png           draw a picture again from the recipe inside it
     layerdiffuse-mcp models                          which models there are
+    layerdiffuse-mcp models prepare sdxl             fetch a base and its layer files
     layerdiffuse-mcp doctor                          what this machine has and what is missing
 
 Flags are made from the fields of the settings and of the request, so both have one description.
@@ -74,13 +75,23 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("file", type=Path, help="a PNG made by this program")
     reproduce.set_defaults(run=_reproduce)
 
-    models = commands.add_parser("models", help="list the models")
+    models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
     models.set_defaults(run=_models)
+    # what this parser's flags leave open must not undo what those of `models` have set
+    prepare = models.add_subparsers(metavar="prepare").add_parser(
+        "prepare", help="fetch a model and its layer files", argument_default=argparse.SUPPRESS
+    )
+    prepare.add_argument("name", metavar="NAME", help="a model, or sdxl or sd15 for the family's default base")
+    prepare.add_argument(
+        "--task", choices=[task.value for task in Task], help="fetch only what this task needs; default: all tasks"
+    )
+    prepare.add_argument("--verify", action="store_true", help="also check the files that are here already")
+    prepare.set_defaults(run=_prepare)
 
     doctor = commands.add_parser("doctor", help="show what this machine has and what is missing")
     doctor.set_defaults(run=_doctor)
 
-    for command in (serve, generate, reproduce, models, doctor):
+    for command in (serve, generate, reproduce, models, prepare, doctor):
         _add_settings(command, taken={action.dest for action in command._actions})  # pyright: ignore[reportPrivateUsage]
     return parser
 
@@ -153,6 +164,13 @@ def _models(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp import console
 
     return console.models(_settings(options))
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from layerdiffuse_mcp import console
+
+    task = Task(options.task) if "task" in options else None
+    return console.prepare(options.name, task, _settings(options), verify="verify" in options)
 
 
 def _doctor(options: argparse.Namespace) -> int:

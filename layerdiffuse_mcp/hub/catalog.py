@@ -9,7 +9,7 @@ is there is all that "prepared" means. Nothing here fetches anything or imports 
     lora("watercolour", settings)
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -151,18 +151,25 @@ def methods_for(entry: ModelEntry, task: Task) -> tuple[str, ...]:
     )
 
 
-def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | None = None) -> list[RemoteFile]:
-    """What would have to be fetched to use a base: itself, its transparency files, the layer files of `methods`.
+def needed(entry: ModelEntry, methods: Collection[str] | None = None) -> list[RemoteFile]:
+    """The published files that a base works with: itself, its transparency files, the layer files of `methods`.
 
     All methods of its family when none are given. Files that serve more come first, so that a download that is
     broken off is already of use.
     """
     if entry.name == POCKET:
         return []
+    return [*([entry.remote] if entry.remote else []), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
+
+
+def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | None = None) -> list[RemoteFile]:
+    """Those of the `needed` files that have to be fetched: neither they nor a sibling of theirs are here."""
     shelf = read_shelf(settings.models_dir)
-    files = [entry.remote] if entry.remote and not entry.prepared else []
-    wanted = [*_transparency(entry), *(f"{method}.safetensors" for method in _methods(entry, methods))]
-    return files + [LAYER_FILES[name] for name in wanted if _layer_path(entry, name, shelf) is None]
+    return [
+        remote
+        for remote in needed(entry, methods)
+        if not (_on_disk(remote, shelf) if remote == entry.remote else _layer_path(entry, remote.name, shelf))
+    ]
 
 
 def located(remote: RemoteFile, settings: Settings) -> Path | None:
@@ -189,7 +196,7 @@ def _usable(entry: ModelEntry, shelf: Shelf) -> bool:
 
 
 def _tasks(entry: ModelEntry, shelf: Shelf) -> dict[Task, bool]:
-    here = {name: _layer_path(entry, name, shelf) is not None for name in _wanted(entry)}
+    here = {name: _layer_path(entry, name, shelf) is not None for name in _layer_names(entry)}
     return {
         task: all(here[METHODS[method].file] for method in route) and all(here[name] for name in _transparency(entry))
         for (task, family), route in ROUTES.items()
@@ -197,18 +204,13 @@ def _tasks(entry: ModelEntry, shelf: Shelf) -> dict[Task, bool]:
     }
 
 
-def _wanted(entry: ModelEntry) -> list[str]:
-    return [*_transparency(entry), *(METHODS[method].file for method in _methods(entry, None))]
-
-
-def _transparency(entry: ModelEntry) -> Iterable[str]:
+def _transparency(entry: ModelEntry) -> Collection[str]:
     return TRANSPARENCY_FILES[entry.family].values() if entry.family else ()
 
 
-def _methods(entry: ModelEntry, chosen: Collection[str] | None) -> list[str]:
-    return [
-        method.id for method in METHODS.values() if method.family == entry.family and method.id in (chosen or METHODS)
-    ]
+def _layer_names(entry: ModelEntry, methods: Collection[str] | None = None) -> list[str]:
+    family = [method for method in METHODS.values() if method.family == entry.family]
+    return [*_transparency(entry), *(method.file for method in family if methods is None or method.id in methods)]
 
 
 def _layer_path(entry: ModelEntry, name: str, shelf: Shelf) -> Path | None:

@@ -14,6 +14,7 @@ A `.safetensors` file is a base or a LoRA by what is in it; below a folder `lora
     native_size = 1024
     description = "What it is good at"
     licence = "openrail++"
+    sha256 = "31e35c80fc"                   # of a file of a repo: all of it or its beginning
 
     [[lora]]
     name = "watercolour"
@@ -75,6 +76,7 @@ class _Row(BaseModel):
     path: Path | None = None
     repo: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
     file: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
     family: Family | None = None
     description: str = ""
     licence: str | None = None
@@ -94,7 +96,7 @@ class _Row(BaseModel):
         """Its file on the hub, if that is where it is."""
         if self.repo is None or self.file is None:
             return None
-        return RemoteFile(repo=self.repo, path=self.file, licence=self.licence)
+        return RemoteFile(repo=self.repo, path=self.file, sha256=self.sha256, licence=self.licence)
 
     def here(self, folder: Path) -> Path | None:
         """Its file or folder on this machine, if it is there; `path` counts from the models folder."""

@@ -1,0 +1,297 @@
+"""Preparing a model: what has to be fetched, whether it fits, fetching it, and what to say when that fails.
+
+    done = prepare("sdxl", settings, tell)                    # the base and all layer files of its family
+    done = prepare(entry, settings, tell, methods=("layer_xl_transparent_attn",))
+    [file.path for file in done.fetched]
+
+`tell` gets the progress over the bytes of all files; raising from it stops the download between two chunks, and what
+is here by then stays for the next time. This is the only door to the network, and it opens only for an explicit wish:
+`layerdiffuse-mcp models prepare`, the tool `prepare_model`, or `LAYERDIFFUSE_AUTO_DOWNLOAD=1`.
+"""
+
+import errno
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from layerdiffuse_mcp.errors import DownloadError, ModelError, ModelNotFound
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.entries import ModelEntry, RemoteFile, in_words
+from layerdiffuse_mcp.hub.fetch import SHA256, Source, discard, fetch, look_up
+from layerdiffuse_mcp.hub.headers import file_sha256, read_header
+from layerdiffuse_mcp.outcome import Progress
+from layerdiffuse_mcp.settings import Settings
+
+Tell = Callable[[Progress], None]
+SPARE = 500_000_000
+"""Bytes that have to stay free on the disk."""
+TOLD_EVERY = 0.25
+SPEED_OVER = 10.0
+"""Seconds: how far the speed looks back."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that was not here before."""
+
+    file: RemoteFile
+    path: Path
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation did."""
+
+    name: str
+    fetched: tuple[Fetched, ...]
+    notes: tuple[str, ...]
+    """What went wrong on the way and was put right."""
+
+
+def prepare(
+    model: str | ModelEntry,
+    settings: Settings,
+    tell: Tell,
+    *,
+    methods: Collection[str] | None = None,
+    verify: bool = False,
+) -> Prepared:
+    """Fetch whatever a base needs and this machine lacks: itself, transparency files, the layer files of `methods`.
+
+    Args:
+        model: an entry, or a name or alias of a model or a LoRA.
+        methods: layer methods to fetch for; all of the family when none are named.
+        verify: check every file that is here already against its checksum too; without it only their headers are read.
+
+    Raises:
+        ModelNotFound: there is no such model.
+        DownloadError: something could not be fetched; what is here by then stays, and the next call goes on from there.
+    """
+    progress = _Pace(tell)
+    entry = _entry(model, settings)
+    _discard_damaged(entry, settings, methods, verify, progress)
+    if isinstance(entry, RemoteFile):
+        name, files = entry.name, [entry] if catalog.located(entry, settings) is None else []
+    else:
+        name, files = entry.name, catalog.missing(entry, settings, methods)
+        if entry.remote is None:
+            catalog.base_file(entry, settings)
+    sources: list[Source] = []
+    for file in files:
+        progress.say(f"asking for {file.name}")
+        with _explained(file, settings):
+            sources.append(look_up(file))
+    _check_space(sources)
+    progress.expect(sum(source.size for source in sources), sum(source.here for source in sources))
+    fetched: list[Fetched] = []
+    for number, source in enumerate(sources, start=1):
+        begun = time.monotonic()
+        progress.name = f"{source.remote.name} ({number} of {len(sources)})"
+        with _explained(source.remote, settings, source):
+            path = fetch(source, progress)
+        fetched.append(Fetched(source.remote, path, source.size, time.monotonic() - begun))
+    tell(Progress(fraction=1.0, message=f"{name} is on this machine"))
+    return Prepared(name, tuple(fetched), tuple(progress.notes))
+
+
+def _entry(model: str | ModelEntry, settings: Settings) -> ModelEntry | RemoteFile:
+    """The model that is meant, or the file of the LoRA that is meant."""
+    if isinstance(model, ModelEntry):
+        return model
+    try:
+        return catalog.find(model, settings)
+    except ModelNotFound:
+        lora = next((lora for lora in catalog.loras(settings) if lora.name == model), None)
+        if lora is None:
+            raise
+        if lora.remote is None:
+            raise ModelNotFound(f"The LoRA {model} has no source to fetch it from; it is a file of yours.") from None
+        return lora.remote
+
+
+def _discard_damaged(
+    entry: ModelEntry | RemoteFile, settings: Settings, methods: Collection[str] | None, verify: bool, pace: "_Pace"
+) -> None:
+    """Remove what lies damaged in the hub's cache; a user's own file is named and left to the user.
+
+    Raises:
+        DownloadError: a file in the models folder is damaged.
+    """
+    for remote, path in _present(entry, settings, methods):
+        problem = _damage(remote, path, verify, pace)
+        if problem is None:
+            continue
+        if not path.is_relative_to(constants.HF_HUB_CACHE):
+            raise DownloadError(f"{path} is damaged: {problem} Remove it, then repeat this.")
+        discard(path)
+        pace.note(f"{path.name} was damaged and was removed ({problem}); it is fetched again")
+
+
+def _present(
+    entry: ModelEntry | RemoteFile, settings: Settings, methods: Collection[str] | None
+) -> Iterator[tuple[RemoteFile, Path]]:
+    """The published files that a preparation would fetch if they were not here already."""
+    files = [entry] if isinstance(entry, RemoteFile) else catalog.needed(entry, methods)
+    for remote in files:
+        path = catalog.located(remote, settings)
+        if path is not None:
+            yield remote, path
+
+
+def _damage(remote: RemoteFile, path: Path, verify: bool, pace: "_Pace") -> str | None:
+    try:
+        read_header(path, DownloadError)
+    except ModelError as error:
+        return str(error)
+    in_cache = path.resolve().name
+    expected = in_cache if SHA256.fullmatch(in_cache) else remote.sha256
+    if not verify or expected is None:
+        return None
+    pace.say(f"checking {path.name}")
+    digest = file_sha256(path)
+    return None if digest.startswith(expected) else f"its SHA-256 is {digest[:10]} instead of {expected[:10]}."
+
+
+def _check_space(sources: list[Source]) -> None:
+    needed = sum(source.size - source.here for source in sources)
+    folder = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
+    if sources and needed + SPARE > free:
+        raise DownloadError(
+            f"Not enough disk space: {len(sources)} files need {in_words(needed)} and {in_words(SPARE)} to spare, and "
+            f"{folder} has {in_words(free)} free. Nothing was fetched. Free some space, or move the cache with HF_HOME."
+        )
+
+
+class _Pace:
+    """Turns bytes into progress with speed and time left; a download's `Watch`."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self.name = ""
+        self.notes: list[str] = []
+        self._total = self._here = 0
+        self._highest = 0.0
+        self._told = 0.0
+        self._trail: deque[tuple[float, int]] = deque()
+
+    def expect(self, total: int, here: int) -> None:
+        """Begin to count: so many bytes altogether, so many of them here."""
+        self._total, self._here = total, here
+        self._trail.append((time.monotonic(), here))
+
+    def moved(self, count: int) -> None:
+        self._here += count
+        now = time.monotonic()
+        if now - self._told < TOLD_EVERY:
+            return
+        self._told = now
+        self._trail.append((now, self._here))
+        while len(self._trail) > 2 and now - self._trail[1][0] > SPEED_OVER:
+            self._trail.popleft()
+        self._report(f"downloading {self.name}: {in_words(self._here)} of {in_words(self._total)}{self._speed()}")
+
+    def say(self, message: str) -> None:
+        self._report(message)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+        self._report(message)
+
+    def _report(self, message: str) -> None:
+        self._highest = max(self._highest, min(1.0, self._here / self._total) if self._total else 0.0)
+        self._tell(Progress(fraction=self._highest, message=message))
+
+    def _speed(self) -> str:
+        (begun, before), (now, here) = self._trail[0], self._trail[-1]
+        speed = (here - before) / (now - begun) if now > begun else 0.0
+        if speed <= 0:
+            return ""
+        left = (self._total - here) / speed
+        return f", {in_words(speed)}/s, about {f'{left / 60:.0f} min' if left > 90 else f'{left:.0f} s'} left"
+
+
+@contextmanager
+def _explained(file: RemoteFile, settings: Settings, source: Source | None = None) -> Iterator[None]:
+    """Put whatever a request or the disk raises into words."""
+    try:
+        yield
+    except (httpx2.HTTPError, OSError, EOFError) as error:
+        hint = _hint(error, file)
+        kept = f" {in_words(source.here)} of {in_words(source.size)} are here and stay." if source else ""
+        raise DownloadError(
+            f"{file.name} could not be fetched from {file.repo}: {hint}{kept} Or put the file into "
+            f"{settings.models_dir} yourself."
+        ) from error
+
+
+def _hint(error: Exception, file: RemoteFile) -> str:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    for kind, code, text in _HINTS:
+        if isinstance(error, kind) and code in (None, status):
+            return text.format(hub=constants.ENDPOINT, repo=file.repo, path=file.path, error=error, status=status)
+    return _DISK.get(getattr(error, "errno", None) or 0, f"{type(error).__name__}: {error}.")
+
+
+_HINTS: tuple[tuple[type[Exception], int | None, str], ...] = (
+    (
+        GatedRepoError, None,
+        "its owner asks you to agree to conditions first. Open {hub}/{repo} in a browser, agree, put a token of your "
+        "account into HF_TOKEN (or run `hf auth login`), then repeat this.",
+    ),
+    (
+        RepositoryNotFoundError, None,
+        "there is no such repository, or it is private. If you have access, put a token into HF_TOKEN (or run "
+        "`hf auth login`), then repeat this.",
+    ),
+    (
+        RemoteEntryNotFoundError, None,
+        "the repository has no file {path}. It may have been renamed: look at {hub}/{repo}.",
+    ),
+    (OfflineModeIsEnabled, None, "HF_HUB_OFFLINE forbids it. Unset it, then repeat this."),
+    (HfHubHTTPError, 401, "the hub does not accept your token. Put a valid one into HF_TOKEN, or unset it."),
+    (
+        HfHubHTTPError, 403,
+        "the hub refuses it to you (403). Check that your token may read {repo}, then repeat this.",
+    ),
+    (HfHubHTTPError, 404, "the hub does not know it (404). Look at {hub}/{repo}."),
+    (HfHubHTTPError, 429, "the hub has had too many requests from here. Wait a few minutes, then repeat this."),
+    (HfHubHTTPError, None, "the hub answered with status {status}. Try again later."),
+    (
+        LocalEntryNotFoundError, None,
+        "the hub {hub} did not answer. Check the network, your proxy and HF_ENDPOINT, then repeat this.",
+    ),
+    (
+        httpx2.TimeoutException, None,
+        "the hub {hub} did not answer in time. Check the network and your proxy, then repeat this.",
+    ),
+    (
+        httpx2.HTTPError, None,
+        "the hub {hub} cannot be reached. Check the network, your proxy and HF_ENDPOINT, then repeat this.",
+    ),
+)  # fmt: skip
+"""What to say: the first row that fits the error, and its HTTP status where one is given."""
+
+_DISK: dict[int, str] = {
+    errno.ENOSPC: "the disk is full. Free some space, or move the cache with HF_HOME, then repeat this.",
+    errno.EDQUOT: "your disk quota is used up. Free some space, or move the cache with HF_HOME, then repeat this.",
+    errno.EACCES: "the cache folder may not be written. Check its owner, or move the cache with HF_HOME.",
+    errno.EROFS: "the cache folder may not be written. Move the cache with HF_HOME.",
+}
