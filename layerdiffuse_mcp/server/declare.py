@@ -12,8 +12,9 @@ from typing import Any, cast
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import ToolAnnotations
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.requests import explain, near
@@ -37,40 +38,61 @@ TELLING = ("status", "job_id", "images")
 class Declaration:
     """A row of the table of tools.
 
-    `defaults` are shown for parameters whose own default is None. `levels` is how deep the
-    result's schema goes; where a tool has the result of another one, 0 names its main fields.
+    `result` is what the tool's structured content holds. `levels` is how deep its schema goes;
+    where a tool has the result of another one, 0 names the main fields. `defaults` are shown
+    for parameters whose own default is None. Tools with one `signature` share its model of
+    arguments, of which each shows and accepts those that it `takes`.
     """
 
     function: Callable[..., Any]
     title: str
     annotations: ToolAnnotations
+    result: type[BaseModel]
     defaults: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
     levels: int = 3
+    signature: Callable[..., Any] | None = None
+    takes: tuple[str, ...] = ()
+    required: frozenset[str] = frozenset()
 
-    def tool(self) -> "PlainTool":
-        """The tool as the server takes it."""
-        name = self.function.__name__
-        description = " ".join((self.function.__doc__ or "").split())
-        made = PlainTool.from_function(
-            self.function, name, self.title, description, context_kwarg="ctx", annotations=self.annotations
-        )
-        assert isinstance(made, PlainTool)  # the SDK types it as its base
-        made.parameters = trimmed(made.parameters)
-        for parameter, default in self.defaults.items():
-            made.parameters["properties"][parameter]["default"] = default
-        output = trimmed(made.fn_metadata.output_schema or {}, levels=self.levels or 1)
+    @property
+    def name(self) -> str:
+        """The tool's name."""
+        return self.function.__name__
+
+    def tool(self, base: Tool, result: Mapping[str, Any]) -> "PlainTool":
+        """The tool as the server takes it, from that of its signature and the schema of its result."""
+        given = trimmed(base.parameters)
+        properties = {name: dict(given["properties"][name]) for name in self.takes or given["properties"]}
+        for name, default in self.defaults.items():
+            properties[name]["default"] = default
+        required = [name for name in properties if name in self.required or name in given.get("required", ())]
+        output = trimmed(result, levels=self.levels or 1)
         if not self.levels:
-            output["properties"] = {field: {"type": output["properties"][field]["type"]} for field in TELLING}
-        made.fn_metadata.output_schema = output
-        return made
+            output["properties"] = {name: {"type": output["properties"][name]["type"]} for name in TELLING}
+        return PlainTool(
+            fn=self.function,
+            name=self.name,
+            title=self.title,
+            description=" ".join((self.function.__doc__ or "").split()),
+            parameters={"type": "object", "properties": properties, **({"required": required} if required else {})},
+            fn_metadata=FuncMetadata(arg_model=base.fn_metadata.arg_model, output_schema=output),
+            is_async=True,
+            context_kwarg=base.context_kwarg,
+            annotations=self.annotations,
+        )
 
 
 def catalogue(rows: Sequence[Declaration]) -> list[Tool]:
     """The tools of a table, each long enum spelt out in the first tool that has it."""
+    results = {model: model.model_json_schema() for model in {row.result for row in rows}}
+    bases: dict[Callable[..., Any], Tool] = {}
     tools: list[Tool] = []
     spelt: dict[tuple[str, ...], str] = {}
     for row in rows:
-        tool = row.tool()
+        signature = row.signature or row.function
+        if signature not in bases:
+            bases[signature] = Tool.from_function(signature, context_kwarg="ctx", structured_output=False)
+        tool = row.tool(bases[signature], results[row.result])
         for shown in tool.parameters["properties"].values():
             names = tuple(shown.get("enum", ()))
             if len(names) > LONG_ENUM and spelt.setdefault(names, tool.name) != tool.name:
@@ -89,6 +111,9 @@ class PlainTool(Tool):
         for name in arguments:
             if name not in allowed:
                 raise ToolError(f"{self.name} has no parameter {name!r}. {near(name, allowed)}")
+        missing = [name for name in self.parameters.get("required", ()) if arguments.get(name) is None]
+        if missing:
+            raise ToolError(f"{self.name} needs {' and '.join(missing)}. {self.description}")
         try:
             return await super().run(arguments, context, convert_result)
         except ToolError as error:

@@ -16,7 +16,7 @@ from layerdiffuse_mcp.settings import Settings
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 REWRITE = "LAYERDIFFUSE_REWRITE_SNAPSHOTS"
 CATALOGUE_LIMIT, INSTRUCTIONS_LIMIT = 24_000, 2_000
-NAMES = [row.function.__name__ for row in TOOLS]
+NAMES = [row.name for row in TOOLS]
 
 pytestmark = pytest.mark.anyio
 

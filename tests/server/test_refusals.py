@@ -35,7 +35,7 @@ BAD = {
     "an unknown parameter": ("generate_transparent", {"prompt": "x", "stepps": 3}, "Did you mean steps"),
     "a word for a number": ("generate_transparent", {"prompt": "x", "steps": "many"}, "valid integer"),
     "a wait for ever": ("generate_transparent", {"prompt": "x", "wait_seconds": 1e9}, "less than or equal to 600"),
-    "no picture to change": ("edit_transparent", {"prompt": "x"}, "image: Field required"),
+    "no picture to change": ("edit_transparent", {"prompt": "x"}, "edit_transparent needs image"),
     "a picture out of bounds": ("edit_transparent", {"prompt": "x", "image": "/etc/passwd"}, "may be read"),
     "a picture up and away": ("edit_transparent", {"prompt": "x", "image": "../../../etc/passwd"}, "may be read"),
     "a picture that is missing": ("edit_transparent", {"prompt": "x", "image": "nothing.png"}, "There is no file"),

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
@@ -125,22 +125,30 @@ def _declared(row: Drawing) -> Declaration:
         request = await anyio.to_thread.run_sync(_request, services(ctx), row, arguments)
         return await run(ctx, request, row.name, wait_seconds=wait_seconds, preview=preview)
 
-    def parameter(name: str) -> inspect.Parameter:
-        kind, empty = DRAWING[name], inspect.Parameter.empty
-        annotation, default = (kind, empty) if name in row.required else (kind | None, None)
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Services])
     draw.__name__, draw.__doc__ = row.name, row.description
-    draw.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
-        [context, *(parameter(name) for name in row.parameters)],
-        return_annotation=Annotated[CallToolResult, JobResult],
-    )
     fields = GenerateRequest.model_fields
     defaults = {name: fields[name].default for name in row.parameters if name in SHOWN_DEFAULTS} | {"preview": True}
-    return Declaration(draw, row.title, WRITES, defaults, levels=3 if row is ROWS[0] else 0)
+    return Declaration(
+        draw, row.title, WRITES, JobResult, defaults, 3 if row is ROWS[0] else 0,
+        signature=_all_of_them, takes=row.parameters, required=row.required,
+    )  # fmt: skip
 
 
+async def _all_of_them(ctx: Context[Services], **given: Any) -> CallToolResult:
+    """What every drawing tool may take, for one model of their arguments."""
+    raise NotImplementedError
+
+
+_all_of_them.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+    [
+        inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Services]),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind | None)
+            for name, kind in DRAWING.items()
+        ),
+    ],
+    return_annotation=CallToolResult,
+)
 TOOLS = tuple(_declared(row) for row in ROWS)
 
 

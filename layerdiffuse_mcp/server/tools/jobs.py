@@ -45,14 +45,14 @@ class Stopped(BaseModel):
 
 async def get_job(
     ctx: Context[Services], job_id: JobId, preview: Preview = True, wait_seconds: Wait | None = None
-) -> Annotated[CallToolResult, JobResult]:
+) -> CallToolResult:
     """Wait for a job and get its full result, or its progress if it is not done in time. Waiting does not own it."""
     job = services(ctx).jobs.get(job_id)
     await wait(ctx, job, wait_seconds)
     return await result(ctx, job, preview=preview)
 
 
-async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToolResult, Stopped]:
+async def cancel_job(ctx: Context[Services], job_id: JobId) -> CallToolResult:
     """Stop a job: at once while it waits, at its next step while it runs. A finished job stays as it is."""
     jobs = services(ctx).jobs
     job = jobs.get(job_id)
@@ -72,7 +72,7 @@ async def list_jobs(
     ctx: Context[Services],
     status: Annotated[State | None, Field(description="Only jobs in this state")] = None,
     limit: Annotated[int, Field(ge=1, le=100, description="Newest so many")] = 20,
-) -> Annotated[CallToolResult, JobList]:
+) -> CallToolResult:
     """List the jobs of this server since it started."""
     jobs = services(ctx).jobs
     found = [job for job in jobs.newest_first() if status in (None, job.state)]
@@ -97,7 +97,7 @@ def _line(job: Job, message: str) -> JobLine:
 
 
 TOOLS = (
-    Declaration(get_job, "Wait for a job", READS, levels=0),
-    Declaration(cancel_job, "Cancel a job", STOPS),
-    Declaration(list_jobs, "List jobs", READS, levels=2),
+    Declaration(get_job, "Wait for a job", READS, JobResult, levels=0),
+    Declaration(cancel_job, "Cancel a job", STOPS, Stopped),
+    Declaration(list_jobs, "List jobs", READS, JobList, levels=2),
 )

@@ -20,7 +20,7 @@ async def decode_transparent_latent(
     model: Model | None = None,
     preview: Preview = True,
     wait_seconds: Wait | None = None,
-) -> Annotated[CallToolResult, JobResult]:
+) -> CallToolResult:
     """Decode a saved transparent latent into an RGBA PNG. generate_transparent saves one with save_latent."""
     path = await anyio.to_thread.run_sync(services(ctx).file, latent)
     request = DecodeRequest(latent=path, model=model)
@@ -32,7 +32,7 @@ async def encode_transparent_image(
     image: Annotated[str, named("RGBA, path or image id")],
     model: Model | None = None,
     wait_seconds: Wait | None = None,
-) -> Annotated[CallToolResult, JobResult]:
+) -> CallToolResult:
     """Encode an RGBA picture into a transparent latent, saved as safetensors."""
     path = await anyio.to_thread.run_sync(services(ctx).file, image)
     request = EncodeRequest(image=path, model=model)
@@ -40,6 +40,6 @@ async def encode_transparent_image(
 
 
 TOOLS = (
-    Declaration(decode_transparent_latent, "Decode a transparent latent", WRITES, levels=0),
-    Declaration(encode_transparent_image, "Encode a picture into a transparent latent", WRITES, levels=0),
+    Declaration(decode_transparent_latent, "Decode a transparent latent", WRITES, JobResult, levels=0),
+    Declaration(encode_transparent_image, "Encode a picture into a transparent latent", WRITES, JobResult, levels=0),
 )

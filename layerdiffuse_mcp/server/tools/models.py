@@ -62,7 +62,7 @@ class ServerStatus(BaseModel):
     versions: dict[str, str]
 
 
-async def list_models(ctx: Context[Services]) -> Annotated[CallToolResult, ModelList]:
+async def list_models(ctx: Context[Services]) -> CallToolResult:
     """List the base models: which are on this machine, what each can do, size and licence."""
     settings = services(ctx).settings
     found = await anyio.to_thread.run_sync(_models, settings)
@@ -78,7 +78,7 @@ async def prepare_model(
         Task.TRANSPARENT
     ),
     wait_seconds: Wait | None = None,
-) -> Annotated[CallToolResult, JobResult]:
+) -> CallToolResult:
     """Load a model, fetching its files first where downloads are allowed, so that the next call finds it warm."""
     await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)
     return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
@@ -86,14 +86,14 @@ async def prepare_model(
 
 async def unload_models(
     ctx: Context[Services], model: Model | None = None, wait_seconds: Wait | None = None
-) -> Annotated[CallToolResult, JobResult]:
+) -> CallToolResult:
     """Drop the named model, or all, from memory; the next call loads it again."""
     if model is not None:
         await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)
     return await run(ctx, UnloadRequest(model=model), "unload_models", wait_seconds=wait_seconds)
 
 
-async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, ServerStatus]:
+async def server_status(ctx: Context[Services]) -> CallToolResult:
     """Report device, memory, loaded models, queue, folders and versions. Answers at once, also during a job."""
     known = services(ctx)
     settings, jobs = known.settings, known.jobs
@@ -170,8 +170,8 @@ def _version(package: str) -> str | None:
 
 
 TOOLS = (
-    Declaration(list_models, "List models", READS, levels=2),
-    Declaration(prepare_model, "Prepare a model", FETCHES, levels=0),
-    Declaration(unload_models, "Unload models", FREES, levels=0),
-    Declaration(server_status, "Server status", READS, levels=1),
+    Declaration(list_models, "List models", READS, ModelList, levels=2),
+    Declaration(prepare_model, "Prepare a model", FETCHES, JobResult, levels=0),
+    Declaration(unload_models, "Unload models", FREES, JobResult, levels=0),
+    Declaration(server_status, "Server status", READS, ServerStatus, levels=1),
 )

@@ -72,7 +72,7 @@ async def compose_layers(
     format: Annotated[Literal["png", "webp", "psd", "ora"], Field(description="psd, ora keep named layers")] = "png",
     name: Annotated[str, Field(max_length=100, description="For the file's name")] = "composition",
     preview: Preview = True,
-) -> Annotated[CallToolResult, Composed]:
+) -> CallToolResult:
     """Put finished pictures together exactly, pixel for pixel, and export them. Also trims, pads, scales, flattens."""
     known = services(ctx)
     if (width is None) != (height is None):
@@ -124,7 +124,7 @@ async def inspect_image(
     image: Annotated[str, named("Path or image id")],
     background: Annotated[str, Field(max_length=50, description="Colour or checkerboard")] = ("checkerboard"),
     preview: Preview = True,
-) -> Annotated[CallToolResult, Inspected]:
+) -> CallToolResult:
     """Tell what a picture's alpha holds, its bounding box, halo and embedded recipe, and show it on a background."""
     known = services(ctx)
 
@@ -208,6 +208,6 @@ def _words(made: ImageResult) -> str:
 
 
 TOOLS = (
-    Declaration(compose_layers, "Put layers together", WRITES, levels=1),
-    Declaration(inspect_image, "Look at a picture", READS, levels=1),
+    Declaration(compose_layers, "Put layers together", WRITES, Composed, levels=1),
+    Declaration(inspect_image, "Look at a picture", READS, Inspected, levels=1),
 )

@@ -1,0 +1,206 @@
+"""Processes: clean pipes, quick answers, deaths that hurt nobody else, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp_types import CallToolResult, TextContent
+
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
+
+APPLE = {"prompt": "a red apple", "seed": 7, "steps": 2, "wait_seconds": 600, "preview": False}
+
+
+def text_of(result: CallToolResult) -> str:
+    first = result.content[0]
+    assert isinstance(first, TextContent)
+    return first.text
+
+
+def facts_of(result: CallToolResult) -> dict[str, Any]:
+    assert not result.is_error, text_of(result)
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def is_alive(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+async def all_gone(pids: list[int], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        await anyio.sleep(0.1)
+    return not any(map(is_alive, pids))
+
+
+def descendants(pid: int) -> list[int]:
+    return [found for child in children_of(pid) for found in (child, *descendants(child))]
+
+
+def request(number: int, method: str, **params: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
+
+
+def start(parameters: StdioServerParameters) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [parameters.command, *parameters.args], env=parameters.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+async def test_both_eras_draw(connect: Connect, mode: str):
+    async with connect(mode) as client:
+        image = facts_of(await client.call_tool("generate_transparent", APPLE))["images"][0]
+    assert Path(image["path"]).is_file()
+
+
+async def test_tools_are_listed_while_the_worker_still_imports_torch(connect: Connect):
+    async with connect() as client:
+        await client.list_tools()
+        with anyio.fail_after(20):
+            while facts_of(await client.call_tool("server_status", {}))["worker"] != "starting":
+                await anyio.sleep(0.01)
+        began = time.monotonic()
+        assert len((await client.list_tools()).tools) > 10
+        assert time.monotonic() - began < 5
+        assert facts_of(await client.call_tool("server_status", {}))["worker"] == "starting"
+
+
+def test_nothing_but_protocol_is_written_to_standard_output(program: Callable[..., StdioServerParameters]):
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    with start(program()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(request(1, "initialize", **hello))
+        process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        call = {"name": "generate_transparent", "arguments": APPLE, "_meta": {"progressToken": 1}}
+        process.stdin.write(request(2, "tools/call", **call))
+        process.stdin.flush()
+        lines: list[dict[str, Any]] = []
+        while not lines or lines[-1].get("id") != 2:
+            lines.append(json.loads(process.stdout.readline()))
+        process.stdin.close()
+        rest = process.stdout.read()
+    assert all(line["jsonrpc"] == "2.0" for line in lines)
+    assert lines[-1]["result"]["structuredContent"]["status"] == "done"
+    assert rest == b""
+    assert process.returncode == 0
+
+
+async def test_a_worker_killed_in_a_job_fails_that_job_and_the_next_is_drawn(connect: Connect):
+    async with connect() as client:
+        drawing = anyio.Event()
+        results: list[CallToolResult] = []
+
+        async def hear(progress: float, total: float | None, message: str | None) -> None:
+            if message and message.startswith("denoising"):
+                drawing.set()
+
+        async def long_call() -> None:
+            arguments = {**APPLE, "steps": 150}
+            results.append(await client.call_tool("generate_transparent", arguments, progress_callback=hear))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(long_call)
+            await drawing.wait()
+            servers = [pid for pid in children_of(os.getpid()) if "layerdiffuse_mcp" in command_of(pid)]
+            workers = [child for pid in servers for child in children_of(pid) if "spawn_main" in command_of(child)]
+            assert len(workers) == 1
+            os.kill(workers[0], signal.SIGKILL)
+        assert results[0].is_error
+        assert "SIGKILL" in text_of(results[0])
+        assert facts_of(await client.call_tool("generate_transparent", APPLE))["status"] == "done"
+
+
+def command_of(pid: int) -> str:
+    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+CLIENT = """
+    import sys, anyio
+    from mcp import Client, StdioServerParameters
+
+    async def hear(progress, total, message):
+        if message and message.startswith("denoising"):
+            print("denoising", flush=True)
+
+    async def main():
+        import os
+        server = StdioServerParameters(command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=dict(os.environ))
+        async with Client(server) as client:
+            arguments = {"prompt": "a red apple", "steps": 150, "wait_seconds": 600}
+            await client.call_tool("generate_transparent", arguments, progress_callback=hear)
+
+    anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+async def test_no_process_is_left_when_one_is_killed_in_a_job(
+    victim: str, program: Callable[..., StdioServerParameters], folder: Path
+):
+    script = folder / "client.py"
+    script.write_text(textwrap.dedent(CLIENT))
+    before = set(folder.rglob("*.png"))
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=program().env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"denoising\n"
+        below = descendants(process.pid)
+        assert len(below) >= 2
+        os.kill(process.pid if victim == "client" else below[0], signal.SIGKILL)
+        assert await all_gone(below)
+        process.kill()
+    assert set(folder.rglob("*.png")) == before
+
+
+async def test_a_client_that_leaves_ends_server_and_worker(program: Callable[..., StdioServerParameters]):
+    with start(program()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        process.stdin.write(request(1, "initialize", **hello))
+        process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        process.stdin.write(request(2, "tools/list"))
+        process.stdin.flush()
+        process.stdout.readline(), process.stdout.readline()
+        deadline = time.monotonic() + 20
+        while not (below := descendants(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert below
+        process.stdin.close()
+        began = time.monotonic()
+        process.wait(20)
+        assert time.monotonic() - began < 10
+    assert process.returncode == 0
+    assert await all_gone(below)
+
+
+async def test_an_output_folder_that_cannot_be_written_is_an_error(connect: Connect, folder: Path):
+    (folder / "a-file").write_text("not a folder")
+    async with connect(output_dir=folder / "a-file" / "out") as client:
+        result = await client.call_tool("generate_transparent", APPLE)
+        assert result.is_error
+        assert "cannot be written" in text_of(result)
+        assert facts_of(await client.call_tool("list_models", {}))["models"]

@@ -1,0 +1,166 @@
+"""What the server has made can be listed, read and completed; prompts name real tools."""
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    BlobResourceContents,
+    PromptReference,
+    ResourceTemplateReference,
+    TextContent,
+    TextResourceContents,
+)
+from PIL import Image
+
+from layerdiffuse_mcp.choices import SAMPLERS
+from layerdiffuse_mcp.server.resources import PAGE
+from layerdiffuse_mcp.server.tools import TOOLS
+
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """An RGBA picture that may be read."""
+    path = tmp_path / "dot.png"
+    made = Image.new("RGBA", (16, 16))
+    made.paste((255, 0, 0, 255), (4, 4, 12, 12))
+    made.save(path)
+    return path
+
+
+async def compose(client: Client, picture: Path, **more: Any) -> dict[str, Any]:
+    result = await client.call_tool("compose_layers", {"layers": [{"image": str(picture)}], "preview": False, **more})
+    assert not result.is_error, result.content
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+async def test_a_composition_can_be_read_by_its_address(connect: Connect, picture: Path):
+    async with connect() as client:
+        made = await compose(client, picture, trim=True)
+        assert (made["width"], made["height"]) == (8, 8)
+        read = (await client.read_resource(made["uri"])).contents[0]
+        assert isinstance(read, BlobResourceContents)
+        job = (await client.read_resource(made["uri"].replace("images", "jobs").removesuffix("-1"))).contents[0]
+        assert isinstance(job, TextResourceContents)
+        assert json.loads(job.text)["images"][0]["path"] == made["path"]
+
+
+async def test_the_list_comes_in_pages_newest_first(connect: Connect, picture: Path):
+    async with connect() as client:
+        made = [await compose(client, picture) for _ in range(PAGE // 2 + 1)]
+        first = await client.list_resources()
+        assert len(first.resources) == PAGE
+        assert str(first.resources[1].uri) == made[-1]["uri"]
+        assert first.next_cursor is not None
+        second = await client.list_resources(cursor=first.next_cursor)
+        assert [str(entry.uri) for entry in second.resources][-1] == made[0]["uri"]
+        assert second.next_cursor is None
+
+
+async def test_a_made_up_cursor_is_refused(connect: Connect):
+    async with connect() as client:
+        with pytest.raises(MCPError, match="cursor"):
+            await client.list_resources(cursor="nonsense")
+
+
+@pytest.mark.parametrize(
+    "uri", ["layerdiffuse://images/job-0-1", "layerdiffuse://jobs/job-0", "layerdiffuse://images/1"]
+)
+async def test_what_was_never_made_is_not_found(connect: Connect, uri: str):
+    async with connect() as client:
+        with pytest.raises(MCPError, match="There is no"):
+            await client.read_resource(uri)
+
+
+async def test_ids_models_samplers_and_schedules_are_completed(connect: Connect, picture: Path):
+    async with connect() as client:
+        made = await compose(client, picture)
+        images = ResourceTemplateReference(type="ref/resource", uri="layerdiffuse://images/{id}")
+        sprites = PromptReference(type="ref/prompt", name="game_sprites")
+        typed = [(images, "id", "job-"), (sprites, "model", "po"), (sprites, "sampler", "dpm++"), (sprites, "x", "")]
+        found = [
+            (await client.complete(reference, {"name": name, "value": value})).completion.values
+            for reference, name, value in typed
+        ]
+    assert found[0] == [made["uri"].rpartition("/")[2]]
+    assert found[1] == ["pocket"]
+    assert found[2] == [name for name in SAMPLERS if name.startswith("DPM++")]
+    assert found[3] == []
+
+
+async def test_prompts_name_only_tools_that_exist(connect: Connect):
+    values = {"subjects": "a, b", "product": "a cup", "subject": "a cat", "scene": "a wood", "model": "pocket"}
+    known = {row.name for row in TOOLS}
+    async with connect() as client:
+        for prompt in (await client.list_prompts()).prompts:
+            assert prompt.title
+            assert all(argument.description for argument in prompt.arguments or ())
+            needed = {argument.name: values[argument.name] for argument in prompt.arguments or () if argument.required}
+            message = (await client.get_prompt(prompt.name, {**needed, "model": "pocket"})).messages[0]
+            assert isinstance(message.content, TextContent)
+            assert set(re.findall(r"\b(?:generate|compose|inspect|list|edit)_\w+", message.content.text)) <= known
+            assert "pocket" in message.content.text
+
+
+async def test_an_inspection_says_what_alpha_holds(connect: Connect, picture: Path):
+    async with connect() as client:
+        result = await client.call_tool("inspect_image", {"image": str(picture), "background": "black"})
+    assert result.structured_content is not None
+    assert result.structured_content["alpha"]["bbox"] == [4, 4, 12, 12]
+    assert result.structured_content["alpha"]["transparent"] == 0.75
+    assert [block.type for block in result.content] == ["text", "image"]
+
+
+async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Connect, tmp_path: Path):
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 6, 0, 0, 0)
+    huge = tmp_path / "huge.png"
+    huge.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
+    async with connect() as client:
+        for tool, arguments in {
+            "inspect_image": {"image": str(huge)},
+            "compose_layers": {"layers": [{"image": str(huge)}]},
+        }.items():
+            result = await client.call_tool(tool, arguments)
+            assert result.is_error
+            assert "too large" in str(result.content[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"layers": []}, "at least 1 item"),
+        ({"layers": [{"image": "dot.png", "scale": 0}]}, "greater than 0"),
+        ({"layers": [{"image": "dot.png", "opacity": 2}]}, "less than or equal to 1"),
+        ({"layers": [{"image": "dot.png", "size": 2}]}, "size"),
+        ({"layers": [{"image": "none.png"}]}, "There is no file"),
+        ({"layers": [{"image": "/etc/passwd"}]}, "may be read"),
+        ({"layers": [{"image": "dot.png"}], "width": 10}, "give both or neither"),
+        ({"layers": [{"image": "dot.png"}], "format": "gif"}, "'png', 'webp', 'psd' or 'ora'"),
+        ({"layers": [{"image": "dot.png"}], "background": "no-such-colour"}, "There is no file"),
+    ],
+)
+async def test_a_bad_composition_is_refused_in_words(
+    connect: Connect, picture: Path, arguments: dict[str, Any], words: str
+):
+    layers = [{**layer, "image": layer["image"].replace("dot.png", str(picture))} for layer in arguments["layers"]]
+    async with connect() as client:
+        result = await client.call_tool("compose_layers", {**arguments, "layers": layers})
+    assert result.is_error
+    assert words in str(result.content[0])
