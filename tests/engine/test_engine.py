@@ -23,7 +23,7 @@ from layerdiffuse_mcp.requests import (
     UnloadRequest,
 )
 from layerdiffuse_mcp.settings import Settings
-from tests.narrow import write_models
+from tests.narrow import write_lora, write_models
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,23 @@ def test_the_layer_weight_acts_on_sdxl(engine) -> None:
     assert not same_pixels(full, less)
 
 
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_lora_named_in_the_prompt_acts_and_goes_without_a_trace(engine, folder, family) -> None:
+    write_lora(folder / "models" / "loras" / f"spice-{family}.safetensors")
+    prompts = ("a red apple", f"a red apple <lora:spice-{family}:0.8>", "a red apple")
+    drawn = [draw(engine, model=f"tiny-{family}", prompt=prompt, save_latent=True) for prompt in prompts]
+    plain, spiced, again = (read_latent(outcome.latents[0]).latent for outcome in drawn)
+    assert not plain.equal(spiced)
+    assert plain.equal(again)
+    assert "<lora:" in drawn[1].recipe["request"]["prompt"]
+
+
+def test_a_lora_that_is_not_there_is_named_with_those_that_are(engine, folder) -> None:
+    write_lora(folder / "models" / "loras" / "watercolour.safetensors")
+    with pytest.raises(ModelNotFound, match="watercolour"):
+        draw(engine, prompt="a cup <lora:watercolor:1>")
+
+
 def test_progress_never_falls_and_ends_full(engine) -> None:
     steps: list[Progress] = []
     engine.run(GenerateRequest(prompt="x", model="tiny-sd15", steps=3, seed=1, count=2), steps.append)
@@ -239,7 +256,7 @@ def test_a_missing_layer_file_is_named_with_its_size(engine, folder) -> None:
     path = folder / "models" / "layer_sd15_joint.safetensors"
     hidden = path.rename(folder / "hidden")
     try:
-        with pytest.raises(ModelNotFound, match=r"layer_sd15_joint.safetensors \(0.55 GB"):
+        with pytest.raises(ModelNotFound, match=r"layer_sd15_joint.safetensors .*554 MB"):
             draw(engine, task=Task.LAYERS)
     finally:
         hidden.rename(path)
