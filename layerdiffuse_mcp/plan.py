@@ -29,7 +29,7 @@ def resolve(
     Raises:
         InvalidRequest: the family cannot do the task, or a picture the task starts from is missing.
     """
-    stages = request.stages or tuple(_stage(method, request) for method in _route(request, family))
+    stages = request.stages or tuple(_stage(method, request) for method in methods_of(request, family))
     _check_family([METHODS[stage.method] for stage in stages], family)
     _check_inputs(request, [METHODS[stage.method] for stage in stages])
     width, height = fit(picture_size or (native_size, native_size), native_size)
@@ -64,7 +64,14 @@ def fit(size: tuple[int, int], native_size: int) -> tuple[int, int]:
     return width, height
 
 
-def _route(request: GenerateRequest, family: Family) -> tuple[str, ...]:
+def methods_of(request: GenerateRequest, family: Family) -> tuple[str, ...]:
+    """The methods that fulfil a request with a base of that family, in the order in which they run.
+
+    Raises:
+        InvalidRequest: the family cannot do the task, or the method belongs to another.
+    """
+    if request.stages:
+        return tuple(stage.method for stage in request.stages)
     route = ROUTES.get((request.task, family))
     if route is None:
         able = " or ".join(families_for(request.task))

@@ -9,7 +9,7 @@ stop it. Models stay in memory between requests. Runs one request at a time, in 
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from functools import singledispatchmethod
 from pathlib import Path
@@ -22,17 +22,20 @@ from layerdiffuse_mcp.engine import latents
 from layerdiffuse_mcp.engine.conditions import fitted, fitted_mask
 from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate
 from layerdiffuse_mcp.engine.manager import Model, ModelManager
-from layerdiffuse_mcp.engine.progress import DECODED_VIEW, Meter, OnStep
+from layerdiffuse_mcp.engine.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import VIEWS, transparent_latent
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.download import prepare
+from layerdiffuse_mcp.hub.entries import ModelEntry
 from layerdiffuse_mcp.images.alpha import alpha_facts
 from layerdiffuse_mcp.images.png import write_png
 from layerdiffuse_mcp.images.read import Picture, read_picture
+from layerdiffuse_mcp.methods import METHODS
 from layerdiffuse_mcp.naming import output_path
 from layerdiffuse_mcp.outcome import ImageResult, Outcome, Timings
 from layerdiffuse_mcp.parameters import infotext_of
-from layerdiffuse_mcp.plan import resolve
+from layerdiffuse_mcp.plan import methods_of, resolve
 from layerdiffuse_mcp.recipes import recipe_of
 from layerdiffuse_mcp.requests import (
     DecodeRequest,
@@ -88,7 +91,7 @@ class Engine:
         clock = _Clock()
         given = self._read(request)
         with clock("load"):
-            model = self._model(request.model, meter)
+            model = self._model(request.model, meter, request)
         first = next(iter(given.values()), None)
         size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
         plan = resolve(request, model.family, model.checkpoint.native_size, size)
@@ -146,9 +149,13 @@ class Engine:
     def _(self, request: PrepareRequest, meter: Meter) -> Outcome:
         clock = _Clock()
         with clock("load"):
-            model = self._model(request.model, meter)
-            if any(catalog.tasks(model.entry, self._settings).values()):
-                _ = model.decoder, model.encoder
+            entry = catalog.find(request.model, self._settings)
+            methods = catalog.methods_for(entry, request.task)
+            entry = self._fetched(entry, methods, meter)
+            for method in methods:
+                catalog.layer_file(entry, METHODS[method].file, self._settings)
+            model = self._manager.get(entry, meter.tell)
+            _ = model.decoder, model.encoder
         return self._outcome(model, clock)
 
     @_run.register
@@ -160,8 +167,20 @@ class Engine:
     def _(self, request: StatusRequest, meter: Meter) -> Outcome:
         return Outcome(status=self._manager.status())
 
-    def _model(self, name: str | None, meter: Meter) -> Model:
-        return self._manager.get(catalog.find(name, self._settings), meter.tell)
+    def _model(self, name: str | None, meter: Meter, request: GenerateRequest | None = None) -> Model:
+        """The model in memory; what it lacks for the request is fetched first if a generation may do that."""
+        entry = catalog.find(name, self._settings)
+        if self._settings.auto_download and entry.family:
+            methods = methods_of(request, entry.family) if request else ()
+            if catalog.missing(entry, self._settings, methods):
+                entry = self._fetched(entry, methods, meter)
+        return self._manager.get(entry, meter.tell)
+
+    def _fetched(self, entry: ModelEntry, methods: Collection[str], meter: Meter) -> ModelEntry:
+        """The model when all of its files are here: those that are not are downloaded."""
+        share = DOWNLOADING if catalog.missing(entry, self._settings, methods) else 0.0
+        prepare(entry, self._settings, meter.portion(share), methods=methods)
+        return catalog.find(entry.name, self._settings)
 
     def _read(self, request: GenerateRequest) -> dict[str, Picture]:
         files: dict[str, Path | None] = {"image": request.image, **request.inputs, "mask": request.mask}

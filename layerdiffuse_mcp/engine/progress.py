@@ -17,14 +17,24 @@ DECODED_VIEW = 0.4
 PREPARING = 0.05
 """Share of the whole that loading takes: how long it lasts is not known before the work is."""
 
+DOWNLOADING = 0.9
+"""Share of the whole that a download takes."""
+
 
 class Meter:
     """Turns units of work into progress between 0 and 1 that never falls."""
 
     def __init__(self, on_step: OnStep) -> None:
         self._on_step = on_step
+        self._begin = 0.0
         self._total = 0.0
         self._done = 0.0
+
+    def portion(self, share: float) -> OnStep:
+        """Give the next `share` of what is left to work that reports its own progress; the units fill the rest."""
+        begin, width = self._begin, (1 - self._begin) * share
+        self._begin += width
+        return lambda step: self._on_step(Progress(fraction=begin + width * step.fraction, message=step.message))
 
     def expect(self, units: float) -> None:
         """Announce work, before any of it is done."""
@@ -33,7 +43,7 @@ class Meter:
     def tell(self, message: str) -> None:
         """Report what is being done, without any unit finished."""
         done = PREPARING + (1 - PREPARING) * self._done / self._total if self._total else 0.0
-        self._on_step(Progress(fraction=min(1.0, done), message=message))
+        self._on_step(Progress(fraction=min(1.0, self._begin + (1 - self._begin) * done), message=message))
 
     def done(self, units: float, message: str) -> None:
         """Report finished units."""

@@ -13,7 +13,7 @@ import errno
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,7 +229,7 @@ class _Pace:
 
 
 @contextmanager
-def _explained(file: RemoteFile, settings: Settings, source: Source | None = None) -> Iterator[None]:
+def _explained(file: RemoteFile, settings: Settings, source: Source | None = None) -> Generator[None]:
     """Put whatever a request or the disk raises into words."""
     try:
         yield

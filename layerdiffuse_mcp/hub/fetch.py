@@ -12,7 +12,7 @@ SHA-256 and its header have been checked, so whatever the cache shows can be use
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +244,7 @@ def _pause(seconds: float, watch: Watch) -> None:
 
 
 @contextmanager
-def _locked(source: Source, watch: Watch) -> Iterator[None]:
+def _locked(source: Source, watch: Watch) -> Generator[None]:
     """Keep other processes from fetching the same file; the cache's own lock."""
     folder = repo_folder_name(repo_id=source.remote.repo, repo_type="model")
     lock = Path(constants.HF_HUB_CACHE) / ".locks" / folder / f"{source.etag}.lock"

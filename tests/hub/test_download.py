@@ -71,6 +71,12 @@ def test_a_second_preparation_asks_the_hub_for_nothing(filled: Hub, settings: Se
     assert not filled.requests
 
 
+def test_prepared_is_what_the_cache_holds_and_nothing_else(filled: Hub, settings: Settings):
+    prepare("sd15", settings, ignore, methods=JOINT).fetched[0].path.unlink()
+    assert not catalog.find("sd15", settings).prepared
+    assert names(prepare("sd15", settings, ignore, methods=JOINT)) == ["realisticVisionV51_v51VAE.safetensors"]
+
+
 def test_a_prepared_model_needs_no_network_in_offline_mode(
     filled: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
