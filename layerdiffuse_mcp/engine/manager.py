@@ -176,9 +176,7 @@ class Model:
             with SharedNetwork(self.unet, layer, control, prompts) as shared:
                 yield Networks(shared.network, shared.base_network)
         else:
-            stack = self._stacks["unet"]
-            stack.set(*self._base_patches)
-            offset = OffsetNetwork(stack, layer.scaled(stage.layer_weight))
+            offset = OffsetNetwork(self._stacks["unet"], layer.scaled(stage.layer_weight), self._base_patches)
             yield Networks(offset.network, offset.base_network)
 
     def _read_layer(self, method_id: str) -> Patch | SharingModel:
