@@ -15,203 +15,19 @@ Source: sd-forge-layerdiffuse, `lib_layerdiffusion/attention_sharing.py`; names 
 """
 
 import math
-import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from layerdiffuse_mcp.engine.identify import identify
 from layerdiffuse_mcp.engine.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.tensorfile import TensorFile
-from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
-
-CONTROL_WIDTH = 256  # of the released files
-# (part of that width, stride) of the control encoder's convolutions: picture -> 1/8, 1/16, 1/32, 1/64
-CONTROL_BLOCKS: tuple[tuple[tuple[int, int], ...], ...] = (
-    ((8, 1), (8, 1), (4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)),
-    *(((1, 2), (1, 1)),) * 3,
-)
-CONTROL_INPUT = re.compile(r"hookers\.layers\.\d+\.control_convs\.\d+\.0\.weight")
-PROJECTIONS = ("q", "k", "v", "out")
-
-
-class LowRankChange(nn.Module):
-    """up @ down, added to the weight of a projection."""
-
-    def __init__(self, features_in: int, features_out: int, rank: int):
-        super().__init__()
-        self.down = nn.Linear(features_in, rank, bias=False)
-        self.up = nn.Linear(rank, features_out, bias=False)
-
-
-class SharedAttention(nn.Module):
-    """What a file holds for one attention layer of the base."""
-
-    def __init__(self, base: Attention, frames: int, rank: int, control_width: int):
-        super().__init__()
-        self.frames = frames
-        for name, linear in projections(base).items():
-            changes = [LowRankChange(linear.in_features, linear.out_features, rank) for _ in range(frames)]
-            self.add_module(f"to_{name}_lora", nn.ModuleList(changes))
-        width = projections(base)["k"].out_features
-        self.temporal_i = nn.Linear(width, width)
-        self.temporal_n = nn.LayerNorm(width, eps=1e-6)
-        self.temporal_q = nn.Linear(width, width)
-        self.temporal_k = nn.Linear(width, width)
-        self.temporal_v = nn.Linear(width, width)
-        self.temporal_o = nn.Linear(width, width)
-        if control_width:
-            self.control_convs = nn.ModuleList(
-                nn.Sequential(
-                    nn.Conv2d(control_width, control_width, 3, padding=1),
-                    nn.SiLU(),
-                    nn.Conv2d(control_width, width, 1),
-                )
-                for _ in range(frames)
-            )
-
-    def merged(self, name: str, base: nn.Linear) -> Tensor:
-        """The weights of projection `name` for all frames (F, out, in), in the base's dtype; summed in float32."""
-        changes = cast(nn.ModuleList, self.get_submodule(f"to_{name}_lora"))
-        up = torch.stack([cast(LowRankChange, change).up.weight for change in changes]).float()
-        down = torch.stack([cast(LowRankChange, change).down.weight for change in changes]).float()
-        weight = base.weight.float().expand(self.frames, -1, -1)
-        return torch.baddbmm(weight, up, down).to(base.weight.dtype)
-
-    def control(self, feature: Tensor) -> Tensor:
-        """What `feature` (N, control width, h, w) of the control picture adds to each frame: (F, N, h * w, width)."""
-        return torch.stack([convs(feature).flatten(2).transpose(1, 2) for convs in self.control_convs])
-
-
-class ControlEncoder(nn.Module):
-    """A picture (N, 3, H, W) in -1..1 -> features (N, width, H / 8 / 2^level, ...) for the UNet's four levels."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        channels = 3
-        for index, block in enumerate(CONTROL_BLOCKS):
-            layers: list[nn.Module] = []
-            for part, stride in block:
-                layers += [nn.Conv2d(channels, width // part, 3, padding=1, stride=stride), nn.SiLU()]
-                channels = width // part
-            self.add_module(f"blocks_{index}", nn.Sequential(*layers))
-
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        """The features of each level, finest first."""
-        features: list[Tensor] = []
-        for block in self.children():
-            picture = block(picture)
-            features.append(picture)
-        return features
-
-
-class SharingModel(nn.Module):
-    """A layer model for a base `unet`, its state dict named as the released files are. Holds no part of the base.
-
-    frames: pictures that share attention, 1 to 3; control: whether a picture steers it; rank of the low-rank changes.
-    """
-
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        frames: int,
-        rank: int,
-        control: bool,
-        control_width: int = CONTROL_WIDTH,
-    ):
-        super().__init__()
-        self.frames = frames
-        self.hookers = nn.Module()
-        width = control_width if control else 0
-        layers = [SharedAttention(place.attention, frames, rank, width) for place in attention_places(unet)]
-        self.hookers.layers = nn.ModuleList(layers)
-        self.kwargs_encoder = ControlEncoder(width) if control else None
-
-    @property
-    def layers(self) -> list[SharedAttention]:
-        """One for each of `attention_places`, in order."""
-        return list(cast(Any, self.hookers.layers))
-
-    @property
-    def has_control(self) -> bool:
-        """Whether a control picture is needed."""
-        return self.kwargs_encoder is not None
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str], unet: UNet2DConditionModel) -> "SharingModel":
-        """The model of a file, moved to the UNet's device and dtype. Frames, control and rank are the file's own.
-
-        Raises `LayerFileError` when the file is of another kind, does not fit the UNet, lacks a key, has one too many
-        or holds NaN; up to five keys are named.
-        """
-        file = TensorFile(path, LayerFileError)
-        model = cls.from_tensors(file, unet, file.path.name)
-        file.require_finite()
-        return model
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str = "The layer file"
-    ) -> "SharingModel":
-        """The model of a file's `tensors`, as `read` does; `name` stands in errors."""
-        frames, rank, control_width = _traits(tensors, unet, name)
-        with torch.device("meta"):
-            model = cls(unet, frames, rank, control_width > 0, control_width)
-        wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-        given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        problems = {
-            "lacks": [key for key in wanted if key not in given],
-            "has keys that have no place in the network:": [key for key in given if key not in wanted],
-            "does not fit this base in": [key for key in wanted if key in given and given[key] != wanted[key]],
-        }
-        for problem, keys in problems.items():
-            if keys:
-                raise LayerFileError(
-                    f"{name} (it looks like {identify(given).title}) {problem} {_some(keys)}; "
-                    "fetch the file again, or use it with the SD 1.5 base it was made for."
-                )
-        device, dtype = unet.device, unet.dtype  # diffusers walks the whole network for each of the two
-        state = {key: tensors[key].to(device, dtype) for key in wanted}
-        model.load_state_dict(state, assign=True)
-        return model.requires_grad_(False).eval()
-
-
-@dataclass(frozen=True)
-class Place:
-    """An attention layer of the base: its name, the module, and its level (0 is the latent's own size)."""
-
-    name: str
-    attention: Attention
-    level: int
-
-
-def attention_places(unet: UNet2DConditionModel) -> list[Place]:
-    """The attention layers in the order in which the files number them: down, up, middle; attn1 before attn2."""
-    deepest = len(unet.config["block_out_channels"]) - 1
-    found: list[tuple[tuple[int, ...], Place]] = []
-    for name, module in unet.named_modules():
-        if isinstance(module, Attention):
-            side = name.split(".", 1)[0]
-            numbers = tuple(map(int, re.findall(r"\d+", name)))
-            level = {"down_blocks": numbers[0], "up_blocks": deepest - numbers[0], "mid_block": deepest}[side]
-            order = ("down_blocks", "up_blocks", "mid_block").index(side)
-            found.append(((order, *numbers), Place(name, module, level)))
-    return [place for _, place in sorted(found, key=itemgetter(0))]
-
-
-def projections(attention: Attention) -> dict[str, nn.Linear]:
-    """The linear layers that the files change, by the files' names for them."""
-    out = cast(nn.ModuleList, attention.to_out)[0]
-    return dict(zip(PROJECTIONS, cast(Any, (attention.to_q, attention.to_k, attention.to_v, out)), strict=True))
+from layerdiffuse_mcp.engine.sharing_model import SharedAttention, SharingModel, attention_places, projections
+from layerdiffuse_mcp.errors import InvalidRequest
 
 
 class SharedNetwork:
@@ -417,25 +233,3 @@ def join_heads(states: Tensor) -> Tensor:
 def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
     """`tensor` (N, ...) repeated along the first axis to `rows`, a multiple of N."""
     return tensor.repeat(rows // len(tensor), *(1,) * (tensor.ndim - 1))
-
-
-def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str) -> tuple[int, int, int]:
-    """Frames, rank and the width of the control encoder (0 when there is none), as the keys and shapes say."""
-    found = [int(match[1]) for key in tensors if (match := re.match(r"hookers\.layers\.\d+\.to_q_lora\.(\d+)\.", key))]
-    down = next((tensor for key, tensor in tensors.items() if key.endswith("_lora.0.down.weight")), None)
-    if not found or down is None:
-        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        raise LayerFileError(
-            f"{name} is {identify(shapes).title}, not an SD 1.5 layer file; its keys begin with {_some(list(shapes))}. "
-            "Use one of the layer_sd15_* files."
-        )
-    if unet.config["addition_embed_type"] is not None:
-        raise LayerFileError(
-            f"{name} is for SD 1.5 bases, and this base is SDXL; use a layer_xl_* file or another base."
-        )
-    control = next((tensor for key, tensor in tensors.items() if CONTROL_INPUT.match(key)), None)
-    return max(found) + 1, down.shape[0], 0 if control is None else control.shape[1]
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharingModel, attention_places
+from layerdiffuse_mcp.engine.sharing import SharedNetwork
+from layerdiffuse_mcp.engine.sharing_model import SharingModel, attention_places
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
 
 from .narrow_bases import conditioning, copy_of, networks, same
@@ -213,7 +214,7 @@ def test_weights_and_control_are_computed_once_a_run(unet, monkeypatch):
     calls = []
     merged = type(model_for(unet, 1).layers[0]).merged
     monkeypatch.setattr(
-        "layerdiffuse_mcp.engine.sharing.SharedAttention.merged", lambda *a: calls.append(a[1]) or merged(*a)
+        "layerdiffuse_mcp.engine.sharing_model.SharedAttention.merged", lambda *a: calls.append(a[1]) or merged(*a)
     )
     given = batch(1)
     with SharedNetwork(unet, model_for(unet, 1)) as run:

@@ -13,7 +13,8 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
-from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharingModel
+from layerdiffuse_mcp.engine.sharing import SharedNetwork
+from layerdiffuse_mcp.engine.sharing_model import SharingModel
 
 from .networks import base_shapes, base_unet, conditionings
 
