@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,6 +33,7 @@ PATCHES = _patches()
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(range(3)), unique=True, max_size=3), max_size=6), st.sampled_from(DTYPES))
 def test_after_any_history_the_weights_are_those_of_the_last_list_bit_for_bit(history, dtype):
     module, fresh = Small(dtype), Small(dtype)
