@@ -28,7 +28,6 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from layerdiffuse_mcp.engine.identify import identify
 from layerdiffuse_mcp.engine.ldm_config import FAMILIES, Family, text_config, unet_config, vae_config
 from layerdiffuse_mcp.engine.ldm_keys import (
     TEXT_PREFIXES,
@@ -40,8 +39,10 @@ from layerdiffuse_mcp.engine.ldm_keys import (
     unet_key_map,
     vae_key_map,
 )
-from layerdiffuse_mcp.engine.tensorfile import TensorFile, file_sha256, is_finite
+from layerdiffuse_mcp.engine.tensorfile import TensorFile, is_finite
 from layerdiffuse_mcp.errors import CheckpointError
+from layerdiffuse_mcp.hub.headers import file_sha256
+from layerdiffuse_mcp.hub.identify import identify
 
 PartName = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
 Prediction = Literal["epsilon", "v_prediction"]

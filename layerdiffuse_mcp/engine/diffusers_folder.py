@@ -23,17 +23,13 @@ from layerdiffuse_mcp.engine.checkpoints import (
     make_text_encoder,
     parameter_key,
 )
-from layerdiffuse_mcp.engine.ldm_config import FAMILIES, Family
+from layerdiffuse_mcp.engine.ldm_config import FAMILIES
 from layerdiffuse_mcp.engine.ldm_keys import Origin
-from layerdiffuse_mcp.engine.tensorfile import PICKLE_SUFFIXES, TensorFile
+from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
+from layerdiffuse_mcp.hub.headers import PICKLE_SUFFIXES
+from layerdiffuse_mcp.hub.identify import folder_family
 
-PIPELINES: dict[str, Family] = {
-    "StableDiffusionPipeline": "sd15",
-    "StableDiffusionImg2ImgPipeline": "sd15",
-    "StableDiffusionXLPipeline": "sdxl",
-    "StableDiffusionXLImg2ImgPipeline": "sdxl",
-}
 STEMS: dict[PartName, str] = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -55,7 +51,7 @@ def read_folder(path: Path) -> Checkpoint:
         )
     pipeline = str(_json(index_path).get("_class_name", "unnamed pipeline"))
     unet_config = _json(path / "unet" / "config.json") if (path / "unet").is_dir() else {}
-    family = _family(path, pipeline, unet_config)
+    family = folder_family(path.name, pipeline, unet_config)
     vae_config = _json(path / "vae" / "config.json") if (path / "vae").is_dir() else {}
     scheduler_path = path / "scheduler" / "scheduler_config.json"
     scheduler = _json(scheduler_path) if scheduler_path.is_file() else {}
@@ -72,24 +68,6 @@ def read_folder(path: Path) -> Checkpoint:
         parts=parts,
         name=path.name,
     )
-
-
-def _family(path: Path, pipeline: str, unet: dict[str, Any]) -> Family:
-    family = PIPELINES.get(pipeline)
-    problem = None
-    if family is None:
-        problem = f"is a {pipeline} folder"
-    elif unet.get("in_channels", 4) != 4:
-        problem = f"has a UNet of {unet['in_channels']} input channels, as inpainting and editing bases have"
-    elif family == "sd15" and (unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024):
-        problem = "is an SD 2.x base"
-    elif family == "sdxl" and len(unet.get("block_out_channels", (0, 0, 0))) != 3:
-        problem = "is an SDXL refiner"
-    if problem or family is None:
-        raise CheckpointError(
-            f"{path.name} {problem}, and layer models do not fit it; use an SD 1.5 or SDXL base with 4 input channels."
-        )
-    return family
 
 
 def _part(folder: Path, name: PartName) -> Part:

@@ -8,14 +8,13 @@ heads, of norm groups or the latent's scale: those are the family's (`FAMILIES`)
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from layerdiffuse_mcp.errors import CheckpointError
-
-Shapes = Mapping[str, Sequence[int]]
-Family = Literal["sd15", "sdxl"]
+from layerdiffuse_mcp.hub.identify import Shapes
+from layerdiffuse_mcp.methods import Family
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from layerdiffuse_mcp.engine.checkpoints import METADATA_KEY, parameter_key
-from layerdiffuse_mcp.engine.ldm_config import Family
 from layerdiffuse_mcp.engine.ldm_keys import (
     OPEN_CLIP_ENDS,
     OPEN_CLIP_LAYER,
@@ -28,6 +27,7 @@ from layerdiffuse_mcp.engine.ldm_keys import (
     unet_key_map,
     vae_key_map,
 )
+from layerdiffuse_mcp.methods import Family
 
 
 def save_single_file(

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-UNET_PREFIX = "model.diffusion_model."
+from layerdiffuse_mcp.hub.identify import UNET_PREFIX as UNET_PREFIX  # of a table that needs no torch
+
 VAE_PREFIX = "first_stage_model."
 # text encoders in transformers' names have "text_model." after it, in old files not
 TEXT_PREFIXES: dict[str, tuple[str, ...]] = {

@@ -19,11 +19,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from layerdiffuse_mcp.engine.checkpoints import PartName, parameter_key
-from layerdiffuse_mcp.engine.identify import identify
 from layerdiffuse_mcp.engine.ldm_keys import unet_modules
 from layerdiffuse_mcp.engine.patching import Full, LowRank, Offset, Patch, misfits
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
+from layerdiffuse_mcp.hub.identify import identify
 
 # how a key begins -> the network it is for; the first that fits wins, and a key without any is the UNet's
 PREFIXES: tuple[tuple[str, PartName], ...] = (

@@ -18,7 +18,6 @@ from typing import cast
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.identify import identify
 from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.loras import parse_lora
 from layerdiffuse_mcp.engine.networks import UNetNetwork
@@ -26,6 +25,7 @@ from layerdiffuse_mcp.engine.patching import Full, LowRank, Offset, Patch, Patch
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
+from layerdiffuse_mcp.hub.identify import identify
 
 SLOTS: Mapping[str, tuple[str, ...]] = {"lora": ("up", "down", "alpha", "mid"), "diff": ("difference",)}
 MODEL_PREFIXES = ("model.diffusion_model.", "diffusion_model.")

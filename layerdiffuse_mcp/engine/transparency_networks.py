@@ -23,9 +23,9 @@ from diffusers.models.unets.unet_2d_blocks import (
 )
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.identify import identify
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
+from layerdiffuse_mcp.hub.identify import identify
 
 DECODER_WIDTHS = (32, 32, 64, 128, 256, 512, 512)
 ENCODER_WIDTHS = (32, 64, 128, 256)

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerdiffuse_mcp.engine.checkpoints import METADATA_KEY, read_checkpoint, text_encoder_from_ldm, unet_from_ldm
-from layerdiffuse_mcp.engine.identify import identify
 from layerdiffuse_mcp.engine.ldm_export import save_single_file, single_file
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
+from layerdiffuse_mcp.hub.identify import identify
 
 from .narrow_bases import UNETS, networks, same, settings, write_base
 

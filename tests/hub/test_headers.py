@@ -1,0 +1,46 @@
+"""The header of a safetensors file, read without torch."""
+
+from pathlib import Path
+
+import pytest
+
+from layerdiffuse_mcp.engine import tensorfile
+from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
+from layerdiffuse_mcp.hub import headers
+from layerdiffuse_mcp.hub.headers import read_header
+from tests.hub.files import tensors, weights, write
+
+
+def test_a_header_tells_shapes_metadata_and_where_the_data_begins(tmp_path: Path):
+    content = tensors({"a": (2, 3), "b": (4,)}, {"made": "here"})
+    header = read_header(write(tmp_path / "x.safetensors", content))
+    assert header.shapes == {"a": (2, 3), "b": (4,)}
+    assert header.metadata == {"made": "here"}
+    assert len(content) - header.data_start == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (weights(100)[:-1], "was cut short: it has"),
+        (weights(100)[:20], "not a safetensors file, or it was cut short"),
+        (b"", "not a safetensors file, or it was cut short"),
+        ((5).to_bytes(8, "little") + b"[1,2]" + bytes(9), "its header cannot be read"),
+        ((2).to_bytes(8, "little") + b"xx" + bytes(9), "its header cannot be read"),
+        (weights(100).replace(b'"U8"', b'"C8"'), "stores its weights as C8"),
+        (b"PK\x03\x04" + bytes(50), "is a pickle file under another name"),
+        (b"\x80\x02}q" + bytes(50), "is a pickle file under another name"),
+    ],
+)
+def test_a_file_that_is_not_whole_or_not_safetensors_is_refused(tmp_path: Path, content: bytes, said: str):
+    with pytest.raises(LayerFileError, match=said):
+        read_header(write(tmp_path / "x.safetensors", content), LayerFileError)
+
+
+def test_a_file_that_is_not_there_is_told_so(tmp_path: Path):
+    with pytest.raises(ModelNotFound, match="There is no file"):
+        read_header(tmp_path / "x.safetensors")
+
+
+def test_every_number_format_that_a_header_may_name_can_be_loaded():
+    assert tensorfile.DTYPES.keys() == headers.DTYPES
