@@ -104,11 +104,13 @@ class LocalBackend:
     async def close(self) -> None:
         """End the worker; a request that still runs is given up."""
         self._closed = True
-        worker, self._current = self._current, None
-        if worker is not None:
-            with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):
+            async with self._starting:  # a worker that is being spawned has to be known before it can be ended
+                worker, self._current = self._current, None
+            if worker is not None:
                 worker.connection.close()
-                await anyio.to_thread.run_sync(worker.process.join, EXIT_GRACE)
+                if worker.ready:  # one that still imports has nothing to put away
+                    await anyio.to_thread.run_sync(worker.process.join, EXIT_GRACE)
                 await self._kill(worker)
 
     async def _living(self) -> _Process:
@@ -118,7 +120,8 @@ class LocalBackend:
             if self._current is not None:
                 self._catch_up(self._current)
             if self._current is None:
-                self._current = await anyio.to_thread.run_sync(self._spawn)
+                with anyio.CancelScope(shield=True):  # nobody could end a process that was spawned and forgotten
+                    self._current = await anyio.to_thread.run_sync(self._spawn)
             return self._current
 
     def _spawn(self) -> _Process:
