@@ -66,6 +66,8 @@ class Services:
         able = catalog.tasks(entry, self.settings)
         if entry.prepared and able.get(task):
             return
+        if self.settings.auto_download and task in able and entry.name != catalog.POCKET:
+            return  # the engine fetches what is missing
         can = [
             other.name
             for other in catalog.models(self.settings)
