@@ -67,7 +67,7 @@ def train(work: Path, minutes: float, rate: float, variants: int) -> None:
     model = network(base)
     optimizer = Muon(model, rate)
     average = Average(model, 0.995)
-    run = Run(work, "layer", minutes=minutes, rate=rate)
+    run = Run(work, "layer", minutes=minutes, rate=rate, warmup=20)
     if state := run.resume():
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -90,7 +90,7 @@ def train(work: Path, minutes: float, rate: float, variants: int) -> None:
         run.update(model, optimizer, loss)
         average.update(model)
         run.log(loss=loss.detach(), error=error.detach().mean())
-        if run.step % 100 == 99:
+        if run.step % 50 == 49:
             run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
     run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
 

@@ -95,7 +95,7 @@ def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) 
     }
 
 
-def train(work: Path, minutes: float) -> None:
+def train(work: Path, minutes: float, decoder_only: bool = False) -> None:
     pictures, rows = data.load(work)
     training = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
     vae, scaling = autoencoder.load(work)
@@ -105,9 +105,13 @@ def train(work: Path, minutes: float) -> None:
     run = Run(work, "transparency", minutes=minutes, rate=2e-3)
     if state := run.resume():
         both.load_state_dict(state["both"])
-        if "optimizer" in state:
+        if "optimizer" in state and not decoder_only:
             optimizer.load_state_dict(state["optimizer"])
         average.values, average.steps = state["average"], run.step
+    if decoder_only:  # the latents stay as they are: a layer file trained on them stays valid
+        averaged = {name: value for name, value in average.values.items() if name.startswith("encoder.")}
+        both.load_state_dict(averaged, strict=False)
+        both["encoder"].requires_grad_(False)
     generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
     for step in run.steps(optimizer):
         late = run.used > 0.5 * minutes * 60
@@ -139,7 +143,7 @@ def train(work: Path, minutes: float) -> None:
             moved=(moved.detach() * scaling).pow(2).mean().sqrt(),
             **{name: value.detach() for name, value in losses.items()},
         )
-        if run.step % 100 == 99:
+        if run.step % 50 == 49:
             run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
     run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
 
@@ -160,5 +164,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument(
+        "--decoder-only", action="store_true", help="go on with the decoder, leave the encoder as it is"
+    )
     arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes)
+    train(arguments.work, arguments.minutes, arguments.decoder_only)
