@@ -20,11 +20,11 @@ import torch
 # stage, its minutes on two CPU cores (None: as long as it takes)
 STAGES: list[tuple[str, float | None]] = [
     ("data", None),
-    ("autoencoder", 16),
+    ("autoencoder", 13),
     ("latents", None),
-    ("transparency", 22),
-    ("unet", 45),
-    ("layer", 12),
+    ("transparency", 37),
+    ("unet", 42),
+    ("layer", 6),
 ]
 
 
@@ -35,7 +35,8 @@ def command(stage: str, minutes: float | None, work: Path, processes: int) -> li
     return [sys.executable, *launcher, "-m", f"training.{stage}", "--work", str(work), *timed]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--out", type=Path, default=Path("layerdiffuse_mcp/pocket"))
@@ -53,3 +54,7 @@ if __name__ == "__main__":
         ["training.evaluate", "--pocket", str(arguments.out), "--sheet", str(arguments.work / "sheet.png")],
     ):
         subprocess.run([sys.executable, "-m", *last, "--work", str(arguments.work)], check=True)
+
+
+if __name__ == "__main__":
+    main()
