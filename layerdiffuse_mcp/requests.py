@@ -284,8 +284,10 @@ def explain(error: ValidationError) -> str:
     parts: list[str] = []
     for item in error.errors():
         where = ".".join(str(step) for step in item["loc"])
-        text = item["msg"].removeprefix("Value error, ")
-        given = item["input"]
-        shown = f" (got {given!r})" if isinstance(given, str | int | float) and len(repr(given)) <= 60 else ""
-        parts.append(f"{where}: {text}{shown}" if where else text)
+        text, given = item["msg"], item["input"]
+        if item["type"] == "value_error":  # our own words, which quote what was given
+            text = text.removeprefix("Value error, ")
+        elif isinstance(given, str | int | float) and len(repr(given)) <= 60:
+            text += f" (got {given!r})"
+        parts.append(f"{where}: {text}" if where else text)
     return "; ".join(parts) + ("" if parts[-1].endswith((".", "?")) else ".")

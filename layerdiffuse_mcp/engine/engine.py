@@ -194,9 +194,8 @@ class Engine:
             path = output_path(self._settings.output, plan.prompt or one.role, one.seed, one.role)
             text = infotext.format(infotext_of(alone, model_hash=model.checkpoint.short_hash))
             recipe = self._recipe(alone, model) | {"role": one.role}
-            images.append(
-                _result(write_png(path, one.pixels, recipe=recipe, parameters=text), one.pixels, one.role, one.seed)
-            )
+            path = write_png(path, one.pixels, recipe=recipe, parameters=text)
+            images.append(_result(path, one.pixels, one.role, one.seed))
             if plan.save_latent:
                 height, width = one.pixels.shape[:2]
                 saved = latents.SavedLatent(one.latent, width, height, model.family, model.entry.name, one.seed)

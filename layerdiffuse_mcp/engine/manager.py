@@ -224,7 +224,7 @@ class ModelManager:
         if model is None:
             tell(f"loading {entry.name}")
             checkpoint = read_checkpoint(path)
-            self._make_room(path.stat().st_size)
+            self._make_room(entry.bytes or path.stat().st_size)
             model = Model(entry, self._settings, self.placement, checkpoint)
             model.load()
         model.used = time.monotonic()

@@ -84,7 +84,7 @@ class Services:
         families = " or ".join(families_for(task))
         raise ModelNotFound(
             f"{why}, and no model on this machine can do it yet. It needs a base of the family {families} and its "
-            "layer files: prepare_model fetches them where downloads are allowed; list_models shows what there is."
+            "layer files: prepare_model fetches them; list_models shows what there is."
         )
 
 

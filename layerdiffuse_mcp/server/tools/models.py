@@ -67,6 +67,9 @@ async def list_models(ctx: Context[Services]) -> CallToolResult:
     settings = services(ctx).settings
     found = await anyio.to_thread.run_sync(_models, settings)
     lines = [_model_line(model) for model in found]
+    if own := await anyio.to_thread.run_sync(catalog.loras, settings):
+        names = ", ".join(lora.name for lora in own)
+        lines.append(f"LoRAs, to be named in a prompt as <lora:NAME:0.8>: {names}.")
     lines.append(f"Own bases and layer files (.safetensors) go into {settings.models_dir}.")
     return plain("\n".join(lines), ModelList(models=found, models_folder=str(settings.models_dir)))
 
@@ -79,7 +82,7 @@ async def prepare_model(
     ),
     wait_seconds: Wait | None = None,
 ) -> CallToolResult:
-    """Load a model, fetching its files first where downloads are allowed, so that the next call finds it warm."""
+    """Fetch what a model lacks for a task (gigabytes for real bases) and load it: the next call is warm."""
     await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)
     return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
 
