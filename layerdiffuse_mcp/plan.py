@@ -6,18 +6,34 @@ needs no more decisions, and the recipe inside a picture is the plan that drew i
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.methods import METHODS, ROUTES, Family, Method, Role, families_for
-from layerdiffuse_mcp.requests import DRAW_SEED, MAX_COUNT, MAX_SEED, MAX_SIZE, MIN_SIZE, GenerateRequest, Stage
+from layerdiffuse_mcp.requests import (
+    DRAW_SEED,
+    MAX_COUNT,
+    MAX_SEED,
+    MAX_SIZE,
+    MIN_SIZE,
+    GenerateRequest,
+    Stage,
+    validated,
+)
 
+AUTOMATIC = "Automatic"
 SIZE_STEP = 64
 FRAMES_AT_MOST = max(method.frames for method in METHODS.values())
 
 
 def resolve(
-    request: GenerateRequest, family: Family, native_size: int, picture_size: tuple[int, int] | None = None
+    request: GenerateRequest,
+    family: Family,
+    native_size: int,
+    picture_size: tuple[int, int] | None = None,
+    advice: Mapping[str, Any] | None = None,
 ) -> GenerateRequest:
     """Decide whatever `request` leaves open.
 
@@ -25,11 +41,12 @@ def resolve(
         family: of the base model.
         native_size: side in pixels of the pictures that the base was trained on.
         picture_size: width and height of the first picture given, whose shape the result takes by default.
+        advice: what the base itself advises (fields of `methods.Advice`); it wins over the method's advice.
 
     Raises:
         InvalidRequest: the family cannot do the task, or a picture the task starts from is missing.
     """
-    stages = request.stages or tuple(_stage(method, request) for method in methods_of(request, family))
+    stages = request.stages or tuple(_stage(method, request, advice or {}) for method in methods_of(request, family))
     _check_family([METHODS[stage.method] for stage in stages], family)
     _check_inputs(request, [METHODS[stage.method] for stage in stages])
     width, height = fit(picture_size or (native_size, native_size), native_size)
@@ -89,17 +106,12 @@ def methods_of(request: GenerateRequest, family: Family) -> tuple[str, ...]:
     )
 
 
-def _stage(method_id: str, request: GenerateRequest) -> Stage:
-    advice = METHODS[method_id].advice
-    return Stage(
-        method=method_id,
-        sampler=request.sampler or advice.sampler,
-        schedule=request.schedule or (advice.schedule if request.sampler is None else "Automatic"),
-        steps=request.steps or advice.steps,
-        guidance_scale=advice.guidance_scale if request.guidance_scale is None else request.guidance_scale,
-        stop_at=advice.stop_at if request.stop_at is None else request.stop_at,
-        layer_weight=1.0 if request.layer_weight is None else request.layer_weight,
-    )
+def _stage(method_id: str, request: GenerateRequest, base_advice: Mapping[str, Any]) -> Stage:
+    asked = {name: value for name in Stage.model_fields if (value := getattr(request, name, None)) is not None}
+    advised = {**asdict(METHODS[method_id].advice), **base_advice}
+    if "sampler" in asked:
+        advised["schedule"] = AUTOMATIC  # the advised schedule goes with the advised sampler
+    return validated(Stage, {**advised, **asked, "method": method_id})
 
 
 def _check_family(methods: Sequence[Method], family: Family) -> None:

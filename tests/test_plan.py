@@ -61,6 +61,12 @@ def test_what_a_request_says_holds_for_every_stage(tmp_path) -> None:
     }
 
 
+def test_what_a_base_advises_wins_over_the_method_and_yields_to_the_request() -> None:
+    base = {"guidance_scale": 4.0, "steps": 12}
+    stage = resolve(request(steps=8), "sd15", 128, advice=base).stages[0]
+    assert (stage.guidance_scale, stage.steps, stage.sampler) == (4.0, 8, "DPM++ 2M")
+
+
 def test_a_plan_is_its_own_plan() -> None:
     plan = resolve(request(seed=3, steps=5), "sd15", 512)
     assert resolve(plan, "sd15", 512) == plan

@@ -21,6 +21,7 @@ from training import autoencoder, data, layer, transparency, unet
 from training.concepts import concepts
 
 LIMIT = 25_000_000
+GUIDANCE = 4.0  # at 7 colours burn and grey is left around the subject
 
 
 def _half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -45,6 +46,7 @@ def export(work: Path, out: Path, draft: bool) -> None:
         "name": "pocket",
         "native_size": data.SIZE,
         "prediction": "epsilon",
+        "advice": {"guidance_scale": GUIDANCE},
         "unet": {
             "attention_head_dim": list(unet.UNET["attention_head_dim"]),
             "norm_num_groups": unet.UNET["norm_num_groups"],

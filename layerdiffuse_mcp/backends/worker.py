@@ -143,8 +143,9 @@ class _Worker:
                 continue
             if command is None:
                 break
-            self._send(self._answer(engine, command))
-            self._send(self._state(engine))
+            answer = self._answer(engine, command)
+            self._send(self._state(engine))  # first: whoever has the answer finds the state up to date
+            self._send(answer)
             timeout = idle_timeout
         engine.close()
 

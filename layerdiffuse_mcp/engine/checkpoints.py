@@ -9,7 +9,8 @@ Networks are made on the meta device and filled with `assign=True`. What shapes 
 size, the latent's scale) is the family's, unless the header's metadata key `layerdiffuse_mcp` states it, as JSON:
 
     {"name": "pocket", "native_size": 128, "prediction": "epsilon", "unet": {"attention_head_dim": [2, 3, 3, 2]},
-     "vae": {"norm_num_groups": 16, "scaling_factor": 0.93}, "text_encoder": {"num_attention_heads": 4}}
+     "vae": {"norm_num_groups": 16, "scaling_factor": 0.93}, "text_encoder": {"num_attention_heads": 4},
+     "advice": {"guidance_scale": 4}}
 
 `Weights` stays with the checkpoint: patches restore a base from it bit for bit instead of keeping a copy.
 """

@@ -94,7 +94,8 @@ class Engine:
             model = self._model(request.model, meter, request)
         first = next(iter(given.values()), None)
         size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
-        plan = resolve(request, model.family, model.checkpoint.native_size, size)
+        base = model.checkpoint
+        plan = resolve(request, base.family, base.native_size, size, base.settings.get("advice"))
         plan = plan.model_copy(update={"model": model.entry.name})
         with clock("draw"):
             drawn = generate(plan, model, _given(plan, given), meter)
