@@ -119,11 +119,11 @@ class LocalBackend:
                 raise WorkerDied("The server is closing.")
             if self._current is not None:
                 self._catch_up(self._current)
-            if self._current is not None:
-                return self._current
-            with anyio.CancelScope(shield=True):  # nobody could end a process that was spawned and forgotten
-                self._current = living = await anyio.to_thread.run_sync(self._spawn)
-            return living
+            if self._current is None:
+                with anyio.CancelScope(shield=True):  # nobody could end a process that was spawned and forgotten
+                    self._current = await anyio.to_thread.run_sync(self._spawn)
+            assert self._current is not None
+            return self._current
 
     def _spawn(self) -> _Process:
         import multiprocessing  # not needed to answer a client's first questions
