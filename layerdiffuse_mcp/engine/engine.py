@@ -19,6 +19,7 @@ import torch
 
 from layerdiffuse_mcp import infotext
 from layerdiffuse_mcp.engine import latents
+from layerdiffuse_mcp.engine.chunks import count_tokens
 from layerdiffuse_mcp.engine.conditions import fitted, fitted_mask
 from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate
 from layerdiffuse_mcp.engine.manager import Model, ModelManager
@@ -48,6 +49,7 @@ from layerdiffuse_mcp.requests import (
 )
 from layerdiffuse_mcp.settings import Settings
 
+MAX_TOKENS = 4096
 NO_TRANSPARENCY = (
     "No transparency came out of {role} (seed {seed}): the picture is opaque. Try another seed, name only the subject "
     "and no background in the prompt, or use a base that can draw a plain grey background."
@@ -89,6 +91,7 @@ class Engine:
     @_run.register
     def _(self, request: GenerateRequest, meter: Meter) -> Outcome:
         clock = _Clock()
+        _check_length(request)
         given = self._read(request)
         with clock("load"):
             model = self._model(request.model, meter, request)
@@ -239,6 +242,17 @@ class _Clock:
         """What was spent so far, rounded to milliseconds."""
         spent = {**self._spent, "total": time.monotonic() - self._begun}
         return Timings(**{stage: round(seconds, 3) for stage, seconds in spent.items()})
+
+
+def _check_length(request: GenerateRequest) -> None:
+    """Refuse prompts that would fill the memory with text: time and memory grow with every 75 tokens."""
+    for name, text in {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        **request.layer_prompts,
+    }.items():
+        if (count := count_tokens(text)) > MAX_TOKENS:
+            raise InvalidRequest(f"{name} has {count} tokens; at most {MAX_TOKENS} are allowed. Shorten it.")
 
 
 def _given(plan: GenerateRequest, pictures: dict[str, Picture]) -> Given:

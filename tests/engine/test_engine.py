@@ -234,6 +234,7 @@ WRONG = {
     "picture missing": ({"task": Task.BACKGROUND_FROM_FOREGROUND}, InvalidRequest, "foreground"),
     "picture not wanted": ({"inputs": {"foreground": Path(__file__)}}, ImageError, "not a picture"),
     "clip skip too deep": ({"clip_skip": 12}, InvalidRequest, "layers"),
+    "a prompt of 4097 tokens": ({"prompt": "cup " * 4097}, InvalidRequest, "4097 tokens; at most 4096"),
     "a base that is not here": ({"model": "juggernaut-xl-v6"}, ModelNotFound, "hub repository"),
 }
 
