@@ -122,6 +122,25 @@ async def test_an_inspection_says_what_alpha_holds(connect: Connect, picture: Pa
     assert [block.type for block in result.content] == ["text", "image"]
 
 
+UNUSUAL = {
+    "animated": ("GIF", "RGB", "animated: only the first of 2 is used"),
+    "CMYK": ("JPEG", "CMYK", "CMYK converted"),
+    "16 bits": ("PNG", "I;16", "16 bits a channel reduced to 8"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+async def test_an_unusual_picture_is_read_and_it_is_said_how(connect: Connect, tmp_path: Path, case: str):
+    format, mode, words = UNUSUAL[case]
+    frames = [Image.new(mode, (16, 16), colour) for colour in (200 if mode == "I;16" else "red", 0)]
+    more = {"save_all": True, "append_images": frames[1:]} if case == "animated" else {}
+    frames[0].save(tmp_path / f"unusual.{format.lower()}", format, **more)
+    async with connect() as client:
+        result = await client.call_tool("inspect_image", {"image": str(tmp_path / f"unusual.{format.lower()}")})
+    assert not result.is_error, result.content
+    assert words in str(result.content[0])
+
+
 async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Connect, tmp_path: Path):
     import struct
     import zlib
