@@ -97,7 +97,7 @@ Emphasis = Annotated[
 
 Steps = Annotated[int, bounded(1, MAX_STEPS, "Denoising steps; default: as advised, usually 20")]
 Guidance = Annotated[
-    float, bounded(1, 30, "How strictly to follow the prompt; 1 ignores negative_prompt; default: as advised, 5 to 7")
+    float, bounded(1, 30, "How strictly to follow the prompt; 1 ignores negative_prompt; default: as advised")
 ]
 StopAt = Annotated[
     float, bounded(0, 1, "Share of the sampling in which the layer file acts; then the plain base goes on")

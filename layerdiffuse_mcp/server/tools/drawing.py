@@ -77,7 +77,7 @@ ROWS = (
     Drawing(
         "edit_transparent", "Change a transparent picture",
         "Redraw an RGBA picture, or its masked part, after a prompt; the result has real alpha too.",
-        {NONE: Task.TRANSPARENT}, needs=("image",), takes=("mask", "strength", "resize_mode"),
+        {NONE: Task.TRANSPARENT}, needs=("image",), takes=("mask", "strength", "resize_mode", *ACTS),
     ),
     Drawing(
         "generate_layers", "Draw foreground, background and blended together",
