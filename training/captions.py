@@ -12,13 +12,17 @@ ROWS = 512 + 2500 + 2  # byte symbols, the first 2,500 merges, start and end
 LENGTH = 77
 
 
-def caption(words: list[str], rng: np.random.Generator, background: str | None = None) -> str:
-    """A caption such as "a red apple", "red apple, 3d" or "an apple, on a meadow"."""
+def caption(
+    words: list[str], rng: np.random.Generator, *, style: str = "3d", material: str = "", background: str | None = None
+) -> str:
+    """A caption such as "a red apple", "red apple, 3d", "a glass apple" or "an apple, flat, on a meadow"."""
     text = words[0] if len(words) == 1 or rng.random() < 0.6 else words[int(rng.integers(1, len(words)))]
+    if material:
+        text = f"{material} {text}"
     if rng.random() < 0.65:
         text = with_article(text)
-    if rng.random() < 0.25:
-        text += ", 3d"
+    if style != "3d" or rng.random() < 0.25:
+        text += f", {style}"
     if background:
         text += (", " if rng.random() < 0.5 else " ") + background
     return text

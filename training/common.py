@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed
 
+ASLEEP = 30.0  # seconds; a step that takes longer was stopped meanwhile (a laptop closed), which is no training time
+
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,7 +110,8 @@ class Run:
                 )
             yield self.step
             self.step += 1
-            self.used, before = self.used + time.monotonic() - before, time.monotonic()
+            now = time.monotonic()
+            self.used, before = self.used + min(now - before, ASLEEP), now
 
     def update(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
         """One step of the optimizer along the team's gradients, clipped to norm 1."""

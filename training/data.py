@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.concepts import concepts, spare_concepts
+from training.concepts import concepts
 from training.padding import spread_colour
 
 SIZE = 128
@@ -143,7 +143,7 @@ def build(work: Path) -> None:
     todo = jobs(install(work))
     with ProcessPoolExecutor(2) as pool:
         arrays = list(pool.map(_load, todo, chunksize=16))
-    vocabulary = {*concepts(), *spare_concepts()}
+    vocabulary = {*concepts()}
     rows, kept = [], []
     for (style, _, name), array in zip(todo, arrays, strict=True):
         if array is not None and (array[..., 3] > 0).any():

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from layerdiffuse_mcp.engine.ldm_export import save_single_file
 from training import autoencoder, data, layer, transparency, unet
 from training.concepts import concepts
+from training.materials import SMOKE
 
 LIMIT = 25_000_000
 GUIDANCE = 4.0  # at 7 colours burn and grey is left around the subject
@@ -40,7 +41,8 @@ def export(work: Path, out: Path, draft: bool) -> None:
 
     vae, scaling = autoencoder.load(work) if trained("autoencoder") else (autoencoder.network(), 1.0)
     base, text = unet.load(work) if trained("unet") else unet.networks()
-    encoder, decoder = transparency.load(work) if trained("transparency") else transparency.networks().values()
+    encoder = transparency.load_encoder(work) if trained("offset") else transparency.offset_encoder()
+    decoder = transparency.load_decoder(work) if trained("decoder") else transparency.transparent_decoder()
     sharing = layer.load(work) if trained("layer") else layer.initial(base)
     settings = {
         "name": "pocket",
@@ -58,7 +60,8 @@ def export(work: Path, out: Path, draft: bool) -> None:
     save_file(_half(encoder.state_dict()), out / "layer_sd15_vae_transparent_encoder.safetensors")
     save_file(_half(decoder.state_dict()), out / "layer_sd15_vae_transparent_decoder.safetensors")
     save_file(_half(sharing), out / "layer_sd15_transparent_attn.safetensors")
-    words = {name: {"words": words, "style": "3d"} for name, words in concepts().items()}
+    words = {name: {"words": words, "styles": ["3d", "flat"]} for name, words in concepts().items()}
+    words |= {f"{name} smoke": {"words": [f"{name} smoke"], "styles": ["3d"]} for name in SMOKE}
     (out / "concepts.json").write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n")
     total = 0
     for file in sorted(out.glob("*.safetensors")):

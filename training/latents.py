@@ -1,64 +1,82 @@
-"""Stage 2: what the base UNet learns from, encoded once: the vocabulary's pictures, a little moved, on many
-backgrounds.
+"""Stage 2: what the base UNet learns from, encoded once: every subject in its looks, a little moved, on mid-grey and on
+drawn backgrounds.
 
-latents.pt   scaled latents (concepts, variants, 4, 16, 16), and for each the background's words
+latents.pt   latents: scaled, (N, 4, 16, 16) fp16; subject, look, kind: (N,) indices into the vocabulary, LOOKS, KINDS
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from training import autoencoder, data, mixing
+from training import autoencoder, mixing
 from training.backgrounds import KINDS, draw
 from training.common import autocast
-from training.concepts import concepts
+from training.vocabulary import LOOKS, SHARES, cutouts, vocabulary
 
-GREY_SHARE = 0.5
-MOVE = {"scale": (0.88, 1.0), "shift": 0.05, "turn": 0.06}
-
-
-def vocabulary(work: Path) -> tuple[np.ndarray, list[list[str]]]:
-    """The vocabulary's 3d pictures (uint8 N, 128, 128, 4) and the words of each."""
-    pictures, rows = data.load(work)
-    index = {row["name"]: number for number, row in enumerate(rows) if row["style"] == "3d"}
-    words = {name: found for name, found in concepts().items() if name in index}
-    return np.stack([pictures[index[name]] for name in words]), list(words.values())
+VARIANTS = ((5, 3), (2, 1), (2, 1), (2, 1))  # of each look: on grey, on other backgrounds; few, so that they are learnt
+GREY_SHARE = 0.85  # of the pictures that are drawn while training
 
 
 @torch.no_grad()
-def build(work: Path, variants: int) -> None:
+def build(work: Path) -> None:
     """Writes latents.pt below `work`, unless it is there."""
     if (work / "latents.pt").exists():
         return
     vae, scaling = autoencoder.load(work)
-    pictures, _ = vocabulary(work)
     rng, generator = np.random.default_rng(2), torch.Generator().manual_seed(2)
     kinds = list(KINDS)
-    latents, names = [], []
-    for number, picture in enumerate(pictures):
-        rgba = mixing.to_tensor(np.repeat(picture[None], variants, 0))
-        rgba = mixing.move(rgba, generator, **MOVE)
-        chosen = [
-            kinds[0] if rng.random() < GREY_SHARE else kinds[int(rng.integers(1, len(kinds)))] for _ in range(variants)
-        ]
-        behind = torch.from_numpy(np.stack([draw(kind, rng) for kind in chosen])).permute(0, 3, 1, 2)
-        image = mixing.composite(rgba, behind) * 2 - 1
-        with autocast():
-            mean = torch.cat([vae.encode(part).latent_dist.mean.float() for part in image.split(16)])
-        latents.append((mean * scaling).half())
-        names.append([kinds.index(kind) for kind in chosen])
-        if number % 20 == 0:
-            print(number, "of", len(pictures), flush=True)
-    torch.save({"latents": torch.stack(latents), "kinds": torch.tensor(names)}, work / "latents.pt")
+    latents, facts = [], []
+    for number, subject in enumerate(vocabulary(work)):
+        for place, look in enumerate(LOOKS):
+            if not subject.has(look):
+                continue
+            grey, other = VARIANTS[place]
+            chosen = [0] * grey + [int(rng.integers(1, len(kinds))) for _ in range(other)]
+            rgba = cutouts(subject, look, len(chosen), generator)
+            behind = torch.from_numpy(np.stack([draw(kinds[kind], rng) for kind in chosen])).permute(0, 3, 1, 2)
+            with autocast():
+                mean = vae.encode(mixing.composite(rgba, behind) * 2 - 1).latent_dist.mean.float()
+            latents.append((mean * scaling).half())
+            facts += [(number, place, kind) for kind in chosen]
+        if number % 50 == 0:
+            print(number, "subjects", flush=True)
+    subject, look, kind = torch.tensor(facts).unbind(1)
+    torch.save({"latents": torch.cat(latents), "subject": subject, "look": look, "kind": kind}, work / "latents.pt")
+
+
+class Drawn:
+    """Draws rows of an encoded set: a subject, then a look by `SHARES`, then one of its variants."""
+
+    def __init__(self, subject: torch.Tensor, look: torch.Tensor, kind: torch.Tensor | None = None) -> None:
+        self.rows: dict[tuple[int, int, bool], np.ndarray] = {}
+        grey = torch.ones_like(subject, dtype=torch.bool) if kind is None else kind == 0
+        for number in range(int(subject.max()) + 1):
+            for place in range(len(LOOKS)):
+                for on_grey in (True, False):
+                    here = (subject == number) & (look == place) & (grey == on_grey)
+                    if here.any():
+                        self.rows[number, place, on_grey] = torch.nonzero(here).flatten().numpy()
+        self.subjects = int(subject.max()) + 1
+        self.other = kind is not None
+
+    def __call__(self, rng: np.random.Generator, count: int) -> Iterator[tuple[int, int, int]]:
+        """`count` times (row, subject, look)."""
+        for _ in range(count):
+            number = int(rng.integers(self.subjects))
+            place = int(rng.choice(len(LOOKS), p=SHARES))
+            if (number, place, True) not in self.rows:
+                place = 0
+            rows = self.rows[number, place, not self.other or bool(rng.random() < GREY_SHARE)]
+            yield int(rng.choice(rows)), number, place
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--variants", type=int, default=64)
     arguments = parser.parse_args()
-    build(arguments.work, arguments.variants)
+    build(arguments.work)

@@ -19,13 +19,15 @@ from diffusers import UNet2DConditionModel
 
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharingModel
-from training import autoencoder, mixing, transparency, unet
+from training import autoencoder, transparency, unet
 from training.captions import Tokens, caption
 from training.common import Average, Run, autocast
-from training.latents import MOVE, vocabulary
+from training.latents import Drawn
 from training.optimizer import Muon
+from training.vocabulary import LOOKS, Look, cutouts, vocabulary
 
 RANK, BATCH = 8, 32
+VARIANTS = (16, 4, 4, 4)  # of each look
 
 
 def network(base: UNet2DConditionModel) -> SharingModel:
@@ -43,26 +45,37 @@ def initial(base: UNet2DConditionModel) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def transparent_latents(work: Path, variants: int) -> torch.Tensor:
-    """Scaled transparent latents of the vocabulary (concepts, variants, 4, 16, 16), made once."""
+def transparent_latents(work: Path) -> dict[str, torch.Tensor]:
+    """Scaled transparent latents of the vocabulary (N, 4, 16, 16), and their subjects and looks (N,), made once."""
     file = work / "transparent_latents.pt"
     if not file.exists():
         vae, scaling = autoencoder.load(work)
-        encoder, _ = transparency.load(work)
-        pictures, _ = vocabulary(work)
+        encoder = transparency.load_encoder(work)
         generator = torch.Generator().manual_seed(6)
-        found = []
-        for picture in pictures:
-            rgba = mixing.move(mixing.to_tensor(np.repeat(picture[None], variants, 0)), generator, **MOVE)
-            with autocast():
-                found.append((transparency.hide(vae, encoder, rgba)[0].float() * scaling).half())
-        torch.save(torch.stack(found), file)
+        latents, facts = [], []
+        for number, subject in enumerate(vocabulary(work)):
+            for place, look in enumerate(LOOKS):
+                if subject.has(look):
+                    rgba = cutouts(subject, look, VARIANTS[place], generator)
+                    with autocast():
+                        latents.append((transparency.hide(vae, encoder, rgba)[0].float() * scaling).half())
+                    facts += [(number, place)] * len(rgba)
+        subject, look = torch.tensor(facts).unbind(1)
+        torch.save({"latents": torch.cat(latents), "subject": subject, "look": look}, file)
     return torch.load(file, weights_only=True)
 
 
-def train(work: Path, minutes: float, rate: float, variants: int) -> None:
-    latents = transparent_latents(work, variants)
-    _, words = vocabulary(work)
+def said(words: list[str], look: Look, rng: np.random.Generator) -> str:
+    """A caption without background, or none at all."""
+    if rng.random() < unet.EMPTY_SHARE:
+        return ""
+    return caption(words, rng, style=look.style, material=look.material)
+
+
+def train(work: Path, minutes: float, rate: float) -> None:
+    encoded = transparent_latents(work)
+    draw = Drawn(encoded["subject"], encoded["look"])
+    words = [subject.words for subject in vocabulary(work)]
     base, text = unet.load(work)
     model = network(base)
     optimizer = Muon(model, rate)
@@ -77,10 +90,10 @@ def train(work: Path, minutes: float, rate: float, variants: int) -> None:
     tokens = Tokens()
     shared = SharedNetwork(base, model, trainable=True)
     for _ in run.steps(optimizer):
-        concept = rng.integers(len(words), size=BATCH)
-        variant = rng.integers(latents.shape[1], size=BATCH)
-        texts = ["" if rng.random() < unet.EMPTY_SHARE else caption(words[number], rng) for number in concept]
-        noisy, steps, noise, weight = unet.noised(latents[concept, variant].float(), generator)
+        chosen = list(draw(rng, BATCH))
+        texts = [said(words[number], LOOKS[place], rng) for _, number, place in chosen]
+        latents = encoded["latents"][[row for row, *_ in chosen]].float()
+        noisy, steps, noise, weight = unet.noised(latents, generator)
         with autocast():
             with torch.no_grad():
                 context = text(tokens(texts)).last_hidden_state
@@ -105,6 +118,5 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--variants", type=int, default=32)
     arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.rate, arguments.variants)
+    train(arguments.work, arguments.minutes, arguments.rate)

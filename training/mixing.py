@@ -61,7 +61,7 @@ def smooth_noise(count: int, size: int, cells: int, generator: torch.Generator) 
     return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True).clamp(0, 1)
 
 
-def _blur(image: torch.Tensor, radius: int) -> torch.Tensor:
+def blur(image: torch.Tensor, radius: int) -> torch.Tensor:
     for _ in range(2):
         image = F.avg_pool2d(F.pad(image, [radius] * 4, mode="replicate"), 2 * radius + 1, 1)
     return image
@@ -79,7 +79,7 @@ def soften(rgba: torch.Tensor, generator: torch.Generator, share: float = 0.4) -
         strength = 0.4 + 0.6 * float(torch.rand(1, generator=generator))
         colour = torch.rand(1, 3, 1, 1, generator=generator)
         if kind in (0, 1):  # a glow around it, or a shadow below it, in its own colour or black
-            halo = _blur(alpha, radius)
+            halo = blur(alpha, radius)
             if kind == 1:
                 halo, colour = torch.roll(halo, (radius, radius // 2), (2, 3)), colour * 0.15
             halo = halo * strength
@@ -92,10 +92,10 @@ def soften(rgba: torch.Tensor, generator: torch.Generator, share: float = 0.4) -
             cloud = (smooth_noise(1, size, 4, generator) * 0.6 + smooth_noise(1, size, 9, generator) * 0.4 - 0.3).clamp(
                 0, 1
             ) * 1.8
-            alpha = (cloud * _blur(alpha, 12)).clamp(0, 1)
+            alpha = (cloud * blur(alpha, 12)).clamp(0, 1)
             rgb = colour.expand_as(rgb) * (0.7 + 0.3 * cloud)
         else:  # an edge out of focus
-            alpha = _blur(alpha, radius // 2 + 1)
+            alpha = blur(alpha, radius // 2 + 1)
         out[index : index + 1] = repad(rgb, alpha)
     return out
 

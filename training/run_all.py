@@ -22,7 +22,8 @@ STAGES: list[tuple[str, float | None]] = [
     ("data", None),
     ("autoencoder", 13),
     ("latents", None),
-    ("transparency", 37),
+    ("offset", 4),
+    ("decoder", 40),
     ("unet", 42),
     ("layer", 6),
 ]

@@ -1,40 +1,32 @@
-"""Stage 4: the offset encoder and the transparent decoder, on the frozen autoencoder.
+"""What the offset and the transparent decoder are trained for; the two stages are `offset.py` and `decoder.py`.
 
     latent = mean + deviation * offset          the picture on mid-grey, encoded; the offset hides its alpha
     [alpha, rgb] = decoder(VAE-decoded pixels in 0..1, latent)
 
-The offset is held near a fixed step for places that are transparent and none for those that are not, so that
-transparent latents stay near the ordinary ones that the base knows. Latents get a little noise, as a sampled latent is
-never perfect; some soft alpha (glow, shadow, glass, smoke) is added, since the pictures have little of it.
-
-    python -m training.transparency --work build/training --minutes 20
+The offset is held at a small step wherever nothing shows, so that transparent latents stay near the ordinary ones that
+the base knows; `wanted` says which.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
-from training import autoencoder, data, mixing
-from training.common import Average, Run, autocast
-from training.optimizer import Muon
+from training import mixing
 from training.padding import spread_colour
 
 DECODER_WIDTHS = (16, 16, 32, 32, 40, 48, 48)
 ENCODER_WIDTHS = (16, 32, 48, 64)
-OFFSET_WEIGHT = 0.5
-STEP = (0.25, -0.25, 0.25, -0.25)  # in scaled latents: how far a wholly transparent place is moved
+STEP = (0.3, -0.3, 0.3, -0.3)  # in scaled latents: the most that each channel is moved
+INNER, CORNERS = [5, 6, 9, 10], [0, 3, 12, 15]  # of the 4 x 4 blocks under a latent pixel
 OFFSET_SCALE = 60.0  # the posterior is narrow (0.4% of the latents' spread), so offsets are large; folded in by `load`
-NOISE = 0.12  # the largest deviation of the noise, in scaled latents
 
 
-def networks() -> torch.nn.ModuleDict:
+def offset_encoder() -> OffsetEncoder:
     torch.manual_seed(4)
     encoder = OffsetEncoder(ENCODER_WIDTHS, OFFSET_SCALE)
     for layer in encoder.blocks:
@@ -43,7 +35,12 @@ def networks() -> torch.nn.ModuleDict:
             torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             layer.weight.data *= 1.3
     encoder.blocks[-1].weight.data *= 0.5
-    return torch.nn.ModuleDict({"encoder": encoder, "decoder": TransparentDecoder(DECODER_WIDTHS)})
+    return encoder
+
+
+def transparent_decoder() -> TransparentDecoder:
+    torch.manual_seed(4)
+    return TransparentDecoder(DECODER_WIDTHS)
 
 
 def hide(vae: AutoencoderKL, encoder: OffsetEncoder, rgba: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,13 +54,23 @@ def hide(vae: AutoencoderKL, encoder: OffsetEncoder, rgba: torch.Tensor) -> tupl
 
 
 def wanted(rgba: torch.Tensor) -> torch.Tensor:
-    """Where the offset is held: a small step wherever nothing shows, in proportion (B, 4, H/8, W/8), scaled latents.
+    """The offset to aim for (B, 4, H/8, W/8), in scaled latents: how empty each latent pixel's 8 x 8 pixels are, their
+    inner 4 x 4, and their corners; and how much of them is neither clear nor opaque.
 
-    An opaque grey and an empty grey then differ in the latent, what shows keeps its own latent, and the base has but
-    one thing to learn. Left alone, so small a pair of networks finds no use for the offset.
+    All four stay as they are when the picture is turned or mirrored: the decoder looks at it in eight views, and would
+    read "empty on the left" wrong in most. An opaque grey and an empty grey then differ in the latent, what shows
+    keeps its own latent, and the base has but one thing to learn. Left alone, so small a pair of networks finds no use
+    for the offset.
     """
-    clear = 1 - F.avg_pool2d(rgba[:, 3:], 8)
-    return clear * torch.tensor(STEP).view(1, 4, 1, 1)
+    alpha = rgba[:, 3:]
+    blocks = F.pixel_unshuffle(1 - F.avg_pool2d(alpha, 2), 4)  # 4 x 4 blocks of 2 x 2 pixels
+    soft = F.avg_pool2d(4 * alpha * (1 - alpha), 8)
+    parts = [
+        blocks.mean(1, keepdim=True),
+        blocks[:, INNER].mean(1, keepdim=True),
+        blocks[:, CORNERS].mean(1, keepdim=True),
+    ]
+    return torch.cat([*parts, soft], 1) * torch.tensor(STEP).view(1, 4, 1, 1)
 
 
 def pixels(vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
@@ -71,101 +78,19 @@ def pixels(vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
     return (vae.decode(latent).sample.float() / 2 + 0.5).clamp(0, 1)
 
 
-def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """seen: (B, 4, H, W) alpha, r, g, b; rgba: the target. Alpha, its edges, colour where it shows, and the composite
-    on any colour.
-    """
-    alpha, target = seen[:, :1], rgba[:, 3:]
-    # beyond 0 and 1 nothing is wrong: what is decoded is clipped
-    right = ((target > 0.998) & (alpha > 1)) | ((target < 0.002) & (alpha < 0))
-    wrong = torch.where(right, 0.0, alpha - target)
-    edges = (wrong[..., 1:] - wrong[..., :-1]).abs().mean() + (wrong[..., 1:, :] - wrong[..., :-1, :]).abs().mean()
-    soft = ((target > 16 / 255) & (target < 239 / 255)).float()
-    colour = seen[:, 1:] - rgba[:, :3]
-    sharp = (colour[..., 1:] - colour[..., :-1]).abs() * target[..., 1:]
-    behind = torch.rand(rgba.shape[0], 3, 1, 1, generator=generator)
-    clipped = alpha.clamp(0, 1)
-    composite = seen[:, 1:] * clipped + behind * (1 - clipped)
-    return {
-        "alpha": wrong.abs().mean() + 2 * (wrong**2).mean(),
-        "edges": 0.5 * edges,
-        "soft": 0.5 * (wrong.abs() * soft).mean(),
-        "colour": (colour.abs() * (0.05 + target)).mean() + 2 * (colour**2 * target).mean() + 0.5 * sharp.mean(),
-        "composite": 0.5 * (composite - mixing.composite(rgba, behind)).abs().mean(),
-    }
-
-
-def train(work: Path, minutes: float, decoder_only: bool = False) -> None:
-    pictures, rows = data.load(work)
-    training = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
-    vae, scaling = autoencoder.load(work)
-    both = networks()
-    optimizer = Muon(both, 2e-3)
-    average = Average(both, 0.995)
-    run = Run(work, "transparency", minutes=minutes, rate=2e-3)
-    if state := run.resume():
-        both.load_state_dict(state["both"])
-        if "optimizer" in state and not decoder_only:
-            optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], run.step
-    if decoder_only:  # the latents stay as they are: a layer file trained on them stays valid
-        averaged = {name: value for name, value in average.values.items() if name.startswith("encoder.")}
-        both.load_state_dict(averaged, strict=False)
-        both["encoder"].requires_grad_(False)
-    generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
-    for step in run.steps(optimizer):
-        late = run.used > 0.5 * minutes * 60
-        size, count = (128, 3) if late or step % 4 == 0 else (64, 8)
-        rgba = mixing.to_tensor(training[torch.randint(len(training), (count,), generator=generator).numpy()])
-        if size < 128:
-            rgba = mixing.crop(rgba, size, generator)
-        elif torch.rand(1, generator=generator) < 0.5:
-            rgba = mixing.move(rgba, generator, scale=(0.7, 1.2))
-        if torch.rand(1, generator=generator) < 0.5:
-            rgba = rgba.flip(3)
-        rgba = mixing.soften(rgba, generator, share=0.15).contiguous()
-        with autocast():
-            latent, moved = hide(vae, both["encoder"], rgba)
-            deviation = NOISE / scaling * torch.rand(count, 1, 1, 1, generator=generator)
-            latent = latent + deviation * torch.randn(latent.shape, generator=generator)
-            with torch.no_grad():
-                pixel = pixels(vae, latent)
-            seen = both["decoder"](pixel, latent)
-        losses = loss_of(seen.float(), rgba, generator)
-        losses["offset"] = OFFSET_WEIGHT * ((moved * scaling - wanted(rgba)) ** 2).mean()
-        loss = sum(losses.values())
-        run.update(both, optimizer, loss)
-        average.update(both)
-        mean_error = (seen.detach()[:, :1].clamp(0, 1) - rgba[:, 3:]).abs().mean() * 255
-        run.log(
-            total=loss.detach(),
-            alpha255=mean_error,
-            moved=(moved.detach() * scaling).pow(2).mean().sqrt(),
-            **{name: value.detach() for name, value in losses.items()},
-        )
-        if run.step % 50 == 49:
-            run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
-    run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
-
-
-def load(work: Path) -> tuple[OffsetEncoder, TransparentDecoder]:
-    """The trained offset encoder and decoder (EMA weights), frozen."""
-    both = networks()
-    both.load_state_dict(torch.load(work / "transparency.pt", weights_only=True)["average"])
-    both.requires_grad_(False).eval()
-    encoder = both["encoder"]
+def load_encoder(work: Path) -> OffsetEncoder:
+    """The trained offset encoder (EMA weights), frozen, its scale folded in."""
+    encoder = offset_encoder()
+    encoder.load_state_dict(torch.load(work / "offset.pt", weights_only=True)["average"])
+    encoder.requires_grad_(False).eval()
     encoder.blocks[-1].weight *= encoder.output_scale
     encoder.blocks[-1].bias *= encoder.output_scale
     encoder.output_scale = 1.0
-    return both["encoder"], both["decoder"]
+    return encoder
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument(
-        "--decoder-only", action="store_true", help="go on with the decoder, leave the encoder as it is"
-    )
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.decoder_only)
+def load_decoder(work: Path) -> TransparentDecoder:
+    """The trained transparent decoder (EMA weights), frozen."""
+    decoder = transparent_decoder()
+    decoder.load_state_dict(torch.load(work / "decoder.pt", weights_only=True)["average"])
+    return decoder.requires_grad_(False).eval()

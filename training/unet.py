@@ -20,9 +20,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from training.backgrounds import KINDS
 from training.captions import LENGTH, ROWS, Tokens, caption
 from training.common import Average, Run, autocast
-from training.latents import vocabulary
+from training.latents import Drawn
 from training.optimizer import Muon
 from training.text import warm_up
+from training.vocabulary import LOOKS, vocabulary
 
 TEXT_WIDTH = 128
 UNET = {
@@ -48,8 +49,6 @@ TEXT = {
 }
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 SIGNAL = torch.cumprod(1 - BETAS, 0).float()  # alpha-bar
-GREY_SHARE = 0.85  # of the pictures are on plain mid-grey
-VARIANTS = {True: 5, False: 3}  # a concept, on grey and on other backgrounds: few, so that a short run knows them well
 EMPTY_SHARE, MIN_SNR, BATCH = 0.1, 5.0, 32  # the batch of each process
 
 
@@ -78,25 +77,22 @@ class Ordinary:
 
     def __init__(self, work: Path) -> None:
         state = torch.load(work / "latents.pt", weights_only=True)
-        self.latents, self.kinds = state["latents"], state["kinds"]
-        _, self.words = vocabulary(work)
+        self.latents, self.kinds = state["latents"], state["kind"]
+        self.words = [subject.words for subject in vocabulary(work)]
+        self.draw = Drawn(state["subject"], state["look"], state["kind"])
         self.names = list(KINDS)
         self.tokens = Tokens()
 
-    def _variant(self, number: int, rng: np.random.Generator) -> int:
-        grey = bool(rng.random() < GREY_SHARE)
-        alike = np.flatnonzero((self.kinds[number] == 0).numpy() == grey)
-        return int(rng.choice(alike[: VARIANTS[grey]]))
-
     def batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        concept = rng.integers(len(self.words), size=BATCH)
-        variant = np.array([self._variant(number, rng) for number in concept])
-        texts = []
-        for number, which in zip(concept, variant, strict=True):
-            kind = int(self.kinds[number, which])
+        chosen, texts = [], []
+        for row, number, place in self.draw(rng, BATCH):
+            kind = int(self.kinds[row])
             said = self.names[kind] if rng.random() < (0.25 if kind == 0 else 0.85) else None
-            texts.append("" if rng.random() < EMPTY_SHARE else caption(self.words[number], rng, said))
-        return self.latents[concept, variant].float(), self.tokens(texts)
+            style, material = LOOKS[place]
+            text = caption(self.words[number], rng, style=style, material=material, background=said)
+            texts.append("" if rng.random() < EMPTY_SHARE else text)
+            chosen.append(row)
+        return self.latents[chosen].float(), self.tokens(texts)
 
 
 def train(work: Path, minutes: float, rate: float) -> None:

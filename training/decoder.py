@@ -1,0 +1,142 @@
+"""Stage 5: the transparent decoder, alone, on transparent latents of the frozen autoencoder and offset encoder.
+
+Latents get a little noise before they are decoded, as a sampled latent is never perfect; some soft alpha (glow,
+shadow, glass, smoke) is added, since the pictures have little of it. What the VAE makes of a batch is kept and shown
+several times, turned and mirrored, which is what the eight views of the decoder do too: so most of the time goes into
+the decoder itself.
+
+    python -m training.decoder --work build/training --minutes 40
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training import autoencoder, data, mixing, transparency
+from training.common import Average, Run, autocast
+from training.materials import glass, glowing, smoke
+from training.optimizer import Muon
+
+BATCH = 4  # of each process
+NOISE = 0.12  # the largest deviation of the noise, in scaled latents
+SMOKE_SHARE, MATERIAL_SHARE = 0.04, 0.2  # batches of smoke, and of smoke, glass and glowing things
+SOFTENED = 0.25  # share of the other pictures that get soft alpha
+SHOWN = 4  # times that a batch is shown, on average
+POOL = 300  # batches kept
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """seen: (B, 4, H, W) alpha, r, g, b; rgba: the target. Alpha, its edges, colour where it shows, and the composite
+    on any colour.
+    """
+    alpha, target = seen[:, :1], rgba[:, 3:]
+    # beyond 0 and 1 nothing is wrong: what is decoded is clipped
+    right = ((target > 0.998) & (alpha > 1)) | ((target < 0.002) & (alpha < 0))
+    wrong = torch.where(right, 0.0, alpha - target)
+    edges = (wrong[..., 1:] - wrong[..., :-1]).abs().mean() + (wrong[..., 1:, :] - wrong[..., :-1, :]).abs().mean()
+    soft = ((target > 16 / 255) & (target < 239 / 255)).float()
+    colour = seen[:, 1:] - rgba[:, :3]
+    sharp = (colour[..., 1:] - colour[..., :-1]).abs() * target[..., 1:]
+    behind = torch.rand(rgba.shape[0], 3, 1, 1, generator=generator)
+    clipped = alpha.clamp(0, 1)
+    composite = seen[:, 1:] * clipped + behind * (1 - clipped)
+    return {
+        "alpha": wrong.abs().mean() + 2 * (wrong**2).mean(),
+        "edges": 0.5 * edges,
+        "soft": 0.5 * (wrong.abs() * soft).mean(),
+        "colour": (colour.abs() * (0.05 + target)).mean() + 2 * (colour**2 * target).mean() + 0.5 * sharp.mean(),
+        "composite": 0.5 * (composite - mixing.composite(rgba, behind)).abs().mean(),
+    }
+
+
+class Pool:
+    """Batches of (rgba, the VAE's pixels, latent), each made once and shown about `SHOWN` times."""
+
+    def __init__(self, work: Path, generator: torch.Generator) -> None:
+        pictures, rows = data.load(work)
+        self.pictures = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
+        self.vae, self.scaling = autoencoder.load(work)
+        self.encoder = transparency.load_encoder(work)
+        self.generator = generator
+        self.kept: list[Batch] = []
+
+    def _chance(self) -> float:
+        return float(torch.rand(1, generator=self.generator))
+
+    @torch.no_grad()
+    def _fresh(self) -> Batch:
+        generator = self.generator
+        rgba = mixing.to_tensor(self.pictures[torch.randint(len(self.pictures), (BATCH,), generator=generator).numpy()])
+        if self._chance() < 0.5:
+            rgba = mixing.move(rgba, generator, scale=(0.7, 1.2))
+        material = self._chance()
+        if material < SMOKE_SHARE:
+            colour = torch.rand(3, generator=generator).tolist()
+            rgba = smoke(BATCH, (colour[0], colour[1], colour[2]), generator)
+        elif material < MATERIAL_SHARE:
+            rgba = (glass if self._chance() < 0.6 else glowing)(rgba, generator)
+        else:
+            rgba = mixing.soften(rgba, generator, share=SOFTENED)
+        with autocast():
+            latent, _ = transparency.hide(self.vae, self.encoder, rgba)
+            deviation = NOISE / self.scaling * torch.rand(BATCH, 1, 1, 1, generator=generator)
+            latent = latent + deviation * torch.randn(latent.shape, generator=generator)
+            pixel = transparency.pixels(self.vae, latent)
+        return rgba.half(), pixel.half(), latent
+
+    def draw(self) -> Batch:
+        """The next batch, fp32, in one of its eight views."""
+        if len(self.kept) < 2 or self._chance() < 1 / SHOWN:
+            batch = self._fresh()
+            if len(self.kept) < POOL:
+                self.kept.append(batch)
+            else:
+                self.kept[int(self._chance() * POOL)] = batch
+        else:
+            batch = self.kept[int(self._chance() * len(self.kept))]
+        turns, mirrored = int(self._chance() * 4), self._chance() < 0.5
+        views = [part.float().rot90(turns, (2, 3)) for part in batch]
+        rgba, pixel, latent = [(view.flip(3) if mirrored else view).contiguous() for view in views]
+        return rgba, pixel, latent
+
+
+def train(work: Path, minutes: float, rate: float) -> None:
+    decoder = transparency.transparent_decoder()
+    optimizer = Muon(decoder, rate)
+    average = Average(decoder, 0.998)
+    run = Run(work, "decoder", minutes=minutes, rate=rate)
+    if state := run.resume():
+        decoder.load_state_dict(state["decoder"])
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+        average.values, average.steps = state["average"], run.step
+    generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
+    pool = Pool(work, generator)
+    for _ in run.steps(optimizer):
+        rgba, pixel, latent = pool.draw()
+        with autocast():
+            seen = decoder(pixel, latent).float()
+        losses = loss_of(seen, rgba, generator)
+        loss = sum(losses.values())
+        run.update(decoder, optimizer, loss)
+        average.update(decoder)
+        wrong = (seen.detach()[:, :1].clamp(0, 1) - rgba[:, 3:]).abs().mean() * 255
+        run.log(total=loss.detach(), alpha255=wrong, **{name: value.detach() for name, value in losses.items()})
+        if run.step % 100 == 99:
+            run.save(decoder=decoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+    run.save(decoder=decoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    arguments = parser.parse_args()
+    train(arguments.work, arguments.minutes, arguments.rate)

@@ -1,0 +1,58 @@
+"""Stage 4: the offset encoder, which hides a picture's alpha in its latent, on the frozen autoencoder.
+
+It learns one thing: `transparency.wanted`, for any picture, whatever its posterior's deviation.
+
+    python -m training.offset --work build/training --minutes 4
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training import autoencoder, data, mixing, transparency
+from training.common import Average, Run, autocast
+from training.optimizer import Muon
+
+BATCH, SIZE = 16, 64
+
+
+def train(work: Path, minutes: float) -> None:
+    pictures, rows = data.load(work)
+    training = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
+    vae, scaling = autoencoder.load(work)
+    encoder = transparency.offset_encoder()
+    optimizer = Muon(encoder, 2e-3)
+    average = Average(encoder, 0.99)
+    run = Run(work, "offset", minutes=minutes, rate=2e-3)
+    if state := run.resume():
+        encoder.load_state_dict(state["encoder"])
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+        average.values, average.steps = state["average"], run.step
+    generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
+    for _ in run.steps(optimizer):
+        rgba = mixing.to_tensor(training[torch.randint(len(training), (BATCH,), generator=generator).numpy()])
+        rgba = mixing.crop(mixing.move(rgba, generator, scale=(0.7, 1.2)), SIZE, generator)
+        rgba = mixing.soften(rgba, generator)
+        with autocast():
+            _, moved = transparency.hide(vae, encoder, rgba)
+        aim = transparency.wanted(rgba)
+        loss = ((moved * scaling - aim) ** 2).mean() / aim.pow(2).mean().clamp(min=1e-4)
+        run.update(encoder, optimizer, loss)
+        average.update(encoder)
+        run.log(loss=loss.detach(), missed=(moved.detach() * scaling - aim).abs().mean())
+        if run.step % 100 == 99:
+            run.save(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+    run.save(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--minutes", type=float, default=4)
+    arguments = parser.parse_args()
+    train(arguments.work, arguments.minutes)
