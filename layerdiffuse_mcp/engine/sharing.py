@@ -15,7 +15,7 @@ Source: sd-forge-layerdiffuse, `lib_layerdiffusion/attention_sharing.py`; names 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -26,7 +26,13 @@ from torch.nn import functional as F
 
 from layerdiffuse_mcp.engine.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.sharing_model import SharedAttention, SharingModel, attention_places, projections
+from layerdiffuse_mcp.engine.sharing_model import (
+    PROJECTIONS,
+    SharedAttention,
+    SharingModel,
+    attention_places,
+    projections,
+)
 from layerdiffuse_mcp.errors import InvalidRequest
 
 
@@ -36,6 +42,8 @@ class SharedNetwork:
     control: picture (1 or N, 3, H, W) in 0..1, N images, H and W eight times the latent's, if the model wants one.
     prompts: text embeddings (1 or N, T, C) by frame, None where the common prompt stands; fewer than frames is fine.
     Raises `InvalidRequest` when the control picture is missing or not wanted, or prompts are more than the frames.
+
+    weight: the base's weight of a parameter's name, where the UNet itself does not have it in place all the time.
 
     Weights are merged and control features computed here, once. With `trainable=True` that happens in each call
     instead, so that gradients reach the model. As a context manager it calls `remove` at the end.
@@ -48,6 +56,7 @@ class SharedNetwork:
         control: Tensor | None = None,
         prompts: Sequence[Tensor | None] = (),
         trainable: bool = False,
+        weight: Callable[[str], Tensor] | None = None,
     ):
         if model.has_control and control is None:
             raise InvalidRequest("This layer model draws to a given picture, and none was given; give the picture.")
@@ -60,6 +69,7 @@ class SharedNetwork:
         self._network = UNetNetwork(unet)
         self._model = model
         self._trainable = trainable
+        self._weight: Callable[[str], Tensor] = weight or unet.get_parameter
         self._picture = control
         self._call = Call(model.frames, tuple(prompts))
         self._places = attention_places(unet)
@@ -108,7 +118,8 @@ class SharedNetwork:
         for place, processor in zip(self._places, self._processors, strict=True):
             layer = processor.layer
             processor.weights = {
-                name: layer.merged(name, linear) for name, linear in projections(place.attention).items()
+                name: layer.merged(name, self._weight(f"{place.name}.{linear}.weight"))
+                for name, linear in PROJECTIONS.items()
             }
             processor.control = layer.control(features[place.level]) if features else None
 

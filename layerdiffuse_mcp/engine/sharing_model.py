@@ -30,7 +30,7 @@ CONTROL_BLOCKS: tuple[tuple[tuple[int, int], ...], ...] = (
     *(((1, 2), (1, 1)),) * 3,
 )
 CONTROL_INPUT = re.compile(r"hookers\.layers\.\d+\.control_convs\.\d+\.0\.weight")
-PROJECTIONS = ("q", "k", "v", "out")
+PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}  # by the files' names: the base's layers
 
 
 class LowRankChange(nn.Module):
@@ -68,13 +68,13 @@ class SharedAttention(nn.Module):
                 for _ in range(frames)
             )
 
-    def merged(self, name: str, base: nn.Linear) -> Tensor:
-        """The weights of projection `name` for all frames (F, out, in), in the base's dtype; summed in float32."""
+    def merged(self, name: str, base: Tensor) -> Tensor:
+        """The base's weight (out, in) of projection `name` for all frames (F, out, in), summed in float32."""
         changes = cast(nn.ModuleList, self.get_submodule(f"to_{name}_lora"))
         up = torch.stack([cast(LowRankChange, change).up.weight for change in changes]).float()
         down = torch.stack([cast(LowRankChange, change).down.weight for change in changes]).float()
-        weight = base.weight.float().expand(self.frames, -1, -1)
-        return torch.baddbmm(weight, up, down).to(base.weight.dtype)
+        weight = base.float().expand(self.frames, -1, -1)
+        return torch.baddbmm(weight, up, down).to(base.dtype)
 
     def control(self, feature: Tensor) -> Tensor:
         """What `feature` (N, control width, h, w) of the control picture adds to each frame: (F, N, h * w, width)."""
@@ -199,8 +199,7 @@ def attention_places(unet: UNet2DConditionModel) -> list[Place]:
 
 def projections(attention: Attention) -> dict[str, nn.Linear]:
     """The linear layers that the files change, by the files' names for them."""
-    out = cast(nn.ModuleList, attention.to_out)[0]
-    return dict(zip(PROJECTIONS, cast(Any, (attention.to_q, attention.to_k, attention.to_v, out)), strict=True))
+    return {name: cast(nn.Linear, attention.get_submodule(layer)) for name, layer in PROJECTIONS.items()}
 
 
 def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str) -> tuple[int, int, int]:
