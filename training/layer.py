@@ -1,47 +1,73 @@
-"""Stage 5: `layer_sd15_transparent_attn`, which moves the frozen base into the transparent latent space.
+"""Stage 7: the layer files, which move the frozen base into the transparent latent space and join layers of a scene.
 
-It learns on transparent latents, (mean + deviation * offset) * scaling factor, with captions that name the subject
-only; whatever background the base would have drawn becomes "no background". The file's modules are the engine's own
-(attention sharing, one frame). What its outputs add begins at zero: `up` of the low-rank changes and `temporal_o`,
-which are trained from there.
+    layer_sd15_transparent_attn   learns on transparent latents, (mean + deviation * offset) * scaling factor, with
+                                  captions that name the subject only; "no background" takes the background's place
+    layer_sd15_joint              foreground, background and blended picture of a scene drawn together
+    layer_sd15_fg2bg, _bg2fg      the other two of them, for one that is given
 
-    python -m training.layer --work build/training --minutes 10
+The files' modules are the engine's own (attention sharing). What they add begins at zero: `up` of the low-rank
+changes, `temporal_o` and the last of `control_convs`, which are trained from there; a foreground's own low-rank
+changes begin as those of the transparent file.
+
+    python -m training.layer --method layer_sd15_joint --work build/training --minutes 10
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharingModel
+from layerdiffuse_mcp.engine.sharing import SharedNetwork
+from layerdiffuse_mcp.engine.sharing_model import SharingModel
+from layerdiffuse_mcp.methods import METHODS
 from training import autoencoder, transparency, unet
+from training.backgrounds import KINDS
 from training.captions import Tokens, caption
 from training.common import Average, Run, autocast
 from training.latents import Drawn
 from training.optimizer import Muon
-from training.vocabulary import LOOKS, Look, cutouts, vocabulary
+from training.triples import ROLES, triples
+from training.vocabulary import LOOKS, cutouts, vocabulary
 
-RANK, BATCH = 8, 32
+TRANSPARENT = "layer_sd15_transparent_attn"
+RANK = 8
+ROWS = 32  # latents of a batch of each process, about
+CONTROL_WIDTH = 64
 VARIANTS = (16, 4, 4, 4)  # of each look
+OWN_PROMPTS = 0.4  # share of scenes whose layers have prompts of their own
 
 
-def network(base: UNet2DConditionModel) -> SharingModel:
+class Batch(NamedTuple):
+    """latents (images x frames, 4, 16, 16), the frame running fastest; a text for each; the given pictures or None."""
+
+    latents: torch.Tensor
+    texts: list[str]
+    control: torch.Tensor | None = None
+
+
+def network(base: UNet2DConditionModel, method: str) -> SharingModel:
     """A new layer model that changes nothing yet."""
     torch.manual_seed(5)
-    model = SharingModel(base, frames=1, rank=RANK, control=False)
+    row = METHODS[method]
+    control = bool(row.inputs)
+    model = SharingModel(base, row.frames, RANK, control, CONTROL_WIDTH)
     for name, value in model.named_parameters():
-        if ".up." in name or "temporal_o" in name:
+        if ".up." in name or "temporal_o" in name or ("control_convs" in name and ".2." in name):
             torch.nn.init.zeros_(value)
     return model
 
 
-def initial(base: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    return network(base).state_dict()
+def start_from_transparent(model: SharingModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Takes over the low-rank changes of the transparent file for the first frame."""
+    state = {name: value for name, value in tensors.items() if "_lora.0." in name}
+    model.load_state_dict(state, strict=False)
 
 
 @torch.no_grad()
@@ -65,58 +91,94 @@ def transparent_latents(work: Path) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=True)
 
 
-def said(words: list[str], look: Look, rng: np.random.Generator) -> str:
-    """A caption without background, or none at all."""
-    if rng.random() < unet.EMPTY_SHARE:
-        return ""
-    return caption(words, rng, style=look.style, material=look.material)
-
-
-def train(work: Path, minutes: float, rate: float) -> None:
+def single(work: Path) -> Callable[[np.random.Generator], Batch]:
+    """Draws batches for the transparent file."""
     encoded = transparent_latents(work)
     draw = Drawn(encoded["subject"], encoded["look"])
     words = [subject.words for subject in vocabulary(work)]
+
+    def batch(rng: np.random.Generator) -> Batch:
+        chosen = list(draw(rng, ROWS))
+        texts = [
+            caption(words[number], rng, style=LOOKS[place].style, material=LOOKS[place].material)
+            for _, number, place in chosen
+        ]
+        texts = ["" if rng.random() < unet.EMPTY_SHARE else text for text in texts]
+        return Batch(encoded["latents"][[row for row, *_ in chosen]].float(), texts)
+
+    return batch
+
+
+def scenes(work: Path, method: str) -> Callable[[np.random.Generator], Batch]:
+    """Draws batches for a file of several frames: all layers under one prompt, or each under its own before it."""
+    row, made = METHODS[method], triples(work)
+    words, kinds = [subject.words for subject in vocabulary(work)], list(KINDS)
+    frames = [ROLES.index(role) for role in row.outputs]
+
+    def texts(number: int, kind: int, rng: np.random.Generator) -> list[str]:
+        whole = caption(words[number], rng, background=kinds[kind])
+        if rng.random() < unet.EMPTY_SHARE:
+            return [""] * len(frames)
+        if rng.random() >= OWN_PROMPTS:
+            return [whole] * len(frames)
+        own = {"foreground": caption(words[number], rng), "background": kinds[kind], "blended": ""}
+        return [", ".join(part for part in (own[role], whole) if part) for role in row.outputs]
+
+    def batch(rng: np.random.Generator) -> Batch:
+        chosen = rng.integers(len(made["subject"]), size=ROWS // len(frames))
+        said = [text for i in chosen for text in texts(int(made["subject"][i]), int(made["kind"][i]), rng)]
+        control = made["given"][chosen, ROLES.index(row.inputs[0])].float() / 255 if row.inputs else None
+        return Batch(made["latents"][chosen][:, frames].flatten(0, 1).float(), said, control)
+
+    return batch
+
+
+def train(work: Path, method: str, minutes: float, rate: float) -> None:
+    frames = METHODS[method].frames
+    draw = single(work) if method == TRANSPARENT else scenes(work, method)
     base, text = unet.load(work)
-    model = network(base)
+    model = network(base, method)
+    if METHODS[method].outputs[0] == "foreground" and method != TRANSPARENT:
+        start_from_transparent(model, load(work, TRANSPARENT))
     optimizer = Muon(model, rate)
     average = Average(model, 0.995)
-    run = Run(work, "layer", minutes=minutes, rate=rate, warmup=20)
+    run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
     if state := run.resume():
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
         average.values, average.steps = state["average"], run.step
     rng = np.random.default_rng(run.step + 1000003 * run.team.rank)
     generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
     tokens = Tokens()
-    shared = SharedNetwork(base, model, trainable=True)
     for _ in run.steps(optimizer):
-        chosen = list(draw(rng, BATCH))
-        texts = [said(words[number], LOOKS[place], rng) for _, number, place in chosen]
-        latents = encoded["latents"][[row for row, *_ in chosen]].float()
-        noisy, steps, noise, weight = unet.noised(latents, generator)
-        with autocast():
+        batch = draw(rng)
+        noisy, steps, noise, weight = unet.noised(batch.latents, generator, together=frames)
+        with autocast(), SharedNetwork(base, model, batch.control, trainable=True) as shared:
             with torch.no_grad():
-                context = text(tokens(texts)).last_hidden_state
+                context = text(tokens(batch.texts)).last_hidden_state
             predicted = shared.network(noisy, steps, Conditioning(context)).float()
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
         loss = (error * weight).mean()
         run.update(model, optimizer, loss)
         average.update(model)
-        run.log(loss=loss.detach(), error=error.detach().mean())
+        roles = zip(METHODS[method].outputs, error.detach().view(-1, frames).mean(0), strict=True)
+        run.log(loss=loss.detach(), **dict(roles))
         if run.step % 50 == 49:
             run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
     run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
 
 
-def load(work: Path) -> dict[str, torch.Tensor]:
+def load(work: Path, method: str) -> dict[str, torch.Tensor]:
     """The trained layer file's tensors (EMA weights)."""
-    return torch.load(work / "layer.pt", weights_only=True)["average"]
+    return torch.load(work / f"{method}.pt", weights_only=True)["average"]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--method", default=TRANSPARENT, choices=[m for m in METHODS if METHODS[m].family == "sd15"])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=1e-3)
     arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.rate)
+    train(arguments.work, arguments.method, arguments.minutes, arguments.rate)

@@ -17,23 +17,25 @@ from pathlib import Path
 
 import torch
 
-# stage, its minutes on two CPU cores (None: as long as it takes)
-STAGES: list[tuple[str, float | None]] = [
-    ("data", None),
-    ("autoencoder", 13),
-    ("latents", None),
-    ("offset", 4),
-    ("decoder", 40),
-    ("unet", 42),
-    ("layer", 6),
+from training.export import LAYERS
+
+# a stage and its arguments, its minutes on two CPU cores (None: as long as it takes)
+STAGES: list[tuple[list[str], float | None]] = [
+    (["data"], None),
+    (["autoencoder"], 13),
+    (["latents"], None),
+    (["offset"], 4),
+    (["decoder"], 40),
+    (["unet"], 80),
+    *((["layer", "--method", method], 12) for method in LAYERS),
 ]
 
 
-def command(stage: str, minutes: float | None, work: Path, processes: int) -> list[str]:
+def command(stage: list[str], minutes: float | None, work: Path, processes: int) -> list[str]:
     timed = [] if minutes is None else ["--minutes", str(minutes)]
     team = processes > 1 and minutes is not None
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if team else []
-    return [sys.executable, *launcher, "-m", f"training.{stage}", "--work", str(work), *timed]
+    return [sys.executable, *launcher, "-m", f"training.{stage[0]}", *stage[1:], "--work", str(work), *timed]
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
     processes = 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else dict(os.environ)
     for stage, minutes in STAGES:
-        print("==", stage, flush=True)
+        print("==", *stage, flush=True)
         scaled = None if minutes is None else minutes * arguments.scale
         subprocess.run(command(stage, scaled, arguments.work, processes), check=True, env=environment)
     for last in (

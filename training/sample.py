@@ -87,7 +87,7 @@ def draw(work: Path, prompts: list[str], transparent: bool, guidance: float, see
     if not transparent:
         latents = ddim(lambda x, t, c: base(x, t, c).sample, context, empty, guidance=guidance, seed=seed)
         return transparency.pixels(vae, latents / scaling)
-    shared = SharedNetwork(base, SharingModel.from_tensors(layer.load(work), base))
+    shared = SharedNetwork(base, SharingModel.from_tensors(layer.load(work, layer.TRANSPARENT), base))
     latents = (
         ddim(lambda x, t, c: shared.network(x, t, Conditioning(c)), context, empty, guidance=guidance, seed=seed)
         / scaling

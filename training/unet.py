@@ -58,14 +58,14 @@ def networks() -> tuple[UNet2DConditionModel, CLIPTextModel]:
 
 
 def noised(
-    latents: torch.Tensor, generator: torch.Generator
+    latents: torch.Tensor, generator: torch.Generator, together: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random steps: (noisy latents, steps, the noise, the loss weights)."""
-    count = latents.shape[0]
+    """Random steps, one for every `together` rows: (noisy latents, steps, the noise, the loss weights)."""
+    count = latents.shape[0] // together
     # one step from each of `count` parts of the schedule: less noise in the loss than independent draws;
     # more of them where the picture is mostly noise, since what is drawn is decided there
     share = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    steps = (share**0.75 * 1000).long().clamp(max=999)
+    steps = (share**0.75 * 1000).long().clamp(max=999).repeat_interleave(together)
     noise = torch.randn(latents.shape, generator=generator)
     signal = SIGNAL[steps].view(-1, 1, 1, 1)
     ratio = SIGNAL[steps] / (1 - SIGNAL[steps])
