@@ -106,7 +106,7 @@ def doctor(settings: Settings) -> int:
     for name, value in status.items():
         table.add_row(name.replace("_", " "), _shown(value))
     table.add_row("python", platform.python_version())
-    for package in ("layerdiffuse-mcp", "torch", "diffusers", "transformers", "mcp"):
+    for package in ("layerdiffuse-mcp", "torch", "diffusers", "mcp"):
         table.add_row(package, version(package))
     table.add_row("output folder", f"{settings.output} ({_writable(settings.output)})")
     table.add_row("readable folders", ", ".join(str(folder) for folder in settings.readable))

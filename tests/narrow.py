@@ -9,11 +9,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from layerdiffuse_mcp.engine.ldm_export import save_single_file, to_ldm
 from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.sharing import SharingModel
+from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
 from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES, Family, Method
 
@@ -113,10 +113,8 @@ def _text_encoders(family: Family) -> tuple[nn.Module, ...]:
         "num_attention_heads": 4,
         "vocab_size": ROWS,
         "projection_dim": TEXT_WIDTH,
-        "eos_token_id": ROWS - 1,
-        "bos_token_id": ROWS - 2,
     }
-    first = CLIPTextModel(CLIPTextConfig(**shape, hidden_act="quick_gelu"))
+    first = TextEncoder(TextConfig(**shape, hidden_act="quick_gelu"))
     if family == "sd15":
         return (first,)
-    return first, CLIPTextModelWithProjection(CLIPTextConfig(**shape, hidden_act="gelu"))
+    return first, TextEncoder(TextConfig(**shape, hidden_act="gelu"), projected=True)

@@ -18,7 +18,7 @@ size, the latent's scale) is the family's, unless the header's metadata key `lay
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from layerdiffuse_mcp.engine.ldm_config import FAMILIES, Family, text_config, unet_config, vae_config
 from layerdiffuse_mcp.engine.ldm_keys import (
@@ -41,6 +40,7 @@ from layerdiffuse_mcp.engine.ldm_keys import (
     vae_key_map,
 )
 from layerdiffuse_mcp.engine.tensorfile import TensorFile, is_finite
+from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.hub.headers import file_sha256
 from layerdiffuse_mcp.hub.identify import identify
@@ -143,7 +143,6 @@ class Part:
             raise CheckpointError(
                 f"{where}: the {TITLES[self.name]} has weights of another shape: {detail}"
             ) from reason
-        _fill_buffers(module, device)
         return module.requires_grad_(False).eval()
 
 
@@ -185,7 +184,7 @@ class Checkpoint:
 
     def text_encoders(
         self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-    ) -> tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]:
+    ) -> tuple[TextEncoder, ...]:
         """SD 1.5: one CLIP; SDXL: two, of which the second has a projection."""
         return tuple(self._build(name, dtype, device) for name in NEEDED[self.family] if name.startswith("text"))
 
@@ -255,22 +254,20 @@ def vae_from_ldm(
 
 def text_encoder_from_ldm(
     tensors: Mapping[str, Tensor], overrides: Mapping[str, Any] | None = None, prefix: str = ""
-) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """A text encoder that holds `tensors` as they are: transformers' or OpenCLIP's names below `prefix`.
-
-    With a `text_projection` among them it is a `CLIPTextModelWithProjection`.
-    """
+) -> TextEncoder:
+    """A text encoder that holds `tensors` as they are: transformers' or OpenCLIP's names below `prefix`."""
     return _from_ldm(_text_part(tensors, _shapes(tensors), "text_encoder", overrides or {}, prefix), "The text encoder")
 
 
 def parameter_key(name: str) -> str:
-    """A parameter's name as `Weights` has it: transformers puts `text_model.` before some, by class and version."""
+    """A parameter's name as `Weights` has it: files put `text_model.` before some, by their writer's version."""
     return name.removeprefix("text_model.")
 
 
-def make_text_encoder(config: Mapping[str, Any], projected: bool) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """A CLIP text encoder of `config` with weights to be filled in."""
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**config))
+def make_text_encoder(config: Mapping[str, Any], projected: bool) -> TextEncoder:
+    """A text encoder with weights to be filled in; of `config` what `TextConfig` knows counts."""
+    known = {field.name: config[field.name] for field in fields(TextConfig) if field.name in config}
+    return TextEncoder(TextConfig(**known), projected)
 
 
 def _from_ldm(part: Part, where: str) -> Any:
@@ -351,14 +348,6 @@ def _settings(file: TensorFile) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise CheckpointError(f"{file.path.name}: its metadata entry {METADATA_KEY} must be a JSON object.")
     return settings
-
-
-def _fill_buffers(module: nn.Module, device: str | torch.device) -> None:
-    """Make the buffers that no file holds: CLIP's `position_ids`, which count from 0."""
-    for owner in module.modules():
-        for name, buffer in owner.named_buffers(recurse=False):
-            if buffer.is_meta:
-                owner.register_buffer(name, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape), False)
 
 
 def _some(names: list[str]) -> str:

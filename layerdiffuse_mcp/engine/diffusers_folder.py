@@ -82,11 +82,7 @@ def _maker(name: PartName, config: dict[str, Any]) -> Callable[[], nn.Module]:
         return lambda: cast(nn.Module, VectorUNet.from_config(settings))
     if name == "vae":
         return lambda: cast(nn.Module, AutoencoderKL.from_config(settings))
-    projected = name == "text_encoder_2"
-    # the architecture is the file's own business: a dtype or class name in it must not choose ours
-    for key in ("architectures", "dtype", "torch_dtype", "transformers_version", "model_type"):
-        settings.pop(key, None)
-    return lambda: make_text_encoder(settings, projected)
+    return lambda: make_text_encoder(settings, projected=name == "text_encoder_2")
 
 
 def _files(folder: Path, stem: str) -> list[TensorFile]:

@@ -38,7 +38,6 @@ FAMILIES: dict[Family, FamilyFacts] = {
 TEXT_HEAD_WIDTH = 64
 TIME_ID_WIDTH = 256
 TIME_IDS = 6
-CLIP_START, CLIP_END = 49406, 49407
 
 
 def unet_config(shapes: Shapes, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def vae_config(shapes: Shapes, family: Family, overrides: Mapping[str, Any] | No
 
 
 def text_config(shapes: Shapes, open_clip: bool, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A `CLIPTextConfig` for `shapes` in transformers' names without `text_model.` (see `open_clip_origins`).
+    """A `TextConfig` of `shapes` in transformers' names without `text_model.` (see `open_clip_origins`).
 
     OpenCLIP encoders use the exact gelu, OpenAI's the quick one. Raises `CheckpointError` when tensors are missing.
     """
@@ -157,9 +156,6 @@ def text_config(shapes: Shapes, open_clip: bool, overrides: Mapping[str, Any] | 
             "max_position_embeddings": shapes["embeddings.position_embedding.weight"][0],
             "projection_dim": shapes.get("text_projection.weight", (width,))[0],
             "hidden_act": "gelu" if open_clip else "quick_gelu",
-            "bos_token_id": min(CLIP_START, vocabulary - 2),
-            "eos_token_id": min(CLIP_END, vocabulary - 1),
-            "pad_token_id": 0 if open_clip else min(CLIP_END, vocabulary - 1),
         }
     except KeyError as reason:
         raise CheckpointError(

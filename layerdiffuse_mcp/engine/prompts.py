@@ -6,19 +6,20 @@
 
 The functions are pure and keep nothing: whoever owns the text encoders may keep what comes back. A prompt is encoded
 alone, once for all its repetitions, so its embeddings never depend on the other prompts of a batch. The encoders are
-transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`, used on the device and in the dtype that they have.
+used on the device and in the dtype that they have.
 
 `emphasis` is one of `choices.EMPHASIS`: when the embeddings have been multiplied by the prompt's weights, "Original"
 restores the mean of each chunk and "No norm" does not.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerdiffuse_mcp.engine.chunks import CHUNK_LENGTH, TokenizedPrompt, tokenize_prompt
+from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from layerdiffuse_mcp.engine.tokenizer import clip_tokenizer
 from layerdiffuse_mcp.errors import InvalidRequest
 
@@ -48,7 +49,7 @@ class _Encoded(NamedTuple):
 
 
 def encode_sd15(
-    text_encoder: nn.Module, prompts: Sequence[str], clip_skip: int = 1, emphasis: str = "Original"
+    text_encoder: TextEncoder, prompts: Sequence[str], clip_skip: int = 1, emphasis: str = "Original"
 ) -> Tensor:
     """The context of SD1.5's network: (B, 77 k, C), k chunks of the longest prompt, in the encoder's dtype.
 
@@ -60,8 +61,8 @@ def encode_sd15(
 
 
 def encode_sdxl(
-    text_encoder_l: nn.Module,
-    text_encoder_g: nn.Module,
+    text_encoder_l: TextEncoder,
+    text_encoder_g: TextEncoder,
     prompts: Sequence[str],
     *,
     negative: bool = False,
@@ -103,18 +104,15 @@ class _Encoder:
     """One text encoder with all that decides what it makes of a prompt."""
 
     def __init__(
-        self, module: nn.Module, clip_skip: int, *, final_norm: bool, emphasis: str, pad: int | None = None
+        self, model: TextEncoder, clip_skip: int, *, final_norm: bool, emphasis: str, pad: int | None = None
     ) -> None:
-        # transformers 4 wraps every text encoder in `text_model`, transformers 5 only those with a projection
-        model: Any = getattr(module, "text_model", module)
-        self.model: Callable[..., Any] = model
+        self.model = model
         layers = len(model.encoder.layers)
         if not 1 <= clip_skip <= layers:
             raise InvalidRequest(f"clip_skip is {clip_skip}; this text encoder has {layers} layers, so 1 to {layers}.")
         self.clip_skip = clip_skip
-        self.final_norm: nn.Module | None = model.final_layer_norm if final_norm else None
-        self.projection: nn.Module = getattr(module, "text_projection", nn.Identity())
-        self.table: Tensor = model.embeddings.token_embedding.weight
+        self.final_norm = final_norm
+        self.table = model.embeddings.token_embedding.weight
         self.tokenizer = clip_tokenizer(self.table.shape[0])
         self.emphasis = emphasis
         self.pad = pad
@@ -130,17 +128,18 @@ class _Encoder:
             after[:, 0] = False
             tokens = tokens.masked_fill(after, self.pad)
 
+        norm = self.model.final_layer_norm
         states: list[Tensor] = []
         pooled: Tensor | None = None
         for part in tokens.to(self.table.device).split(_AT_ONCE):
-            output = self.model(input_ids=part, output_hidden_states=True)
+            layers = self.model(part)
             if pooled is None:
-                pooled = self.projection(output.last_hidden_state[0, first_end])
-            states.append(output.hidden_states[-self.clip_skip])
+                pooled = self.model.text_projection(norm(layers[-1])[0, first_end])
+            states.append(layers[-self.clip_skip])
         assert pooled is not None
         context = torch.cat(states)
-        if self.final_norm is not None:
-            context = self.final_norm(context)
+        if self.final_norm:
+            context = norm(context)
         return _Encoded(_emphasized(context, tokenized, self.emphasis).flatten(0, 1), pooled)
 
 

@@ -35,6 +35,9 @@ UNETS: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": VECTOR,
     },
 }
+TEXT = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
+TEXT |= {"num_attention_heads": 2, "projection_dim": 8}
+TEXTS: tuple[dict[str, Any], ...] = (TEXT | {"hidden_act": "quick_gelu"}, TEXT | {"hidden_act": "gelu"})
 SETTINGS = {
     "name": "narrow",
     "native_size": 64,
@@ -54,11 +57,9 @@ def networks(family: str) -> tuple[VectorUNet, AutoencoderKL, list[Any]]:
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
     )
-    text = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "projection_dim": 8, "bos_token_id": 48, "eos_token_id": 49}
-    encoders = [make_text_encoder(text | {"hidden_act": "quick_gelu"}, projected=False)]
+    encoders = [make_text_encoder(TEXTS[0], projected=False)]
     if family == "sdxl":
-        encoders.append(make_text_encoder(text | {"hidden_act": "gelu"}, projected=True))
+        encoders.append(make_text_encoder(TEXTS[1], projected=True))
     return unet.eval(), vae.eval(), [encoder.eval() for encoder in encoders]
 
 

@@ -3,23 +3,23 @@
 import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from torch import Tensor
 
 from layerdiffuse_mcp.engine.prompts import encode_sd15, encode_sdxl, sdxl_vector
+from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.errors import InvalidRequest
 
 WIDTH = 16
 LONG = ", ".join(f"(word{n}:1.2)" for n in range(40))
 
 
-def narrow_clip(kind: type[nn.Module], rows: int = 49_408, seed: int = 0) -> nn.Module:
-    config = CLIPTextConfig(
+def narrow_clip(*, projected: bool = False, rows: int = 49_408, seed: int = 0) -> TextEncoder:
+    config = TextConfig(
         vocab_size=rows, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
-        projection_dim=WIDTH, eos_token_id=rows - 1, bos_token_id=rows - 2, pad_token_id=rows - 1,
+        projection_dim=WIDTH,
     )  # fmt: skip
     torch.manual_seed(seed)
-    model = kind(config)
+    model = TextEncoder(config, projected)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -27,24 +27,24 @@ def narrow_clip(kind: type[nn.Module], rows: int = 49_408, seed: int = 0) -> nn.
 
 
 @pytest.fixture(scope="module")
-def clip_l() -> nn.Module:
-    return narrow_clip(CLIPTextModel)
+def clip_l() -> TextEncoder:
+    return narrow_clip()
 
 
 @pytest.fixture(scope="module")
-def clip_g() -> nn.Module:
-    return narrow_clip(CLIPTextModelWithProjection, seed=1)
+def clip_g() -> TextEncoder:
+    return narrow_clip(projected=True, seed=1)
 
 
-def tokens_seen(encoder: nn.Module) -> list[Tensor]:
+def tokens_seen(encoder: TextEncoder) -> list[Tensor]:
     """A list that gets the tokens (B, 77) of each pass."""
     seen: list[Tensor] = []
-    table = encoder.get_input_embeddings()
+    table = encoder.embeddings.token_embedding
     table.register_forward_hook(lambda _module, given, _out: seen.append(given[0]))
     return seen
 
 
-def test_a_prompt_is_the_same_alone_and_among_others(clip_l: nn.Module, clip_g: nn.Module) -> None:
+def test_a_prompt_is_the_same_alone_and_among_others(clip_l: TextEncoder, clip_g: TextEncoder) -> None:
     alone = encode_sd15(clip_l, ["a (red:1.4) cup"])
     among = encode_sd15(clip_l, ["dog", "a (red:1.4) cup", LONG])
     assert among.shape == (3, 77 * 2, WIDTH)
@@ -56,7 +56,7 @@ def test_a_prompt_is_the_same_alone_and_among_others(clip_l: nn.Module, clip_g: 
 
 
 def test_a_repeated_prompt_is_encoded_once() -> None:
-    model = narrow_clip(CLIPTextModel)
+    model = narrow_clip()
     seen = tokens_seen(model)
     context = encode_sd15(model, ["cat", "dog", "cat"])
     assert len(seen) == 2
@@ -64,7 +64,7 @@ def test_a_repeated_prompt_is_encoded_once() -> None:
 
 
 def test_the_chunks_of_a_prompt_are_encoded_together_and_a_very_long_one_in_bounded_passes() -> None:
-    model = narrow_clip(CLIPTextModel)
+    model = narrow_clip()
     seen = tokens_seen(model)
     assert encode_sd15(model, [LONG]).shape == (1, 77 * 2, WIDTH)
     assert [len(tokens) for tokens in seen] == [2]
@@ -74,7 +74,7 @@ def test_the_chunks_of_a_prompt_are_encoded_together_and_a_very_long_one_in_boun
     assert bool(context.isfinite().all())
 
 
-def test_emphasis_restores_the_mean_of_each_chunk_unless_told_not_to(clip_l: nn.Module) -> None:
+def test_emphasis_restores_the_mean_of_each_chunk_unless_told_not_to(clip_l: TextEncoder) -> None:
     plain = encode_sd15(clip_l, ["red cup"])
     original = encode_sd15(clip_l, ["(red:1.5) cup"])
     no_norm = encode_sd15(clip_l, ["(red:1.5) cup"], emphasis="No norm")
@@ -83,14 +83,16 @@ def test_emphasis_restores_the_mean_of_each_chunk_unless_told_not_to(clip_l: nn.
     torch.testing.assert_close(no_norm[0, 2:], plain[0, 2:])
 
 
-def test_clip_skip_beyond_the_layers_is_refused(clip_l: nn.Module) -> None:
+def test_clip_skip_beyond_the_layers_is_refused(clip_l: TextEncoder) -> None:
     assert encode_sd15(clip_l, ["cat"], clip_skip=3).shape == (1, 77, WIDTH)
     for clip_skip in (0, 4):
         with pytest.raises(InvalidRequest, match="1 to 3"):
             encode_sd15(clip_l, ["cat"], clip_skip=clip_skip)
 
 
-def test_an_empty_negative_prompt_of_sdxl_is_all_zeros_and_no_other_is(clip_l: nn.Module, clip_g: nn.Module) -> None:
+def test_an_empty_negative_prompt_of_sdxl_is_all_zeros_and_no_other_is(
+    clip_l: TextEncoder, clip_g: TextEncoder
+) -> None:
     context, pooled = encode_sdxl(clip_l, clip_g, ["", " ", "bad"], negative=True)
     assert context.shape == (3, 77, 2 * WIDTH)
     assert pooled.shape == (3, WIDTH)
@@ -102,7 +104,7 @@ def test_an_empty_negative_prompt_of_sdxl_is_all_zeros_and_no_other_is(clip_l: n
     assert positive.pooled.any()
 
 
-def test_pooled_comes_from_the_first_chunk(clip_l: nn.Module, clip_g: nn.Module) -> None:
+def test_pooled_comes_from_the_first_chunk(clip_l: TextEncoder, clip_g: TextEncoder) -> None:
     one, two, other = (
         encode_sdxl(clip_l, clip_g, [prompt]).pooled for prompt in ("a cat", "a cat BREAK a dog", "a dog BREAK a cat")
     )
@@ -112,8 +114,8 @@ def test_pooled_comes_from_the_first_chunk(clip_l: nn.Module, clip_g: nn.Module)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_embeddings_have_the_encoders_dtype(dtype: torch.dtype) -> None:
-    low_l, low_g = narrow_clip(CLIPTextModel).to(dtype), narrow_clip(CLIPTextModelWithProjection).to(dtype)
-    exact = encode_sd15(narrow_clip(CLIPTextModel), [LONG])
+    low_l, low_g = narrow_clip().to(dtype), narrow_clip(projected=True).to(dtype)
+    exact = encode_sd15(narrow_clip(), [LONG])
     low = encode_sd15(low_l, [LONG])
     assert low.dtype == dtype
     torch.testing.assert_close(low.float(), exact, rtol=0.1, atol=0.1)
@@ -122,7 +124,7 @@ def test_embeddings_have_the_encoders_dtype(dtype: torch.dtype) -> None:
 
 
 def test_the_tokens_fit_each_encoders_vocabulary_and_the_second_one_is_padded_with_zero() -> None:
-    first, second = narrow_clip(CLIPTextModel, rows=700), narrow_clip(CLIPTextModelWithProjection, rows=1000)
+    first, second = narrow_clip(rows=700), narrow_clip(projected=True, rows=1000)
     seen_first, seen_second = tokens_seen(first), tokens_seen(second)
     encode_sdxl(first, second, ["a"])
     assert seen_first[0][0].tolist() == [698, 320, *[699] * 75]
@@ -130,7 +132,7 @@ def test_the_tokens_fit_each_encoders_vocabulary_and_the_second_one_is_padded_wi
     assert encode_sd15(first, ["an apple, 漢字 (🎈:1.2)"]).isfinite().all()
 
 
-def test_embeddings_keep_no_gradient(clip_l: nn.Module, clip_g: nn.Module) -> None:
+def test_embeddings_keep_no_gradient(clip_l: TextEncoder, clip_g: TextEncoder) -> None:
     context, pooled = encode_sdxl(clip_l, clip_g, ["cat"])
     assert not context.requires_grad
     assert not pooled.requires_grad

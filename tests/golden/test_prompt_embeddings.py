@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from layerdiffuse_mcp.engine.prompts import encode_sd15, encode_sdxl
+from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 
 from .conftest import GoldenSet
 
@@ -13,34 +13,31 @@ pytestmark = pytest.mark.golden_file("prompt_embeddings")
 WIDTH = 32
 
 
-def narrow_clip(golden: GoldenSet, name: str, *, activation: str, projection: bool) -> torch.nn.Module:
-    """Three layers of CLIP; the weights' names are `<name>.text_model.<key>` in every version of transformers."""
-    config = CLIPTextConfig(
+def narrow_clip(golden: GoldenSet, name: str, *, activation: str, projection: bool) -> TextEncoder:
+    """Three layers of CLIP; the weights' names are `<name>.text_model.<key>`."""
+    config = TextConfig(
         hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        projection_dim=WIDTH, hidden_act=activation, eos_token_id=49407,
+        projection_dim=WIDTH, hidden_act=activation,
     )  # fmt: skip
-    model = (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+    model = TextEncoder(config, projection)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            bare = key.removeprefix("text_model.")
-            full = f"{name}.{bare}" if bare.startswith("text_projection") else f"{name}.text_model.{bare}"
+            full = f"{name}.{key}" if key.startswith("text_projection") else f"{name}.text_model.{key}"
             parameter.copy_(golden.weight(full, parameter.shape))
     return model.eval()
 
 
 @pytest.fixture(scope="module")
-def clip_l(golden: GoldenSet) -> torch.nn.Module:
+def clip_l(golden: GoldenSet) -> TextEncoder:
     return narrow_clip(golden, "clip_l", activation="quick_gelu", projection=False)
 
 
 @pytest.fixture(scope="module")
-def clip_g(golden: GoldenSet) -> torch.nn.Module:
+def clip_g(golden: GoldenSet) -> TextEncoder:
     return narrow_clip(golden, "clip_g", activation="gelu", projection=True)
 
 
-def test_embeddings_equal_the_reference(
-    golden: GoldenSet, key: str, clip_l: torch.nn.Module, clip_g: torch.nn.Module
-) -> None:
+def test_embeddings_equal_the_reference(golden: GoldenSet, key: str, clip_l: TextEncoder, clip_g: TextEncoder) -> None:
     engine, emphasis, name, *pooled = key.split("/")
     assert emphasis in ("Original", "No norm")
     prompt = golden.prompts[name]["prompt"]

@@ -21,7 +21,7 @@ from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import Model, Wait
 from layerdiffuse_mcp.settings import Settings
 
-VERSIONS = ("mcp", "torch", "diffusers", "transformers")
+VERSIONS = ("mcp", "torch", "diffusers")
 GB = 10**9
 
 
