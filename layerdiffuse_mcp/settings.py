@@ -13,7 +13,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "fastest", "float32", "bfloat16", "float16"]
+Offload = Literal["auto", "none", "in_turn", "layers"]
 
 
 class Settings(BaseSettings):
@@ -31,8 +32,11 @@ class Settings(BaseSettings):
         description="Folder for your own base models (.safetensors) and layer files",
     )
     device: Device = Field("auto", description="Where models run")
-    dtype: Dtype = Field("auto", description="Number format of the networks; auto is exact float32 on a CPU")
+    dtype: Dtype = Field(
+        "auto", description="Number format; auto is exact float32 on a CPU, fastest bfloat16 where that is faster"
+    )
     max_memory: float | None = Field(None, gt=0, description="Memory that models may take, in GB")
+    offload: Offload = Field("auto", description="What of a model leaves the device while unused; auto by free memory")
     auto_download: bool = Field(False, description="Let a generation download the model it needs")
     idle_timeout: float = Field(900, ge=0, description="Seconds without work after which models are dropped; 0: never")
     warm_up: bool = Field(True, description="Start the worker in the background as soon as the server is up")

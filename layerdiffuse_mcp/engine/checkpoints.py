@@ -42,7 +42,7 @@ from layerdiffuse_mcp.engine.ldm_keys import (
 from layerdiffuse_mcp.engine.tensorfile import TensorFile, is_finite
 from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.errors import CheckpointError
-from layerdiffuse_mcp.hub.headers import file_sha256
+from layerdiffuse_mcp.hub.hashes import remembered_sha256
 from layerdiffuse_mcp.hub.identify import identify
 
 PartName = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
@@ -163,11 +163,13 @@ class Checkpoint:
     name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The header's `layerdiffuse_mcp` entry, whole."""
+    vae_fits_float16: bool = False
+    """The VAE is known not to overflow in float16, as the one that SDXL was published with does."""
 
     @cached_property
     def short_hash(self) -> str | None:
-        """A1111's model hash: the first ten digits of the file's SHA-256, read whole once; None for a folder."""
-        return file_sha256(self.path)[:10] if self.path.is_file() else None
+        """A1111's model hash: the first ten digits of the file's SHA-256; None for a folder."""
+        return remembered_sha256(self.path)[:10] if self.path.is_file() else None
 
     @property
     def missing(self) -> tuple[PartName, ...]:
@@ -176,19 +178,20 @@ class Checkpoint:
 
     def unet(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> UNet2DConditionModel:
         """The denoiser. Raises `CheckpointError`; so do the other networks."""
-        return self._build("unet", dtype, device)
+        return self.network("unet", dtype, device)
 
     def vae(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> AutoencoderKL:
         """The autoencoder of pictures."""
-        return self._build("vae", dtype, device)
+        return self.network("vae", dtype, device)
 
     def text_encoders(
         self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> tuple[TextEncoder, ...]:
         """SD 1.5: one CLIP; SDXL: two, of which the second has a projection."""
-        return tuple(self._build(name, dtype, device) for name in NEEDED[self.family] if name.startswith("text"))
+        return tuple(self.network(name, dtype, device) for name in NEEDED[self.family] if name.startswith("text"))
 
-    def _build(self, name: PartName, dtype: torch.dtype | None, device: str | torch.device) -> Any:
+    def network(self, name: PartName, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Any:
+        """Any of the networks, by name. Raises `CheckpointError`."""
         if name not in self.parts:
             raise CheckpointError(
                 f"{self.path.name} has no {TITLES[name]}, only {_list(TITLES[part] for part in self.parts)}; "

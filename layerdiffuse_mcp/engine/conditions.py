@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.choices import NoiseSource
-from layerdiffuse_mcp.engine.manager import Model
+from layerdiffuse_mcp.engine.model import Model
 from layerdiffuse_mcp.engine.sampling.noise import SOURCES
 from layerdiffuse_mcp.images.alpha import Bytes, on_grey, padded_rgb, to_bytes
 from layerdiffuse_mcp.images.resize import resized

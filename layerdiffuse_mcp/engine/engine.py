@@ -15,14 +15,14 @@ from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from layerdiffuse_mcp import infotext
 from layerdiffuse_mcp.engine import latents
 from layerdiffuse_mcp.engine.chunks import count_tokens
 from layerdiffuse_mcp.engine.conditions import fitted, fitted_mask
-from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate
-from layerdiffuse_mcp.engine.manager import Model, ModelManager
+from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate, pixels_of_result
+from layerdiffuse_mcp.engine.manager import ModelManager
+from layerdiffuse_mcp.engine.model import Model
+from layerdiffuse_mcp.engine.placement import is_out_of_memory
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import VIEWS, transparent_latent
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, OutOfMemory
@@ -64,21 +64,29 @@ class Engine:
         self._manager = ModelManager(settings)
 
     def run(self, request: Request, on_step: OnStep) -> Outcome:
-        """Do what a request asks for.
+        """Do what a request asks for; once more with less of the model on the device if its memory runs out.
 
         Raises:
             LayerDiffuseError: of the kind that fits; nothing half done is left on disk, and the engine is ready.
         """
-        try:
-            return self._run(request, Meter(on_step))
-        except torch.OutOfMemoryError as error:
-            self._manager.unload()
-            raise OutOfMemory(
-                f"The request does not fit into the memory of {self._manager.placement.title}. Draw smaller or fewer "
-                "pictures, or unload other models."
-            ) from error
-        except (RuntimeError, OSError) as error:
-            raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
+        meter, notes = Meter(on_step), ()
+        while True:
+            try:
+                outcome = self._run(request, meter)
+                return outcome.model_copy(update={"warnings": (*notes, *outcome.warnings)})
+            except (RuntimeError, OSError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
+            # only here is the failed run's memory free: the error held its tensors
+            note = None if notes else self._manager.relieve()
+            if note is None:
+                break
+            meter, notes = Meter(on_step, meter.reached), (note,)
+        self._manager.unload()
+        raise OutOfMemory(
+            f"The request does not fit into the memory of {self._manager.placement.title}. Lower width and height or "
+            "count, close other programs, or set LAYERDIFFUSE_OFFLOAD=layers."
+        )
 
     def close(self) -> None:
         """Drop all models."""
@@ -100,6 +108,8 @@ class Engine:
         base = model.checkpoint
         plan = resolve(request, base.family, base.native_size, size, base.settings.get("advice"))
         plan = plan.model_copy(update={"model": model.entry.name})
+        width, height = draw_size(plan)
+        self._manager.fit(model, plan.count * pixels_of_result(plan), width * height)
         with clock("draw"):
             drawn = generate(plan, model, _given(plan, given), meter)
         with clock("write"):
@@ -125,6 +135,7 @@ class Engine:
                 f"{request.latent.name} is a latent of a {saved.family} model, and {model.entry.name} is "
                 f"{model.family}. Name a {saved.family} model."
             )
+        self._manager.fit(model, 0, saved.width * saved.height)
         meter.expect(len(VIEWS) * DECODED_VIEW)
         steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
         with clock("draw"):
@@ -141,6 +152,7 @@ class Engine:
         with clock("load"):
             model = self._model(request.model, meter)
         height, width = picture.rgba.shape[:2]
+        self._manager.fit(model, 0, width * height)
         with clock("draw"):
             latent = transparent_latent(model.vae, model.encoder, latents.padded(picture.rgba))[0]
         with clock("write"):

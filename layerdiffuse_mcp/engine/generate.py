@@ -16,7 +16,7 @@ from torch import Tensor
 from layerdiffuse_mcp.choices import SAMPLERS, NoiseSource
 from layerdiffuse_mcp.engine.conditions import control_picture, encode_condition, mask_latent, original_outside
 from layerdiffuse_mcp.engine.emphasis import extract_loras
-from layerdiffuse_mcp.engine.manager import LoraUse, Model
+from layerdiffuse_mcp.engine.model import LoraUse, Model
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
@@ -32,8 +32,6 @@ from layerdiffuse_mcp.plan import seeds
 from layerdiffuse_mcp.requests import GenerateRequest, Stage
 
 LATENT_FACTOR = 8
-PIXELS_AT_ONCE = 4 * 1024 * 1024
-"""Results are drawn together up to this many pixels; more are drawn one batch after another."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,9 @@ def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter) ->
     plan = _with_loras(plan, model)
     _announce(plan, stages, model, meter)
     drawn: list[Drawn] = []
-    for batch in _batches(seeds(plan), plan):
+    each = pixels_of_result(plan)
+    for batch in _batches(plan, model):
+        model.batch = len(batch), each
         known: dict[Role, list[Bytes]] = {role: [picture] * len(batch) for role, picture in given.layers.items()}
         for stage in stages:
             layers = _draw(plan, stage, model, batch, known, given, meter)
@@ -251,16 +251,20 @@ def draw_size(plan: GenerateRequest) -> tuple[int, int]:
     return width + -width % LATENT_FACTOR, height + -height % LATENT_FACTOR
 
 
-def _batches(all_seeds: list[int], plan: GenerateRequest) -> Iterator[list[int]]:
+def pixels_of_result(plan: GenerateRequest) -> int:
+    """Pixels that are denoised together for one result: of all its frames."""
     width, height = draw_size(plan)
-    frames = max(METHODS[stage.method].frames for stage in cast(tuple[Stage, ...], plan.stages))
-    at_once = max(1, PIXELS_AT_ONCE // (width * height * frames))
+    return width * height * max(METHODS[stage.method].frames for stage in cast(tuple[Stage, ...], plan.stages))
+
+
+def _batches(plan: GenerateRequest, model: Model) -> Iterator[list[int]]:
+    all_seeds, at_once = seeds(plan), max(1, model.pixels_at_once // pixels_of_result(plan))
     for begin in range(0, len(all_seeds), at_once):
         yield all_seeds[begin : begin + at_once]
 
 
 def _announce(plan: GenerateRequest, stages: tuple[Stage, ...], model: Model, meter: Meter) -> None:
-    for batch in _batches(seeds(plan), plan):
+    for batch in _batches(plan, model):
         for stage in stages:
             strength = plan.strength if plan.image is not None else None
             run: Plan = levels(SAMPLERS[stage.sampler], stage.schedule, stage.steps, model.table, strength)

@@ -4,6 +4,7 @@
     stack.set(lora, layer)      # weights = base + lora + layer
     stack.set(lora)             # only what `layer` touched is computed anew
     stack.set()                 # the base, every bit as it was loaded
+    stack.put_away(); stack.bring("cuda")       # no memory taken meanwhile; the patches are on again
 
 A patched weight is a pure function of the base and the list of patches, so there is no history to go wrong. Originals
 come from the memory-mapped checkpoint whenever they are needed: patching keeps no second copy of anything. A network
@@ -114,7 +115,7 @@ class PatchStack:
 
     `weights` is where the base was loaded from; without it the originals of touched weights are kept. The network may
     be moved or converted between calls of `set`, as long as it has been unpatched (`set()`) for it when nothing is
-    behind it.
+    behind it. Weights that are put away are read and patched anew when they are brought back.
     """
 
     def __init__(self, module: nn.Module, weights: Weights | None = None):
@@ -122,6 +123,39 @@ class PatchStack:
         self.patches: tuple[Patch, ...] = ()
         self._weights = weights
         self._kept: dict[str, Tensor] = {}
+        self._away: set[str] = set()
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the weights take which are not put away."""
+        here = (weight for name, weight in self.module.named_parameters() if name not in self._away)
+        return sum(weight.numel() * weight.element_size() for weight in here)
+
+    def put_away(self, names: Iterable[str] | None = None, dtype: torch.dtype | None = None) -> None:
+        """Let go of the weights of these names, or of all; in their place stands NaN of the same shape in `dtype`.
+
+        Only for a network that has a file behind it.
+        """
+        assert self._weights is not None
+        for name in [name for name, _ in self.module.named_parameters()] if names is None else names:
+            weight = self.module.get_parameter(name)
+            weight.data = torch.full((), torch.nan, dtype=dtype or weight.dtype).expand(weight.shape)
+            self._away.add(name)
+
+    @torch.no_grad()
+    def bring(self, device: torch.device | str, names: Iterable[str] | None = None) -> None:
+        """Put the weights of these names, or of all, on `device`, patched, where they are put away."""
+        for name in list(self._away) if names is None else names:
+            if name in self._away:
+                self.module.get_parameter(name).data = self.weight(name, device)
+                self._away.discard(name)
+                _note_channels(self.module, name)
+
+    def weight(self, name: str, device: torch.device | str) -> Tensor:
+        """The patched weight on `device`, in the parameter's dtype, whether it is put away or not. To be read only."""
+        if name not in self._away:
+            return self.module.get_parameter(name).data.to(device)
+        return self._sum(name, tuple(patch for patch in self.patches if name in patch.offsets), device)
 
     def set(self, *patches: Patch) -> None:
         """Make the weights base + `patches`, in this order. What no change touches is left alone.
@@ -143,29 +177,35 @@ class PatchStack:
                 self._write(name, ())
             raise
 
-    def original(self, name: str) -> Tensor:
-        """The base's weight as it was loaded, in the parameter's dtype and on its device. Not to be written to."""
+    def original(self, name: str, device: torch.device | str | None = None) -> Tensor:
+        """The base's weight as it was loaded, in the parameter's dtype, on its device or another. To be read only."""
         parameter = self.module.get_parameter(name)
+        device = device or parameter.device
         if self._weights is not None:
-            return self._weights.read(parameter_key(name), parameter.dtype, parameter.device)
-        return self._kept.get(name, parameter.data).to(parameter.device)
+            return self._weights.read(parameter_key(name), parameter.dtype, device)
+        return self._kept.get(name, parameter.data).to(device)
 
     @torch.no_grad()
     def _write(self, name: str, patches: tuple[Patch, ...]) -> None:
-        original = self.original(name)
+        if name in self._away:
+            return
         parameter = self.module.get_parameter(name)
-        if patches:
-            if self._weights is None:
-                self._kept.setdefault(name, original)
-            total = original.to(torch.float32, copy=True)
-            for patch in patches:
-                for offset in patch.offsets[name]:
-                    total = offset.add_to(total, patch.strength)
-            parameter.data = total.to(parameter.dtype)
-        else:
-            parameter.data = original
+        if patches and self._weights is None:
+            self._kept.setdefault(name, self.original(name))
+        parameter.data = self._sum(name, patches, parameter.device)
+        if not patches:
             self._kept.pop(name, None)
         _note_channels(self.module, name)
+
+    def _sum(self, name: str, patches: tuple[Patch, ...], device: torch.device | str) -> Tensor:
+        original = self.original(name, device)
+        if not patches:
+            return original
+        total = original.to(torch.float32, copy=True)
+        for patch in patches:
+            for offset in patch.offsets[name]:
+                total = offset.add_to(total, patch.strength)
+        return total.to(original.dtype)
 
 
 def misfits(patch: Patch, module: nn.Module) -> list[str]:

@@ -22,11 +22,11 @@ DOWNLOADING = 0.9
 
 
 class Meter:
-    """Turns units of work into progress between 0 and 1 that never falls."""
+    """Turns units of work into progress between `begin` and 1 that never falls; `reached` is what was told last."""
 
-    def __init__(self, on_step: OnStep) -> None:
+    def __init__(self, on_step: OnStep, begin: float = 0.0) -> None:
         self._on_step = on_step
-        self._begin = 0.0
+        self._begin = self.reached = begin
         self._total = 0.0
         self._done = 0.0
 
@@ -43,7 +43,8 @@ class Meter:
     def tell(self, message: str) -> None:
         """Report what is being done, without any unit finished."""
         done = PREPARING + (1 - PREPARING) * self._done / self._total if self._total else 0.0
-        self._on_step(Progress(fraction=min(1.0, self._begin + (1 - self._begin) * done), message=message))
+        self.reached = min(1.0, self._begin + (1 - self._begin) * done)
+        self._on_step(Progress(fraction=self.reached, message=message))
 
     def done(self, units: float, message: str) -> None:
         """Report finished units."""

@@ -9,6 +9,7 @@ file brings. What the keys mean is the business of `identify.py`.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class Header:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by name."""
         return {key: tuple(row["shape"]) for key, row in self.rows.items()}
+
+    @property
+    def count(self) -> int:
+        """Numbers in all tensors together."""
+        return sum(map(math.prod, self.shapes.values()))
 
 
 def read_header(path: Path, error: type[ModelError] = CheckpointError) -> Header:
