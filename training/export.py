@@ -13,11 +13,14 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.ldm_export import save_single_file
-from training import autoencoder, data, layer, transparency, unet
+from training import autoencoder, data, layer, mixing, transparency, unet
 from training.concepts import concepts
 from training.materials import SMOKE
 
@@ -28,6 +31,18 @@ GUIDANCE = 4.0  # at 7 colours burn and grey is left around the subject
 
 def _half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.half().contiguous() for name, value in state.items()}
+
+
+@torch.no_grad()
+def latent_rgb(vae: AutoencoderKL, scaling: float, pictures: np.ndarray) -> list[list[float]]:
+    """The linear map from scaled latents to colours in -1..1 that fits pictures (N, 128, 128, 4), uint8, on grey best:
+    a row of red, green and blue for each latent channel, and one for none. For the previews while it draws.
+    """
+    image = mixing.flattened(mixing.to_tensor(pictures)) * 2 - 1
+    latents = (vae.encode(image).latent_dist.mean * scaling).movedim(1, -1).flatten(0, 2)
+    colours = F.avg_pool2d(image, 8).movedim(1, -1).flatten(0, 2)
+    solution = torch.linalg.lstsq(torch.cat([latents, torch.ones_like(latents[:, :1])], 1), colours).solution
+    return [[round(value, 4) for value in row] for row in solution.tolist()]
 
 
 def export(work: Path, out: Path, draft: bool) -> None:
@@ -60,6 +75,9 @@ def export(work: Path, out: Path, draft: bool) -> None:
         "vae": {"norm_num_groups": autoencoder.CONFIG["norm_num_groups"], "scaling_factor": scaling},
         "text_encoder": {"num_attention_heads": unet.TEXT["num_attention_heads"]},
     }
+    if (work / "pictures.json").exists():
+        pictures, rows = data.load(work)
+        settings["latent_rgb"] = latent_rgb(vae, scaling, pictures[[row["held_out"] for row in rows]])
     save_single_file(out / "pocket.safetensors", base.half(), vae.half(), [text.half()], settings)
     save_file(_half(encoder.state_dict()), out / "layer_sd15_vae_transparent_encoder.safetensors")
     save_file(_half(decoder.state_dict()), out / "layer_sd15_vae_transparent_decoder.safetensors")
