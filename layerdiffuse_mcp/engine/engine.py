@@ -23,6 +23,7 @@ from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_siz
 from layerdiffuse_mcp.engine.manager import ModelManager
 from layerdiffuse_mcp.engine.model import Model
 from layerdiffuse_mcp.engine.placement import is_out_of_memory
+from layerdiffuse_mcp.engine.previews import previews
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import VIEWS, transparent_latent
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, OutOfMemory
@@ -110,8 +111,8 @@ class Engine:
         plan = plan.model_copy(update={"model": model.entry.name})
         width, height = draw_size(plan)
         self._manager.fit(model, plan.count * pixels_of_result(plan), width * height)
-        with clock("draw"):
-            drawn = generate(plan, model, _given(plan, given), meter)
+        with clock("draw"), previews(self._settings, base) as show:
+            drawn = generate(plan, model, _given(plan, given), meter, show)
         with clock("write"):
             meter.tell("writing")
             images, files = self._write(plan, model, drawn)

@@ -1,6 +1,6 @@
 """The story of a generation: plan, prompts, pictures given, noise, denoising, decoding.
 
-    pictures = generate(plan, model, given, meter)
+    pictures = generate(plan, model, given, meter, show)
 
 A plan's stages run one after another; each hands its pictures to the next. Everything here works on
 whole batches and knows no file: what comes back are arrays, what goes in are arrays.
@@ -17,6 +17,7 @@ from layerdiffuse_mcp.choices import SAMPLERS, NoiseSource
 from layerdiffuse_mcp.engine.conditions import control_picture, encode_condition, mask_latent, original_outside
 from layerdiffuse_mcp.engine.emphasis import extract_loras
 from layerdiffuse_mcp.engine.model import LoraUse, Model
+from layerdiffuse_mcp.engine.previews import Show
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
@@ -53,8 +54,8 @@ class Given:
     mask: Bytes | None = None
 
 
-def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter) -> list[Drawn]:
-    """Run a plan (see `plan.resolve`); returns every layer of every result, results first.
+def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter, show: Show) -> list[Drawn]:
+    """Run a plan (see `plan.resolve`); returns every layer of every result, results first. `show` sees each step.
 
     Raises:
         ModelError: a layer file is missing or does not fit, or the numbers overflowed.
@@ -69,7 +70,7 @@ def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter) ->
         model.batch = len(batch), each
         known: dict[Role, list[Bytes]] = {role: [picture] * len(batch) for role, picture in given.layers.items()}
         for stage in stages:
-            layers = _draw(plan, stage, model, batch, known, given, meter)
+            layers = _draw(plan, stage, model, batch, known, given, meter, show)
             known |= {
                 role: [one.pixels for one in layers if one.role == role] for role in METHODS[stage.method].outputs
             }
@@ -86,6 +87,7 @@ def _draw(
     known: Mapping[Role, list[Bytes]],
     given: Given,
     meter: Meter,
+    show: Show,
 ) -> list[Drawn]:
     """One stage for a batch of results, given by their seeds."""
     method = METHODS[stage.method]
@@ -113,6 +115,11 @@ def _draw(
 
     # 4. denoising
     steps = meter.steps("denoising", run.steps, NETWORK_STEP * len(batch))
+
+    def on_step(_step: int, _total: int, _x: Tensor, denoised: Tensor) -> None:
+        file = show(denoised, method.frames)
+        steps.next(note=f"preview {file}" if file else "")
+
     with model.layered(stage, control, own) as networks, torch.inference_mode():
         denoiser = Denoiser(
             networks.layered,
@@ -125,7 +132,7 @@ def _draw(
             stop_sigma=model.table.percent_to_sigma(stage.stop_at) if stage.stop_at < 1 else None,
             inpainting=inpainting,
         )
-        latents = sample(sampler, denoiser, run, noise, lambda _step, _total, _x, _denoised: steps.next(), start)
+        latents = sample(sampler, denoiser, run, noise, on_step, start)
         if inpainting is not None:
             latents = inpainting.keep(latents)
 

@@ -64,12 +64,12 @@ class Steps:
         self._begun = time.monotonic()
         self._count = 0
 
-    def next(self, count: int = 1) -> None:
-        """`count` further steps are done."""
+    def next(self, count: int = 1, note: str = "") -> None:
+        """`count` further steps are done; `note` ends the message."""
         self._count += count
         pace = (time.monotonic() - self._begun) / self._count
         left = pace * (self._total - self._count)
         message = f"{self._what} {self._count}/{self._total}"
         if pace >= 0.05:
             message += f", {pace:.1f} s a step, about {left:.0f} s left"
-        self._meter.done(self._unit * count, message)
+        self._meter.done(self._unit * count, f"{message}, {note}" if note else message)

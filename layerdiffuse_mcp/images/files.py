@@ -38,6 +38,16 @@ def write_atomically(path: Path, data: bytes) -> Path:
     return named
 
 
+def replace_atomically(path: Path, data: bytes) -> None:
+    """Write or replace a file that need not outlast a crash: readers see the old bytes or the new. Raises OSError."""
+    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(6)}.part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _take_name(temporary: Path, path: Path) -> Path:
     """Give the complete temporary file the first free name; an existing file is never replaced."""
     for number in count(1):
