@@ -21,7 +21,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.entries import in_words
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
-from layerdiffuse_mcp.runtime import prepare_environment
+from layerdiffuse_mcp.runtime import load_engine
 from layerdiffuse_mcp.settings import Settings
 
 PIPED_WIDTH = 240
@@ -35,10 +35,7 @@ PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
 
 def generate(request: GenerateRequest, settings: Settings) -> int:
     """Draw, showing a bar; print each picture's path, its preview's and what its alpha holds."""
-    prepare_environment()
-    from layerdiffuse_mcp.engine.engine import Engine
-
-    with contextlib.closing(Engine(settings)) as engine, _bar() as on_step:
+    with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
         result = engine.run(request, on_step)
     _print_outcome(result)
     return 0
@@ -46,12 +43,10 @@ def generate(request: GenerateRequest, settings: Settings) -> int:
 
 def reproduce(file: Path, settings: Settings) -> int:
     """Draw a picture again from its recipe and say whether the new one is the same."""
-    prepare_environment()
-    from layerdiffuse_mcp.engine.engine import Engine
     from layerdiffuse_mcp.images.read import same_pixels
     from layerdiffuse_mcp.recipes import request_from
 
-    with contextlib.closing(Engine(settings)) as engine, _bar() as on_step:
+    with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
         result = engine.run(request_from(file), on_step)
     _print_outcome(result)
     same = any(same_pixels(file, image.path) for image in result.images)
@@ -97,10 +92,7 @@ def prepare(name: str, task: Task | None, settings: Settings, *, verify: bool = 
 
 def doctor(settings: Settings) -> int:
     """One screen: machine, versions, folders, models, and the command for whatever is missing."""
-    prepare_environment()
-    from layerdiffuse_mcp.engine.engine import Engine
-
-    with contextlib.closing(Engine(settings)) as engine:
+    with contextlib.closing(load_engine()(settings)) as engine:
         status = engine.run(StatusRequest(), lambda _: None).status or {}
     table = Table(show_header=False, box=None)
     for name, value in status.items():

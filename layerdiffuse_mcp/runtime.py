@@ -1,18 +1,86 @@
-"""What must be in the environment before torch is imported, for whoever is about to import it."""
+"""How an engine's class is imported, wherever that happens: the environment torch needs, and no more than drawing uses.
 
+    engine = load_engine()(settings)
+
+Only processes that draw call it. What is imported here decides how long a worker takes to start.
+"""
+
+import importlib
+import logging
 import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
 
+from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.requests import Request
+from layerdiffuse_mcp.settings import Settings
+
+ENGINE = "layerdiffuse_mcp.engine.engine:Engine"
 DEFAULTS = {
     # Threads that spin while they wait stall each other as soon as anything else runs on the machine: with
     # both cores also busy elsewhere, one picture of the pocket model took 229 s spinning and 4 s sleeping.
     "OMP_WAIT_POLICY": "passive",
     "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
 }
+UNUSED = ("scipy", "transformers")
+"""diffusers does without them where they are not installed, and imports all of them where they are."""
+COMPILER = "torch._dynamo"
+"""Half of what diffusers takes to import, for two decorators that matter to `torch.compile` alone."""
+
+logger = logging.getLogger(__name__)
 
 
-def prepare_environment() -> None:
-    """Set what the user has not set; of no effect once torch is imported."""
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
+class Engine(Protocol):
+    """What draws; `layerdiffuse_mcp.engine.engine.Engine` is the real one."""
+
+    def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+def load_engine(name: str = ENGINE) -> Callable[[Settings], Engine]:
+    """The class `module:name`, imported in half of the time that its libraries take as they come.
+
+    The environment is set first, where the user has not: of no effect once torch is imported.
+    """
+    for variable, value in DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+    try:
+        with lean_imports():
+            return _found(name)
+    except (ImportError, RuntimeError) as error:  # diffusers' lazy modules raise the second
+        logger.warning("importing less than everything did not work, so the start takes longer: %s", error)
+        return _found(name)
+
+
+@contextmanager
+def lean_imports() -> Generator[None]:
+    """Keep diffusers from importing what drawing does not use.
+
+    Meanwhile the libraries in `UNUSED` count as not installed, and a stand-in with the two decorators takes the place
+    of the compiler. Afterwards whoever wants them gets them, and what was imported before stays as it was.
+    """
+    stands_in: dict[str, ModuleType | None] = {name: None for name in UNUSED}
+    compiler = stands_in[COMPILER] = ModuleType(COMPILER)
+    compiler.__dict__.update(allow_in_graph=_as_it_is, disable=_as_it_is)
+    placed = {name: module for name, module in stands_in.items() if name not in sys.modules}
+    sys.modules.update(placed)  # pyright: ignore[reportCallIssue, reportArgumentType] - None is how one says "not here"
+    try:
+        yield
+    finally:
+        for name in placed:
+            sys.modules.pop(name, None)
+
+
+def _as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
+    """A decorator, with or without arguments, that changes nothing."""
+    return _as_it_is if function is None else function
+
+
+def _found(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -19,13 +19,13 @@ from layerdiffuse_mcp.backends import Report, WorkerState
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
 from layerdiffuse_mcp.outcome import Outcome
 from layerdiffuse_mcp.requests import Request
+from layerdiffuse_mcp.runtime import ENGINE
 from layerdiffuse_mcp.settings import Settings
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-ENGINE = "layerdiffuse_mcp.engine.engine:Engine"
 POLL = 0.02
 """Seconds between looks at the pipe; polling works alike for every platform's pipes."""
 CANCEL_GRACE = 20.0

@@ -7,7 +7,6 @@ end of the server (the pipe closes, however it died) ends the worker too.
     Run, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
 """
 
-import importlib
 import logging
 import os
 import queue
@@ -15,29 +14,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any
 
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
 from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.requests import Request, StatusRequest, UnloadRequest
-from layerdiffuse_mcp.runtime import prepare_environment
+from layerdiffuse_mcp.runtime import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 LAST_STEP = 2.0
 """Seconds a request gets to stop at its next step once the server is gone."""
 
 logger = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """What a worker runs; `layerdiffuse_mcp.engine.engine.Engine` is the real one."""
-
-    def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,6 @@ def main(connection: "Connection[Any, Any]", settings: Settings, engine: str) ->
         engine: the engine's class as `module:name`.
     """
     os.dup2(2, 1)  # before any library can print: descriptor 1 may be the protocol's
-    prepare_environment()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     _Worker(connection, settings).serve(engine)
@@ -124,7 +113,7 @@ class _Worker:
     def serve(self, engine_name: str) -> None:
         threading.Thread(target=self._listen, daemon=True, name="listen").start()
         try:
-            engine = _load(engine_name)(self.settings)
+            engine = load_engine(engine_name)(self.settings)
         except Exception as error:  # whatever an import raises, the server has to hear of it
             logger.exception("the engine could not be loaded")
             self._send(Broken(f"{type(error).__name__}: {error}"))
@@ -193,11 +182,6 @@ class _Worker:
             self.connection.send(report)
         except OSError:
             self.deserted = True
-
-
-def _load(name: str) -> Callable[[Settings], Engine]:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _ignore(_: Progress) -> None:

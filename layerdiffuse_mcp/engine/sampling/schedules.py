@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import beta as beta_distribution
 from torch import Tensor
 
 from layerdiffuse_mcp.choices import SCHEDULES, Sampler
@@ -121,6 +120,8 @@ def ddim(steps: int, table: SigmaTable) -> Tensor:
 
 def beta(steps: int, table: SigmaTable) -> Tensor:
     """Lee et al., "Beta sampling is all you need" (2024), with alpha = beta = 0.6, over sigma as A1111 applies it."""
+    from scipy.stats import beta as beta_distribution  # takes half a second to import, for one schedule of many
+
     quantiles = np.asarray(beta_distribution.ppf(1 - np.linspace(0, 1, steps), 0.6, 0.6), dtype=np.float64)
     return _then_zero(torch.from_numpy(table.lowest + quantiles * (table.highest - table.lowest)).float())
 

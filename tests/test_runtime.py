@@ -1,0 +1,58 @@
+"""What a worker imports before it draws, and that it starts whatever its libraries do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layerdiffuse_mcp import runtime
+
+DRAW = """
+import sys
+from pathlib import Path
+
+from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.runtime import load_engine
+from layerdiffuse_mcp.settings import Settings
+
+engine = load_engine()(Settings(model="pocket", output_dir=Path(sys.argv[1]), device="cpu"))
+outcome = engine.run(GenerateRequest(prompt="a red apple", steps=2), lambda _: None)
+assert outcome.images[0].path.exists()
+heavy = {"transformers", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "accelerate"}
+print(sorted(heavy & sys.modules.keys()))
+
+import diffusers, scipy.stats, torch, transformers  # whoever wants the rest gets all of it
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+assert transformers.CLIPTextModel and scipy.stats.beta and diffusers.DPMSolverMultistepScheduler
+"""
+
+
+def test_drawing_imports_neither_compiler_nor_transformers_nor_scipy(tmp_path: Path) -> None:
+    """Each takes 0.5 s to 2 s; diffusers imports all of them unless it is kept from it."""
+    done = subprocess.run([sys.executable, "-c", DRAW, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    assert "takes longer" not in done.stderr
+
+
+@pytest.mark.parametrize("library", runtime.UNUSED)
+def test_an_engine_that_needs_what_is_left_out_starts_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, library: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / library).mkdir()
+    (tmp_path / library / "__init__.py").touch()
+    (tmp_path / f"needs_{library}.py").write_text(f"import {library}\n\nclass Engine: ...\n")
+    assert runtime.load_engine(f"needs_{library}:Engine").__name__ == "Engine"
+    del sys.modules[library]
+    assert "the start takes longer" in caplog.text
+
+
+def test_what_was_imported_before_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    import scipy
+
+    with runtime.lean_imports():
+        assert sys.modules["scipy"] is scipy
+    assert sys.modules["scipy"] is scipy
