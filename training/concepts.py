@@ -6,7 +6,7 @@ A row without words is captioned with its Unicode name.
 
 from __future__ import annotations
 
-_TABLE = """
+_CORE = """
 red apple: red apple, apple
 green apple: green apple
 pear: pear, green pear
@@ -118,6 +118,9 @@ scissors: scissors
 locked: lock, padlock
 key: key
 hammer: hammer
+"""
+
+_WIDE = """
 peach: peach
 eggplant: eggplant, aubergine
 pretzel: pretzel
@@ -328,9 +331,9 @@ toothbrush: toothbrush
 """
 
 
-def concepts() -> dict[str, list[str]]:
-    """Unicode emoji name -> the words it is captioned with, main one first."""
-    return _rows(_TABLE)
+def concepts(wide: bool = False) -> dict[str, list[str]]:
+    """Unicode emoji name -> the words it is captioned with, main one first; `wide` adds the second table."""
+    return _rows(_CORE + _WIDE if wide else _CORE)
 
 
 def _rows(table: str) -> dict[str, list[str]]:

@@ -143,7 +143,7 @@ def build(work: Path) -> None:
     todo = jobs(install(work))
     with ProcessPoolExecutor(2) as pool:
         arrays = list(pool.map(_load, todo, chunksize=16))
-    vocabulary = {*concepts()}
+    vocabulary = {*concepts(wide=True)}
     rows, kept = [], []
     for (style, _, name), array in zip(todo, arrays, strict=True):
         if array is not None and (array[..., 3] > 0).any():

@@ -21,7 +21,9 @@ from training.common import Average, Run, autocast
 from training.materials import glass, glowing, smoke
 from training.optimizer import Muon
 
-BATCH = 4  # of each process
+BATCH = {128: 4, 64: 16}  # of each process: whole pictures, or windows where alpha changes most
+WHOLE_FROM = 0.6  # of the time: from here on whole pictures only, a quarter of the batches before
+WINDOWS = 6  # tried for the best one
 NOISE = 0.12  # the largest deviation of the noise, in scaled latents
 SMOKE_SHARE, MATERIAL_SHARE = 0.04, 0.2  # batches of smoke, and of smoke, glass and glowing things
 SOFTENED = 0.25  # share of the other pictures that get soft alpha
@@ -64,42 +66,51 @@ class Pool:
         self.vae, self.scaling = autoencoder.load(work)
         self.encoder = transparency.load_encoder(work)
         self.generator = generator
-        self.kept: list[Batch] = []
+        self.kept: dict[int, list[Batch]] = {}
 
     def _chance(self) -> float:
         return float(torch.rand(1, generator=self.generator))
 
     @torch.no_grad()
-    def _fresh(self) -> Batch:
-        generator = self.generator
-        rgba = mixing.to_tensor(self.pictures[torch.randint(len(self.pictures), (BATCH,), generator=generator).numpy()])
+    def _fresh(self, size: int) -> Batch:
+        generator, count = self.generator, BATCH[size]
+        chosen = torch.randint(len(self.pictures), (count,), generator=generator).numpy()
+        rgba = mixing.to_tensor(self.pictures[chosen])
         if self._chance() < 0.5:
             rgba = mixing.move(rgba, generator, scale=(0.7, 1.2))
         material = self._chance()
         if material < SMOKE_SHARE:
             colour = torch.rand(3, generator=generator).tolist()
-            rgba = smoke(BATCH, (colour[0], colour[1], colour[2]), generator)
+            rgba = smoke(count, (colour[0], colour[1], colour[2]), generator)
         elif material < MATERIAL_SHARE:
             rgba = (glass if self._chance() < 0.6 else glowing)(rgba, generator)
         else:
             rgba = mixing.soften(rgba, generator, share=SOFTENED)
+        if size < data.SIZE:
+            rgba = torch.cat([self._window(one, size) for one in rgba.split(1)])
         with autocast():
             latent, _ = transparency.hide(self.vae, self.encoder, rgba)
-            deviation = NOISE / self.scaling * torch.rand(BATCH, 1, 1, 1, generator=generator)
+            deviation = NOISE / self.scaling * torch.rand(count, 1, 1, 1, generator=generator)
             latent = latent + deviation * torch.randn(latent.shape, generator=generator)
             pixel = transparency.pixels(self.vae, latent)
         return rgba.half(), pixel.half(), latent
 
-    def draw(self) -> Batch:
-        """The next batch, fp32, in one of its eight views."""
-        if len(self.kept) < 2 or self._chance() < 1 / SHOWN:
-            batch = self._fresh()
-            if len(self.kept) < POOL:
-                self.kept.append(batch)
+    def _window(self, rgba: torch.Tensor, size: int) -> torch.Tensor:
+        """Of some random squares the one where alpha changes most."""
+        tried = [mixing.crop(rgba, size, self.generator) for _ in range(WINDOWS)]
+        return max(tried, key=lambda one: float(one[:, 3].diff(dim=2).abs().sum() + one[:, 3].diff(dim=1).abs().sum()))
+
+    def draw(self, size: int) -> Batch:
+        """The next batch of this size, fp32, in one of its eight views."""
+        kept = self.kept.setdefault(size, [])
+        if len(kept) < 2 or self._chance() < 1 / SHOWN:
+            batch = self._fresh(size)
+            if len(kept) < POOL:
+                kept.append(batch)
             else:
-                self.kept[int(self._chance() * POOL)] = batch
+                kept[int(self._chance() * POOL)] = batch
         else:
-            batch = self.kept[int(self._chance() * len(self.kept))]
+            batch = kept[int(self._chance() * len(kept))]
         turns, mirrored = int(self._chance() * 4), self._chance() < 0.5
         views = [part.float().rot90(turns, (2, 3)) for part in batch]
         rgba, pixel, latent = [(view.flip(3) if mirrored else view).contiguous() for view in views]
@@ -118,8 +129,9 @@ def train(work: Path, minutes: float, rate: float) -> None:
         average.values, average.steps = state["average"], run.step
     generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
     pool = Pool(work, generator)
-    for _ in run.steps(optimizer):
-        rgba, pixel, latent = pool.draw()
+    for step in run.steps(optimizer):
+        whole = step % 4 == 0 or run.used > WHOLE_FROM * minutes * 60
+        rgba, pixel, latent = pool.draw(128 if whole else 64)
         with autocast():
             seen = decoder(pixel, latent).float()
         losses = loss_of(seen, rgba, generator)

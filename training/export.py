@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.ldm_export import save_single_file
 from training import autoencoder, data, layer, mixing, transparency, unet
-from training.concepts import concepts
-from training.materials import SMOKE
+from training.vocabulary import LOOKS, vocabulary
 
 LIMIT = 60_000_000
 LAYERS = ("layer_sd15_transparent_attn", "layer_sd15_joint", "layer_sd15_fg2bg", "layer_sd15_bg2fg")
@@ -83,9 +82,11 @@ def export(work: Path, out: Path, draft: bool) -> None:
     save_file(_half(decoder.state_dict()), out / "layer_sd15_vae_transparent_decoder.safetensors")
     for method, tensors in layers.items():
         save_file(_half(tensors), out / f"{method}.safetensors")
-    words = {name: {"words": words, "styles": ["3d", "flat"]} for name, words in concepts().items()}
-    words |= {f"{name} smoke": {"words": [f"{name} smoke"], "styles": ["3d"]} for name in SMOKE}
-    (out / "concepts.json").write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n")
+    subjects = {
+        subject.words[0]: {"words": subject.words, "looks": [" ".join(look) for look in LOOKS if subject.has(look)]}
+        for subject in vocabulary(work)
+    }
+    (out / "concepts.json").write_text(json.dumps(subjects, indent=1, ensure_ascii=False) + "\n")
     total = 0
     for file in sorted(out.glob("*.safetensors")):
         total += file.stat().st_size

@@ -17,7 +17,7 @@ from training.common import autocast
 from training.vocabulary import LOOKS, cutouts, vocabulary
 
 ROLES = ("foreground", "background", "blended")
-VARIANTS = 5  # of each subject
+VARIANTS = 12  # of each subject
 
 
 @torch.no_grad()
