@@ -9,6 +9,7 @@ is there is all that "prepared" means. Nothing here fetches anything or imports 
     lora("watercolour", settings)
 """
 
+import json
 from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
@@ -170,6 +171,12 @@ def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | No
         for remote in needed(entry, methods)
         if not (_on_disk(remote, shelf) if remote == entry.remote else _layer_path(entry, remote.name, shelf))
     ]
+
+
+def pocket_subjects() -> list[str]:
+    """What the pocket model has learnt to draw, in its own words."""
+    known = json.loads((pocket_folder() / "concepts.json").read_text(encoding="utf-8"))
+    return [subject["words"][0] for subject in known.values()]
 
 
 def located(remote: RemoteFile, settings: Settings) -> Path | None:

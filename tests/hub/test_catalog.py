@@ -263,3 +263,9 @@ def test_listing_models_with_own_files_imports_no_torch(settings: Settings, tmp_
     )
     assert "mine (default): ready, sdxl" in result.stdout
     assert "heavy: []" in result.stdout
+
+
+def test_the_pocket_model_says_what_it_can_draw():
+    subjects = catalog.pocket_subjects()
+    assert {"red apple", "rocket", "guitar"} <= set(subjects)
+    assert len(subjects) >= 100
