@@ -133,7 +133,7 @@ class ModelManager:
             "device": self.placement.title,
             "dtype": str(self.placement.dtype).removeprefix("torch."),
             **({"dtype_reason": self.placement.reason} if self.placement.reason else {}),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # of a class of torch's, which would import torch wherever it is unpickled
             "memory_free": free,
             "memory_total": total,
             "memory_budget": self.budget,

@@ -1,5 +1,6 @@
 """Requests in, pictures on disk out: every task, on narrow models in the official file formats."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,10 @@ def test_models_stay_until_they_are_unloaded(engine) -> None:
     assert all(model["bytes"] > 0 for model in loaded)
     assert "tiny-sd15" in engine.run(UnloadRequest(), lambda _: None).status["unloaded"]
     assert engine.run(StatusRequest(), lambda _: None).status["loaded"] == []
+
+
+def test_what_an_engine_reports_is_read_without_importing_torch(engine) -> None:
+    assert b"torch." not in pickle.dumps((draw(engine), engine.run(StatusRequest(), lambda _: None)))
 
 
 def test_a_prepared_model_is_warm(engine) -> None:
