@@ -98,6 +98,20 @@ async def test_the_same_seed_draws_the_same_and_another_one_another(client: Clie
     assert not np.array_equal(first, other)
 
 
+async def test_with_previews_on_progress_names_a_picture_that_is_there_meanwhile(connect, folder: Path):
+    seen: dict[Path, int] = {}
+
+    async def hear(_progress: float, _total: float | None, message: str | None) -> None:
+        path = Path((message or "").partition(", preview ")[2])
+        if path.suffix == ".png" and path.is_file():
+            seen[path] = path.stat().st_size
+
+    async with connect(previews=True) as client:
+        await client.call_tool("generate_transparent", {**APPLE, "steps": 8}, progress_callback=hear)
+    [(path, size)] = seen.items()
+    assert (path.parent, size > 0, path.exists()) == (folder / "out", True, False)
+
+
 async def test_a_recipe_draws_the_picture_again_or_with_named_changes(client: Client, apple: CallToolResult):
     image = facts_of(apple)["images"][0]
     again = await call(client, "generate_transparent", {"recipe_from": image["path"], "wait_seconds": 600})
