@@ -20,10 +20,20 @@ from PIL import Image
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
 from layerdiffuse_mcp.engine.transparency import decode, load_decoder, load_offset_encoder, transparent_latent
+from layerdiffuse_mcp.methods import Task
 from training import data, mixing
 from training.sample import PROMPTS, checkerboard, sheet
 
 SOFT = (16 / 255, 239 / 255)
+TASKS = ((Task.BACKGROUND_FROM_FOREGROUND, "foreground"), (Task.FOREGROUND_FROM_BACKGROUND, "background"))
+SCENES = [
+    "a red apple on a meadow",
+    "a cat on a beach",
+    "a red car at sunset",
+    "a penguin in the snow",
+    "a hamburger on a wooden table",
+    "a rocket at night with stars",
+]
 
 
 @torch.inference_mode()
@@ -91,21 +101,53 @@ def table(work: Path, folder: Path, count: int) -> str:
     return "\n".join(lines)
 
 
+class Studio:
+    """The engine on the pocket model, its pictures as tensors."""
+
+    def __init__(self, folder: Path) -> None:
+        from layerdiffuse_mcp.engine.engine import Engine
+        from layerdiffuse_mcp.settings import Settings
+
+        self.engine = Engine(Settings(output_dir=folder, read_dirs=(folder,), model="pocket"))
+
+    def draw(self, prompt: str, **given: object) -> dict[str, Path]:
+        """The layers of one result, by role."""
+        from layerdiffuse_mcp.requests import GenerateRequest
+
+        request = GenerateRequest.model_validate({"prompt": prompt, **given})
+        return {image.role: image.path for image in self.engine.run(request, lambda *_: None).images}
+
+
+def shown(path: Path) -> torch.Tensor:
+    """(1, 3, H, W): a picture on a checkerboard."""
+    return checkerboard(mixing.to_tensor(np.asarray(Image.open(path).convert("RGBA"))[None]))
+
+
 def contact_sheet(prompts: list[str], seed: int, guidance: float | None) -> Image.Image:
     """A picture for each prompt through the engine, on a checkerboard."""
-    from layerdiffuse_mcp.engine.engine import Engine
-    from layerdiffuse_mcp.requests import GenerateRequest
-    from layerdiffuse_mcp.settings import Settings
-
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(Settings(output_dir=Path(folder)))
-        found = []
-        for prompt in prompts:
-            request = GenerateRequest(prompt=prompt, model="pocket", seed=seed, guidance_scale=guidance)
-            outcome = engine.run(request, lambda *_: None)
-            found.append(mixing.to_tensor(np.asarray(Image.open(outcome.images[0].path).convert("RGBA"))[None]))
-        engine.close()
-    return sheet(checkerboard(torch.cat(found)))
+        studio = Studio(Path(folder))
+        found = [shown(studio.draw(prompt, seed=seed, guidance_scale=guidance)["foreground"]) for prompt in prompts]
+        studio.engine.close()
+    return sheet(torch.cat(found))
+
+
+def layers_sheet(scenes: list[str], seed: int) -> Image.Image:
+    """A row a scene: drawn together (foreground, background, blended); background and blended picture for that
+    foreground; foreground and blended picture for that background.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(Path(folder))
+        for scene in scenes:
+            joint = studio.draw(scene, seed=seed, task=Task.LAYERS)
+            rows = [joint[role] for role in ("foreground", "background", "blended")]
+            for task, role in TASKS:
+                made = studio.draw(scene, seed=seed, task=task, inputs={role: joint[role]})
+                rows += [path for name, path in made.items() if name != "blended"] + [made["blended"]]
+            found += [shown(path) for path in rows]
+        studio.engine.close()
+    return sheet(torch.cat(found), columns=7)
 
 
 if __name__ == "__main__":
@@ -114,6 +156,7 @@ if __name__ == "__main__":
     parser.add_argument("--pocket", type=Path, default=Path("layerdiffuse_mcp/pocket"))
     parser.add_argument("--count", type=int, default=1000, help="how many held-out pictures at most")
     parser.add_argument("--sheet", type=Path, help="where the contact sheet goes")
+    parser.add_argument("--layers-sheet", type=Path, help="where the sheet of the other layer methods goes")
     parser.add_argument("--prompts", type=json.loads, default=PROMPTS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guidance", type=float)
@@ -121,3 +164,5 @@ if __name__ == "__main__":
     print(table(arguments.work, arguments.pocket, arguments.count))
     if arguments.sheet:
         contact_sheet(arguments.prompts, arguments.seed, arguments.guidance).save(arguments.sheet)
+    if arguments.layers_sheet:
+        layers_sheet(SCENES, arguments.seed).save(arguments.layers_sheet)

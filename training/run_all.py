@@ -52,9 +52,11 @@ def main() -> None:
         print("==", *stage, flush=True)
         scaled = None if minutes is None else minutes * arguments.scale
         subprocess.run(command(stage, scaled, arguments.work, processes), check=True, env=environment)
+    sheets = ["--sheet", str(arguments.work / "sheet.png"), "--layers-sheet", str(arguments.work / "layers.png")]
     for last in (
         ["training.export", "--out", str(arguments.out)],
-        ["training.evaluate", "--pocket", str(arguments.out), "--sheet", str(arguments.work / "sheet.png")],
+        ["training.evaluate", "--pocket", str(arguments.out), *sheets],
+        ["training.plot", "--out", str(arguments.work / "losses.png")],
     ):
         subprocess.run([sys.executable, "-m", *last, "--work", str(arguments.work)], check=True)
 
