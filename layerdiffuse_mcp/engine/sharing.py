@@ -15,7 +15,8 @@ Source: sd-forge-layerdiffuse, `lib_layerdiffusion/attention_sharing.py`; names 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -23,10 +24,12 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
 from layerdiffuse_mcp.engine.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing_model import (
+    NORM_EPS,
     PROJECTIONS,
     SharedAttention,
     SharingModel,
@@ -71,10 +74,10 @@ class SharedNetwork:
         self._trainable = trainable
         self._weight: Callable[[str], Tensor] = weight or unet.get_parameter
         self._picture = control
-        self._call = Call(model.frames, tuple(prompts))
+        self._prompts = tuple(prompts)
         self._places = attention_places(unet)
         self._former = [place.attention.processor for place in self._places]
-        self._processors = [SharedProcessor(layer, self._call) for layer in model.layers]
+        self._processors = [SharedProcessor(layer) for layer in model.layers]
         self._on = False
         if not trainable:
             with torch.no_grad():
@@ -82,15 +85,17 @@ class SharedNetwork:
 
     def network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """As `sampling.denoiser.Network`; rows are (image, frame), the frame running fastest."""
-        if len(x) % self._model.frames:
+        frames = self._model.frames
+        if len(x) % frames:
             raise InvalidRequest(
-                f"This layer model draws {self._model.frames} pictures at a time, and {len(x)} cannot be shared out so."
+                f"This layer model draws {frames} pictures at a time, and {len(x)} cannot be shared out so."
             )
         self._put(True)
-        self._call.positive = conditioning.positive
         if self._trainable:
             self._prepare()
-        return self._network(x, timestep, conditioning)
+        # inside, rows are (frame, image): each frame's are one block, which no layer has to gather
+        texts = replace(conditioning, context=self._texts(conditioning))
+        return by_row(self._network(by_frame(x, frames), by_frame(timestep, frames), texts), frames)
 
     def base_network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The base without the model, as `sampling.denoiser.Network`."""
@@ -115,13 +120,14 @@ class SharedNetwork:
 
     def _prepare(self) -> None:
         features = self._features()
+        self._texts = Texts(self._model.frames, self._prompts, self._network.unet.dtype)
         for place, processor in zip(self._places, self._processors, strict=True):
             layer = processor.layer
-            processor.weights = {
+            merged = {
                 name: layer.merged(name, self._weight(f"{place.name}.{linear}.weight"))
                 for name, linear in PROJECTIONS.items()
             }
-            processor.control = layer.control(features[place.level]) if features else None
+            processor.prepare(merged, layer.control(features[place.level]) if features else None)
 
     def _features(self) -> list[Tensor]:
         encoder = self._model.kwargs_encoder
@@ -131,49 +137,54 @@ class SharedNetwork:
         return encoder(self._picture.to(first) * 2 - 1)
 
 
-class Call:
-    """What all attention layers know of the pass they are in."""
+class Texts:
+    """The texts as the frames read them: the common ones, and the frames' own `prompts` (see `SharedNetwork`)."""
 
-    def __init__(self, frames: int, prompts: tuple[Tensor | None, ...]):
-        self.positive: Tensor | None = None
+    def __init__(self, frames: int, prompts: Sequence[Tensor | None], dtype: torch.dtype):
         self._frames = frames
+        self._dtype = dtype
         self._prompts = [(f, prompt) for f, prompt in enumerate(prompts) if prompt is not None]
-        self._made_for: tuple[Tensor, Tensor | None] | None = None
-        self._made: Tensor | None = None
+        self._made: MutableMapping[Tensor, tuple[Tensor | None, Tensor]] = WeakIdKeyDictionary()
 
-    def texts(self, context: Tensor) -> Tensor:
-        """context (B, T, C) -> (F, B / F, T', C) with the frames' own prompts in the conditional rows.
+    def __call__(self, conditioning: Conditioning) -> Tensor:
+        """context (B, T, C) -> (B, T', C), rows (frame, image), the frames' own prompts in the conditional rows.
 
-        T' is T, or where prompts are of other lengths the least length that all can be repeated to. Made once for all
-        layers of a pass, and for all passes that bring the same tensor.
+        T' is T, or where prompts are of other lengths the least length that all can be repeated to. All passes that
+        bring the same tensors get the same tensor.
         """
-        made_for = self._made_for
-        if self._made is None or made_for is None or made_for[0] is not context or made_for[1] is not self.positive:
-            self._made, self._made_for = self._framed(context), (context, self.positive)
-        return self._made
+        context, positive = conditioning.context, conditioning.positive
+        made_for, made = self._made.get(context, (None, None))
+        if made is None or made_for is not positive:
+            made = self._framed(context, positive).to(self._dtype)
+            self._made[context] = positive, made
+        return made
 
-    def _framed(self, context: Tensor) -> Tensor:
+    def _framed(self, context: Tensor, positive: Tensor | None) -> Tensor:
         framed = by_frame(context, self._frames)
-        if not self._prompts or self.positive is None:
+        if not self._prompts or positive is None:
             return framed
         length = math.lcm(context.shape[1], *(prompt.shape[1] for _, prompt in self._prompts))
-        rows = list(framed.repeat(1, 1, length // context.shape[1], 1))
-        positive = by_frame(self.positive.to(context.device), self._frames)
+        rows = list(framed.repeat(1, length // context.shape[1], 1).chunk(self._frames))
+        conditional = by_frame(positive.to(context.device), self._frames).chunk(self._frames)
         for f, prompt in self._prompts:
             text = repeat_rows(prompt.to(context), len(rows[f])).repeat(1, length // prompt.shape[1], 1)
-            rows[f] = torch.where(positive[f][:, None, None], text, rows[f])
-        return torch.stack(rows)
+            rows[f] = torch.where(conditional[f][:, None, None], text, rows[f])
+        return torch.cat(rows)
 
 
 class SharedProcessor:
-    """A diffusers attention processor that does what `SharedAttention` holds; set up by `SharedNetwork`."""
+    """A diffusers attention processor that does what `SharedAttention` holds, on rows (frame, image)."""
 
-    weights: dict[str, Tensor]
-    control: Tensor | None
-
-    def __init__(self, layer: SharedAttention, call: Call):
+    def __init__(self, layer: SharedAttention):
         self.layer = layer
-        self._call = call
+
+    def prepare(self, merged: Mapping[str, Tensor], control: Tensor | None) -> None:
+        """Take what is the same in each pass: weights (F, out, in) by projection; control (F, N, places, width)."""
+        self._query, self._out = merged["q"], merged["out"]
+        self._key_value = torch.cat([merged["k"], merged["v"]], dim=1)
+        self._between = self.layer.between_frames()
+        self._control = control
+        self._texts: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakIdKeyDictionary()
 
     def __call__(
         self,
@@ -183,62 +194,64 @@ class SharedProcessor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """What the layer adds to its input: hidden_states (B, places, width), B = images x frames -> the same shape."""
-        frames, heads = self.layer.frames, attn.heads
-        shown = by_frame(hidden_states, frames)
-        if self.control is not None:
-            shown = shown + repeat_rows(self.control.transpose(0, 1), shown.shape[1]).transpose(0, 1)
-        texts = shown if encoder_hidden_states is None else self._call.texts(encoder_hidden_states)
+        """What the layer adds to its input: hidden_states (B, places, width), B = frames x images -> the same shape."""
+        shown = hidden_states
+        if self._control is not None:
+            images = len(shown) // self.layer.frames
+            shown = shown + repeat_rows(self._control.transpose(0, 1), images).transpose(0, 1).flatten(0, 1)
 
-        bias = projections(attn)["out"].bias
-        query, key, value = (
-            split_heads(per_frame(states, self.weights[name]), heads)
-            for name, states in (("q", shown), ("k", texts), ("v", texts))
-        )
-        attended = join_heads(F.scaled_dot_product_attention(query, key, value)).view_as(shown)
-        shown = shown + per_frame(attended, self.weights["out"]) + bias
+        query = split_heads(per_frame(shown, self._query), attn.heads)
+        key, value = self._keys_and_values(shown, encoder_hidden_states, attn.heads)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        added = per_frame(attended, self._out, projections(attn)["out"].bias)
+        if self._control is not None:
+            added = added + (shown - hidden_states)
 
-        shown = shown + self._between_frames(shown, heads)
-        return by_row(shown) - hidden_states
+        return self._among_frames(hidden_states + added, attn.heads) + added
 
-    def _between_frames(self, shown: Tensor, heads: int) -> Tensor:
-        """Attention over the frames at each place: (F, images, places, width) -> the same shape."""
-        layer = self.layer
-        states = layer.temporal_i(layer.temporal_n(shown))
-        value = layer.temporal_v(states)
-        if layer.frames > 1:
-            query, key, value = (
-                t.unflatten(-1, (heads, -1)) for t in (layer.temporal_q(states), layer.temporal_k(states), value)
-            )
-            likeness = torch.einsum("fbphc,gbphc->bphfg", query, key) / math.sqrt(query.shape[-1])
-            value = torch.einsum("bphfg,gbphc->fbphc", likeness.softmax(-1), value).flatten(-2)
-        # one frame attends to nothing but itself: the value as it is
-        return layer.temporal_o(value)
+    def _keys_and_values(self, shown: Tensor, texts: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
+        """Of the pictures themselves; or of the texts (B, T, C), computed once for all passes that bring them."""
+        if texts is None or texts not in self._texts:
+            joined = per_frame(shown if texts is None else texts, self._key_value)
+            key, value = (split_heads(half, heads) for half in joined.chunk(2, dim=-1))
+            if texts is None:
+                return key, value
+            self._texts[texts] = key, value
+        return self._texts[texts]
+
+    def _among_frames(self, shown: Tensor, heads: int) -> Tensor:
+        """Attention over the frames at each place: (B, places, width) -> the same shape."""
+        weight, bias = self._between
+        states = F.linear(F.layer_norm(shown, shown.shape[-1:], eps=NORM_EPS), weight, bias)
+        if self.layer.frames == 1:
+            return states
+        framed = states.unflatten(-1, (3, heads, -1)).unflatten(0, (self.layer.frames, -1))
+        query, key, value = framed.unbind(3)  # (F, N, places, heads, width / heads) each
+        likeness = torch.einsum("fbphc,gbphc->bphfg", query, key) / math.sqrt(query.shape[-1])
+        mixed = torch.einsum("bphfg,gbphc->fbphc", likeness.softmax(-1), value)
+        return self.layer.temporal_o(mixed.flatten(-2).flatten(0, 1))
 
 
 def by_frame(rows: Tensor, frames: int) -> Tensor:
-    """(images x frames, ...) -> (frames, images, ...)."""
-    return rows.unflatten(0, (-1, frames)).transpose(0, 1)
+    """Rows (image, frame) -> rows (frame, image)."""
+    return rows.unflatten(0, (-1, frames)).transpose(0, 1).flatten(0, 1)
 
 
-def by_row(framed: Tensor) -> Tensor:
-    """(frames, images, ...) -> (images x frames, ...)."""
-    return framed.transpose(0, 1).flatten(0, 1)
+def by_row(rows: Tensor, frames: int) -> Tensor:
+    """Rows (frame, image) -> rows (image, frame)."""
+    return rows.unflatten(0, (frames, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def per_frame(states: Tensor, weights: Tensor) -> Tensor:
-    """Each frame's states (F, N, P, in) through its own weights (F, out, in) -> (F, N, P, out)."""
-    return torch.bmm(states.flatten(1, 2), weights.transpose(1, 2)).view(*states.shape[:3], -1)
+def per_frame(states: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Each frame's states (F * N, P, in) through its own weights (F, out, in) -> (F * N, P, out)."""
+    framed, turned = states.reshape(len(weights), -1, states.shape[-1]), weights.transpose(1, 2)
+    out = torch.bmm(framed, turned) if bias is None else torch.baddbmm(bias, framed, turned)
+    return out.view(*states.shape[:2], -1)
 
 
 def split_heads(states: Tensor, heads: int) -> Tensor:
-    """(F, N, P, heads * width) -> (F * N, heads, P, width)."""
-    return states.flatten(0, 1).unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def join_heads(states: Tensor) -> Tensor:
-    """(F * N, heads, P, width) -> (F * N, P, heads * width)."""
-    return states.transpose(1, 2).flatten(2)
+    """(B, P, heads * width) -> (B, heads, P, width)."""
+    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def repeat_rows(tensor: Tensor, rows: int) -> Tensor:

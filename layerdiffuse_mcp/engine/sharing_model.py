@@ -30,6 +30,7 @@ CONTROL_BLOCKS: tuple[tuple[tuple[int, int], ...], ...] = (
     *(((1, 2), (1, 1)),) * 3,
 )
 CONTROL_INPUT = re.compile(r"hookers\.layers\.\d+\.control_convs\.\d+\.0\.weight")
+NORM_EPS = 1e-6
 PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}  # by the files' names: the base's layers
 
 
@@ -53,7 +54,7 @@ class SharedAttention(nn.Module):
             self.add_module(f"to_{name}_lora", nn.ModuleList(changes))
         width = projections(base)["k"].out_features
         self.temporal_i = nn.Linear(width, width)
-        self.temporal_n = nn.LayerNorm(width, eps=1e-6)
+        self.temporal_n = nn.LayerNorm(width, eps=NORM_EPS)
         self.temporal_q = nn.Linear(width, width)
         self.temporal_k = nn.Linear(width, width)
         self.temporal_v = nn.Linear(width, width)
@@ -75,6 +76,23 @@ class SharedAttention(nn.Module):
         down = torch.stack([cast(LowRankChange, change).down.weight for change in changes]).float()
         weight = base.float().expand(self.frames, -1, -1)
         return torch.baddbmm(weight, up, down).to(base.dtype)
+
+    def between_frames(self) -> tuple[Tensor, Tensor]:
+        """All that comes between the norm and the attention over the frames as one affine map: weight and bias.
+
+        What lies behind each other without a nonlinearity is multiplied together, in float32. The map gives query, key
+        and value (3 * width) of states whose mean is 0 and variance 1. One frame attends to nothing but itself, so
+        there it gives the attention's whole output (width).
+        """
+        norm, entry = self.temporal_n, self.temporal_i.weight.float()
+        first = entry * norm.weight.float(), entry @ norm.bias.float() + self.temporal_i.bias.float()
+        if self.frames == 1:
+            weight, bias = _after(self.temporal_o, *_after(self.temporal_v, *first))
+        else:
+            parts = [_after(linear, *first) for linear in (self.temporal_q, self.temporal_k, self.temporal_v)]
+            weight, bias = (torch.cat(together) for together in zip(*parts, strict=True))
+        dtype = norm.weight.dtype
+        return weight.to(dtype), bias.to(dtype)
 
     def control(self, feature: Tensor) -> Tensor:
         """What `feature` (N, control width, h, w) of the control picture adds to each frame: (F, N, h * w, width)."""
@@ -200,6 +218,12 @@ def attention_places(unet: UNet2DConditionModel) -> list[Place]:
 def projections(attention: Attention) -> dict[str, nn.Linear]:
     """The linear layers that the files change, by the files' names for them."""
     return {name: cast(nn.Linear, attention.get_submodule(layer)) for name, layer in PROJECTIONS.items()}
+
+
+def _after(linear: nn.Linear, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """`linear` behind the affine map of `weight` (out, in) and `bias` (out), as one such map."""
+    following = linear.weight.float()
+    return following @ weight, following @ bias + linear.bias.float()
 
 
 def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str) -> tuple[int, int, int]:
