@@ -17,8 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from layerdiffuse_mcp import outcome
+from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.entries import in_words
+from layerdiffuse_mcp.hub.entries import ModelEntry, in_words
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.runtime import load_engine
@@ -104,8 +105,20 @@ def doctor(settings: Settings) -> int:
     table.add_row("readable folders", ", ".join(str(folder) for folder in settings.readable))
     table.add_row("models folder", str(settings.models_dir))
     table.add_row("free disk", f"{shutil.disk_usage(_existing(settings.models_dir)).free / GB:.0f} GB")
+    for entry in catalog.models(settings):
+        table.add_row(entry.name, _forecast(entry, settings))
     OUT.print(table)
     return models(settings)
+
+
+def _forecast(entry: ModelEntry, settings: Settings) -> str:
+    """How a base would be placed in this machine's memory."""
+    from layerdiffuse_mcp.engine.manager import ModelManager
+
+    try:
+        return ModelManager(settings).forecast(entry)
+    except LayerDiffuseError as error:
+        return str(error)
 
 
 @contextlib.contextmanager

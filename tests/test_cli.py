@@ -67,6 +67,8 @@ def test_doctor_shows_the_machine_and_the_folders(arguments, capsys, tmp_path) -
     printed = capsys.readouterr().out
     assert "torch" in printed
     assert f"{tmp_path} (writable)" in printed
+    for model in ("pocket", "tiny-sd15", "juggernaut-xl-v6"):
+        assert re.search(rf"{model} +offload (none|in_turn|layers): about .* at once, of .* GB for models", printed)
 
 
 WRONG = {

@@ -17,8 +17,9 @@ size, the latent's scale) is the family's, unless the header's metadata key `lay
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,7 @@ NEEDED: dict[Family, tuple[PartName, ...]] = {
     "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
 }
 V_PREDICTION_KEYS = ("v_pred", "ztsnr")
+FIXED_VAE = re.compile(r"fp16[-_. ]?fix", re.IGNORECASE)
 
 
 class VectorUNet(UNet2DConditionModel):
@@ -236,6 +238,24 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         name=str(settings.get("name", path.stem)),
         settings=settings,
     )
+
+
+def with_vae(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """The base with the VAE of another `.safetensors` file, in LDM layout.
+
+    A file that names itself an fp16 fix (as sdxl-vae-fp16-fix does) is taken for one that does not overflow in float16.
+    Raises `ModelNotFound` when there is nothing at `path`, `CheckpointError` when it is no such VAE.
+    """
+    file = TensorFile(path)
+    prefix = VAE_PREFIX if any(key.startswith(VAE_PREFIX) for key in file) else ""
+    if prefix + "decoder.conv_in.weight" not in file or prefix + "decoder.up.0.block.0.conv1.weight" not in file:
+        raise CheckpointError(
+            f"{path.name} is {identify(file.shapes, file.metadata).title}, not a VAE in LDM layout; "
+            "use the single-file version of the VAE, with keys like decoder.up.0.block.0.conv1.weight."
+        )
+    part = _vae_part(file, file.shapes, checkpoint.family, _settings(file).get("vae", {}), prefix)
+    fixed = FIXED_VAE.search(str(path)) is not None
+    return replace(checkpoint, parts={**checkpoint.parts, "vae": part}, vae_fits_float16=fixed)
 
 
 def unet_from_ldm(

@@ -67,6 +67,7 @@ def read_folder(path: Path) -> Checkpoint:
         scaling_factor=float(vae_config.get("scaling_factor", facts.scaling_factor)),
         parts=parts,
         name=path.name,
+        vae_fits_float16=vae_config.get("force_upcast") is False,
     )
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
+from layerdiffuse_mcp.engine.checkpoints import read_checkpoint, with_vae
 from layerdiffuse_mcp.engine.model import Model
-from layerdiffuse_mcp.engine.offload import LEVELS, Level, fitting, lower
+from layerdiffuse_mcp.engine.offload import LEVELS, Level, estimated_sizes, fitting, lower
 from layerdiffuse_mcp.engine.placement import Placement, memory_free, memory_used, place, release_memory
 from layerdiffuse_mcp.errors import ModelError, OutOfMemory
 from layerdiffuse_mcp.hub import catalog
@@ -63,7 +63,10 @@ class ModelManager:
         model = self._models.get(entry.name)
         if model is None:
             tell(f"loading {entry.name}")
-            model = Model(entry, self._settings, self.placement, read_checkpoint(path))
+            checkpoint = read_checkpoint(path)
+            if entry.vae is not None:
+                checkpoint = with_vae(checkpoint, entry.vae)
+            model = Model(entry, self._settings, self.placement, checkpoint)
         self._models[entry.name] = model
         self._models.move_to_end(entry.name)
         try:
@@ -90,7 +93,8 @@ class ModelManager:
                 f"{in_words(self.budget)} for models. Raise LAYERDIFFUSE_MAX_MEMORY, set LAYERDIFFUSE_OFFLOAD=auto, "
                 "close other programs, or name a smaller model."
             )
-        model.offload = max(level, self._at_least.get(model.entry.name, level), key=LEVELS.index)
+        least = self._at_least.get(model.entry.name, level)
+        model.offload = least if LEVELS.index(least) > LEVELS.index(level) else level
 
     def relieve(self) -> str | None:
         """After memory ran out: free all of it, and let the model that ran take less from now on.
@@ -125,6 +129,19 @@ class ModelManager:
             self._at_least.pop(known, None)
         release_memory()
         return names
+
+    def forecast(self, entry: ModelEntry) -> str:
+        """Which offload level a base would get now with nothing else loaded, for pictures of its native size."""
+        if entry.path is None and entry.family is not None:
+            sizes = estimated_sizes(entry.family, self.placement)
+        else:
+            checkpoint = read_checkpoint(catalog.base_file(entry, self._settings))
+            sizes = Model(entry, self._settings, self.placement, checkpoint).sizes
+        pixels = entry.native_size**2
+        sizes = sizes.drawing(pixels, pixels, self.placement)
+        asked = self._settings.offload
+        level = fitting(sizes, self.budget) if asked == "auto" else asked
+        return f"offload {level}: about {in_words(sizes.at(level))} at once, of {in_words(self.budget)} for models"
 
     def status(self) -> dict[str, Any]:
         """Device, number format, memory and the models that are loaded."""

@@ -176,7 +176,7 @@ class Model:
         """
         if loras == self._loras:
             return
-        names = [*self._parts("denoising"), *self._parts("text")]
+        names: list[PartName] = self._parts("denoising") + self._parts("text")
         stacks: dict[PartName, PatchStack] = {name: self._stack(name) for name in names}
         networks: dict[PartName, nn.Module] = {name: stack.module for name, stack in stacks.items()}
         read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
@@ -218,7 +218,7 @@ class Model:
 
         Args:
             control: (1, 3, H, W) in 0..1, the picture that SD1.5 fg2bg and bg2fg start from.
-            prompts: embeddings (1, T, C) of the frames that have a prompt of their own, else None.
+            prompts: embeddings (1 or N, T, C), N results, of the frames that have a prompt of their own, else None.
         """
         unet, stack = self.unet, self._stack("unet")
         layer = self._read_layer(stage.method, unet)

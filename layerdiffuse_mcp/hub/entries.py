@@ -37,6 +37,8 @@ class ModelEntry(Frozen):
     path: Path | None = None
     remote: RemoteFile | None = None
     bytes: int | None = None
+    vae: Path | None = None
+    """A VAE to be used instead of the base's own."""
     aliases: tuple[str, ...] = ()
     """Other names: what its file is called where it was published, A1111's short hash."""
 

@@ -12,6 +12,7 @@ A `.safetensors` file is a base or a LoRA by what is in it; below a folder `lora
     path = "bases/my-base.safetensors"      # or repo = "someone/something" and file = "base.safetensors"
     family = "sdxl"                         # needed with repo, else told from the file
     native_size = 1024
+    vae = "vae/sdxl-vae-fp16-fix.safetensors"   # instead of its own; this one runs in float16 on a GPU
     description = "What it is good at"
     licence = "openrail++"
     sha256 = "31e35c80fc"                   # of a file of a repo: all of it or its beginning
@@ -106,6 +107,7 @@ class _Row(BaseModel):
 
 class _BaseRow(_Row):
     native_size: int | None = Field(None, ge=64, le=4096)
+    vae: Path | None = None
 
     @model_validator(mode="after")
     def _names_its_family(self) -> "_BaseRow":
@@ -273,6 +275,7 @@ def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
         path=path,
         remote=row.remote,
         bytes=facts.bytes if facts else None,
+        vae=folder / row.vae.expanduser() if row.vae else None,
         description=(row.description or "Your own base") + missing,
         aliases=(path.stem,) if path else (row.remote.name.removesuffix(SUFFIX),) if row.remote else (),
     )
