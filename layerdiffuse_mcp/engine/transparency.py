@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
 from layerdiffuse_mcp.engine.transparency_networks import (
     OffsetEncoder,
     TransparentDecoder,
@@ -101,6 +102,7 @@ def decode(
     pixel = _mirrored(pixel.to(weight), down, right)
     latent = _mirrored(latent.to(weight), down // LATENT_FACTOR, right // LATENT_FACTOR)
 
+    run = BandedDecoder(decoder) if weight.device.type == "cpu" else decoder
     views = VIEWS if augmented else VIEWS[:1]
     batch = _views_at_once(pixel, memory)
     results: list[Tensor] = []
@@ -109,7 +111,7 @@ def decode(
         for chunk in _chunks(views, batch, square=pixel.shape[2] == pixel.shape[3]):
             pixels = torch.cat([_turn(pixel[index : index + 1], view) for view in chunk])
             latents = torch.cat([_turn(latent[index : index + 1], view) for view in chunk])
-            seen = decoder(pixels.contiguous(memory_format=torch.channels_last), latents)
+            seen = run(pixels.contiguous(memory_format=torch.channels_last), latents)
             if augmented:
                 seen = seen.clamp(0, 1)
             turned += [_turn_back(one, view) for one, view in zip(seen.split(1), chunk, strict=True)]
