@@ -6,11 +6,13 @@
         if job.state is State.DONE:
             print(job.outcome.images)
 
-Jobs run in the order in which they came, one a worker. A job outlives the call that
-submitted it. This module knows no MCP and no model, and its state lives in one event
-loop: nothing here is shared with threads.
+Jobs run in the order in which they came, one a worker; or with `group_jobs` a job together
+with those waiting that can share its batch. A job outlives the call that submitted it. This
+module knows no MCP and no model, and its state lives in one event loop: nothing here is
+shared with threads.
 """
 
+import contextlib
 import logging
 import secrets
 import time
@@ -18,6 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from types import TracebackType
+from typing import cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,13 +28,15 @@ from anyio.abc import TaskGroup
 from layerdiffuse_mcp.backends import Backend
 from layerdiffuse_mcp.errors import JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.outcome import ImageResult, Outcome, Progress
-from layerdiffuse_mcp.requests import Request, near
+from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, Request, batch_key, near
 from layerdiffuse_mcp.settings import Settings
 
 HEARTBEAT = 3.0
 """Longest silence towards whoever follows a job, in seconds."""
 KEPT = 200
 """Finished jobs that are remembered; their pictures stay on disk for ever."""
+GROUP_RESULTS = 8
+"""Most results that are drawn as one group."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +70,7 @@ class Job:
         self.started: float | None = None
         self.ended: float | None = None
         self.scope = anyio.CancelScope()
+        self.group: list[Job] = [self]
         self.changed = anyio.Event()
 
     @property
@@ -101,8 +107,10 @@ class Job:
         self.progress = progress
         self._announce()
 
-    def begin(self) -> None:
-        """Its turn has come."""
+    def begin(self, group: "list[Job] | None" = None) -> None:
+        """Its turn has come, alone or in a group, which is stopped as a whole."""
+        self.group = group or [self]
+        self.scope = self.group[0].scope if group else anyio.CancelScope()
         self.state, self.started = State.RUNNING, time.time()
         self.report(Progress(fraction=0.0, message="starting"))
 
@@ -126,6 +134,7 @@ class Jobs:
     def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
         self.backend = backend
         self._limit = settings.queue_size
+        self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
@@ -213,10 +222,16 @@ class Jobs:
         return [job for job in self._jobs.values() if job.state is State.RUNNING]
 
     def cancel(self, job: Job) -> None:
-        """Stop a job: at once when it waits, at its next step when it runs; no effect when it has ended."""
+        """Stop a job: at once when it waits, at its next step when it runs; no effect when it has ended.
+
+        One of a running group ends at once too; the group goes on, and what it draws for the job is thrown away.
+        """
         if job in self._waiting:
             self._waiting.remove(job)
             job.end(State.CANCELLED)
+        elif any(not other.finished for other in job.group if other is not job):
+            if not job.finished:
+                job.end(State.CANCELLED)
         elif not job.finished:
             job.scope.cancel()
 
@@ -265,7 +280,50 @@ class Jobs:
             while not self._waiting:
                 self._arrived = anyio.Event()
                 await self._arrived.wait()
-            await self._run(self._waiting.popleft())
+            first, *others = self._next()
+            await (self._run_group([first, *others]) if others else self._run(first))
+
+    def _next(self) -> list[Job]:
+        """Take the first job that waits and, if jobs are grouped, others that can share its batch."""
+        taken = [self._waiting.popleft()]
+        key = _key(taken[0]) if self._grouping else None
+        room = GROUP_RESULTS - _results(taken[0])
+        for job in list(self._waiting) if key else ():
+            if _results(job) <= room and _key(job) == key:
+                self._waiting.remove(job)
+                taken.append(job)
+                room -= _results(job)
+        return taken
+
+    async def _run_group(self, jobs: list[Job]) -> None:
+        """Draw jobs as one batch; if that fails, one after another, so that each meets only its own error."""
+        for job in jobs:
+            job.begin(jobs)
+
+        def report(progress: Progress) -> None:
+            for job in jobs:
+                if not job.finished:
+                    job.report(progress)
+
+        try:
+            with jobs[0].scope:
+                request = GroupRequest(requests=tuple(cast(GenerateRequest, job.request) for job in jobs))
+                outcome = await self.backend.run(request, report)
+                for job, part in zip(jobs, outcome.parts, strict=True):
+                    if job.finished:
+                        _throw_away(part)
+                    else:
+                        warnings = (*outcome.warnings, *part.warnings)
+                        job.end(State.DONE, part.model_copy(update={"warnings": warnings}))
+        except Exception:  # of one of them, as a rule; it comes again for that one
+            logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
+            for job in jobs:
+                if not job.finished:
+                    await self._run(job)
+        finally:
+            for job in jobs:
+                if not job.finished:
+                    job.end(State.CANCELLED)
 
     async def _run(self, job: Job) -> None:
         job.begin()
@@ -282,3 +340,18 @@ class Jobs:
         finally:
             if not job.finished:
                 job.end(State.CANCELLED)
+
+
+def _key(job: Job) -> str | None:
+    return None if job.request is None else batch_key(job.request)
+
+
+def _results(job: Job) -> int:
+    return job.request.count if isinstance(job.request, GenerateRequest) else 0
+
+
+def _throw_away(outcome: Outcome) -> None:
+    """Remove the files of a job that was cancelled while its group was drawn."""
+    for path in (*(image.path for image in outcome.images), *outcome.latents):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -65,6 +65,8 @@ class Outcome(Frozen):
     warnings: tuple[str, ...] = ()
     recipe: dict[str, Any] | None = None
     status: dict[str, Any] | None = None
+    parts: tuple["Outcome", ...] = ()
+    """Of a group: one a request; their timings are the group's."""
 
 
 class Progress(Frozen):

@@ -36,6 +36,8 @@ MAX_STEPS = 150
 MAX_COUNT = 8
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARACTERS = 20_000
+MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent"})
+"""In what requests may differ that are drawn as one batch."""
 DRAW_SEED = -1
 
 
@@ -215,6 +217,31 @@ def can_do(method: str, task: Task) -> bool:
     )
 
 
+def batch_key(request: "Request") -> str | None:
+    """Equal for requests that can be drawn as one batch; None for one that cannot share a batch at all."""
+    if not isinstance(request, GenerateRequest):
+        return None
+    if any("<lora:" in text for text in (request.prompt, *request.layer_prompts.values())):
+        return None  # it changes the weights that all would be drawn with
+    return request.model_dump_json(exclude=set(MAY_DIFFER))
+
+
+class GroupRequest(_Request):
+    """Several generations drawn as one batch; the outcome has a part for each."""
+
+    kind: Literal["group"] = "group"
+    requests: tuple[GenerateRequest, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _are_alike(self) -> "GroupRequest":
+        keys = {batch_key(request) for request in self.requests}
+        if len(keys) > 1 or None in keys:
+            raise ValueError(
+                f"requests of a group may differ only in {', '.join(sorted(MAY_DIFFER))}, and name no LoRA"
+            )
+        return self
+
+
 class DecodeRequest(_Request):
     """Turn a saved transparent latent into an RGBA picture."""
 
@@ -253,7 +280,9 @@ class StatusRequest(_Request):
     kind: Literal["status"] = "status"
 
 
-Request = GenerateRequest | DecodeRequest | EncodeRequest | PrepareRequest | UnloadRequest | StatusRequest
+Request = (
+    GenerateRequest | GroupRequest | DecodeRequest | EncodeRequest | PrepareRequest | UnloadRequest | StatusRequest
+)
 _ANY: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Discriminator("kind")])
 
 R = TypeVar("R", bound=BaseModel)

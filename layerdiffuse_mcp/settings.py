@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     warm_up: bool = Field(True, description="Start the worker in the background as soon as the server is up")
     queue_size: int = Field(32, ge=1, le=1000, description="Jobs that may wait at once")
     wait_seconds: float = Field(50, ge=0, le=600, description="How long a call waits before it hands back a job id")
+    group_jobs: bool = Field(False, description="Draw waiting jobs that differ only in prompt and seed as one batch")
     previews: bool = Field(False, description="Tell a running job's progress with a small picture of it")
     max_pixels: int = Field(64_000_000, ge=4096, description="Largest picture that is read, in pixels")
 

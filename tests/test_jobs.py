@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -12,7 +13,7 @@ from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs import Job, Jobs, State
 from layerdiffuse_mcp.outcome import Progress
-from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -117,6 +118,83 @@ async def test_errors_end_the_job_that_met_them_and_no_other(settings: Settings,
         await jobs.follow(fine, 30)
         assert [type(job.error) for job in (refused, killed, fine)] == [OutOfMemory, WorkerDied, type(None)]
         assert [job.state for job in (refused, killed, fine)] == [State.FAILED, State.FAILED, State.DONE]
+
+
+async def done_by(jobs: Jobs) -> list[str]:
+    await anyio.sleep(0.1)
+    return jobs.backend.state()[0].engine["done"]
+
+
+def ask_all(jobs: Jobs, *prompts: str, **fields: Any) -> list[Job]:
+    return [jobs.submit(GenerateRequest(prompt=p, seed=n, **fields)) for n, p in enumerate(prompts)]
+
+
+async def test_waiting_jobs_that_are_alike_are_drawn_together_if_that_is_set(settings: Settings, rehearsal: str):
+    for grouping, done in ((False, ["steps 1", "steps 2", "steps 3"]), (True, ["steps 1 and steps 2 and steps 3"])):
+        async with open_jobs(settings.model_copy(update={"group_jobs": grouping}), rehearsal) as jobs:
+            queued = ask_all(jobs, "steps 1", "steps 2", "steps 3")
+            for job in queued:
+                await jobs.follow(job, 30)
+            assert {job.state for job in queued} == {State.DONE}
+            assert await done_by(jobs) == done
+            if grouping:
+                outcomes = [job.outcome for job in queued if job.outcome]
+                assert [outcome.images[0].seed for outcome in outcomes] == [0, 1, 2]
+                assert outcomes[0].warnings == ("together",)
+
+
+@pytest.fixture
+def grouping(settings: Settings) -> Settings:
+    return settings.model_copy(update={"group_jobs": True})
+
+
+async def test_what_is_not_alike_keeps_its_turn(grouping: Settings, rehearsal: str):
+    async with open_jobs(grouping, rehearsal) as jobs:
+        queued = [
+            *ask_all(jobs, "steps 1"),
+            jobs.submit(StatusRequest()),
+            *ask_all(jobs, "steps 2", steps=9),
+            *ask_all(jobs, "steps 3"),
+            *ask_all(jobs, "steps 4", "steps 5 <lora:a:1>", count=8),
+        ]
+        for job in queued:
+            await jobs.follow(job, 30)
+        assert (await done_by(jobs))[0] == "steps 1 and steps 3"
+        assert jobs.backend.state()[0].engine["done"][1:3] == ["steps 2", "steps 4"]
+
+
+async def test_one_of_a_group_is_cancelled_and_the_others_go_on(grouping: Settings, rehearsal: str):
+    async with open_jobs(grouping, rehearsal) as jobs:
+        first, second, third = ask_all(jobs, "steps 30", "steps 1", "steps 1")
+        with anyio.fail_after(30):
+            while second.progress.fraction == 0:
+                await anyio.sleep(0.01)
+        jobs.cancel(second)
+        assert (first.state, second.state) == (State.RUNNING, State.CANCELLED)
+        await jobs.follow(first, 30)
+        assert (first.state, second.state, third.state) == (State.DONE, State.CANCELLED, State.DONE)
+        assert sorted(path.name for path in grouping.output.iterdir()) == ["0.png", "2.png"]
+
+
+async def test_a_group_that_nobody_wants_any_more_stops(grouping: Settings, rehearsal: str):
+    async with open_jobs(grouping, rehearsal) as jobs:
+        queued = ask_all(jobs, "steps 1000", "steps 1")
+        with anyio.fail_after(30):
+            while queued[0].progress.fraction == 0:
+                await anyio.sleep(0.01)
+        for job in queued:
+            jobs.cancel(job)
+        [after] = ask_all(jobs, "steps 1")
+        await jobs.follow(after, 10)
+        assert [job.state for job in (*queued, after)] == [State.CANCELLED, State.CANCELLED, State.DONE]
+
+
+async def test_an_error_of_one_of_a_group_is_no_others(grouping: Settings, rehearsal: str):
+    async with open_jobs(grouping, rehearsal) as jobs:
+        fine, refused, also_fine = ask_all(jobs, "steps 1", "refused", "steps 2")
+        await jobs.follow(also_fine, 30)
+        assert [job.state for job in (fine, refused, also_fine)] == [State.DONE, State.FAILED, State.DONE]
+        assert isinstance(refused.error, OutOfMemory)
 
 
 async def test_a_full_queue_refuses_and_says_what_to_do(settings: Settings, rehearsal: str):

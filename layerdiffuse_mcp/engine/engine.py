@@ -9,7 +9,7 @@ stop it. Models stay in memory between requests. Runs one request at a time, in 
 """
 
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from functools import singledispatchmethod
 from pathlib import Path
@@ -43,6 +43,7 @@ from layerdiffuse_mcp.requests import (
     DecodeRequest,
     EncodeRequest,
     GenerateRequest,
+    GroupRequest,
     PrepareRequest,
     Request,
     StatusRequest,
@@ -99,31 +100,44 @@ class Engine:
 
     @_run.register
     def _(self, request: GenerateRequest, meter: Meter) -> Outcome:
+        return self._generate([request], meter)[0]
+
+    @_run.register
+    def _(self, request: GroupRequest, meter: Meter) -> Outcome:
+        return Outcome(parts=tuple(self._generate(request.requests, meter)))
+
+    def _generate(self, requests: Sequence[GenerateRequest], meter: Meter) -> list[Outcome]:
+        """Draw requests that can be drawn as one batch (see `requests.batch_key`); an outcome for each."""
         clock = _Clock()
-        _check_length(request)
-        given = self._read(request)
+        for request in requests:
+            _check_length(request)
+        given = self._read(requests[0])
         with clock("load"):
-            model = self._model(request.model, meter, request)
+            model = self._model(requests[0].model, meter, requests[0])
         first = next(iter(given.values()), None)
         size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
         base = model.checkpoint
-        plan = resolve(request, base.family, base.native_size, size, base.settings.get("advice"))
-        plan = plan.model_copy(update={"model": model.entry.name})
-        width, height = draw_size(plan)
-        self._manager.fit(model, plan.count * pixels_of_result(plan), width * height)
+        plans = [resolve(one, base.family, base.native_size, size, base.settings.get("advice")) for one in requests]
+        plans = [plan.model_copy(update={"model": model.entry.name}) for plan in plans]
+        width, height = draw_size(plans[0])
+        count = sum(plan.count for plan in plans)
+        self._manager.fit(model, count * pixels_of_result(plans[0]), width * height)
         with clock("draw"), previews(self._settings, base) as show:
-            drawn = generate(plan, model, _given(plan, given), meter, show)
+            drawn = generate(plans, model, _given(plans[0], given), meter, show)
         with clock("write"):
             meter.tell("writing")
-            images, files = self._write(plan, model, drawn)
-        return self._outcome(
-            model,
-            clock,
-            images=tuple(images),
-            latents=tuple(files),
-            warnings=(*_notes(given), *_warnings(plan, images)),
-            recipe=self._recipe(plan, model),
-        )
+            written = [self._write(plan, model, layers) for plan, layers in zip(plans, drawn, strict=True)]
+        return [
+            self._outcome(
+                model,
+                clock,
+                images=tuple(images),
+                latents=tuple(files),
+                warnings=(*_notes(given), *_warnings(plan, images)),
+                recipe=self._recipe(plan, model),
+            )
+            for plan, (images, files) in zip(plans, written, strict=True)
+        ]
 
     @_run.register
     def _(self, request: DecodeRequest, meter: Meter) -> Outcome:

@@ -1,12 +1,13 @@
 """The story of a generation: plan, prompts, pictures given, noise, denoising, decoding.
 
-    pictures = generate(plan, model, given, meter, show)
+    [pictures] = generate([plan], model, given, meter, show)
 
 A plan's stages run one after another; each hands its pictures to the next. Everything here works on
-whole batches and knows no file: what comes back are arrays, what goes in are arrays.
+whole batches and knows no file: what comes back are arrays, what goes in are arrays. Plans that differ only in
+`requests.MAY_DIFFER` share their batches.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ from layerdiffuse_mcp.requests import GenerateRequest, Stage
 
 LATENT_FACTOR = 8
 
+_Prompts = tuple[Conditioning, Conditioning, tuple[Tensor | None, ...]]
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -54,48 +57,61 @@ class Given:
     mask: Bytes | None = None
 
 
-def generate(plan: GenerateRequest, model: Model, given: Given, meter: Meter, show: Show) -> list[Drawn]:
-    """Run a plan (see `plan.resolve`); returns every layer of every result, results first. `show` sees each step.
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """One result of a plan, and its layers as far as they are drawn."""
+
+    plan: GenerateRequest
+    seed: int
+    layers: list[Drawn] = field(default_factory=list[Drawn])
+
+
+def generate(
+    plans: Sequence[GenerateRequest], model: Model, given: Given, meter: Meter, show: Show
+) -> list[list[Drawn]]:
+    """Run plans (see `plan.resolve`); returns for each every layer of every result, results first.
+
+    Args:
+        plans: at least one; they differ at most in `requests.MAY_DIFFER` and name the same LoRAs.
+        given: the pictures that all of them start from.
+        show: sees each step.
 
     Raises:
         ModelError: a layer file is missing or does not fit, or the numbers overflowed.
         Cancelled: the meter's callback stopped the run.
     """
-    stages = cast(tuple[Stage, ...], plan.stages)
-    plan = _with_loras(plan, model)
-    _announce(plan, stages, model, meter)
-    drawn: list[Drawn] = []
-    each = pixels_of_result(plan)
-    for batch in _batches(plan, model):
-        model.batch = len(batch), each
+    plans = [_with_loras(plan, model) for plan in plans]
+    results = [_Result(plan, seed) for plan in plans for seed in seeds(plan)]
+    _announce(plans[0], len(results), model, meter)
+    for batch in _batches(results, model):
+        model.batch = len(batch), pixels_of_result(plans[0])
         known: dict[Role, list[Bytes]] = {role: [picture] * len(batch) for role, picture in given.layers.items()}
-        for stage in stages:
-            layers = _draw(plan, stage, model, batch, known, given, meter, show)
-            known |= {
-                role: [one.pixels for one in layers if one.role == role] for role in METHODS[stage.method].outputs
-            }
-            drawn += layers
-    order = {seed: index for index, seed in enumerate(seeds(plan))}
-    return sorted(drawn, key=lambda one: order[one.seed])
+        for stage in _stages(plans[0]):
+            outputs = METHODS[stage.method].outputs
+            layers = _draw(stage, model, batch, known, given, meter, show)
+            known |= {role: [one.pixels for one in layers if one.role == role] for role in outputs}
+            for number, layer in enumerate(layers):
+                batch[number // len(outputs)].layers.append(layer)
+    return [[layer for result in results if result.plan is plan for layer in result.layers] for plan in plans]
 
 
 def _draw(
-    plan: GenerateRequest,
     stage: Stage,
     model: Model,
-    batch: list[int],
+    batch: Sequence[_Result],
     known: Mapping[Role, list[Bytes]],
     given: Given,
     meter: Meter,
     show: Show,
 ) -> list[Drawn]:
-    """One stage for a batch of results, given by their seeds."""
+    """One stage for a batch of results: the layers of the first, then those of the second, ..."""
+    plan, batch_seeds = batch[0].plan, [result.seed for result in batch]  # in what is used below all plans are alike
     method = METHODS[stage.method]
     width, height = draw_size(plan)
     device = model.placement.device
 
     # 1. prompts, and the LoRAs that they name
-    positive, negative, own = _prompts(plan, method, model)
+    positive, negative, own = _joined([_prompts(result.plan, method, model) for result in batch], method.frames)
 
     # 2. the pictures that steer: joined behind the latent (SDXL) or shown to the control encoder (SD1.5)
     control = None
@@ -103,11 +119,11 @@ def _draw(
         control = control_picture(known[method.inputs[0]][0], width, height, plan.resize_mode)
     elif method.inputs:
         pictures = [[known[role][index] for role in method.inputs] for index in range(len(batch))]
-        concat = encode_condition(model, pictures, batch, width, height, plan.resize_mode, _source(plan))
+        concat = encode_condition(model, pictures, batch_seeds, width, height, plan.resize_mode, _source(plan))
         positive, negative = replace(positive, concat=concat), replace(negative, concat=concat)
 
     # 3. noise and its levels, and the picture to edit as a latent
-    rows = [seed + frame for seed in batch for frame in range(method.frames)]
+    rows = [seed + frame for seed in batch_seeds for frame in range(method.frames)]
     noise = BatchNoise(rows, (4, height // LATENT_FACTOR, width // LATENT_FACTOR), _source(plan), device)
     start, inpainting = _start(plan, model, given, noise)
     sampler = SAMPLERS[stage.sampler]
@@ -137,7 +153,7 @@ def _draw(
             latents = inpainting.keep(latents)
 
     # 5. decoding: every frame to pixels, the transparent one on to RGBA
-    return list(_decoded(plan, model, method, batch, latents, given, meter))
+    return list(_decoded(plan, model, method, batch_seeds, latents, given, meter))
 
 
 def _with_loras(plan: GenerateRequest, model: Model) -> GenerateRequest:
@@ -154,9 +170,7 @@ def _with_loras(plan: GenerateRequest, model: Model) -> GenerateRequest:
     return plan.model_copy(update={"prompt": prompt, "layer_prompts": own})
 
 
-def _prompts(
-    plan: GenerateRequest, method: Method, model: Model
-) -> tuple[Conditioning, Conditioning, tuple[Tensor | None, ...]]:
+def _prompts(plan: GenerateRequest, method: Method, model: Model) -> _Prompts:
     """Positive and negative conditioning, and the embeddings of frames with a prompt of their own."""
     width, height = draw_size(plan)
 
@@ -178,6 +192,21 @@ def _prompts(
         for role, text in zip(method.outputs, texts, strict=True)
     )
     return embed(plan.prompt), embed(plan.negative_prompt, negative=True), own
+
+
+def _joined(prompts: Sequence[_Prompts], frames: int) -> _Prompts:
+    """The prompts of a batch's results as one, with a row for each picture (image, frame) unless all are the same."""
+    if all(one[0].context is prompts[0][0].context and one[1].context is prompts[0][1].context for one in prompts):
+        return prompts[0]
+
+    def rows(conditionings: Sequence[Conditioning]) -> Conditioning:
+        vectors = [one.vector for one in conditionings if one.vector is not None]
+        context = torch.cat([one.context for one in conditionings]).repeat_interleave(frames, 0)
+        return Conditioning(context, torch.cat(vectors).repeat_interleave(frames, 0) if vectors else None)
+
+    positive, negative, own = zip(*prompts, strict=True)
+    texts = [[text for text in frame if text is not None] for frame in zip(*own, strict=True)]
+    return rows(positive), rows(negative), tuple(torch.cat(frame) if frame else None for frame in texts)
 
 
 def join_prompts(extra: str, prompt: str) -> str:
@@ -261,23 +290,41 @@ def draw_size(plan: GenerateRequest) -> tuple[int, int]:
 def pixels_of_result(plan: GenerateRequest) -> int:
     """Pixels that are denoised together for one result: of all its frames."""
     width, height = draw_size(plan)
-    return width * height * max(METHODS[stage.method].frames for stage in cast(tuple[Stage, ...], plan.stages))
+    return width * height * max(METHODS[stage.method].frames for stage in _stages(plan))
 
 
-def _batches(plan: GenerateRequest, model: Model) -> Iterator[list[int]]:
-    all_seeds, at_once = seeds(plan), max(1, model.pixels_at_once // pixels_of_result(plan))
-    for begin in range(0, len(all_seeds), at_once):
-        yield all_seeds[begin : begin + at_once]
+def _batches(results: Sequence[_Result], model: Model) -> Iterator[list[_Result]]:
+    """The results in batches of what may be drawn at once, all with prompts of the same length."""
+    at_once = max(1, model.pixels_at_once // pixels_of_result(results[0].plan))
+    alike: dict[tuple[int, ...], list[_Result]] = {}
+    for result in results:
+        alike.setdefault(_lengths(result.plan, model), []).append(result)
+    for same in alike.values():
+        for begin in range(0, len(same), at_once):
+            yield same[begin : begin + at_once]
 
 
-def _announce(plan: GenerateRequest, stages: tuple[Stage, ...], model: Model, meter: Meter) -> None:
-    for batch in _batches(plan, model):
-        for stage in stages:
-            strength = plan.strength if plan.image is not None else None
-            run: Plan = levels(SAMPLERS[stage.sampler], stage.schedule, stage.steps, model.table, strength)
-            meter.expect(run.steps * NETWORK_STEP * len(batch))
-            if METHODS[stage.method].transparent:
-                meter.expect(len(VIEWS) * len(batch) * DECODED_VIEW)
+def _lengths(plan: GenerateRequest, model: Model) -> tuple[int, ...]:
+    """Of every text that is read while the plan is drawn."""
+    found: list[Tensor | None] = []
+    for stage in _stages(plan):
+        positive, negative, own = _prompts(plan, METHODS[stage.method], model)
+        found += [positive.context, negative.context, *own]
+    return tuple(0 if context is None else context.shape[1] for context in found)
+
+
+def _announce(plan: GenerateRequest, count: int, model: Model, meter: Meter) -> None:
+    """Tell the meter the work for `count` results of the plan."""
+    for stage in _stages(plan):
+        strength = plan.strength if plan.image is not None else None
+        run: Plan = levels(SAMPLERS[stage.sampler], stage.schedule, stage.steps, model.table, strength)
+        meter.expect(run.steps * NETWORK_STEP * count)
+        if METHODS[stage.method].transparent:
+            meter.expect(len(VIEWS) * count * DECODED_VIEW)
+
+
+def _stages(plan: GenerateRequest) -> tuple[Stage, ...]:
+    return cast(tuple[Stage, ...], plan.stages)
 
 
 def _source(plan: GenerateRequest) -> NoiseSource:

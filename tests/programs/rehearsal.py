@@ -6,6 +6,8 @@ stuck 3        computes for three seconds without a step
 killed         its process is killed
 broken         a bug: an exception that is not ours
 refused        an error of ours
+
+A group obeys each prompt that is not steps, then the steps of the first, and leaves an empty file for each request.
 """
 
 import os
@@ -14,8 +16,8 @@ import time
 from collections.abc import Callable
 
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.requests import GenerateRequest, Request, StatusRequest, UnloadRequest
+from layerdiffuse_mcp.outcome import ImageResult, Outcome, Progress
+from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, Request, StatusRequest, UnloadRequest
 from layerdiffuse_mcp.settings import Settings
 
 STEP = 0.03
@@ -24,6 +26,7 @@ STEP = 0.03
 class Engine:
     def __init__(self, settings: Settings) -> None:
         self.done: list[str] = []
+        self.output = settings.output
 
     def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome:
         match request:
@@ -36,8 +39,22 @@ class Engine:
                 self._obey(prompt, on_step)
                 self.done.append(prompt)
                 return Outcome(model="rehearsal", device="cpu", warnings=(str(os.getpid()),))
+            case GroupRequest(requests=requests):
+                for other in requests:
+                    if not other.prompt.startswith("steps"):
+                        self._obey(other.prompt, on_step)
+                self._obey(requests[0].prompt, on_step)
+                self.done.append(" and ".join(one.prompt for one in requests))
+                return Outcome(parts=tuple(self._left_by(one) for one in requests), warnings=("together",))
             case _:
                 raise LayerDiffuseError(f"cannot rehearse {request.kind}")
+
+    def _left_by(self, request: GenerateRequest) -> Outcome:
+        self.output.mkdir(exist_ok=True)
+        path = self.output / f"{request.seed}.png"
+        path.touch()
+        image = ImageResult(role="foreground", path=path, width=1, height=1, seed=request.seed, alpha=None)
+        return Outcome(model="rehearsal", device="cpu", images=(image,))
 
     def _obey(self, prompt: str, on_step: Callable[[Progress], None]) -> None:
         word, _, number = prompt.partition(" ")

@@ -1,0 +1,100 @@
+"""Requests drawn as one batch: each gets what it would have got alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layerdiffuse_mcp.engine.engine import Engine
+from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.methods import Task
+from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.recipes import read_recipe
+from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, batch_key, validated
+from layerdiffuse_mcp.settings import Settings
+from tests.narrow import write_models
+
+LONG = "a cup, " * 50
+COMMON = {
+    "prompt only": {"model": "tiny-sd15"},
+    "frames": {"model": "tiny-sd15", "task": Task.LAYERS},
+    "frames with prompts of their own": {
+        "model": "tiny-sd15",
+        "task": Task.LAYERS,
+        "layer_prompts": {"background": "a table"},
+    },
+    "control picture": {"model": "tiny-sd15", "task": Task.BACKGROUND_FROM_FOREGROUND, "inputs": "foreground"},
+    "noise at each step": {"model": "tiny-sd15", "sampler": "DPM++ SDE"},
+    "joined picture": {"model": "tiny-sdxl", "task": Task.BACKGROUND_FROM_FOREGROUND, "inputs": "foreground"},
+}
+OWN = [
+    {"prompt": "a red apple", "seed": 5},
+    {"prompt": "a blue cup", "negative_prompt": "ugly", "seed": 40, "count": 2},
+    {"prompt": LONG, "seed": 5, "save_latent": True},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("groups")
+    write_models(folder / "models")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8)).save(folder / "given.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path):
+    engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
+    yield engine
+    engine.close()
+
+
+def quiet(_: Progress) -> None:
+    return None
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def facts(outcome: Outcome) -> list[tuple]:
+    return [(image.role, image.seed, image.width, image.height) for image in outcome.images]
+
+
+@pytest.mark.parametrize("case", COMMON)
+def test_each_request_of_a_group_gets_the_pictures_it_would_get_alone(engine, folder, case) -> None:
+    common = {"steps": 2, **COMMON[case]}
+    if role := common.pop("inputs", None):
+        common["inputs"] = {role: folder / "given.png"}
+    requests = tuple(GenerateRequest(**common, **own) for own in OWN)
+    parts = engine.run(GroupRequest(requests=requests), quiet).parts
+    for request, part in zip(requests, parts, strict=True):
+        alone = engine.run(request, quiet)
+        assert facts(part) == facts(alone)
+        assert len(part.latents) == len(alone.latents)
+        assert (part.recipe, part.warnings) == (alone.recipe, alone.warnings)
+        for ours, theirs in zip(part.images, alone.images, strict=True):
+            assert np.abs(pixels(ours.path) - pixels(theirs.path)).max() <= 1
+            assert read_recipe(ours.path) == read_recipe(theirs.path)
+
+
+def test_requests_that_are_not_alike_are_no_group() -> None:
+    with pytest.raises(InvalidRequest, match="differ only in count, negative_prompt, prompt"):
+        validated(GroupRequest, {"requests": [{"prompt": "a"}, {"prompt": "b", "steps": 3}]})
+
+
+def test_a_prompt_that_names_a_lora_shares_no_batch() -> None:
+    assert batch_key(GenerateRequest(prompt="a cup <lora:spice:0.8>")) is None
+    assert batch_key(GenerateRequest(prompt="a cup")) == batch_key(GenerateRequest(prompt="a jug", seed=3))
+
+
+def test_a_request_that_cannot_be_drawn_fails_its_group_before_anything_is_written(engine, folder) -> None:
+    before = set((folder / "out").rglob("*"))
+    alike = {"model": "tiny-sd15", "steps": 1}
+    requests = (GenerateRequest(prompt="a cup", **alike), GenerateRequest(prompt="cup " * 4097, **alike))
+    with pytest.raises(LayerDiffuseError, match="tokens"):
+        engine.run(GroupRequest(requests=requests), quiet)
+    assert set((folder / "out").rglob("*")) == before
