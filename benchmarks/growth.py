@@ -1,0 +1,133 @@
+"""How time and memory grow with size, steps and count, on the pocket model: straight lines where they should be.
+
+    python benchmarks/growth.py [--rounds 1] [--largest 512] [--plot growth.png]
+
+Size should cost its pixels, steps and count themselves. "over straight" is a row's processor time over what a straight
+line through the first and the last row of its table gives; memory is the peak above what the process kept before the
+job. The largest size, 1024, takes minutes: ask for it with `--largest 1024`.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _report import header, peak_memory, reset_peak_memory, resident_memory, table
+from PIL import Image, ImageDraw
+
+from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.runtime import Engine, load_engine
+from layerdiffuse_mcp.settings import Settings
+
+SIZES = (128, 192, 256, 384, 512, 768, 1024)
+STEPS = (5, 10, 20, 40)
+COUNTS = (1, 2, 4, 8)
+FEW = 4
+"""Steps of a picture where steps are not what is measured."""
+PLOT = (900, 300)
+"""Width and height of the plot, in pixels."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row: how much was asked for, in units that should cost alike, and what it took."""
+
+    title: str
+    amount: int
+    seconds: float
+    processor: float
+    peak: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=1, help="the fastest counts")
+    parser.add_argument("--largest", type=int, default=512, help="largest side that is drawn")
+    parser.add_argument("--plot", type=Path, help="write the lines as a PNG")
+    options = parser.parse_args()
+
+    header("What grows how, pocket model on the CPU")
+    with tempfile.TemporaryDirectory() as folder:
+        engine = load_engine()(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
+        asked: dict[str, list[tuple[str, int, dict[str, Any]]]] = {
+            "size": [(f"{n}x{n}", n * n, {"width": n, "height": n}) for n in SIZES if n <= options.largest],
+            "steps": [(str(n), n, {"steps": n}) for n in STEPS],
+            "count": [(str(n), n, {"count": n}) for n in COUNTS],
+        }
+        measured(engine, "warm", 1, {}, 1)
+        lines = {
+            name: [measured(engine, title, amount, fields, options.rounds) for title, amount, fields in rows]
+            for name, rows in asked.items()
+        }
+    for name, points in lines.items():
+        show(name, points)
+    if options.plot:
+        plot(lines, options.plot)
+        print(f"written: {options.plot}")
+
+
+def measured(engine: Engine, title: str, amount: int, fields: dict[str, Any], rounds: int) -> Point:
+    """Draw `rounds` times; the round that took the processor least."""
+    return min((_drawn(engine, title, amount, fields) for _ in range(rounds)), key=lambda point: point.processor)
+
+
+def _drawn(engine: Engine, title: str, amount: int, fields: dict[str, Any]) -> Point:
+    request = GenerateRequest(**({"prompt": "a red apple", "seed": 1, "steps": FEW} | fields))
+    reset_peak_memory()
+    kept, began, processor = resident_memory(), time.perf_counter(), time.process_time()
+    engine.run(request, lambda _: None)
+    return Point(
+        title, amount, time.perf_counter() - began, time.process_time() - processor, max(0, peak_memory() - kept)
+    )
+
+
+def straight(points: list[Point]) -> list[float]:
+    """What a line through the first and the last point gives at each point, in processor seconds."""
+    first, last = points[0], points[-1]
+    slope = (last.processor - first.processor) / (last.amount - first.amount)
+    return [first.processor + slope * (point.amount - first.amount) for point in points]
+
+
+def show(name: str, points: list[Point]) -> None:
+    rows: list[tuple[object, ...]] = [(name, "seconds", "processor s", "over straight", "peak MB above")]
+    for point, line in zip(points, straight(points), strict=True):
+        rows.append((point.title, point.seconds, point.processor, point.processor / line, round(point.peak / 1e6)))
+    table(rows)
+    print()
+
+
+def plot(lines: dict[str, list[Point]], path: Path) -> None:
+    """One panel a line: processor seconds (blue, with the straight line in grey) and peak memory (red), from zero."""
+    image = Image.new("RGB", PLOT, "white")
+    draw = ImageDraw.Draw(image)
+    width = PLOT[0] // len(lines)
+    for panel, (name, points) in enumerate(lines.items()):
+        box = (panel * width + 20, 30, (panel + 1) * width - 20, PLOT[1] - 30)
+        last = points[-1]
+        draw.rectangle(box, outline="lightgrey")
+        reach = f"{name}: time (blue) to {last.processor:.0f} s, memory (red) to {last.peak / 1e6:.0f} MB"
+        draw.text((box[0], 8), reach, "black")
+        draw.text((box[0], box[3] + 6), f"{points[0].title} to {last.title}", "black")
+        amounts = [point.amount for point in points]
+        curves: dict[str, list[float]] = {
+            "lightgrey": straight(points),
+            "blue": [point.processor for point in points],
+            "red": [point.peak for point in points],
+        }
+        for colour, values in curves.items():
+            draw.line(_scaled(box, amounts, values), colour, width=2)
+    image.save(path)
+
+
+def _scaled(box: tuple[int, int, int, int], xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+    """The points of a line whose largest x and y lie at the box's right and top."""
+    left, top, right, bottom = box
+    wide, high = (right - left) / max(xs), (bottom - top) / (max(ys) or 1)
+    return [(left + wide * x, bottom - high * y) for x, y in zip(xs, ys, strict=True)]
+
+
+if __name__ == "__main__":
+    main()
