@@ -1,10 +1,12 @@
 """Requests in, pictures on disk out: every task, on narrow models in the official file formats."""
 
+import gc
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from layerdiffuse_mcp.engine.engine import Engine
@@ -55,6 +57,22 @@ def pixels(path: Path) -> np.ndarray:
 
 def files(folder: Path) -> set[Path]:
     return set((folder / "out").rglob("*"))
+
+
+def held() -> int:
+    """Bytes of all pictures, latents and embeddings that are alive; weights, which are parameters, are not counted."""
+    gc.collect()
+    alive = gc.get_objects()
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive if type(t) is torch.Tensor}
+    return sum(storages.values()) + sum(array.nbytes for array in alive if type(array) is np.ndarray)
+
+
+def test_a_further_job_keeps_nothing_in_memory(engine: Engine) -> None:
+    kept: list[int] = []
+    for seed in range(3):
+        draw(engine, seed=seed, steps=1)
+        kept.append(held())
+    assert kept[0] == kept[1] == kept[2]
 
 
 @pytest.mark.parametrize(("task", "family"), ROUTES, ids=lambda value: str(value))
