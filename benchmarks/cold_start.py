@@ -8,11 +8,14 @@ else the machine does falls on both alike; the fastest round of each counts.
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from _report import header, table
 
 BUDGET = 1.25
 BARE = """
@@ -72,9 +75,9 @@ def main() -> int:
                 times[name].append(seconds_to_tools(command))
     best = {name: min(spent) for name, spent in times.items()}
     ratio = best["layerdiffuse-mcp"] / best["bare SDK server"]
-    print(f"{'server':<20}{'fastest':>10}{'median':>10}   of {rounds} rounds, seconds to tools/list")
-    for name, spent in times.items():
-        print(f"{name:<20}{best[name]:>10.3f}{sorted(spent)[rounds // 2]:>10.3f}")
+    header(f"Seconds from starting the server to its list of tools, of {rounds} rounds")
+    rows = [(name, best[name], statistics.median(spent)) for name, spent in times.items()]
+    table([("server", "fastest", "median"), *rows])
     print(f"ratio {ratio:.2f}, budget {BUDGET}")
     return 0 if ratio <= BUDGET else 1
 
