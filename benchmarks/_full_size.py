@@ -14,22 +14,32 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from layerdiffuse_mcp.engine.checkpoints import VectorUNet
+from layerdiffuse_mcp.engine.ldm_export import to_ldm
+from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 
 SD15: Mapping[str, Any] = {"cross_attention_dim": 768}
-SDXL: Mapping[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 BLOCK = 1 << 24
+
+
+def sdxl(width: int = 320) -> dict[str, Any]:
+    """SDXL's layout; 320 is its own width, a smaller multiple of 64 makes the same network narrower."""
+    return {
+        "block_out_channels": (width, 2 * width, 4 * width),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (width // 64, width // 32, width // 16),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }
+
+
+def ldm_shapes(unet: VectorUNet) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a UNet's weights in LDM layout, without a prefix."""
+    return {key: tuple(t.shape) for key, t in to_ldm(unet.state_dict(), unet_key_map(unet.config)).items()}
 
 
 def unet_without_weights(config: Mapping[str, Any]) -> VectorUNet:
@@ -68,9 +78,9 @@ def random_tensors(
     return tensors
 
 
-def write(path: Path, shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: torch.dtype, seed: int = 0) -> None:
-    """A `.safetensors` file of random tensors."""
-    save_file(random_tensors(shapes, dtype, seed), path)
+def write(path: Path, shapes: Mapping[str, tuple[int, ...]], gain: float = 0.7, seed: int = 0) -> None:
+    """A `.safetensors` file of random float16 tensors."""
+    save_file(random_tensors(shapes.items(), torch.float16, seed, gain), path)
 
 
 def too_little_memory(gigabytes: float) -> bool:

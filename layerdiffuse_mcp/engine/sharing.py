@@ -207,7 +207,7 @@ class SharedProcessor:
         if self._control is not None:
             added = added + (shown - hidden_states)
 
-        return self._among_frames(hidden_states + added, attn.heads) + added
+        return self.among_frames(hidden_states + added, attn.heads) + added
 
     def _keys_and_values(self, shown: Tensor, texts: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
         """Of the pictures themselves; or of the texts (B, T, C), computed once for all passes that bring them."""
@@ -219,7 +219,7 @@ class SharedProcessor:
             self._texts[texts] = key, value
         return self._texts[texts]
 
-    def _among_frames(self, shown: Tensor, heads: int) -> Tensor:
+    def among_frames(self, shown: Tensor, heads: int) -> Tensor:
         """Attention over the frames at each place: (B, places, width) -> the same shape."""
         weight, bias = self._between
         states = F.linear(F.layer_norm(shown, shown.shape[-1:], eps=NORM_EPS), weight, bias)

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.sharing import SharedNetwork
-from layerdiffuse_mcp.engine.sharing_model import SharingModel, attention_places
+from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharedProcessor
+from layerdiffuse_mcp.engine.sharing_model import PROJECTIONS, SharedAttention, SharingModel, attention_places
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
 
 from .narrow_bases import conditioning, copy_of, networks, same
@@ -210,17 +210,48 @@ def test_latents_need_be_neither_square_nor_multiples_of_eight(unet):
         assert run.network(x, STEP.expand(2), conditioning(2, "sd15")).shape == x.shape
 
 
-def test_weights_and_control_are_computed_once_a_run(unet, monkeypatch):
+def test_weights_are_merged_and_the_control_picture_is_looked_at_once_a_run(unet, monkeypatch):
     calls = []
-    merged = type(model_for(unet, 1).layers[0]).merged
-    monkeypatch.setattr(
-        "layerdiffuse_mcp.engine.sharing_model.SharedAttention.merged", lambda *a: calls.append(a[1]) or merged(*a)
-    )
-    given = batch(1)
-    with SharedNetwork(unet, model_for(unet, 1)) as run:
+    merged = SharedAttention.merged
+    monkeypatch.setattr(SharedAttention, "merged", lambda *given: calls.append(given[1]) or merged(*given))
+    model, looks, given = model_for(unet, 2, control=True), [], batch(2)
+    model.kwargs_encoder.register_forward_hook(lambda *_: looks.append(1))
+    with SharedNetwork(unet, model, control=torch.rand(1, 3, 64, 64)) as run:
         for _ in range(3):
             run.network(*given)
     assert len(calls) == 4 * len(attention_places(unet))
+    assert len(looks) == 1
+
+
+def test_passes_with_other_texts_in_between_do_not_mix_them_up(unet):
+    given = batch(2)
+    other = (*given[:2], Conditioning(given[2].context.flip(1) * 2))
+    with SharedNetwork(unet, model_for(unet, 2)) as run:
+        first, second = run.network(*given), run.network(*other)
+        assert torch.equal(run.network(*given), first)
+        assert torch.equal(run.network(*other), second)
+        changed = (*given[:2], Conditioning(given[2].context, positive=torch.tensor([True, False])))
+        assert torch.equal(run.network(*changed), first)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_frames_attend_to_each_other_as_the_files_networks_say(unet, frames):
+    layer = model_for(unet, frames).layers[0]
+    torch.nn.init.normal_(layer.temporal_n.weight)
+    torch.nn.init.normal_(layer.temporal_n.bias)
+    width = layer.temporal_i.in_features
+    shown = torch.randn(frames, 5, width, generator=torch.Generator().manual_seed(1))
+    processor = SharedProcessor(layer)
+    processor.prepare({name: torch.zeros(frames, width, width) for name in PROJECTIONS}, None)
+
+    states = layer.temporal_i(layer.temporal_n(shown))
+    query, key, value = (
+        linear(states).unflatten(-1, (4, -1)).permute(1, 2, 0, 3)  # (places, heads, frames, width of a head)
+        for linear in (layer.temporal_q, layer.temporal_k, layer.temporal_v)
+    )
+    mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value).permute(2, 0, 1, 3).flatten(2)
+    assert torch.allclose(processor.among_frames(shown, 4), layer.temporal_o(mixed), atol=1e-4)
 
 
 def test_gradients_reach_the_model_and_not_the_base_when_it_is_trained(unet):
