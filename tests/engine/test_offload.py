@@ -227,3 +227,10 @@ def test_what_is_unloaded_is_given_back_to_the_system(start) -> None:
     size = loaded(engine)["pocket"]["bytes"]
     engine.run(UnloadRequest(), lambda _: None)
     assert held - psutil.Process().memory_info().rss > size / 2
+
+
+def test_families_in_memory_together_keep_to_their_own_networks(start, folder) -> None:
+    alone = {family: draw(start(), model=f"tiny-{family}") for family in ("sd15", "sdxl")}
+    engine = start()
+    for family in ("sd15", "sdxl", "sd15", "sdxl"):
+        assert same(draw(engine, model=f"tiny-{family}"), alone[family])
