@@ -17,8 +17,6 @@ from tests.narrow import write_models
 
 LONG = "a cup, " * 50
 COMMON = {
-    "prompt only": {"model": "tiny-sd15"},
-    "frames": {"model": "tiny-sd15", "task": Task.LAYERS},
     "frames with prompts of their own": {
         "model": "tiny-sd15",
         "task": Task.LAYERS,
