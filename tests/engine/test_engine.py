@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.latents import read_latent
+from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from layerdiffuse_mcp.errors import Cancelled, ImageError, InvalidRequest, LayerDiffuseError, ModelNotFound
 from layerdiffuse_mcp.images.png import read_parameters
 from layerdiffuse_mcp.images.read import same_pixels
@@ -206,6 +208,17 @@ def test_a_lora_that_is_not_there_is_named_with_those_that_are(engine, folder) -
     write_lora(folder / "models" / "loras" / "watercolour.safetensors")
     with pytest.raises(ModelNotFound, match="watercolour"):
         draw(engine, prompt="a cup <lora:watercolor:1>")
+
+
+def test_a_prompt_is_encoded_once(engine) -> None:
+    encoded = []
+    count = nn.modules.module.register_module_forward_hook(
+        lambda module, *_: encoded.append(module) if isinstance(module, TextEncoder) else None
+    )
+    with count:
+        for seed in (1, 2):
+            draw(engine, prompt="a prompt of this test alone", negative_prompt="and its opposite", seed=seed)
+    assert len(encoded) == 2
 
 
 def test_progress_never_falls_and_ends_full(engine) -> None:
