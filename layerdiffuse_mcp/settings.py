@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     offload: Offload = Field("auto", description="What of a model leaves the device while unused; auto by free memory")
     auto_download: bool = Field(False, description="Let a generation download the model it needs")
     idle_timeout: float = Field(900, ge=0, description="Seconds without work after which models are dropped; 0: never")
-    warm_up: bool = Field(True, description="Start the worker in the background as soon as the server is up")
+    warm_up: bool = Field(True, description="Start the worker once the server has answered a first request")
     queue_size: int = Field(32, ge=1, le=1000, description="Jobs that may wait at once")
     wait_seconds: float = Field(50, ge=0, le=600, description="How long a call waits before it hands back a job id")
     group_jobs: bool = Field(False, description="Draw waiting jobs that differ only in prompt and seed as one batch")
