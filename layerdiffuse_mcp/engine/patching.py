@@ -93,7 +93,7 @@ class LowRank:
             # (rank out, rank in, k, k) x (rank in, in) -> (rank out, in * k * k)
             down = torch.einsum("oikl,ic->ockl", self.mid.to(weight), down.flatten(1)).flatten(1)
         flat = weight.flatten(1) if weight.is_contiguous() else weight.reshape(weight.shape[0], -1)
-        return torch.addmm(flat, up, down, alpha=scale).view(weight.shape)
+        return flat.addmm_(up, down, alpha=scale).view(weight.shape)
 
 
 @dataclass(frozen=True, eq=False)
