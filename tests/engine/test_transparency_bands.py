@@ -2,12 +2,22 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from layerdiffuse_mcp.engine import transparency_bands
-from layerdiffuse_mcp.engine.transparency import TransparentDecoder
+from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
+from layerdiffuse_mcp.engine.transparency import (
+    TransparentDecoder,
+    decode,
+    decoder_latent,
+    load_decoder,
+    load_offset_encoder,
+    transparent_latent,
+)
 from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
+from layerdiffuse_mcp.hub.catalog import pocket_folder
 from tests.engine.test_transparency import WIDTHS, inputs, randomised, relative
 
 SMALLEST = 1  # bytes: bands of two rows, attention by 64 rows of one head
@@ -75,6 +85,20 @@ def test_half_precision_stays_as_near_as_the_modules_do(decoder, dtype):
     ours, theirs = both(half, pixel.to(dtype), latent.to(dtype))
     assert ours.dtype == dtype
     assert relative(ours.float(), exact) < 1.2 * relative(theirs.float(), exact)
+
+
+@torch.inference_mode()
+def test_a_picture_of_the_pocket_model_is_within_one_step_in_bfloat16():
+    folder = pocket_folder()
+    vae = read_checkpoint(folder / "pocket.safetensors").vae(torch.float32)
+    scale = vae.config["scaling_factor"]
+    picture = np.full((128, 128, 4), (220, 40, 30, 0), np.uint8)
+    picture[32:96, 24:104, 3] = 255
+    z = transparent_latent(vae, load_offset_encoder(folder / "layer_sd15_vae_transparent_encoder.safetensors"), picture)
+    pixel = (vae.decode(z / scale).sample / 2 + 0.5).clamp(0, 1)
+    decoder = load_decoder(folder / "layer_sd15_vae_transparent_decoder.safetensors")
+    exact = decode(decoder, pixel, decoder_latent(z, scale))
+    assert (decode(decoder.bfloat16(), pixel, decoder_latent(z, scale)) - exact).abs().mean() <= 1 / 255
 
 
 def test_the_decoder_itself_is_left_as_it_was(decoder):
