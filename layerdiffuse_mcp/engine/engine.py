@@ -74,8 +74,7 @@ class Engine:
         meter, notes = Meter(on_step), ()
         while True:
             try:
-                outcome = self._run(request, meter)
-                return outcome.model_copy(update={"warnings": (*notes, *outcome.warnings)})
+                return _noted(self._run(request, meter), notes)
             except (RuntimeError, OSError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
@@ -297,6 +296,12 @@ def _result(path: Path, pixels: Any, role: Any, seed: int) -> ImageResult:
     height, width, channels = pixels.shape
     facts = alpha_facts(pixels) if channels == 4 else None
     return ImageResult(role=role, path=path, width=width, height=height, seed=seed, alpha=facts)
+
+
+def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
+    """The outcome, and those of a group that it holds, with `notes` before its warnings."""
+    parts = tuple(_noted(part, notes) for part in outcome.parts)
+    return outcome.model_copy(update={"warnings": (*notes, *outcome.warnings), "parts": parts})
 
 
 def _notes(pictures: dict[str, Picture]) -> list[str]:

@@ -22,7 +22,7 @@ from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.requests import GenerateRequest, PrepareRequest, StatusRequest, UnloadRequest
+from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, PrepareRequest, StatusRequest, UnloadRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_lora, write_models
 
@@ -188,6 +188,14 @@ def test_a_shortage_of_memory_steps_down_once_and_says_so(start, short_of_memory
     assert loaded(engine)["tiny-sd15"]["offload"] == "in_turn"
     assert steps == sorted(steps)
     assert draw(engine).warnings == plain.warnings
+
+
+def test_each_of_a_group_hears_of_a_shortage(start, short_of_memory) -> None:
+    engine = start()
+    short_of_memory(SHORTAGES["of a GPU"], 1)
+    pair = [GenerateRequest(prompt="a cup", model="tiny-sd15", steps=1, seed=seed) for seed in (1, 2)]
+    outcome = engine.run(GroupRequest(requests=pair), lambda _: None)
+    assert all("ran out" in part.warnings[0] for part in outcome.parts)
 
 
 def test_a_batch_is_halved_after_a_shortage(start, short_of_memory) -> None:
