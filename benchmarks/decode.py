@@ -1,74 +1,108 @@
-"""How long the eight-fold RGBA decode takes, the plain way and ours.
+"""How long a view of the RGBA decode takes and how much memory, the plain way and ours. Eight views make a picture.
 
-    python benchmarks/decode.py [--size 512] [--threads N]
+    python benchmarks/decode.py [--size 512]
 
-The decoder has the released widths and random weights. "Plain" is the network as it comes, one view after another in
-float32, and a median over a stack of the views. Errors are against plain, in steps of 255. Seconds are processor time
-of all threads together and wall time; on a shared machine the first is the steadier.
+The decoder has the released widths and random weights. "Plain" is the network as it comes, in float32; "floor" is the
+work of the network over the measured peak of a matmul of 1024, and of a convolution of 64 channels. Errors are against
+plain, in steps of 255. One thread; seconds are its processor time, which is the steadier on a shared machine, and
+the best of some runs counts. Each way runs in a process of its own; memory is its peak above what it held before.
 """
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from torch import Tensor
+from _report import header, peak_memory, reset_peak_memory, resident_memory
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from layerdiffuse_mcp.engine.transparency import VIEWS, TransparentDecoder, _turn, _turn_back, decode, lower_median
+from layerdiffuse_mcp.engine.transparency import VIEWS, TransparentDecoder, lower_median
+from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
+
+WAYS = {
+    "plain, float32": (False, torch.contiguous_format, torch.float32),
+    "plain, float32, channels last": (False, torch.channels_last, torch.float32),
+    "ours, float32": (True, torch.channels_last, torch.float32),
+    "plain, bfloat16, channels last": (False, torch.channels_last, torch.bfloat16),
+    "ours, bfloat16": (True, torch.channels_last, torch.bfloat16),
+}
 
 
-def plain(decoder: TransparentDecoder, pixel: Tensor, latent: Tensor) -> Tensor:
-    seen = []
-    with torch.inference_mode():
-        for view in VIEWS:
-            seen.append(_turn_back(decoder(_turn(pixel, view), _turn(latent, view)).clamp(0, 1), view))
-        return torch.stack(seen).median(dim=0).values
+def best(work: Callable[[], object], times: int) -> float:
+    """Processor seconds."""
+    taken: list[float] = []
+    for _ in range(times):
+        began = time.process_time()
+        work()
+        taken.append(time.process_time() - began)
+    return min(taken)
 
 
-def measured(work: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
-    processor, wall = time.process_time(), time.perf_counter()
-    result = work()
-    return result, time.process_time() - processor, time.perf_counter() - wall
+def inputs(side: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.rand(1, 3, side, side), torch.randn(1, 4, side // 8, side // 8)
+
+
+@torch.inference_mode()
+def measured(way: str, side: int) -> tuple[float, int, list[float]]:
+    """Seconds a view, bytes at the peak, and the result in a form that any process can take."""
+    ours, layout, dtype = WAYS[way]
+    torch.set_num_threads(1)
+    pixel, latent = (t.to(dtype).contiguous(memory_format=layout) for t in inputs(side))
+    decoder = TransparentDecoder().eval().to(dtype=dtype, memory_format=layout)
+    run = BandedDecoder(decoder) if ours else decoder
+    run(pixel[..., :64, :64], latent[..., :8, :8])  # the first call sets things up
+    reset_peak_memory()
+    before = resident_memory()
+    result = run(pixel, latent)
+    peak = peak_memory() - before
+    return best(lambda: run(pixel, latent), 2), peak, result.float().flatten().tolist()
+
+
+@torch.inference_mode()
+def peaks(dtype: torch.dtype) -> dict[str, float]:
+    """Operations a second of a matmul and of a convolution."""
+    square, layer = torch.rand(1024, 1024, dtype=dtype), nn.Conv2d(64, 64, 3, padding=1, dtype=dtype)
+    layer = layer.to(memory_format=torch.channels_last)
+    seen = torch.rand(1, 64, 64, 64, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    return {
+        "matmul": 2 * 1024**3 / best(lambda: square @ square, 9),
+        "convolution": 2 * 64 * 64 * 9 * 64 * 64 / best(lambda: layer(seen), 9),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="side of the picture, a multiple of 64")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        TransparentDecoder()(*inputs(options.size))
+    work = counter.get_total_flops()
 
-    side = options.size
-    pixel, latent = torch.rand(1, 3, side, side), torch.randn(1, 4, side // 8, side // 8)
-    decoder = TransparentDecoder().eval().requires_grad_(False)
-    decoder(pixel[..., :64, :64], latent[..., :8, :8])  # the first call sets things up
+    header(f"One view of {options.size}x{options.size}, {work / 1e9:.0f} GFLOP, on one thread")
+    print(f"{'way':<34}{'seconds':>9}{'speed':>7}{'GFLOP/s':>9}{'memory MB':>11}{'mean error /255':>17}")
+    reference, base = torch.empty(0), 0.0
+    for way in WAYS:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+            seconds, memory, result = apart.submit(measured, way, options.size).result()
+        seen = torch.tensor(result).clamp(0, 1)
+        if not base:
+            reference, base = seen, seconds
+        error = float((seen - reference).abs().mean()) * 255
+        numbers = f"{seconds:>9.2f}{base / seconds:>7.2f}{work / seconds / 1e9:>9.0f}{memory / 1e6:>11.0f}"
+        print(f"{way:<34}{numbers}{error:>17.5f}", flush=True)
+    for dtype in (torch.float32, torch.bfloat16):
+        for name, peak in peaks(dtype).items():
+            row = f"floor, {str(dtype).removeprefix('torch.')}, {name}"
+            print(f"{row:<34}{work / peak:>9.2f}{base * peak / work:>7.2f}{peak / 1e9:>9.0f}")
 
-    print(f"{side}x{side}, 8 views, {options.threads} threads, torch {torch.__version__}")
-    print(f"{'way':<34}{'processor s':>12}{'wall s':>9}{'speed':>7}{'mean error /255':>17}")
-    reference, base, wall = measured(lambda: plain(decoder, pixel, latent))
-    print(f"{'plain float32':<34}{base:>12.2f}{wall:>9.2f}{1:>7.2f}")
-
-    last = torch.channels_last
-    rows: list[tuple[str, Callable[[], Tensor]]] = []
-    exact = decoder.to(memory_format=last)
-    rows.append(("ours, float32", lambda: decode(exact, pixel, latent)))
-    rows.append(("ours, float32, four views at once", lambda: decode(exact, pixel, latent, memory=4 * 1600 * side**2)))
-    for name, work in rows:
-        report(name, work, reference, base)
-    half = decoder.to(torch.bfloat16)
-    report("ours, bfloat16", lambda: decode(half, pixel, latent), reference, base)
-
-    views = list(torch.rand(8, 4, side, side))
-    _, stacked, _ = measured(lambda: torch.stack(views).median(dim=0).values)
-    _, network, _ = measured(lambda: lower_median(views))
+    views = list(torch.rand(len(VIEWS), 4, options.size, options.size))
+    stacked, network = best(lambda: torch.stack(views).median(dim=0), 3), best(lambda: lower_median(views), 3)
     print(f"median of eight: stack and torch.median {stacked * 1000:.0f} ms, ours {network * 1000:.0f} ms")
-
-
-def report(name: str, work: Callable[[], Tensor], reference: Tensor, base: float) -> None:
-    result, processor, wall = measured(work)
-    error = float((result - reference).abs().mean()) * 255
-    print(f"{name:<34}{processor:>12.2f}{wall:>9.2f}{base / processor:>7.2f}{error:>17.4f}")
 
 
 if __name__ == "__main__":
