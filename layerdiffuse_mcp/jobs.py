@@ -313,8 +313,7 @@ class Jobs:
                     if job.finished:
                         _throw_away(part)
                     else:
-                        warnings = (*outcome.warnings, *part.warnings)
-                        job.end(State.DONE, part.model_copy(update={"warnings": warnings}))
+                        job.end(State.DONE, part)
         except Exception:  # of one of them, as a rule; it comes again for that one
             logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
             for job in jobs:

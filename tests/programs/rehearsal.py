@@ -45,7 +45,7 @@ class Engine:
                         self._obey(other.prompt, on_step)
                 self._obey(requests[0].prompt, on_step)
                 self.done.append(" and ".join(one.prompt for one in requests))
-                return Outcome(parts=tuple(self._left_by(one) for one in requests), warnings=("together",))
+                return Outcome(parts=tuple(self._left_by(one) for one in requests))
             case _:
                 raise LayerDiffuseError(f"cannot rehearse {request.kind}")
 
