@@ -146,6 +146,7 @@ def _draw(
             prediction=model.checkpoint.prediction,
             base_network=networks.base,
             stop_sigma=model.table.percent_to_sigma(stage.stop_at) if stage.stop_at < 1 else None,
+            batch_cond=len(batch) * pixels_of_result(plan) <= model.pixels_at_once,
             inpainting=inpainting,
         )
         latents = sample(sampler, denoiser, run, noise, on_step, start)

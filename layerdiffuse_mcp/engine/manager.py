@@ -107,15 +107,15 @@ class ModelManager:
         for name in [name for name in self._models if name != model.entry.name]:
             self.unload(name)
         level, (count, each) = lower(model.offload), model.batch
-        if level is None and count == 1:
+        if level is None and count == 1 and model.pixels_at_once < each:
             return None
         model.leave()
         release_memory()
         self._at_least[model.entry.name] = model.offload = level or model.offload
         together = ""
-        if count > 1:
-            model.pixels_at_once = each * (count // 2)
-            together = f" and {count // 2} at a time"
+        if level is None or count > 1:
+            model.pixels_at_once = each * count // 2
+            together = f" and {count // 2} at a time" if count > 1 else " and guidance's two passes in turn"
         return (
             f"The memory of {self.placement.title} ran out: drawn again with offload={model.offload}{together}, "
             "which is slower. Smaller or fewer pictures take less."

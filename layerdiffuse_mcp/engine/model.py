@@ -45,7 +45,8 @@ EMBEDDINGS_KEPT = 64
 """Distinct prompts whose embeddings a model keeps; one of 75 tokens takes 0.5 MB on SDXL."""
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024
-"""Results are drawn together up to this many pixels; more are drawn one batch after another."""
+"""Results are drawn together up to this many pixels; more are drawn one batch after another. One result that has more
+is drawn with guidance's two passes in turn."""
 
 
 @dataclass(frozen=True)

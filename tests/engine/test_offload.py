@@ -199,17 +199,24 @@ def test_each_of_a_group_hears_of_a_shortage(start, short_of_memory) -> None:
 
 
 def test_a_batch_is_halved_after_a_shortage(start, short_of_memory) -> None:
-    engine = start(offload="layers")
-    plain = draw(engine, count=4)
+    assert_close_after_a_shortage(start(offload="layers"), short_of_memory, 4, "2 at a time")
+
+
+def test_at_the_lowest_level_the_passes_of_one_picture_go_in_turn_after_a_shortage(start, short_of_memory) -> None:
+    assert_close_after_a_shortage(start(offload="layers"), short_of_memory, 1, "two passes in turn")
+
+
+def assert_close_after_a_shortage(engine: Engine, short_of_memory, count: int, words: str) -> None:
+    plain = draw(engine, count=count, width=128)
     short_of_memory(SHORTAGES["of a GPU"], 1)
-    again = draw(engine, count=4)
-    assert any("2 at a time" in warning for warning in again.warnings)
+    again = draw(engine, count=count, width=128)
+    assert any(words in warning for warning in again.warnings)
     for a, b in zip(again.images, plain.images, strict=True):
         near = np.abs(np.asarray(Image.open(a.path)).astype(int) - np.asarray(Image.open(b.path)))
         assert near.max() <= 1
 
 
-@pytest.mark.parametrize(("level", "times"), [("none", 2), ("layers", 1)])
+@pytest.mark.parametrize(("level", "times"), [("none", 2), ("layers", 2)])
 def test_a_shortage_that_stays_is_an_error_that_helps_and_the_engine_goes_on(
     start, short_of_memory, level, times
 ) -> None:
