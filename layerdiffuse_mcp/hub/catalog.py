@@ -108,11 +108,6 @@ def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
         return path
     method = METHODS.get(name.removesuffix(".safetensors"))
     what = f" (the layer file for '{method.title}')" if method else ""
-    if entry.name == POCKET:
-        raise ModelNotFound(
-            f"The embedded pocket model has no {name}{what}. Prepare a real base for it, for example: "
-            f"{_command(entry.family or 'sd15')}."
-        )
     raise ModelNotFound(
         f"{name}{what} is not on this machine. Fetch it: {_command(entry.name)} ({_source(LAYER_FILES[name])}), or put "
         f"it into {settings.models_dir}."

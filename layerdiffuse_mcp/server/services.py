@@ -66,7 +66,7 @@ class Services:
         able = catalog.tasks(entry, self.settings)
         if entry.prepared and able.get(task):
             return
-        if self.settings.auto_download and task in able and entry.name != catalog.POCKET:
+        if self.settings.auto_download and task in able:
             return  # the engine fetches what is missing
         can = [
             other.name

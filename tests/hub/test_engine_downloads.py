@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from layerdiffuse_mcp.engine.engine import Engine
-from layerdiffuse_mcp.errors import ModelNotFound
+from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.hub.official import LAYER_FILES
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Progress
@@ -77,8 +77,8 @@ def test_a_generation_that_may_download_does_and_its_progress_never_falls(filled
 
 
 def test_what_the_embedded_model_cannot_do_is_not_prepared(hub: Hub, settings: Settings):
-    with pytest.raises(ModelNotFound, match="models prepare sd15"):
-        Engine(settings).run(PrepareRequest(model="pocket", task=Task.LAYERS), lambda _: None)
+    with pytest.raises(InvalidRequest, match="Name a model of the family sdxl"):
+        Engine(settings).run(PrepareRequest(model="pocket", task=Task.EXTRACT_FOREGROUND), lambda _: None)
 
 
 @pytest.fixture

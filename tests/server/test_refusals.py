@@ -31,7 +31,11 @@ BAD = {
     "an unknown schedule": ("generate_transparent", {"prompt": "x", "schedule": "Karas"}, "Did you mean Karras"),
     "an unknown model": ("generate_transparent", {"prompt": "x", "model": "poket"}, "pocket"),
     "a model that is not here": ("generate_transparent", {"prompt": "x", "model": "realvisxl-v4"}, "pocket"),
-    "a task the model cannot do": ("generate_layers", {"prompt": "x"}, "no model on this machine can do it yet"),
+    "a task the model cannot do": (
+        "extract_layer",
+        {"prompt": "x", "blended": "here.png", "foreground": "here.png"},
+        "family sd15, which has no layer files for extract_background, and no model on this machine can do it yet",
+    ),
     "an unknown parameter": ("generate_transparent", {"prompt": "x", "stepps": 3}, "Did you mean steps"),
     "a word for a number": ("generate_transparent", {"prompt": "x", "steps": "many"}, "valid integer"),
     "a wait for ever": ("generate_transparent", {"prompt": "x", "wait_seconds": 1e9}, "less than or equal to 600"),
