@@ -226,24 +226,10 @@ class SharedProcessor:
         if self.layer.frames == 1:
             return states
         framed = states.unflatten(-1, (3, heads, -1)).unflatten(0, (self.layer.frames, -1))
-        mixed = attention_among(*framed.unbind(3))
+        query, key, value = framed.unbind(3)  # (F, N, places, heads, width / heads) each
+        likeness = torch.einsum("fbphc,gbphc->bphfg", query, key) / math.sqrt(query.shape[-1])
+        mixed = torch.einsum("bphfg,gbphc->fbphc", likeness.softmax(-1), value)
         return self.layer.temporal_o(mixed.flatten(-2).flatten(0, 1))
-
-
-def attention_among(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention over the first axis: (F, N, places, heads, width) each -> the same shape.
-
-    With so few frames sums over the width are twice as fast as matrix products of 3 x 3, one for each place and head.
-    """
-    mixed: list[Tensor] = []
-    for asking in query / math.sqrt(query.shape[-1]):
-        shares = torch.stack([torch.linalg.vecdot(asking, one) for one in key]).softmax(0).unsqueeze(-1)
-        first, *others = zip(shares, value, strict=True)
-        total = first[0] * first[1]
-        for share, one in others:
-            total = total.addcmul(share, one)
-        mixed.append(total)
-    return torch.stack(mixed)
 
 
 def by_frame(rows: Tensor, frames: int) -> Tensor:
