@@ -4,7 +4,7 @@
         job = jobs.submit(GenerateRequest(prompt="a red apple"))
         await jobs.follow(job, seconds=50, tell=print)   # or whatever shows progress
         if job.state is State.DONE:
-            print(job.outcome.images)
+            show(job.outcome.images)
 
 Jobs run in the order in which they came, one a worker; or with `group_jobs` a job together
 with those waiting that can share its batch. A job outlives the call that submitted it. This

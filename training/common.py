@@ -98,6 +98,26 @@ class Run:
         torch.save({"step": self.step, "used": self.used, **state}, temporary)
         temporary.replace(self.file)
 
+    def begin(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> None:
+        """Go on from the last checkpoint, if there is one; `keep` saves these three from now on."""
+        self.parts = module, optimizer, average
+        if state := self.resume():
+            module.load_state_dict(state["module"])
+            if "optimizer" in state:
+                optimizer.load_state_dict(state["optimizer"])
+            average.values, average.steps = state["average"], self.step
+
+    def keep(self, every: int = 1) -> None:
+        """Save what `begin` was given, once in so many steps."""
+        if self.step % every == every - 1:
+            module, optimizer, average = self.parts
+            self.save(module=module.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+
+    @property
+    def seed(self) -> int:
+        """For this process's random numbers from here on: another one after each resumption."""
+        return self.step + 1000003 * self.team.rank
+
     def steps(self, optimizer: torch.optim.Optimizer) -> Iterator[int]:
         """Counts steps until the time is used up; sets the optimizer's learning rate before each."""
         before = time.monotonic()

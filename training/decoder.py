@@ -122,12 +122,8 @@ def train(work: Path, minutes: float, rate: float) -> None:
     optimizer = Muon(decoder, rate)
     average = Average(decoder, 0.998)
     run = Run(work, "decoder", minutes=minutes, rate=rate)
-    if state := run.resume():
-        decoder.load_state_dict(state["decoder"])
-        if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], run.step
-    generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
+    run.begin(decoder, optimizer, average)
+    generator = torch.Generator().manual_seed(run.seed)
     pool = Pool(work, generator)
     for step in run.steps(optimizer):
         whole = step % 4 == 0 or run.used > WHOLE_FROM * minutes * 60
@@ -140,9 +136,8 @@ def train(work: Path, minutes: float, rate: float) -> None:
         average.update(decoder)
         wrong = (seen.detach()[:, :1].clamp(0, 1) - rgba[:, 3:]).abs().mean() * 255
         run.log(total=loss.detach(), alpha255=wrong, **{name: value.detach() for name, value in losses.items()})
-        if run.step % 100 == 99:
-            run.save(decoder=decoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
-    run.save(decoder=decoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+        run.keep(every=100)
+    run.keep()
 
 
 if __name__ == "__main__":

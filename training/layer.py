@@ -143,13 +143,9 @@ def train(work: Path, method: str, minutes: float, rate: float) -> None:
     optimizer = Muon(model, rate)
     average = Average(model, 0.995)
     run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], run.step
-    rng = np.random.default_rng(run.step + 1000003 * run.team.rank)
-    generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
+    run.begin(model, optimizer, average)
+    rng = np.random.default_rng(run.seed)
+    generator = torch.Generator().manual_seed(run.seed)
     tokens = Tokens()
     for _ in run.steps(optimizer):
         batch = draw(rng)
@@ -164,9 +160,8 @@ def train(work: Path, method: str, minutes: float, rate: float) -> None:
         average.update(model)
         roles = zip(METHODS[method].outputs, error.detach().view(-1, frames).mean(0), strict=True)
         run.log(loss=loss.detach(), **dict(roles))
-        if run.step % 50 == 49:
-            run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
-    run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+        run.keep(every=50)
+    run.keep()
 
 
 def load(work: Path, method: str) -> dict[str, torch.Tensor]:

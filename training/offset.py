@@ -28,12 +28,8 @@ def train(work: Path, minutes: float) -> None:
     optimizer = Muon(encoder, 2e-3)
     average = Average(encoder, 0.99)
     run = Run(work, "offset", minutes=minutes, rate=2e-3)
-    if state := run.resume():
-        encoder.load_state_dict(state["encoder"])
-        if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], run.step
-    generator = torch.Generator().manual_seed(run.step + 1000003 * run.team.rank)
+    run.begin(encoder, optimizer, average)
+    generator = torch.Generator().manual_seed(run.seed)
     for _ in run.steps(optimizer):
         rgba = mixing.to_tensor(training[torch.randint(len(training), (BATCH,), generator=generator).numpy()])
         rgba = mixing.crop(mixing.move(rgba, generator, scale=(0.7, 1.2)), SIZE, generator)
@@ -45,9 +41,8 @@ def train(work: Path, minutes: float) -> None:
         run.update(encoder, optimizer, loss)
         average.update(encoder)
         run.log(loss=loss.detach(), missed=(moved.detach() * scaling - aim).abs().mean())
-        if run.step % 100 == 99:
-            run.save(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
-    run.save(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+        run.keep(every=100)
+    run.keep()
 
 
 if __name__ == "__main__":

@@ -105,15 +105,11 @@ def train(work: Path, minutes: float, rate: float) -> None:
     optimizer = Muon(both, rate, ratio=8.0)
     average = Average(both, 0.995)
     run = Run(work, "unet", minutes=minutes, rate=rate, warmup=150)
-    if state := run.resume():
-        both.load_state_dict(state["both"])
-        if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], run.step
+    run.begin(both, optimizer, average)
     unet.set_attn_processor(AttnProcessor())  # plain products: backward of the fused attention is slow on a CPU
     rng, generator = (
-        np.random.default_rng(run.step + 1000003 * run.team.rank),
-        torch.Generator().manual_seed(run.step + 1000003 * run.team.rank),
+        np.random.default_rng(run.seed),
+        torch.Generator().manual_seed(run.seed),
     )
     for _ in run.steps(optimizer):
         latents, tokens = source.batch(rng)
@@ -127,9 +123,8 @@ def train(work: Path, minutes: float, rate: float) -> None:
         run.update(both, optimizer, loss)
         average.update(both)
         run.log(loss=loss.detach(), error=error.detach().mean())
-        if run.step % 100 == 99:
-            run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
-    run.save(both=both.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+        run.keep(every=100)
+    run.keep()
 
 
 def load(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:

@@ -86,7 +86,7 @@ class Engine:
         self._manager.unload()
         raise OutOfMemory(
             f"The request does not fit into the memory of {self._manager.placement.title}. Lower width and height or "
-            "count, close other programs, or set LAYERDIFFUSE_OFFLOAD=layers."
+            "count, close other programs, or set LAYERDIFFUSE_OFFLOAD=layers where it is not yet."
         )
 
     def close(self) -> None:

@@ -27,24 +27,7 @@ from layerdiffuse_mcp.requests import (
     StatusRequest,
     UnloadRequest,
 )
-from layerdiffuse_mcp.settings import Settings
-from tests.narrow import write_lora, write_models
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engine")
-    write_models(folder / "models")
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (72, 56, 4), dtype=np.uint8)).save(folder / "given.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path):
-    engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
-    yield engine
-    engine.close()
+from tests.narrow import write_lora
 
 
 def draw(engine: Engine, **fields) -> Outcome:

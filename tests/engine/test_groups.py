@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.recipes import read_recipe
 from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, batch_key, validated
-from layerdiffuse_mcp.settings import Settings
-from tests.narrow import write_models
 
 LONG = "a cup, " * 50
 COMMON = {
@@ -31,22 +28,6 @@ OWN = [
     {"prompt": "a blue cup", "negative_prompt": "ugly", "seed": 40, "count": 2},
     {"prompt": LONG, "seed": 5, "save_latent": True},
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("groups")
-    write_models(folder / "models")
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8)).save(folder / "given.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path):
-    engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
-    yield engine
-    engine.close()
 
 
 def quiet(_: Progress) -> None:

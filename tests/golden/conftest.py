@@ -89,7 +89,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_errors] = {}
     config.addinivalue_line(
-        "markers", "golden_file(name, only=''): one test a key of this file (that starts with only)"
+        "markers",
+        "golden_file(name, only='', without=None): one test a key of this file that starts with only, not with without",
     )
 
 
@@ -106,7 +107,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker and "key" in metafunc.fixturenames:
         only: str = marker.kwargs.get("only", "")
         keys: Iterable[str] = _golden_set(metafunc.config).keys(marker.args[0])
-        metafunc.parametrize("key", [key for key in keys if key.startswith(only)])
+        without: str | None = marker.kwargs.get("without")
+        wanted = [key for key in keys if key.startswith(only) and not (without and key.startswith(without))]
+        metafunc.parametrize("key", wanted)
 
 
 @pytest.fixture(scope="session")

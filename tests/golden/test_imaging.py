@@ -6,14 +6,13 @@ import torch
 from layerdiffuse_mcp.images.alpha import on_grey, padded_rgb
 from layerdiffuse_mcp.images.resize import resized
 
-pytestmark = pytest.mark.golden_file("imaging")
+# the file also holds the pictures that the results were made of
+pytestmark = pytest.mark.golden_file("imaging", without="rgba/")
 
 
 def test_prepared_pictures_equal_the_reference(golden, key):
     pictures = {name: tensor.numpy() for name, tensor in golden.file("imaging").items() if name.startswith("rgba/")}
     match key.split("/"):
-        case ["rgba", _]:
-            pytest.skip("a picture to begin with, not a result")
         case ["padded_rgb", name]:
             ours = padded_rgb(pictures[f"rgba/{name}"])
         case ["on_grey", name]:
