@@ -29,7 +29,7 @@ demo: $(VENV)/.installed
 	$(BIN)/layerdiffuse-mcp generate "a red apple" --seed 1 --output demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,9 +1,13 @@
 """Fixtures that several rooms' tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each computes on one core, its servers' workers too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from layerdiffuse_mcp.settings import Settings
 

@@ -12,25 +12,15 @@ import anyio
 import numpy as np
 import pytest
 from mcp import Client
-from mcp_types import BlobResourceContents, CallToolResult, ImageContent, ResourceLink, TextContent
+from mcp_types import BlobResourceContents, CallToolResult, ImageContent, ResourceLink
 from PIL import Image
+
+from tests.results import facts_of, text_of
 
 pytestmark = pytest.mark.anyio
 
 QUICK = {"steps": 3, "wait_seconds": 600}
 APPLE = {"prompt": "a red apple", "seed": 7, **QUICK}
-
-
-def text_of(result: CallToolResult) -> str:
-    first = result.content[0]
-    assert isinstance(first, TextContent)
-    return first.text
-
-
-def facts_of(result: CallToolResult) -> dict[str, Any]:
-    assert not result.is_error, text_of(result)
-    assert result.structured_content is not None
-    return result.structured_content
 
 
 async def call(client: Client, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,25 +15,15 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
+
+from tests.results import facts_of, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 APPLE = {"prompt": "a red apple", "seed": 7, "steps": 2, "wait_seconds": 600, "preview": False}
-
-
-def text_of(result: CallToolResult) -> str:
-    first = result.content[0]
-    assert isinstance(first, TextContent)
-    return first.text
-
-
-def facts_of(result: CallToolResult) -> dict[str, Any]:
-    assert not result.is_error, text_of(result)
-    assert result.structured_content is not None
-    return result.structured_content
 
 
 def children_of(pid: int) -> list[int]:

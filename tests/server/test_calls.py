@@ -9,7 +9,9 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
+
+from tests.results import facts_of, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -18,18 +20,6 @@ pytestmark = pytest.mark.anyio
 
 async def draw(client: Client, prompt: str, **arguments: Any) -> CallToolResult:
     return await client.call_tool("generate_transparent", {"prompt": prompt, "preview": False, **arguments})
-
-
-def text_of(result: CallToolResult) -> str:
-    first = result.content[0]
-    assert isinstance(first, TextContent)
-    return first.text
-
-
-def facts_of(result: CallToolResult) -> dict[str, Any]:
-    assert not result.is_error, text_of(result)
-    assert result.structured_content is not None
-    return result.structured_content
 
 
 async def test_a_call_returns_the_finished_job(connect: Connect):

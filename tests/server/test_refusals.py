@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, TextContent
 
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
+from tests.results import text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -57,12 +57,6 @@ BAD = {
     "an unknown model to prepare": ("prepare_model", {"model": "poket"}, "pocket"),
     "an unknown model to unload": ("unload_models", {"model": "poket"}, "pocket"),
 }
-
-
-def text_of(result: CallToolResult) -> str:
-    first = result.content[0]
-    assert isinstance(first, TextContent)
-    return first.text
 
 
 @pytest.fixture
