@@ -106,15 +106,15 @@ def network() -> AutoencoderKL:
     return vae
 
 
-def train(work: Path, minutes: float, compiled: bool) -> None:
+def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
     pictures, rows = data.load(work)
     pictures = np.array(pictures)
     held = np.array([row["held_out"] for row in rows])
     training, testing = pictures[~held], pictures[held]
     backgrounds, _ = bank(800, seed=1)
     vae = network()
-    optimizer = Muon(vae, 2e-3)
-    run = Run(work, "autoencoder", minutes=minutes, rate=2e-3)
+    optimizer = Muon(vae, rate)
+    run = Run(work, "autoencoder", minutes=minutes, rate=rate)
     if state := run.resume():
         vae.load_state_dict(state["vae"])
         if "optimizer" in state:
@@ -130,7 +130,7 @@ def train(work: Path, minutes: float, compiled: bool) -> None:
 
     step_function = torch.compile(both) if compiled else both
     for step in run.steps(optimizer):
-        late = run.used > 0.7 * minutes * 60
+        late = run.agreed > 0.7 * minutes * 60
         size, count = (128, 2) if step % 4 == 0 and late else (64, 6)
         indices = torch.randint(len(training), (count,), generator=generator).numpy()
         image = ordinary(training, backgrounds, indices, size, generator)
@@ -185,6 +185,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--minutes", type=float, default=22)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.compile)
+    train(arguments.work, arguments.minutes, arguments.rate, arguments.compile)

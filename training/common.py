@@ -79,6 +79,7 @@ class Run:
         self.file, self.log_file = work / f"{name}.pt", work / f"{name}.log.jsonl"
         self.minutes, self.rate, self.warmup = minutes, rate, warmup
         self.step, self.used = 0, 0.0
+        self.agreed = 0.0  # the team's mean of `used`: all leave at the same step
         self.team = Team()
         self.sums: dict[str, float] = {}
         self.counted = 0
@@ -121,7 +122,8 @@ class Run:
     def steps(self, optimizer: torch.optim.Optimizer) -> Iterator[int]:
         """Counts steps until the time is used up; sets the optimizer's learning rate before each."""
         before = time.monotonic()
-        while self.used < self.minutes * 60:
+        self.agreed = self.used
+        while self.agreed < self.minutes * 60:
             share = min(1.0, self.used / (self.minutes * 60))
             warm = min(1.0, (self.step + 1) / self.warmup)
             for group in optimizer.param_groups:
@@ -137,7 +139,7 @@ class Run:
         """One step of the optimizer along the team's gradients, clipped to norm 1."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.used = self.team.average(module, self.used)
+        self.used = self.agreed = self.team.average(module, self.used)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
 

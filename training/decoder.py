@@ -1,9 +1,10 @@
-"""Stage 5: the transparent decoder, alone, on transparent latents of the frozen autoencoder and offset encoder.
+"""Stage 5: the transparent decoder, and with it the offset encoder, on the frozen autoencoder.
 
-Latents get a little noise before they are decoded, as a sampled latent is never perfect; some soft alpha (glow,
-shadow, glass, smoke) is added, since the pictures have little of it. What the VAE makes of a batch is kept and shown
-several times, turned and mirrored, which is what the eight views of the decoder do too: so most of the time goes into
-the decoder itself.
+In the first part of the time both learn, and the offset, loosely held to `transparency.wanted`, finds room for where
+in its 8 x 8 pixels an edge runs; then it rests, and the decoder learns to read it. Latents get a little noise before
+they are decoded, as a sampled latent is never perfect; some soft alpha (glow, shadow, glass, smoke) is added, since the
+pictures have little of it. What the VAE makes of a batch is kept and shown several times, turned and mirrored, which is
+what the eight views of the decoder do too: so most of the time goes into the two networks themselves.
 
     python -m training.decoder --work build/training --minutes 40
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder
 from training import autoencoder, data, mixing, transparency
 from training.common import Average, Run, autocast
 from training.materials import glass, glowing, smoke
@@ -24,13 +27,25 @@ from training.optimizer import Muon
 BATCH = {128: 4, 64: 16}  # of each process: whole pictures, or windows where alpha changes most
 WHOLE_FROM = 0.6  # of the time: from here on whole pictures only, a quarter of the batches before
 WINDOWS = 6  # tried for the best one
-NOISE = 0.12  # the largest deviation of the noise, in scaled latents
+NOISE = 0.06  # the largest deviation of the noise, in scaled latents
 SMOKE_SHARE, MATERIAL_SHARE = 0.04, 0.2  # batches of smoke, and of smoke, glass and glowing things
 SOFTENED = 0.25  # share of the other pictures that get soft alpha
 SHOWN = 4  # times that a batch is shown, on average
-POOL = 300  # batches kept
+POOL = 80  # batches kept
+HELD = 0.05  # the weight of the offset's distance to `wanted`
+RESTS_FROM = 0.5  # of the time: from here on the offset encoder stays as it is
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+class Batch(NamedTuple):
+    """Cut-outs (B, 4, H, W), what the offset encoder sees of them, and what the VAE makes of them: the noised means and
+    the deviations of their posteriors, unscaled, and the pixels decoded with the offset as it was then.
+    """
+
+    rgba: torch.Tensor
+    seen: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    pixel: torch.Tensor
 
 
 def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -58,14 +73,13 @@ def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) 
 
 
 class Pool:
-    """Batches of (rgba, the VAE's pixels, latent), each made once and shown about `SHOWN` times."""
+    """Batches, each made once and shown about `SHOWN` times."""
 
-    def __init__(self, work: Path, generator: torch.Generator) -> None:
+    def __init__(self, work: Path, encoder: OffsetEncoder, generator: torch.Generator) -> None:
         pictures, rows = data.load(work)
         self.pictures = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
         self.vae, self.scaling = autoencoder.load(work)
-        self.encoder = transparency.load_encoder(work)
-        self.generator = generator
+        self.encoder, self.generator = encoder, generator
         self.kept: dict[int, list[Batch]] = {}
 
     def _chance(self) -> float:
@@ -89,11 +103,12 @@ class Pool:
         if size < data.SIZE:
             rgba = torch.cat([self._window(one, size) for one in rgba.split(1)])
         with autocast():
-            latent, _ = transparency.hide(self.vae, self.encoder, rgba)
-            deviation = NOISE / self.scaling * torch.rand(count, 1, 1, 1, generator=generator)
-            latent = latent + deviation * torch.randn(latent.shape, generator=generator)
-            pixel = transparency.pixels(self.vae, latent)
-        return rgba.half(), pixel.half(), latent
+            posterior = self.vae.encode(mixing.flattened(rgba) * 2 - 1).latent_dist
+            seen, mean, deviation = transparency.offset_input(rgba), posterior.mean.float(), posterior.std.float()
+            noise = NOISE / self.scaling * torch.rand(count, 1, 1, 1, generator=generator)
+            mean = mean + noise * torch.randn(mean.shape, generator=generator)
+            pixel = transparency.pixels(self.vae, mean + deviation * self.encoder(seen).float())
+        return Batch(rgba.half(), seen.half(), mean, deviation, pixel.half())
 
     def _window(self, rgba: torch.Tensor, size: int) -> torch.Tensor:
         """Of some random squares the one where alpha changes most."""
@@ -101,7 +116,7 @@ class Pool:
         return max(tried, key=lambda one: float(one[:, 3].diff(dim=2).abs().sum() + one[:, 3].diff(dim=1).abs().sum()))
 
     def draw(self, size: int) -> Batch:
-        """The next batch of this size, fp32, in one of its eight views."""
+        """The next batch of this size, fp32."""
         kept = self.kept.setdefault(size, [])
         if len(kept) < 2 or self._chance() < 1 / SHOWN:
             batch = self._fresh(size)
@@ -111,29 +126,40 @@ class Pool:
                 kept[int(self._chance() * POOL)] = batch
         else:
             batch = kept[int(self._chance() * len(kept))]
+        return Batch(*(part.float() for part in batch))
+
+    def view(self, *parts: torch.Tensor) -> list[torch.Tensor]:
+        """The parts turned and mirrored, all in one of the eight views."""
         turns, mirrored = int(self._chance() * 4), self._chance() < 0.5
-        views = [part.float().rot90(turns, (2, 3)) for part in batch]
-        rgba, pixel, latent = [(view.flip(3) if mirrored else view).contiguous() for view in views]
-        return rgba, pixel, latent
+        views = [part.rot90(turns, (2, 3)) for part in parts]
+        return [(view.flip(3) if mirrored else view).contiguous() for view in views]
 
 
 def train(work: Path, minutes: float, rate: float) -> None:
-    decoder = transparency.transparent_decoder()
-    optimizer = Muon(decoder, rate)
-    average = Average(decoder, 0.998)
+    both = transparency.pair(transparency.load_offset(work))
+    encoder, decoder = both["encoder"], both["decoder"]
+    optimizer = Muon(both, rate)
+    average = Average(both, 0.998)
     run = Run(work, "decoder", minutes=minutes, rate=rate)
-    run.begin(decoder, optimizer, average)
+    run.begin(both, optimizer, average)
     generator = torch.Generator().manual_seed(run.seed)
-    pool = Pool(work, generator)
+    pool = Pool(work, encoder, generator)
     for step in run.steps(optimizer):
-        whole = step % 4 == 0 or run.used > WHOLE_FROM * minutes * 60
-        rgba, pixel, latent = pool.draw(128 if whole else 64)
+        done = run.agreed / (minutes * 60)
+        if done > RESTS_FROM and encoder.training:
+            encoder.load_state_dict({name: average.values[f"encoder.{name}"] for name in encoder.state_dict()})
+            encoder.requires_grad_(False).eval()
+            pool.kept.clear()
+        batch = pool.draw(128 if step % 4 == 0 or done > WHOLE_FROM else 64)
         with autocast():
+            moved = batch.deviation * encoder(batch.seen).float()
+            rgba, pixel, latent = pool.view(batch.rgba, batch.pixel, batch.mean + moved)
             seen = decoder(pixel, latent).float()
         losses = loss_of(seen, rgba, generator)
+        losses["held"] = HELD * ((moved * pool.scaling - transparency.wanted(batch.rgba)) ** 2).mean()
         loss = sum(losses.values())
-        run.update(decoder, optimizer, loss)
-        average.update(decoder)
+        run.update(both, optimizer, loss)
+        average.update(both)
         wrong = (seen.detach()[:, :1].clamp(0, 1) - rgba[:, 3:]).abs().mean() * 255
         run.log(total=loss.detach(), alpha255=wrong, **{name: value.detach() for name, value in losses.items()})
         run.keep(every=100)

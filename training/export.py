@@ -56,8 +56,11 @@ def export(work: Path, out: Path, draft: bool) -> None:
 
     vae, scaling = autoencoder.load(work) if trained("autoencoder") else (autoencoder.network(), 1.0)
     base, text = unet.load(work) if trained("unet") else unet.networks()
-    encoder = transparency.load_encoder(work) if trained("offset") else transparency.offset_encoder()
-    decoder = transparency.load_decoder(work) if trained("decoder") else transparency.transparent_decoder()
+    encoder, decoder = (
+        transparency.load_pair(work)
+        if trained("decoder")
+        else (transparency.offset_encoder(), transparency.transparent_decoder())
+    )
     layers = {
         method: layer.load(work, method) if trained(method) else layer.network(base, method).state_dict()
         for method in LAYERS

@@ -76,7 +76,7 @@ def transparent_latents(work: Path) -> dict[str, torch.Tensor]:
     file = work / "transparent_latents.pt"
     if not file.exists():
         vae, scaling = autoencoder.load(work)
-        encoder = transparency.load_encoder(work)
+        encoder, _ = transparency.load_pair(work)
         generator = torch.Generator().manual_seed(6)
         latents, facts = [], []
         for number, subject in enumerate(vocabulary(work)):

@@ -92,7 +92,7 @@ def draw(work: Path, prompts: list[str], transparent: bool, guidance: float, see
         ddim(lambda x, t, c: shared.network(x, t, Conditioning(c)), context, empty, guidance=guidance, seed=seed)
         / scaling
     )
-    decoder = transparency.load_decoder(work)
+    _, decoder = transparency.load_pair(work)
     seen = decoder(transparency.pixels(vae, latents), latents).clamp(0, 1)
     return checkerboard(seen.roll(-1, 1))
 

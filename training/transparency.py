@@ -27,7 +27,7 @@ EMPTY = 1.4
 DETAIL = 0.8
 DIRECTION = (-0.29, 0.56, -0.5, 0.59)
 INNER, CORNERS = [5, 6, 9, 10], [0, 3, 12, 15]  # of the 4 x 4 blocks under a latent pixel
-OFFSET_SCALE = 60.0  # the posterior is narrow (0.4% of the latents' spread), so offsets are large; folded in by `load`
+OFFSET_SCALE = 120.0  # the posterior is narrow (0.2% of the latents' spread), so offsets are large; folded in by `load`
 
 
 def offset_encoder() -> OffsetEncoder:
@@ -47,13 +47,16 @@ def transparent_decoder() -> TransparentDecoder:
     return TransparentDecoder(DECODER_WIDTHS)
 
 
+def offset_input(rgba: torch.Tensor) -> torch.Tensor:
+    """What the offset encoder sees of cut-outs (B, 4, H, W): alpha, and the colour spread over the whole picture."""
+    return torch.cat([rgba[:, 3:], spread_colour(rgba[:, :3], rgba[:, 3:])], 1)
+
+
 def hide(vae: AutoencoderKL, encoder: OffsetEncoder, rgba: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The unscaled transparent latents of cut-outs (B, 4, H, W), and how far each was moved from the VAE's own."""
-    rgb, alpha = rgba[:, :3], rgba[:, 3:]
     with torch.no_grad():
         posterior = vae.encode(mixing.flattened(rgba) * 2 - 1).latent_dist
-    offset = encoder(torch.cat([alpha, spread_colour(rgb, alpha)], 1))
-    moved = posterior.std.float() * offset.float()
+    moved = posterior.std.float() * encoder(offset_input(rgba)).float()
     return posterior.mean.float() + moved, moved
 
 
@@ -88,19 +91,25 @@ def pixels(vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
     return (vae.decode(latent).sample.float() / 2 + 0.5).clamp(0, 1)
 
 
-def load_encoder(work: Path) -> OffsetEncoder:
-    """The trained offset encoder (EMA weights), frozen, its scale folded in."""
+def load_offset(work: Path) -> OffsetEncoder:
+    """The offset encoder as its own stage left it (EMA weights), to be trained on."""
     encoder = offset_encoder()
     encoder.load_state_dict(torch.load(work / "offset.pt", weights_only=True)["average"])
-    encoder.requires_grad_(False).eval()
-    encoder.blocks[-1].weight *= encoder.output_scale
-    encoder.blocks[-1].bias *= encoder.output_scale
-    encoder.output_scale = 1.0
     return encoder
 
 
-def load_decoder(work: Path) -> TransparentDecoder:
-    """The trained transparent decoder (EMA weights), frozen."""
-    decoder = transparent_decoder()
-    decoder.load_state_dict(torch.load(work / "decoder.pt", weights_only=True)["average"])
-    return decoder.requires_grad_(False).eval()
+def pair(encoder: OffsetEncoder) -> torch.nn.ModuleDict:
+    """The two networks that the decoder's stage trains together."""
+    return torch.nn.ModuleDict({"encoder": encoder, "decoder": transparent_decoder()})
+
+
+def load_pair(work: Path) -> tuple[OffsetEncoder, TransparentDecoder]:
+    """The trained offset encoder, its scale folded in, and transparent decoder (EMA weights), frozen."""
+    both = pair(offset_encoder())
+    both.load_state_dict(torch.load(work / "decoder.pt", weights_only=True)["average"])
+    both.requires_grad_(False).eval()
+    encoder, decoder = both["encoder"], both["decoder"]
+    encoder.blocks[-1].weight *= encoder.output_scale
+    encoder.blocks[-1].bias *= encoder.output_scale
+    encoder.output_scale = 1.0
+    return encoder, decoder

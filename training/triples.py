@@ -17,7 +17,7 @@ from training.common import autocast
 from training.vocabulary import LOOKS, cutouts, vocabulary
 
 ROLES = ("foreground", "background", "blended")
-VARIANTS = 12  # of each subject
+VARIANTS = 6  # of each subject
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def triples(work: Path) -> dict[str, torch.Tensor]:
     file = work / "triples.pt"
     if not file.exists():
         vae, scaling = autoencoder.load(work)
-        encoder = transparency.load_encoder(work)
+        encoder, _ = transparency.load_pair(work)
         rng, generator = np.random.default_rng(9), torch.Generator().manual_seed(9)
         kinds = list(KINDS)
         latents, given, facts = [], [], []

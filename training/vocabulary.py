@@ -21,7 +21,7 @@ MOVE = {"scale": (0.88, 1.0), "shift": 0.05, "turn": 0.06}
 
 # the shipped model knows the first table of `concepts.py` in one look; True adds the second table, the other looks and
 # smoke: three times as much, and three times the time for UNet and layer files
-WIDE = False
+WIDE = True
 
 
 class Look(NamedTuple):
