@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 
 from training import data, mixing
 from training.backgrounds import bank
-from training.common import Run, autocast, psnr
+from training.common import Run, autocast, device, psnr
 from training.optimizer import Muon
 
 CONFIG = {
@@ -88,7 +88,7 @@ def held_out_psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
     vae.eval()
     errors = []
     for start in range(0, len(pictures), 16):
-        image = mixing.flattened(mixing.to_tensor(pictures[start : start + 16]))
+        image = mixing.flattened(mixing.to_tensor(pictures[start : start + 16])).to(device())
         with autocast():
             output = vae.decode(vae.encode(image * 2 - 1).latent_dist.mean).sample.float() / 2 + 0.5
         errors.append(((output.clamp(0, 1) - image) ** 2).mean((1, 2, 3)))
@@ -112,7 +112,7 @@ def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
     held = np.array([row["held_out"] for row in rows])
     training, testing = pictures[~held], pictures[held]
     backgrounds, _ = bank(800, seed=1)
-    vae = network()
+    vae = network().to(device())
     optimizer = Muon(vae, rate)
     run = Run(work, "autoencoder", minutes=minutes, rate=rate)
     if state := run.resume():
@@ -133,8 +133,8 @@ def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
         late = run.agreed > 0.7 * minutes * 60
         size, count = (128, 2) if step % 4 == 0 and late else (64, 6)
         indices = torch.randint(len(training), (count,), generator=generator).numpy()
-        image = ordinary(training, backgrounds, indices, size, generator)
-        noise = torch.randn(count, 4, size // 8, size // 8, generator=generator)
+        image = ordinary(training, backgrounds, indices, size, generator).to(device())
+        noise = torch.randn(count, 4, size // 8, size // 8, generator=generator).to(device())
         with autocast():
             output, mean, spread = step_function(image * 2 - 1, noise) if size == 64 else both(image * 2 - 1, noise)
         output, mean, spread = output.float(), mean.float(), spread.float()
@@ -156,7 +156,7 @@ def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
     latents = torch.cat(
         [
             vae.encode(
-                ordinary(training, backgrounds, np.arange(start, start + 16), 128, generator) * 2 - 1
+                ordinary(training, backgrounds, np.arange(start, start + 16), 128, generator).to(device()) * 2 - 1
             ).latent_dist.mean.detach()
             for start in range(0, 512, 16)
         ]
@@ -175,10 +175,10 @@ def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
 
 def load(work: Path) -> tuple[AutoencoderKL, float]:
     """The trained autoencoder, frozen, and its scaling factor."""
-    state = torch.load(work / "autoencoder.pt", weights_only=True)
+    state = torch.load(work / "autoencoder.pt", map_location="cpu", weights_only=True)
     vae = AutoencoderKL(**CONFIG)
     vae.load_state_dict(state["vae"])
-    return vae.requires_grad_(False).eval(), state.get("scaling", 1.0)
+    return vae.requires_grad_(False).eval().to(device()), state.get("scaling", 1.0)
 
 
 if __name__ == "__main__":

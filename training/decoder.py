@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder
 from training import autoencoder, data, mixing, transparency
-from training.common import Average, Run, autocast
+from training.common import Average, Run, autocast, device
 from training.materials import glass, glowing, smoke
 from training.optimizer import Muon
 
@@ -32,7 +33,7 @@ SMOKE_SHARE, MATERIAL_SHARE = 0.04, 0.2  # batches of smoke, and of smoke, glass
 SOFTENED = 0.25  # share of the other pictures that get soft alpha
 SHOWN = 4  # times that a batch is shown, on average
 POOL = 80  # batches kept
-HELD = 0.05  # the weight of the offset's distance to `wanted`
+HELD = {"edges": 0.2, "elsewhere": 2.0}  # the weight of the offset's squared distance to `wanted`
 RESTS_FROM = 0.5  # of the time: from here on the offset encoder stays as it is
 
 
@@ -60,7 +61,7 @@ def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) 
     soft = ((target > 16 / 255) & (target < 239 / 255)).float()
     colour = seen[:, 1:] - rgba[:, :3]
     sharp = (colour[..., 1:] - colour[..., :-1]).abs() * target[..., 1:]
-    behind = torch.rand(rgba.shape[0], 3, 1, 1, generator=generator)
+    behind = torch.rand(rgba.shape[0], 3, 1, 1, generator=generator).to(rgba)
     clipped = alpha.clamp(0, 1)
     composite = seen[:, 1:] * clipped + behind * (1 - clipped)
     return {
@@ -70,6 +71,16 @@ def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) 
         "colour": (colour.abs() * (0.05 + target)).mean() + 2 * (colour**2 * target).mean() + 0.5 * sharp.mean(),
         "composite": 0.5 * (composite - mixing.composite(rgba, behind)).abs().mean(),
     }
+
+
+def held_loss(moved: torch.Tensor, rgba: torch.Tensor) -> torch.Tensor:
+    """Holds the scaled offset to `wanted`: loosely where a latent pixel sees an edge or soft alpha, else firmly. Left
+    free, it would carry colour too, and the pixels that the VAE decodes would lose theirs.
+    """
+    cover = F.avg_pool2d(rgba[:, 3:], 8)
+    edges = (cover > 0.001) & (cover < 0.999)
+    weight = torch.where(edges, HELD["edges"], HELD["elsewhere"])
+    return (weight * (moved - transparency.wanted(rgba)) ** 2).mean()
 
 
 class Pool:
@@ -102,11 +113,12 @@ class Pool:
             rgba = mixing.soften(rgba, generator, share=SOFTENED)
         if size < data.SIZE:
             rgba = torch.cat([self._window(one, size) for one in rgba.split(1)])
+        rgba = rgba.to(device())
         with autocast():
             posterior = self.vae.encode(mixing.flattened(rgba) * 2 - 1).latent_dist
             seen, mean, deviation = transparency.offset_input(rgba), posterior.mean.float(), posterior.std.float()
             noise = NOISE / self.scaling * torch.rand(count, 1, 1, 1, generator=generator)
-            mean = mean + noise * torch.randn(mean.shape, generator=generator)
+            mean = mean + (noise * torch.randn(mean.shape, generator=generator)).to(mean)
             pixel = transparency.pixels(self.vae, mean + deviation * self.encoder(seen).float())
         return Batch(rgba.half(), seen.half(), mean, deviation, pixel.half())
 
@@ -136,7 +148,7 @@ class Pool:
 
 
 def train(work: Path, minutes: float, rate: float) -> None:
-    both = transparency.pair(transparency.load_offset(work))
+    both = transparency.pair(transparency.load_offset(work)).to(device())
     encoder, decoder = both["encoder"], both["decoder"]
     optimizer = Muon(both, rate)
     average = Average(both, 0.998)
@@ -156,7 +168,7 @@ def train(work: Path, minutes: float, rate: float) -> None:
             rgba, pixel, latent = pool.view(batch.rgba, batch.pixel, batch.mean + moved)
             seen = decoder(pixel, latent).float()
         losses = loss_of(seen, rgba, generator)
-        losses["held"] = HELD * ((moved * pool.scaling - transparency.wanted(batch.rgba)) ** 2).mean()
+        losses["held"] = held_loss(moved * pool.scaling, batch.rgba)
         loss = sum(losses.values())
         run.update(both, optimizer, loss)
         average.update(both)

@@ -29,7 +29,7 @@ GUIDANCE = 4.0  # at 7 colours burn and grey is left around the subject; at 3 fe
 
 
 def _half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.half().contiguous() for name, value in state.items()}
+    return {name: value.cpu().half().contiguous() for name, value in state.items()}
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def latent_rgb(vae: AutoencoderKL, scaling: float, pictures: np.ndarray) -> list
     """The linear map from scaled latents to colours in -1..1 that fits pictures (N, 128, 128, 4), uint8, on grey best:
     a row of red, green and blue for each latent channel, and one for none. For the previews while it draws.
     """
-    image = mixing.flattened(mixing.to_tensor(pictures)) * 2 - 1
+    image = mixing.flattened(mixing.to_tensor(pictures)).to(vae.device) * 2 - 1
     latents = (vae.encode(image).latent_dist.mean * scaling).movedim(1, -1).flatten(0, 2)
     colours = F.avg_pool2d(image, 8).movedim(1, -1).flatten(0, 2)
     solution = torch.linalg.lstsq(torch.cat([latents, torch.ones_like(latents[:, :1])], 1), colours).solution
@@ -62,7 +62,9 @@ def export(work: Path, out: Path, draft: bool) -> None:
         else (transparency.offset_encoder(), transparency.transparent_decoder())
     )
     layers = {
-        method: layer.load(work, method) if trained(method) else layer.network(base, method).state_dict()
+        method: layer.load(work, method)
+        if trained(method)
+        else layer.network(base, method, layer.RANK, layer.CONTROL_WIDTH).state_dict()
         for method in LAYERS
     }
     settings = {
@@ -80,7 +82,7 @@ def export(work: Path, out: Path, draft: bool) -> None:
     if (work / "pictures.json").exists():
         pictures, rows = data.load(work)
         settings["latent_rgb"] = latent_rgb(vae, scaling, pictures[[row["held_out"] for row in rows]])
-    save_single_file(out / "pocket.safetensors", base.half(), vae.half(), [text.half()], settings)
+    save_single_file(out / "pocket.safetensors", base.cpu().half(), vae.cpu().half(), [text.cpu().half()], settings)
     save_file(_half(encoder.state_dict()), out / "layer_sd15_vae_transparent_encoder.safetensors")
     save_file(_half(decoder.state_dict()), out / "layer_sd15_vae_transparent_decoder.safetensors")
     for method, tensors in layers.items():

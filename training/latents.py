@@ -15,7 +15,7 @@ import torch
 
 from training import autoencoder, mixing
 from training.backgrounds import KINDS, draw
-from training.common import autocast
+from training.common import autocast, device
 from training.vocabulary import LOOKS, SHARES, cutouts, vocabulary
 
 VARIANTS = ((5, 3), (2, 1), (2, 1), (2, 1))  # of each look: on grey, on other backgrounds; few, so that they are learnt
@@ -40,8 +40,8 @@ def build(work: Path) -> None:
             rgba = cutouts(subject, look, len(chosen), generator)
             behind = torch.from_numpy(np.stack([draw(kinds[kind], rng) for kind in chosen])).permute(0, 3, 1, 2)
             with autocast():
-                mean = vae.encode(mixing.composite(rgba, behind) * 2 - 1).latent_dist.mean.float()
-            latents.append((mean * scaling).half())
+                mean = vae.encode(mixing.composite(rgba, behind).to(device()) * 2 - 1).latent_dist.mean.float()
+            latents.append((mean * scaling).half().cpu())
             facts += [(number, place, kind) for kind in chosen]
         if number % 50 == 0:
             print(number, "subjects", flush=True)

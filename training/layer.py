@@ -15,7 +15,7 @@ changes begin as those of the transparent file.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from layerdiffuse_mcp.methods import METHODS
 from training import autoencoder, transparency, unet
 from training.backgrounds import KINDS
 from training.captions import Tokens, caption
-from training.common import Average, Run, autocast
+from training.common import Average, Run, autocast, device
 from training.latents import Drawn
 from training.optimizer import Muon
 from training.triples import ROLES, triples
@@ -40,7 +40,7 @@ TRANSPARENT = "layer_sd15_transparent_attn"
 RANK = 8
 ROWS = 32  # latents of a batch of each process, about
 CONTROL_WIDTH = 64
-VARIANTS = (16, 4, 4, 4)  # of each look
+VARIANTS = (10, 3, 3, 3)  # of each look
 OWN_PROMPTS = 0.4  # share of scenes whose layers have prompts of their own
 
 
@@ -52,12 +52,11 @@ class Batch(NamedTuple):
     control: torch.Tensor | None = None
 
 
-def network(base: UNet2DConditionModel, method: str) -> SharingModel:
+def network(base: UNet2DConditionModel, method: str, rank: int, control_width: int) -> SharingModel:
     """A new layer model that changes nothing yet."""
     torch.manual_seed(5)
     row = METHODS[method]
-    control = bool(row.inputs)
-    model = SharingModel(base, row.frames, RANK, control, CONTROL_WIDTH)
+    model = SharingModel(base, row.frames, rank, bool(row.inputs), control_width)
     for name, value in model.named_parameters():
         if ".up." in name or "temporal_o" in name or ("control_convs" in name and ".2." in name):
             torch.nn.init.zeros_(value)
@@ -84,7 +83,8 @@ def transparent_latents(work: Path) -> dict[str, torch.Tensor]:
                 if subject.has(look):
                     rgba = cutouts(subject, look, VARIANTS[place], generator)
                     with autocast():
-                        latents.append((transparency.hide(vae, encoder, rgba)[0].float() * scaling).half())
+                        latent, _ = transparency.hide(vae, encoder, rgba.to(device()))
+                        latents.append((latent.float() * scaling).half().cpu())
                     facts += [(number, place)] * len(rgba)
         subject, look = torch.tensor(facts).unbind(1)
         torch.save({"latents": torch.cat(latents), "subject": subject, "look": look}, file)
@@ -133,40 +133,56 @@ def scenes(work: Path, method: str) -> Callable[[np.random.Generator], Batch]:
     return batch
 
 
-def train(work: Path, method: str, minutes: float, rate: float) -> None:
-    frames = METHODS[method].frames
-    draw = single(work) if method == TRANSPARENT else scenes(work, method)
-    base, text = unet.load(work)
-    model = network(base, method)
-    if METHODS[method].outputs[0] == "foreground" and method != TRANSPARENT:
-        start_from_transparent(model, load(work, TRANSPARENT))
-    optimizer = Muon(model, rate)
-    average = Average(model, 0.995)
-    run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
+def learn(
+    run: Run,
+    model: SharingModel,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    base: UNet2DConditionModel,
+    embed: Callable[[list[str]], torch.Tensor],
+    draw: Callable[[np.random.Generator], Batch],
+    roles: Sequence[str],
+) -> None:
+    """Trains `model` on the frozen `base` until the run's time is used up. embed: texts to contexts (B, T, C)."""
     run.begin(model, optimizer, average)
     rng = np.random.default_rng(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    tokens = Tokens()
     for _ in run.steps(optimizer):
         batch = draw(rng)
-        noisy, steps, noise, weight = unet.noised(batch.latents, generator, together=frames)
-        with autocast(), SharedNetwork(base, model, batch.control, trainable=True) as shared:
+        control = None if batch.control is None else batch.control.to(device())
+        noisy, steps, noise, weight = unet.noised(batch.latents, generator, together=len(roles))
+        with autocast(), SharedNetwork(base, model, control, trainable=True) as shared:
             with torch.no_grad():
-                context = text(tokens(batch.texts)).last_hidden_state
+                context = embed(batch.texts)
             predicted = shared.network(noisy, steps, Conditioning(context)).float()
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
         loss = (error * weight).mean()
         run.update(model, optimizer, loss)
         average.update(model)
-        roles = zip(METHODS[method].outputs, error.detach().view(-1, frames).mean(0), strict=True)
-        run.log(loss=loss.detach(), **dict(roles))
+        run.log(loss=loss.detach(), **dict(zip(roles, error.detach().view(-1, len(roles)).mean(0), strict=True)))
         run.keep(every=50)
     run.keep()
 
 
+def train(work: Path, method: str, minutes: float, rate: float) -> None:
+    draw = single(work) if method == TRANSPARENT else scenes(work, method)
+    base, text = unet.load(work)
+    model = network(base, method, RANK, CONTROL_WIDTH)
+    if METHODS[method].outputs[0] == "foreground" and method != TRANSPARENT:
+        start_from_transparent(model, load(work, TRANSPARENT))
+    model.to(device())
+    tokens = Tokens()
+
+    def embed(texts: list[str]) -> torch.Tensor:
+        return text(tokens(texts).to(device())).last_hidden_state
+
+    run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
+    learn(run, model, Muon(model, rate), Average(model, 0.995), base, embed, draw, METHODS[method].outputs)
+
+
 def load(work: Path, method: str) -> dict[str, torch.Tensor]:
     """The trained layer file's tensors (EMA weights)."""
-    return torch.load(work / f"{method}.pt", weights_only=True)["average"]
+    return torch.load(work / f"{method}.pt", map_location="cpu", weights_only=True)["average"]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from training import autoencoder, data, mixing, transparency
-from training.common import Average, Run, autocast
+from training.common import Average, Run, autocast, device
 from training.optimizer import Muon
 
 BATCH, SIZE = 16, 64
@@ -24,7 +24,7 @@ def train(work: Path, minutes: float) -> None:
     pictures, rows = data.load(work)
     training = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
     vae, scaling = autoencoder.load(work)
-    encoder = transparency.offset_encoder()
+    encoder = transparency.offset_encoder().to(device())
     optimizer = Muon(encoder, 2e-3)
     average = Average(encoder, 0.99)
     run = Run(work, "offset", minutes=minutes, rate=2e-3)
@@ -33,7 +33,7 @@ def train(work: Path, minutes: float) -> None:
     for _ in run.steps(optimizer):
         rgba = mixing.to_tensor(training[torch.randint(len(training), (BATCH,), generator=generator).numpy()])
         rgba = mixing.crop(mixing.move(rgba, generator, scale=(0.7, 1.2)), SIZE, generator)
-        rgba = mixing.soften(rgba, generator)
+        rgba = mixing.soften(rgba, generator).to(device())
         with autocast():
             _, moved = transparency.hide(vae, encoder, rgba)
         aim = transparency.wanted(rgba)

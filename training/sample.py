@@ -18,6 +18,7 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharingModel
 from training import autoencoder, layer, transparency, unet
 from training.captions import Tokens
+from training.common import device
 
 PROMPTS = [
     "a red apple",
@@ -51,11 +52,11 @@ def ddim(
 ) -> torch.Tensor:
     """Scaled latents (B, 4, 16, 16) for text embeddings (B, 77, C)."""
     count = len(context)
-    x = torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(device())
     times = torch.linspace(999, 0, steps + 1).long()
     both = torch.cat([empty.expand_as(context), context])
     for now, after in pairwise(times):
-        low, high = network(torch.cat([x, x]), now.expand(2 * count), both).chunk(2)
+        low, high = network(torch.cat([x, x]), now.expand(2 * count).to(device()), both).chunk(2)
         noise = low + guidance * (high - low)
         clean = (x - (1 - unet.SIGNAL[now]).sqrt() * noise) / unet.SIGNAL[now].sqrt()
         signal = unet.SIGNAL[after] if after > 0 else torch.tensor(1.0)
@@ -83,17 +84,17 @@ def draw(work: Path, prompts: list[str], transparent: bool, guidance: float, see
     vae, scaling = autoencoder.load(work)
     base, text = unet.load(work)
     tokens = Tokens()
-    context, empty = text(tokens(prompts)).last_hidden_state, text(tokens([""])).last_hidden_state
+    context, empty = (text(tokens(said).to(device())).last_hidden_state for said in (prompts, [""]))
     if not transparent:
         latents = ddim(lambda x, t, c: base(x, t, c).sample, context, empty, guidance=guidance, seed=seed)
-        return transparency.pixels(vae, latents / scaling)
+        return transparency.pixels(vae, latents / scaling).cpu()
     shared = SharedNetwork(base, SharingModel.from_tensors(layer.load(work, layer.TRANSPARENT), base))
     latents = (
         ddim(lambda x, t, c: shared.network(x, t, Conditioning(c)), context, empty, guidance=guidance, seed=seed)
         / scaling
     )
     _, decoder = transparency.load_pair(work)
-    seen = decoder(transparency.pixels(vae, latents), latents).clamp(0, 1)
+    seen = decoder(transparency.pixels(vae, latents), latents).clamp(0, 1).cpu()
     return checkerboard(seen.roll(-1, 1))
 
 

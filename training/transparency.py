@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
 from training import mixing
+from training.common import device
 from training.padding import spread_colour
 
 DECODER_WIDTHS = (16, 16, 32, 32, 40, 48, 48)
@@ -83,7 +84,7 @@ def wanted(rgba: torch.Tensor) -> torch.Tensor:
     empty = blocks.mean(1)
     inner, corners = blocks[:, INNER].mean(1) - empty, blocks[:, CORNERS].mean(1) - empty
     soft = F.avg_pool2d(4 * alpha * (1 - alpha), 8)[:, 0]
-    return torch.einsum("cf,bfhw->bchw", directions(), torch.stack([empty, inner, corners, soft], 1))
+    return torch.einsum("cf,bfhw->bchw", directions().to(rgba), torch.stack([empty, inner, corners, soft], 1))
 
 
 def pixels(vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
@@ -94,7 +95,7 @@ def pixels(vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
 def load_offset(work: Path) -> OffsetEncoder:
     """The offset encoder as its own stage left it (EMA weights), to be trained on."""
     encoder = offset_encoder()
-    encoder.load_state_dict(torch.load(work / "offset.pt", weights_only=True)["average"])
+    encoder.load_state_dict(torch.load(work / "offset.pt", map_location="cpu", weights_only=True)["average"])
     return encoder
 
 
@@ -106,8 +107,8 @@ def pair(encoder: OffsetEncoder) -> torch.nn.ModuleDict:
 def load_pair(work: Path) -> tuple[OffsetEncoder, TransparentDecoder]:
     """The trained offset encoder, its scale folded in, and transparent decoder (EMA weights), frozen."""
     both = pair(offset_encoder())
-    both.load_state_dict(torch.load(work / "decoder.pt", weights_only=True)["average"])
-    both.requires_grad_(False).eval()
+    both.load_state_dict(torch.load(work / "decoder.pt", map_location="cpu", weights_only=True)["average"])
+    both.requires_grad_(False).eval().to(device())
     encoder, decoder = both["encoder"], both["decoder"]
     encoder.blocks[-1].weight *= encoder.output_scale
     encoder.blocks[-1].bias *= encoder.output_scale

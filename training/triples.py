@@ -13,7 +13,7 @@ import torch
 
 from training import autoencoder, mixing, transparency
 from training.backgrounds import KINDS, draw
-from training.common import autocast
+from training.common import autocast, device
 from training.vocabulary import LOOKS, cutouts, vocabulary
 
 ROLES = ("foreground", "background", "blended")
@@ -36,10 +36,10 @@ def triples(work: Path) -> dict[str, torch.Tensor]:
             behind = torch.from_numpy(np.stack([draw(kinds[kind], rng) for kind in chosen])).permute(0, 3, 1, 2)
             blended = mixing.composite(rgba, behind)
             with autocast():
-                ordinary = vae.encode(torch.cat([behind, blended]) * 2 - 1).latent_dist.mean.float()
-                transparent = transparency.hide(vae, encoder, rgba)[0].float()
+                ordinary = vae.encode(torch.cat([behind, blended]).to(device()) * 2 - 1).latent_dist.mean.float()
+                transparent = transparency.hide(vae, encoder, rgba.to(device()))[0].float()
             three = torch.stack([transparent, *ordinary.chunk(2)], 1)
-            latents.append((three * scaling).half())
+            latents.append((three * scaling).half().cpu())
             pictures = torch.stack([mixing.flattened(rgba), behind], 1)
             given.append((pictures * 255).round().to(torch.uint8))
             facts += [(number, kind) for kind in chosen]

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.backgrounds import KINDS
 from training.captions import LENGTH, ROWS, Tokens, caption
-from training.common import Average, Run, autocast
+from training.common import Average, Run, autocast, device
 from training.latents import Drawn
 from training.optimizer import Muon
 from training.text import warm_up
@@ -60,7 +60,9 @@ def networks() -> tuple[UNet2DConditionModel, CLIPTextModel]:
 def noised(
     latents: torch.Tensor, generator: torch.Generator, together: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random steps, one for every `together` rows: (noisy latents, steps, the noise, the loss weights)."""
+    """Random steps, one for every `together` rows: (noisy latents, steps, the noise, the loss weights), all where the
+    training runs.
+    """
     count = latents.shape[0] // together
     # one step from each of `count` parts of the schedule: less noise in the loss than independent draws;
     # more of them where the picture is mostly noise, since what is drawn is decided there
@@ -69,7 +71,9 @@ def noised(
     noise = torch.randn(latents.shape, generator=generator)
     signal = SIGNAL[steps].view(-1, 1, 1, 1)
     ratio = SIGNAL[steps] / (1 - SIGNAL[steps])
-    return signal.sqrt() * latents + (1 - signal).sqrt() * noise, steps, noise, ratio.clamp(max=MIN_SNR) / ratio
+    noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+    found = noisy, steps, noise, ratio.clamp(max=MIN_SNR) / ratio
+    return tuple(part.to(device()) for part in found)  # type: ignore[return-value]
 
 
 class Ordinary:
@@ -101,7 +105,7 @@ def train(work: Path, minutes: float, rate: float) -> None:
     if not (work / "unet.pt").exists():
         warm_up(text, source.words)
     text.requires_grad_(False)
-    both = torch.nn.ModuleDict({"unet": unet, "text": text})
+    both = torch.nn.ModuleDict({"unet": unet, "text": text}).to(device())
     optimizer = Muon(both, rate, ratio=8.0)
     average = Average(both, 0.995)
     run = Run(work, "unet", minutes=minutes, rate=rate, warmup=150)
@@ -116,7 +120,7 @@ def train(work: Path, minutes: float, rate: float) -> None:
         noisy, steps, noise, weight = noised(latents, generator)
         with autocast():
             with torch.no_grad():
-                context = text(tokens).last_hidden_state
+                context = text(tokens.to(device())).last_hidden_state
             predicted = unet(noisy, steps, context).sample.float()
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
         loss = (error * weight).mean()
@@ -131,8 +135,8 @@ def load(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """The trained base (EMA weights), frozen."""
     unet, text = networks()
     both = torch.nn.ModuleDict({"unet": unet, "text": text})
-    both.load_state_dict(torch.load(work / "unet.pt", weights_only=True)["average"])
-    both.requires_grad_(False).eval()
+    both.load_state_dict(torch.load(work / "unet.pt", map_location="cpu", weights_only=True)["average"])
+    both.requires_grad_(False).eval().to(device())
     return unet, text
 
 
