@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.ldm_export import save_single_file
 from training import autoencoder, data, layer, mixing, transparency, unet
-from training.vocabulary import LOOKS, vocabulary
+from training.vocabulary import LOOKS, WIDE, vocabulary
 
 LIMIT = 60_000_000
 LAYERS = ("layer_sd15_transparent_attn", "layer_sd15_joint", "layer_sd15_fg2bg", "layer_sd15_bg2fg")
@@ -87,11 +87,13 @@ def export(work: Path, out: Path, draft: bool) -> None:
     save_file(_half(decoder.state_dict()), out / "layer_sd15_vae_transparent_decoder.safetensors")
     for method, tensors in layers.items():
         save_file(_half(tensors), out / f"{method}.safetensors")
-    subjects = {
-        subject.words[0]: {"words": subject.words, "looks": [" ".join(look) for look in LOOKS if subject.has(look)]}
-        for subject in vocabulary(work)
+    looks = LOOKS if WIDE else LOOKS[:1]
+    known = {
+        "styles": sorted({look.style for look in looks}),
+        "materials": sorted({look.material for look in looks if look.material}),
+        "subjects": {subject.words[0]: subject.words for subject in vocabulary(work)},
     }
-    (out / "concepts.json").write_text(json.dumps(subjects, indent=1, ensure_ascii=False) + "\n")
+    (out / "concepts.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
     total = 0
     for file in sorted(out.glob("*.safetensors")):
         total += file.stat().st_size

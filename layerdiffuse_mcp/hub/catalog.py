@@ -168,10 +168,10 @@ def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | No
     ]
 
 
-def pocket_subjects() -> list[str]:
-    """What the pocket model has learnt to draw, in its own words."""
+def pocket_vocabulary() -> dict[str, list[str]]:
+    """The words that the pocket model has learnt: "subjects", "styles" (a fish, flat) and "materials" (a glass fish)."""
     known = json.loads((pocket_folder() / "concepts.json").read_text(encoding="utf-8"))
-    return [subject["words"][0] for subject in known.values()]
+    return {kind: list(known[kind]) for kind in ("subjects", "styles", "materials")}
 
 
 def located(remote: RemoteFile, settings: Settings) -> Path | None:

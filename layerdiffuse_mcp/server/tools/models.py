@@ -67,7 +67,11 @@ async def list_models(ctx: Context[Services]) -> CallToolResult:
     settings = services(ctx).settings
     found = await anyio.to_thread.run_sync(_models, settings)
     lines = [_model_line(model) for model in found]
-    lines.append(f"Subjects that {catalog.POCKET} knows: {', '.join(catalog.pocket_subjects())}.")
+    known = {kind: ", ".join(words) for kind, words in catalog.pocket_vocabulary().items()}
+    lines.append(f"Subjects that {catalog.POCKET} knows: {known['subjects']}.")
+    lines.append(f"Its styles, said behind the subject: {known['styles']}.")
+    if known["materials"]:
+        lines.append(f"Its materials, said before the subject: {known['materials']}.")
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
         names = ", ".join(lora.name for lora in own)
         lines.append(f"LoRAs, to be named in a prompt as <lora:NAME:0.8>: {names}.")
