@@ -169,7 +169,7 @@ def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | No
 
 
 def pocket_vocabulary() -> dict[str, list[str]]:
-    """The words that the pocket model has learnt: "subjects", "styles" (a fish, flat) and "materials" (a glass fish)."""
+    """Words that the pocket model has learnt: "subjects", "styles" (a fish, flat) and "materials" (a glass fish)."""
     known = json.loads((pocket_folder() / "concepts.json").read_text(encoding="utf-8"))
     return {kind: list(known[kind]) for kind in ("subjects", "styles", "materials")}
 
