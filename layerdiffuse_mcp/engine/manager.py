@@ -95,6 +95,7 @@ class ModelManager:
             )
         least = self._at_least.get(model.entry.name, level)
         model.offload = least if LEVELS.index(least) > LEVELS.index(level) else level
+        model.spare = max(0, self.budget - sizes.at("none")) // 2
 
     def relieve(self) -> str | None:
         """After memory ran out: free all of it, and let the model that ran take less from now on.
@@ -163,7 +164,8 @@ class ModelManager:
 
     def _make_room(self, model: Model, needed: int) -> None:
         """Drop the least recently used other models until `needed` bytes fit into the budget beside the rest."""
-        for name in [name for name, other in self._models.items() if other is not model]:
+        for name, idle in [(name, other) for name, other in self._models.items() if other is not model]:
+            idle.spare = 0
             others = sum(other.bytes for other in self._models.values() if other is not model)
             if needed + others <= self.budget:
                 return

@@ -81,11 +81,12 @@ class Model:
     pixels_at_once: int = PIXELS_AT_ONCE
     batch: tuple[int, int] = (1, 0)
     _offload: Level = "none"
+    _spare: int = 0
     _blocks: BlockByBlock | None = None
     _stacks: dict[PartName, PatchStack] = field(default_factory=dict[PartName, PatchStack])
     _transparency: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     _embeddings: OrderedDict[Any, tuple[Tensor, Tensor | None]] = field(default_factory=OrderedDict)
-    _layer: tuple[str, Patch | SharingModel] | None = None
+    _layers: dict[str, Patch | SharingModel] = field(default_factory=dict[str, "Patch | SharingModel"])
     _loras: tuple[LoraUse, ...] = ()
     _base_patches: tuple[Patch, ...] = ()
 
@@ -139,6 +140,17 @@ class Model:
                 self._leave("denoising")
             self._offload = level
 
+    @property
+    def spare(self) -> int:
+        """Bytes that the weights of one layer file may take while another is on, so that they come back at once."""
+        return self._spare
+
+    @spare.setter
+    def spare(self, room: int) -> None:
+        self._spare = room if self.offload == "none" else 0
+        if "unet" in self._stacks:
+            self._stacks["unet"].spare = self._spare
+
     @cached_property
     def sizes(self) -> Sizes:
         """What the networks take in memory."""
@@ -147,8 +159,10 @@ class Model:
     @property
     def bytes(self) -> int:
         """Memory that the networks take which are on the device now."""
-        layer = self._layer[1] if self._layer else None
-        others = [*self._transparency.values(), *([layer] if isinstance(layer, nn.Module) else [])]
+        others = [
+            *self._transparency.values(),
+            *(layer for layer in self._layers.values() if isinstance(layer, nn.Module)),
+        ]
         weights = (weight for module in others for weight in module.parameters())
         return sum(stack.bytes for stack in self._stacks.values()) + sum(w.numel() * w.element_size() for w in weights)
 
@@ -235,13 +249,15 @@ class Model:
             yield Networks(offset.network, offset.base_network)
 
     def _read_layer(self, method_id: str, unet: Any) -> Patch | SharingModel:
-        if self._layer is None or self._layer[0] != method_id:
+        """An SDXL file stays mapped and costs nothing; an SD 1.5 one takes memory, so there is one at a time."""
+        if method_id not in self._layers:
             method = METHODS[method_id]
             path = catalog.layer_file(self.entry, method.file, self.settings)
-            self._layer = None
+            if method.family == "sd15":
+                self._layers.clear()
             read = SharingModel.read if method.family == "sd15" else read_offsets
-            self._layer = (method_id, read(path, unet))
-        return self._layer[1]
+            self._layers[method_id] = read(path, unet)
+        return self._layers[method_id]
 
     def _parts(self, turn: Turn) -> list[PartName]:
         return [name for name in PARTS[turn] if name in NEEDED[self.family]]
@@ -253,6 +269,8 @@ class Model:
             stays = self.offload == "none"
             network = self.checkpoint.network(name, dtype, device) if stays else self.checkpoint.network(name)
             self._stacks[name] = PatchStack(network, self.checkpoint.parts[name].weights)
+            if name == "unet":
+                self._stacks[name].spare = self._spare
             if not stays:
                 self._stacks[name].put_away(dtype=dtype)
         return self._stacks[name]
@@ -287,8 +305,8 @@ class Model:
             if self._blocks is not None:
                 self._blocks.remove()
                 self._blocks = None
-            if self._layer and isinstance(self._layer[1], SharingModel):
-                self._layer = None
+            if self.family == "sd15":
+                self._layers.clear()
 
     def _transparent(self, kind: str, load: Any) -> Any:
         self._take("pictures")

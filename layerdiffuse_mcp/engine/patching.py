@@ -5,11 +5,12 @@
     stack.set(lora)             # only what `layer` touched is computed anew
     stack.set()                 # the base, every bit as it was loaded
     stack.put_away(); stack.bring("cuda")       # no memory taken meanwhile; the patches are on again
+    stack.spare = 2 * 10**9                     # bytes for patched weights that a change took off, to come back at once
 
 A patched weight is a pure function of the base and the list of patches, so there is no history to go wrong. Originals
-come from the memory-mapped checkpoint whenever they are needed: patching keeps no second copy of anything. A network
-that has no file behind it keeps the originals of the touched weights instead. Sums are taken in float32 and rounded
-once, to the network's dtype.
+come from the memory-mapped checkpoint whenever they are needed: without `spare`, patching keeps no second copy of
+anything. A network that has no file behind it keeps the originals of the touched weights instead. Sums are taken in
+float32 and rounded once, to the network's dtype.
 """
 
 from collections.abc import Iterable, Mapping
@@ -124,12 +125,24 @@ class PatchStack:
         self._weights = weights
         self._kept: dict[str, Tensor] = {}
         self._away: set[str] = set()
+        self._spare = 0
+        self._taken_off: list[tuple[tuple[Patch, ...], dict[str, Tensor]]] = []
 
     @property
     def bytes(self) -> int:
-        """Memory that the weights take which are not put away."""
+        """Memory that the weights take which are not put away, and those that were taken off and kept."""
         here = (weight for name, weight in self.module.named_parameters() if name not in self._away)
-        return sum(weight.numel() * weight.element_size() for weight in here)
+        return _bytes(here) + sum(_bytes(weights.values()) for _, weights in self._taken_off)
+
+    @property
+    def spare(self) -> int:
+        """Bytes that patched weights may take which are not on the network now; the latest are kept."""
+        return self._spare
+
+    @spare.setter
+    def spare(self, room: int) -> None:
+        self._spare = room
+        self._make_room(0)
 
     def put_away(self, names: Iterable[str] | None = None, dtype: torch.dtype | None = None) -> None:
         """Let go of the weights of these names, or of all; in their place stands NaN of the same shape in `dtype`.
@@ -137,6 +150,7 @@ class PatchStack:
         Only for a network that has a file behind it.
         """
         assert self._weights is not None
+        self._taken_off.clear()
         for name in [name for name, _ in self.module.named_parameters()] if names is None else names:
             weight = self.module.get_parameter(name)
             weight.data = torch.full((), torch.nan, dtype=dtype or weight.dtype).expand(weight.shape)
@@ -166,13 +180,14 @@ class PatchStack:
         if _same(patches, self.patches):
             return
         before, self.patches = self.patches, patches
+        known = self._take_back(patches)
+        self._take_off(before, patches)
         try:
-            for name in _touched((*before, *patches)):
-                now = tuple(patch for patch in patches if name in patch.offsets)
-                if not _same(now, tuple(patch for patch in before if name in patch.offsets)):
-                    self._write(name, now)
+            for name, now in _changes(before, patches).items():
+                self._write(name, now, known.get(name))
         except BaseException:
             self.patches = ()
+            self._taken_off.clear()
             for name in _touched((*before, *patches)):
                 self._write(name, ())
             raise
@@ -185,14 +200,38 @@ class PatchStack:
             return self._weights.read(parameter_key(name), parameter.dtype, device)
         return self._kept.get(name, parameter.data).to(device)
 
+    def _take_off(self, before: tuple[Patch, ...], patches: tuple[Patch, ...]) -> None:
+        """Keep the patched weights that a change from `before` to `patches` takes off, if there is room for them."""
+        changed = _changes(before, patches).keys() & _touched(before).keys() - self._away
+        weights = {name: self.module.get_parameter(name).data for name in changed}
+        if weights and _bytes(weights.values()) <= self._spare:
+            self._make_room(_bytes(weights.values()))
+            self._taken_off.append((before, weights))
+
+    def _take_back(self, patches: tuple[Patch, ...]) -> dict[str, Tensor]:
+        """The weights that were kept when these patches were taken off; they are kept no longer."""
+        for index, (known, weights) in enumerate(self._taken_off):
+            if _same(known, patches):
+                del self._taken_off[index]
+                return weights
+        return {}
+
+    def _make_room(self, needed: int) -> None:
+        """Let go of the longest kept weights until `needed` bytes are spare."""
+        while self._taken_off and needed + sum(_bytes(w.values()) for _, w in self._taken_off) > self._spare:
+            del self._taken_off[0]
+
     @torch.no_grad()
-    def _write(self, name: str, patches: tuple[Patch, ...]) -> None:
+    def _write(self, name: str, patches: tuple[Patch, ...], known: Tensor | None = None) -> None:
+        """Make a weight the base's plus `patches`; `known` is that sum, if it fits the parameter as it is now."""
         if name in self._away:
             return
         parameter = self.module.get_parameter(name)
         if patches and self._weights is None:
             self._kept.setdefault(name, self.original(name))
-        parameter.data = self._sum(name, patches, parameter.device)
+        if known is None or known.dtype != parameter.dtype or known.device != parameter.device:
+            known = self._sum(name, patches, parameter.device)
+        parameter.data = known
         if not patches:
             self._kept.pop(name, None)
         _note_channels(self.module, name)
@@ -231,6 +270,20 @@ def _base_shape(module: nn.Module, name: str) -> torch.Size:
     if name == CONV_IN:
         shape = torch.Size((shape[0], cast(Any, module.config)["in_channels"], *shape[2:]))
     return shape
+
+
+def _changes(before: tuple[Patch, ...], after: tuple[Patch, ...]) -> dict[str, tuple[Patch, ...]]:
+    """The weights that differ between two lists of patches, and the patches of the second that touch each."""
+    changes: dict[str, tuple[Patch, ...]] = {}
+    for name in _touched((*before, *after)):
+        now = tuple(patch for patch in after if name in patch.offsets)
+        if not _same(now, tuple(patch for patch in before if name in patch.offsets)):
+            changes[name] = now
+    return changes
+
+
+def _bytes(weights: Iterable[Tensor]) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def _touched(patches: Iterable[Patch]) -> dict[str, None]:

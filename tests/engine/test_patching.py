@@ -34,17 +34,51 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(st.sampled_from(range(3)), unique=True, max_size=3), max_size=6), st.sampled_from(DTYPES))
-def test_after_any_history_the_weights_are_those_of_the_last_list_bit_for_bit(history, dtype):
+@given(
+    st.lists(st.lists(st.sampled_from(range(3)), unique=True, max_size=3), max_size=6),
+    st.sampled_from(DTYPES),
+    st.sampled_from([0, 150, 10_000]),
+)
+def test_after_any_history_the_weights_are_those_of_the_last_list_bit_for_bit(history, dtype, spare):
     module, fresh = Small(dtype), Small(dtype)
     before = copy_of(module)
     stack = PatchStack(module)
+    stack.spare = spare
     for chosen in history:
         stack.set(*(PATCHES[index] for index in chosen))
     PatchStack(fresh).set(*(PATCHES[index] for index in (history or [[]])[-1]))
     assert same(module, copy_of(fresh))
     stack.set()
     assert same(module, before)
+
+
+def test_weights_that_were_taken_off_come_back_without_being_computed_while_there_is_room():
+    module = Small()
+    stack = PatchStack(module)
+    base = stack.bytes
+    stack.spare = 4 * 30
+    stack.set(PATCHES[0])
+    patched = module.linear.weight.data
+    stack.set()
+    assert stack.bytes == base + 4 * 30
+    stack.set(PATCHES[0].scaled(1.0))
+    assert module.linear.weight.data is not patched
+    assert module.linear.weight.data_ptr() == patched.data_ptr()
+    stack.set(PATCHES[0].scaled(0.5))
+    assert module.linear.weight.data_ptr() != patched.data_ptr()
+    stack.spare = 0
+    assert stack.bytes == base
+
+
+def test_weights_that_were_taken_off_do_not_outlive_a_change_of_type():
+    module = Small()
+    stack = PatchStack(module)
+    stack.spare = 10_000
+    stack.set(PATCHES[0])
+    stack.set()
+    module.to(torch.float16)
+    stack.set(PATCHES[0])
+    assert module.linear.weight.dtype == torch.float16
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
