@@ -17,6 +17,7 @@ from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.latents import read_latent
 from layerdiffuse_mcp.engine.manager import SHARE
 from layerdiffuse_mcp.engine.offload import DECODING, estimated_sizes, fitting
+from layerdiffuse_mcp.engine.patching import LowRank
 from layerdiffuse_mcp.engine.placement import Placement
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.images.read import same_pixels
@@ -153,6 +154,22 @@ def test_the_model_that_was_not_used_for_longest_makes_room(start) -> None:
     ):
         draw(engine, model=name, width=64, height=64)
         assert set(loaded(engine)) == stay
+
+
+def test_a_method_that_was_used_before_comes_back_without_products_where_memory_is_spare(start, monkeypatch) -> None:
+    products: list[object] = []
+    add_to = LowRank.add_to
+    monkeypatch.setattr(LowRank, "add_to", lambda *given: products.append(given) or add_to(*given))
+    fields = {"model": "tiny-sdxl", "width": 64, "height": 64}
+    counted = []
+    for offload in ("none", "in_turn"):
+        engine = start(offload=offload)
+        first = draw(engine, **fields)
+        draw(engine, task=Task.BLENDED_FROM_FOREGROUND, inputs={"foreground": first.images[0].path}, **fields)
+        products.clear()
+        assert same(first, draw(engine, **fields))
+        counted.append(len(products))
+    assert counted[0] == 0 < counted[1]
 
 
 @pytest.fixture
