@@ -45,11 +45,14 @@ OWN_PROMPTS = 0.4  # share of scenes whose layers have prompts of their own
 
 
 class Batch(NamedTuple):
-    """latents (images x frames, 4, 16, 16), the frame running fastest; a text for each; the given pictures or None."""
+    """latents (images x frames, 4, h, w), the frame running fastest; a text for each; what is given, or None: pictures
+    for the control encoder (images, 3, H, W), or latents that go behind the noisy ones (images, 4 or 8, h, w).
+    """
 
     latents: torch.Tensor
     texts: list[str]
     control: torch.Tensor | None = None
+    behind: torch.Tensor | None = None
 
 
 def network(base: UNet2DConditionModel, method: str, rank: int, control_width: int) -> SharingModel:
@@ -135,26 +138,22 @@ def scenes(work: Path, method: str) -> Callable[[np.random.Generator], Batch]:
 
 def learn(
     run: Run,
-    model: SharingModel,
+    model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average,
-    base: UNet2DConditionModel,
-    embed: Callable[[list[str]], torch.Tensor],
     draw: Callable[[np.random.Generator], Batch],
+    predict: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
     roles: Sequence[str],
 ) -> None:
-    """Trains `model` on the frozen `base` until the run's time is used up. embed: texts to contexts (B, T, C)."""
+    """Trains `model` until the run's time is used up. predict: noisy latents, steps and their batch to the noise."""
     run.begin(model, optimizer, average)
     rng = np.random.default_rng(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     for _ in run.steps(optimizer):
         batch = draw(rng)
-        control = None if batch.control is None else batch.control.to(device())
         noisy, steps, noise, weight = unet.noised(batch.latents, generator, together=len(roles))
-        with autocast(), SharedNetwork(base, model, control, trainable=True) as shared:
-            with torch.no_grad():
-                context = embed(batch.texts)
-            predicted = shared.network(noisy, steps, Conditioning(context)).float()
+        with autocast():
+            predicted = predict(noisy, steps, batch).float()
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
         loss = (error * weight).mean()
         run.update(model, optimizer, loss)
@@ -162,6 +161,21 @@ def learn(
         run.log(loss=loss.detach(), **dict(zip(roles, error.detach().view(-1, len(roles)).mean(0), strict=True)))
         run.keep(every=50)
     run.keep()
+
+
+def through(
+    base: UNet2DConditionModel, model: SharingModel, embed: Callable[[list[str]], torch.Tensor]
+) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
+    """The frozen base with `model` on it, as `learn` wants it. embed: texts to contexts (B, T, C)."""
+
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, batch: Batch) -> torch.Tensor:
+        control = None if batch.control is None else batch.control.to(device())
+        with torch.no_grad():
+            context = embed(batch.texts)
+        with SharedNetwork(base, model, control, trainable=True) as shared:
+            return shared.network(noisy, steps, Conditioning(context))
+
+    return predict
 
 
 def train(work: Path, method: str, minutes: float, rate: float) -> None:
@@ -177,7 +191,8 @@ def train(work: Path, method: str, minutes: float, rate: float) -> None:
         return text(tokens(texts).to(device())).last_hidden_state
 
     run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
-    learn(run, model, Muon(model, rate), Average(model, 0.995), base, embed, draw, METHODS[method].outputs)
+    predict = through(base, model, embed)
+    learn(run, model, Muon(model, rate), Average(model, 0.995), draw, predict, METHODS[method].outputs)
 
 
 def load(work: Path, method: str) -> dict[str, torch.Tensor]:

@@ -6,16 +6,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
+from layerdiffuse_mcp.engine.engine import Engine
+from layerdiffuse_mcp.engine.offsets import read_offsets
 from layerdiffuse_mcp.engine.sharing_model import SharingModel
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from layerdiffuse_mcp.hub.headers import read_header
-from layerdiffuse_mcp.methods import METHODS
+from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES
+from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.settings import Settings
+from tests.narrow import write_models
 from training import own
 
-POCKET = pocket_folder()
-SD15 = [name for name, method in METHODS.items() if method.family == "sd15"]
+SD15, SDXL = ([name for name, method in METHODS.items() if method.family == family] for family in ("sd15", "sdxl"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow SDXL base with all files of the family."""
+    folder = tmp_path_factory.mktemp("models")
+    write_models(folder, ("sdxl",))
+    return folder
 
 
 @pytest.fixture
@@ -31,11 +44,16 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def trained(folder: Path, method: str, *more: str) -> Path:
-    out = folder / "mine.safetensors"
-    encoder = POCKET / "layer_sd15_vae_transparent_encoder.safetensors"
+def base_of(method: str, models: Path) -> Path:
+    return models / "tiny-sdxl.safetensors" if method in SDXL else pocket_folder() / "pocket.safetensors"
+
+
+def trained(folder: Path, method: str, models: Path, *more: str) -> Path:
+    out = folder / METHODS[method].file
+    base = base_of(method, models)
     given = {
-        "--method": method, "--base": POCKET / "pocket.safetensors", "--encoder": encoder, "--out": out,
+        "--method": method, "--base": base, "--out": out,
+        "--encoder": base.parent / TRANSPARENCY_FILES[METHODS[method].family]["encoder"],
         "--cutouts": folder / "cutouts", "--backgrounds": folder / "backgrounds", "--work": folder / "work",
         "--size": 64, "--rank": 4, "--control-width": 16, "--batch": 1, "--minutes": 0.005,
     }  # fmt: skip
@@ -44,23 +62,54 @@ def trained(folder: Path, method: str, *more: str) -> Path:
 
 
 @pytest.mark.parametrize("method", SD15)
-def test_the_file_is_one_of_its_kind_and_fits_its_base(pictures: Path, method: str):
-    out = trained(pictures, method)
-    model = SharingModel.read(out, read_checkpoint(POCKET / "pocket.safetensors").unet())
+def test_an_sd15_file_is_one_of_its_kind_and_fits_its_base(pictures: Path, models: Path, method: str):
+    out = trained(pictures, method, models)
+    model = SharingModel.read(out, read_checkpoint(base_of(method, models)).unet())
     assert (model.frames, model.has_control) == (METHODS[method].frames, bool(METHODS[method].inputs))
-    released = read_header(POCKET / METHODS[method].file).shapes
+    released = read_header(pocket_folder() / METHODS[method].file).shapes
     assert read_header(out).shapes.keys() == released.keys()
     assert any(change.up.weight.abs().max() > 0 for change in model.layers[0].to_q_lora)  # it has learnt something
 
 
-def test_training_goes_on_from_a_file_and_where_it_was_stopped(pictures: Path, capsys: pytest.CaptureFixture[str]):
-    method = "layer_sd15_transparent_attn"
-    first = trained(pictures, method, "--start", str(POCKET / METHODS[method].file), "--rate", "0")
-    for name, value in read_header(POCKET / METHODS[method].file).shapes.items():
-        assert read_header(first).shapes[name] == value
-    steps = torch.load(pictures / "work" / f"{method}.pt", weights_only=True)["step"]
-    trained(pictures, method, "--start", str(first), "--minutes", "0.02")
-    assert torch.load(pictures / "work" / f"{method}.pt", weights_only=True)["step"] > steps
+@pytest.mark.parametrize("method", SDXL)
+def test_an_sdxl_file_fits_its_base_and_has_learnt_something(pictures: Path, models: Path, method: str):
+    out = trained(pictures, method, models, "--minutes", "0.02")
+    patch = read_offsets(out, read_checkpoint(base_of(method, models)).unet())
+    grown = [offset.difference if hasattr(offset, "difference") else offset.up for (offset,) in patch.offsets.values()]
+    assert sum(tensor.abs().max() > 0 for tensor in grown) > 0.9 * len(grown)
+    conv_in = patch.offsets.get("conv_in.weight")
+    if METHODS[method].extra_channels:
+        assert conv_in[0].difference.shape[1] == 4 + METHODS[method].extra_channels
+
+
+@pytest.mark.parametrize("method", ["layer_xl_transparent_attn", "layer_xl_fg2ble"])
+def test_the_engine_draws_with_the_file(pictures: Path, models: Path, method: str):
+    mine = pictures / "models"
+    mine.mkdir()
+    for file in models.iterdir():
+        if file.name != METHODS[method].file:
+            (mine / file.name).symlink_to(file)
+    trained(pictures, method, models).rename(mine / METHODS[method].file)
+    engine = Engine(Settings(output_dir=pictures / "out", read_dirs=(pictures,), models_dir=mine, device="cpu"))
+    given = {"task": (METHODS[method].inputs and "blended_from_foreground") or "transparent", "steps": 2, "width": 64}
+    inputs = {role: pictures / "cutouts" / "red_ball_2.png" for role in METHODS[method].inputs}
+    request = GenerateRequest.model_validate(
+        {"model": "tiny-sdxl", "prompt": "x", "height": 64, "inputs": inputs} | given
+    )
+    assert engine.run(request, lambda _: None).images[0].path.exists()
+    engine.close()
+
+
+@pytest.mark.parametrize("method", ["layer_sd15_transparent_attn", "layer_xl_transparent_attn", "layer_xl_fg2ble"])
+def test_a_file_is_trained_on_and_training_resumes(pictures: Path, models: Path, method: str):
+    first = trained(pictures, method, models)
+    kept = load_file(first)
+    again = trained(pictures, method, models, "--start", str(first), "--work", str(pictures / "other"), "--rate", "0")
+    assert all(torch.equal(tensor, kept[key]) for key, tensor in load_file(again).items())
+    checkpoint = pictures / "work" / f"{method}.pt"
+    steps = torch.load(checkpoint, weights_only=True)["step"]
+    trained(pictures, method, models, "--minutes", "0.02")
+    assert torch.load(checkpoint, weights_only=True)["step"] > steps
 
 
 def test_what_is_to_be_seen_is_read_from_the_text_or_the_name(pictures: Path):
@@ -85,12 +134,13 @@ def test_a_cut_out_is_placed_whole_and_a_background_covers_everything(shape: tup
     [
         ("layer_sd15_joint", ("--cutouts", "empty"), "no pictures"),
         ("layer_sd15_joint", ("--size", "100"), "multiple of 64"),
+        ("layer_sd15_joint", ("--method", "layer_xl_fg2ble"), "no SDXL base"),
     ],
 )
 def test_what_cannot_be_trained_on_is_named(
-    pictures: Path, method: str, more: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+    pictures: Path, models: Path, method: str, more: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ):
     (pictures / "empty").mkdir()
     monkeypatch.chdir(pictures)
     with pytest.raises(SystemExit, match=message):
-        trained(pictures, method, *more)
+        trained(pictures, method, models, *more)
