@@ -28,12 +28,12 @@ from training.optimizer import Muon
 BATCH = {128: 4, 64: 16}  # of each process: whole pictures, or windows where alpha changes most
 WHOLE_FROM = 0.6  # of the time: from here on whole pictures only, a quarter of the batches before
 WINDOWS = 6  # tried for the best one
-NOISE = 0.06  # the largest deviation of the noise, in scaled latents
-SMOKE_SHARE, MATERIAL_SHARE = 0.04, 0.2  # batches of smoke, and of smoke, glass and glowing things
-SOFTENED = 0.25  # share of the other pictures that get soft alpha
+NOISE = 0.04  # the largest deviation of the noise, in scaled latents
+SMOKE_SHARE, MATERIAL_SHARE = 0.03, 0.14  # batches of smoke, and of smoke, glass and glowing things
+SOFTENED = 0.2  # share of the other pictures that get soft alpha
 SHOWN = 4  # times that a batch is shown, on average
 POOL = 80  # batches kept
-HELD = {"edges": 0.2, "elsewhere": 2.0}  # the weight of the offset's squared distance to `wanted`
+HELD = {"edges": 0.05, "elsewhere": 2.0}  # the weight of the offset's squared distance to `wanted`
 RESTS_FROM = 0.5  # of the time: from here on the offset encoder stays as it is
 
 
@@ -65,7 +65,7 @@ def loss_of(seen: torch.Tensor, rgba: torch.Tensor, generator: torch.Generator) 
     clipped = alpha.clamp(0, 1)
     composite = seen[:, 1:] * clipped + behind * (1 - clipped)
     return {
-        "alpha": wrong.abs().mean() + 2 * (wrong**2).mean(),
+        "alpha": 2 * wrong.abs().mean(),
         "edges": 0.5 * edges,
         "soft": 0.5 * (wrong.abs() * soft).mean(),
         "colour": (colour.abs() * (0.05 + target)).mean() + 2 * (colour**2 * target).mean() + 0.5 * sharp.mean(),
