@@ -132,6 +132,15 @@ def contact_sheet(prompts: list[str], seed: int, guidance: float | None) -> Imag
     return sheet(torch.cat(found))
 
 
+def recomposed(layers: dict[str, Path]) -> float:
+    """The mean difference, of 255, of foreground over background from the blended picture drawn with them."""
+    foreground, background, blended = (
+        mixing.to_tensor(np.asarray(Image.open(layers[role]).convert("RGBA"))[None])
+        for role in ("foreground", "background", "blended")
+    )
+    return float((mixing.composite(foreground, background[:, :3]) - blended[:, :3]).abs().mean()) * 255
+
+
 def layers_sheet(scenes: list[str], seed: int) -> Image.Image:
     """A row a scene: drawn together (foreground, background, blended); background and blended picture for that
     foreground; foreground and blended picture for that background.
@@ -141,6 +150,7 @@ def layers_sheet(scenes: list[str], seed: int) -> Image.Image:
         studio = Studio(Path(folder))
         for scene in scenes:
             joint = studio.draw(scene, seed=seed, task=Task.LAYERS)
+            print(f"{scene}: recomposed, {recomposed(joint):.1f} of 255 from the blended picture", flush=True)
             rows = [joint[role] for role in ("foreground", "background", "blended")]
             for task, role in TASKS:
                 made = studio.draw(scene, seed=seed, task=task, inputs={role: joint[role]})
