@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -156,6 +156,15 @@ class Run:
                 with self.log_file.open("a") as file:
                     file.write(json.dumps(row) + "\n")
             self.sums, self.counted = {}, 0
+
+
+def once(file: Path, build: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What `build` makes, made only while there is no `file`; which appears whole, as several processes may ask."""
+    if not file.exists():
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(build(), temporary)
+        temporary.replace(file)
+    return torch.load(file, weights_only=True)
 
 
 def psnr(error: torch.Tensor) -> torch.Tensor:

@@ -15,22 +15,24 @@ import torch
 
 from training import autoencoder, mixing
 from training.backgrounds import KINDS, draw
-from training.common import autocast, device
+from training.common import autocast, device, once
 from training.vocabulary import LOOKS, SHARES, cutouts, vocabulary
 
 VARIANTS = ((5, 3), (2, 1), (2, 1), (2, 1))  # of each look: on grey, on other backgrounds; few, so that they are learnt
 GREY_SHARE = 0.85  # of the pictures that are drawn while training
 
 
+def ordinary_latents(work: Path) -> dict[str, torch.Tensor]:
+    """The set above, made once."""
+    return once(work / "latents.pt", lambda: _latents(work))
+
+
 @torch.no_grad()
-def build(work: Path) -> None:
-    """Writes latents.pt below `work`, unless it is there."""
-    if (work / "latents.pt").exists():
-        return
+def _latents(work: Path) -> dict[str, torch.Tensor]:
     vae, scaling = autoencoder.load(work)
     rng, generator = np.random.default_rng(2), torch.Generator().manual_seed(2)
     kinds = list(KINDS)
-    latents, facts = [], []
+    found, facts = [], []
     for number, subject in enumerate(vocabulary(work)):
         for place, look in enumerate(LOOKS):
             if not subject.has(look):
@@ -41,12 +43,12 @@ def build(work: Path) -> None:
             behind = torch.from_numpy(np.stack([draw(kinds[kind], rng) for kind in chosen])).permute(0, 3, 1, 2)
             with autocast():
                 mean = vae.encode(mixing.composite(rgba, behind).to(device()) * 2 - 1).latent_dist.mean.float()
-            latents.append((mean * scaling).half().cpu())
+            found.append((mean * scaling).half().cpu())
             facts += [(number, place, kind) for kind in chosen]
         if number % 50 == 0:
             print(number, "subjects", flush=True)
     subject, look, kind = torch.tensor(facts).unbind(1)
-    torch.save({"latents": torch.cat(latents), "subject": subject, "look": look, "kind": kind}, work / "latents.pt")
+    return {"latents": torch.cat(found), "subject": subject, "look": look, "kind": kind}
 
 
 class Drawn:
@@ -79,4 +81,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     arguments = parser.parse_args()
-    build(arguments.work)
+    ordinary_latents(arguments.work)

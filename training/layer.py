@@ -30,7 +30,7 @@ from layerdiffuse_mcp.methods import METHODS
 from training import autoencoder, transparency, unet
 from training.backgrounds import KINDS
 from training.captions import Tokens, caption
-from training.common import Average, Run, autocast, device
+from training.common import Average, Run, autocast, device, once
 from training.latents import Drawn
 from training.optimizer import Muon
 from training.triples import ROLES, triples
@@ -72,26 +72,27 @@ def start_from_transparent(model: SharingModel, tensors: dict[str, torch.Tensor]
     model.load_state_dict(state, strict=False)
 
 
-@torch.no_grad()
 def transparent_latents(work: Path) -> dict[str, torch.Tensor]:
     """Scaled transparent latents of the vocabulary (N, 4, 16, 16), and their subjects and looks (N,), made once."""
-    file = work / "transparent_latents.pt"
-    if not file.exists():
-        vae, scaling = autoencoder.load(work)
-        encoder, _ = transparency.load_pair(work)
-        generator = torch.Generator().manual_seed(6)
-        latents, facts = [], []
-        for number, subject in enumerate(vocabulary(work)):
-            for place, look in enumerate(LOOKS):
-                if subject.has(look):
-                    rgba = cutouts(subject, look, VARIANTS[place], generator)
-                    with autocast():
-                        latent, _ = transparency.hide(vae, encoder, rgba.to(device()))
-                        latents.append((latent.float() * scaling).half().cpu())
-                    facts += [(number, place)] * len(rgba)
-        subject, look = torch.tensor(facts).unbind(1)
-        torch.save({"latents": torch.cat(latents), "subject": subject, "look": look}, file)
-    return torch.load(file, weights_only=True)
+    return once(work / "transparent_latents.pt", lambda: _transparent_latents(work))
+
+
+@torch.no_grad()
+def _transparent_latents(work: Path) -> dict[str, torch.Tensor]:
+    vae, scaling = autoencoder.load(work)
+    encoder, _ = transparency.load_pair(work)
+    generator = torch.Generator().manual_seed(6)
+    latents, facts = [], []
+    for number, subject in enumerate(vocabulary(work)):
+        for place, look in enumerate(LOOKS):
+            if subject.has(look):
+                rgba = cutouts(subject, look, VARIANTS[place], generator)
+                with autocast():
+                    latent, _ = transparency.hide(vae, encoder, rgba.to(device()))
+                latents.append((latent.float() * scaling).half().cpu())
+                facts += [(number, place)] * len(rgba)
+    subject, look = torch.tensor(facts).unbind(1)
+    return {"latents": torch.cat(latents), "subject": subject, "look": look}
 
 
 def single(work: Path) -> Callable[[np.random.Generator], Batch]:

@@ -22,10 +22,10 @@ from training.export import LAYERS
 # a stage and its arguments, its minutes on two CPU cores (None: as long as it takes)
 STAGES: list[tuple[list[str], float | None]] = [
     (["data"], None),
-    (["autoencoder"], 13),
+    (["autoencoder"], 33),
     (["latents"], None),
     (["offset"], 4),
-    (["decoder"], 40),
+    (["decoder"], 45),
     (["unet"], 80),
     *((["layer", "--method", method], 12) for method in LAYERS),
 ]

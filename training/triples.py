@@ -13,37 +13,37 @@ import torch
 
 from training import autoencoder, mixing, transparency
 from training.backgrounds import KINDS, draw
-from training.common import autocast, device
+from training.common import autocast, device, once
 from training.vocabulary import LOOKS, cutouts, vocabulary
 
 ROLES = ("foreground", "background", "blended")
 VARIANTS = 6  # of each subject
 
 
-@torch.no_grad()
 def triples(work: Path) -> dict[str, torch.Tensor]:
     """The set above, made once."""
-    file = work / "triples.pt"
-    if not file.exists():
-        vae, scaling = autoencoder.load(work)
-        encoder, _ = transparency.load_pair(work)
-        rng, generator = np.random.default_rng(9), torch.Generator().manual_seed(9)
-        kinds = list(KINDS)
-        latents, given, facts = [], [], []
-        for number, subject in enumerate(vocabulary(work)):
-            chosen = [int(rng.integers(1, len(kinds))) for _ in range(VARIANTS)]
-            rgba = cutouts(subject, LOOKS[0], VARIANTS, generator)
-            behind = torch.from_numpy(np.stack([draw(kinds[kind], rng) for kind in chosen])).permute(0, 3, 1, 2)
-            blended = mixing.composite(rgba, behind)
-            with autocast():
-                ordinary = vae.encode(torch.cat([behind, blended]).to(device()) * 2 - 1).latent_dist.mean.float()
-                transparent = transparency.hide(vae, encoder, rgba.to(device()))[0].float()
-            three = torch.stack([transparent, *ordinary.chunk(2)], 1)
-            latents.append((three * scaling).half().cpu())
-            pictures = torch.stack([mixing.flattened(rgba), behind], 1)
-            given.append((pictures * 255).round().to(torch.uint8))
-            facts += [(number, kind) for kind in chosen]
-        subject, kind = torch.tensor(facts).unbind(1)
-        state = {"latents": torch.cat(latents), "given": torch.cat(given), "subject": subject, "kind": kind}
-        torch.save(state, file)
-    return torch.load(file, weights_only=True)
+    return once(work / "triples.pt", lambda: _triples(work))
+
+
+@torch.no_grad()
+def _triples(work: Path) -> dict[str, torch.Tensor]:
+    vae, scaling = autoencoder.load(work)
+    encoder, _ = transparency.load_pair(work)
+    rng, generator = np.random.default_rng(9), torch.Generator().manual_seed(9)
+    kinds = list(KINDS)
+    latents, given, facts = [], [], []
+    for number, subject in enumerate(vocabulary(work)):
+        chosen = [int(rng.integers(1, len(kinds))) for _ in range(VARIANTS)]
+        rgba = cutouts(subject, LOOKS[0], VARIANTS, generator)
+        behind = torch.from_numpy(np.stack([draw(kinds[kind], rng) for kind in chosen])).permute(0, 3, 1, 2)
+        blended = mixing.composite(rgba, behind)
+        with autocast():
+            ordinary = vae.encode(torch.cat([behind, blended]).to(device()) * 2 - 1).latent_dist.mean.float()
+            transparent = transparency.hide(vae, encoder, rgba.to(device()))[0].float()
+        three = torch.stack([transparent, *ordinary.chunk(2)], 1)
+        latents.append((three * scaling).half().cpu())
+        pictures = torch.stack([mixing.flattened(rgba), behind], 1)
+        given.append((pictures * 255).round().to(torch.uint8))
+        facts += [(number, kind) for kind in chosen]
+    subject, kind = torch.tensor(facts).unbind(1)
+    return {"latents": torch.cat(latents), "given": torch.cat(given), "subject": subject, "kind": kind}

@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from training.backgrounds import KINDS
 from training.captions import LENGTH, ROWS, Tokens, caption
 from training.common import Average, Run, autocast, device
-from training.latents import Drawn
+from training.latents import Drawn, ordinary_latents
 from training.optimizer import Muon
 from training.text import warm_up
 from training.vocabulary import LOOKS, vocabulary
@@ -80,7 +80,7 @@ class Ordinary:
     """Draws batches of (latents, token rows) of ordinary pictures."""
 
     def __init__(self, work: Path) -> None:
-        state = torch.load(work / "latents.pt", weights_only=True)
+        state = ordinary_latents(work)
         self.latents, self.kinds = state["latents"], state["kind"]
         self.words = [subject.words for subject in vocabulary(work)]
         self.draw = Drawn(state["subject"], state["look"], state["kind"])
