@@ -33,6 +33,7 @@ CONFIG = {
     "norm_num_groups": 2,
     "sample_size": 128,
 }
+DECODER = "vae_decoder"  # the run in which the decoder learns on
 KL_WEIGHT, KL_START = 2e-5, 600  # on the mean over latent elements; from this step on
 
 
@@ -174,10 +175,13 @@ def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
 
 
 def load(work: Path) -> tuple[AutoencoderKL, float]:
-    """The trained autoencoder, frozen, and its scaling factor."""
+    """The trained autoencoder, frozen, and its scaling factor; its decoder as `vae_decoder.py` left it, if that ran."""
     state = torch.load(work / "autoencoder.pt", map_location="cpu", weights_only=True)
     vae = AutoencoderKL(**CONFIG)
     vae.load_state_dict(state["vae"])
+    if (work / f"{DECODER}.pt").exists():
+        finished = torch.load(work / f"{DECODER}.pt", map_location="cpu", weights_only=True)
+        vae.load_state_dict(finished["average"], strict=False)
     return vae.requires_grad_(False).eval().to(device()), state.get("scaling", 1.0)
 
 

@@ -7,6 +7,7 @@ pictures have little of it. What the VAE makes of a batch is kept and shown seve
 what the eight views of the decoder do too: so most of the time goes into the two networks themselves.
 
     python -m training.decoder --work build/training --minutes 40
+    python -m training.decoder --work build/training --minutes 10 --again      # once the VAE's decoder has learnt on
 """
 
 from __future__ import annotations
@@ -147,18 +148,20 @@ class Pool:
         return [(view.flip(3) if mirrored else view).contiguous() for view in views]
 
 
-def train(work: Path, minutes: float, rate: float) -> None:
+def train(work: Path, minutes: float, rate: float, again: bool) -> None:
     both = transparency.pair(transparency.load_offset(work)).to(device())
+    if again:
+        both.load_state_dict(torch.load(work / "decoder.pt", map_location=device(), weights_only=True)["average"])
     encoder, decoder = both["encoder"], both["decoder"]
     optimizer = Muon(both, rate)
     average = Average(both, 0.998)
-    run = Run(work, "decoder", minutes=minutes, rate=rate)
+    run = Run(work, "decoder_again" if again else "decoder", minutes=minutes, rate=rate)
     run.begin(both, optimizer, average)
     generator = torch.Generator().manual_seed(run.seed)
     pool = Pool(work, encoder, generator)
     for step in run.steps(optimizer):
         done = run.agreed / (minutes * 60)
-        if done > RESTS_FROM and encoder.training:
+        if (again or done > RESTS_FROM) and encoder.training:
             encoder.load_state_dict({name: average.values[f"encoder.{name}"] for name in encoder.state_dict()})
             encoder.requires_grad_(False).eval()
             pool.kept.clear()
@@ -183,5 +186,6 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--again", action="store_true", help="go on from the first run's end, the offset at rest")
     arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.rate)
+    train(arguments.work, arguments.minutes, arguments.rate, arguments.again)

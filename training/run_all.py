@@ -26,6 +26,8 @@ STAGES: list[tuple[list[str], float | None]] = [
     (["latents"], None),
     (["offset"], 4),
     (["decoder"], 45),
+    (["vae_decoder"], 10),
+    (["decoder", "--again"], 15),
     (["unet"], 80),
     *((["layer", "--method", method], 12) for method in LAYERS),
 ]

@@ -28,6 +28,7 @@ EMPTY = 1.4
 DETAIL = 0.8
 DIRECTION = (-0.29, 0.56, -0.5, 0.59)
 INNER, CORNERS = [5, 6, 9, 10], [0, 3, 12, 15]  # of the 4 x 4 blocks under a latent pixel
+AGAIN_FIRST = ("decoder_again", "decoder")  # the decoder's runs, the latest first
 OFFSET_SCALE = 120.0  # the posterior is narrow (0.2% of the latents' spread), so offsets are large; folded in by `load`
 
 
@@ -107,7 +108,8 @@ def pair(encoder: OffsetEncoder) -> torch.nn.ModuleDict:
 def load_pair(work: Path) -> tuple[OffsetEncoder, TransparentDecoder]:
     """The trained offset encoder, its scale folded in, and transparent decoder (EMA weights), frozen."""
     both = pair(offset_encoder())
-    both.load_state_dict(torch.load(work / "decoder.pt", map_location="cpu", weights_only=True)["average"])
+    file = next(file for name in AGAIN_FIRST if (file := work / f"{name}.pt").exists())
+    both.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["average"])
     both.requires_grad_(False).eval().to(device())
     encoder, decoder = both["encoder"], both["decoder"]
     encoder.blocks[-1].weight *= encoder.output_scale
