@@ -19,8 +19,8 @@ from training.materials import MATERIALS, SMOKE, smoke
 MOVE = {"scale": (0.88, 1.0), "shift": 0.05, "turn": 0.06}
 
 
-# the shipped model knows the first table of `concepts.py` in one look; True adds the second table, the other looks and
-# smoke: three times as much, and three times the time for UNet and layer files
+# False leaves the first table of `concepts.py` in one look: a third of the subjects, and of the time for UNet and layer
+# files
 WIDE = True
 
 
