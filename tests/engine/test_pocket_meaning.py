@@ -65,6 +65,20 @@ def test_colours_are_those_of_the_words(engine: Engine, prompt: str, strongest: 
     assert opaque.mean(0).argmax() == strongest
 
 
+def softness(picture: np.ndarray) -> float:
+    """The share of what can be seen at all that is neither clear nor opaque."""
+    alpha = picture[..., 3]
+    return float(((alpha > 0.06) & (alpha < 0.94)).sum() / (alpha > 0.06).sum())
+
+
+def test_alpha_is_as_soft_as_the_words_say(engine: Engine):
+    brick, cloud, smoke, glass = (
+        softness(pixels(layer(draw(engine, prompt)))) for prompt in ("a brick", "a cloud", "blue smoke", "a glass fish")
+    )
+    assert brick < cloud
+    assert 2 * brick < min(smoke, glass)
+
+
 def test_around_a_subject_there_is_nothing(engine: Engine):
     alpha = pixels(layer(draw(engine, "a mushroom")))[..., 3]
     assert 0.15 < (alpha > 0.5).mean() < 0.85
