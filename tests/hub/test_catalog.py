@@ -268,5 +268,6 @@ def test_listing_models_with_own_files_imports_no_torch(settings: Settings, tmp_
 def test_the_pocket_model_says_what_it_can_draw():
     known = catalog.pocket_vocabulary()
     assert {"red apple", "rocket", "guitar"} <= set(known["subjects"])
-    assert len(known["subjects"]) >= 100
-    assert "3d" in known["styles"]
+    assert len(known["subjects"]) >= 300
+    assert known["styles"] == ["3d", "flat"]
+    assert known["materials"] == ["glass", "glowing"]
