@@ -30,8 +30,8 @@ BATCH = {128: 4, 64: 16}  # of each process: whole pictures, or windows where al
 WHOLE_FROM = 0.6  # of the time: from here on whole pictures only, a quarter of the batches before
 WINDOWS = 6  # tried for the best one
 NOISE = 0.04  # the largest deviation of the noise, in scaled latents
-SMOKE_SHARE, MATERIAL_SHARE = 0.03, 0.14  # batches of smoke, and of smoke, glass and glowing things
-SOFTENED = 0.2  # share of the other pictures that get soft alpha
+SMOKE_SHARE, MATERIAL_SHARE = 0.03, 0.12  # batches of smoke, and of smoke, glass and glowing things
+SOFTENED = 0.15  # share of the other pictures that get soft alpha
 SHOWN = 4  # times that a batch is shown, on average
 POOL = 80  # batches kept
 HELD = {"edges": 0.05, "elsewhere": 2.0}  # the weight of the offset's squared distance to `wanted`
@@ -102,7 +102,7 @@ class Pool:
         generator, count = self.generator, BATCH[size]
         chosen = torch.randint(len(self.pictures), (count,), generator=generator).numpy()
         rgba = mixing.to_tensor(self.pictures[chosen])
-        if self._chance() < 0.5:
+        if self._chance() < 0.3:
             rgba = mixing.move(rgba, generator, scale=(0.7, 1.2))
         material = self._chance()
         if material < SMOKE_SHARE:
