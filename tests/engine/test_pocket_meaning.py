@@ -16,8 +16,6 @@ from layerdiffuse_mcp.outcome import Outcome
 from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 
-VISIBLE = 16
-
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
