@@ -163,10 +163,18 @@ class ModelManager:
         }
 
     def _make_room(self, model: Model, needed: int) -> None:
-        """Drop the least recently used other models until `needed` bytes fit into the budget beside the rest."""
-        for name, idle in [(name, other) for name, other in self._models.items() if other is not model]:
-            idle.spare = 0
-            others = sum(other.bytes for other in self._models.values() if other is not model)
-            if needed + others <= self.budget:
-                return
-            self.unload(name)
+        """Until `needed` bytes fit into the budget beside the other models, these give up what they keep to spare,
+        then the least recently used of them go.
+        """
+        others = [other for other in self._models.values() if other is not model]
+
+        def crowded() -> bool:
+            rest = sum(other.bytes for other in self._models.values() if other is not model)
+            return needed + rest > self.budget
+
+        for other in others:
+            if crowded():
+                other.spare = 0
+        for other in others:
+            if crowded():
+                self.unload(other.entry.name)
