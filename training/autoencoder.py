@@ -9,7 +9,6 @@ a network drift.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from diffusers import AutoencoderKL
 
 from training import data, mixing
 from training.backgrounds import bank
-from training.common import Run, autocast, device, psnr
+from training.common import Run, autocast, device, psnr, stage_parser
 from training.optimizer import Muon
 
 CONFIG = {
@@ -107,7 +106,7 @@ def network() -> AutoencoderKL:
     return vae
 
 
-def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
+def train(work: Path, minutes: float, rate: float) -> None:
     pictures, rows = data.load(work)
     pictures = np.array(pictures)
     held = np.array([row["held_out"] for row in rows])
@@ -129,7 +128,6 @@ def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
         output = vae.decoder(vae.post_quant_conv(mean + torch.exp(spread / 2) * noise))
         return output, mean, spread
 
-    step_function = torch.compile(both) if compiled else both
     for step in run.steps(optimizer):
         late = run.agreed > 0.7 * minutes * 60
         size, count = (128, 2) if step % 4 == 0 and late else (64, 6)
@@ -137,7 +135,7 @@ def train(work: Path, minutes: float, rate: float, compiled: bool) -> None:
         image = ordinary(training, backgrounds, indices, size, generator).to(device())
         noise = torch.randn(count, 4, size // 8, size // 8, generator=generator).to(device())
         with autocast():
-            output, mean, spread = step_function(image * 2 - 1, noise) if size == 64 else both(image * 2 - 1, noise)
+            output, mean, spread = both(image * 2 - 1, noise)
         output, mean, spread = output.float(), mean.float(), spread.float()
         divergence = 0.5 * (mean**2 + spread.exp() - 1 - spread).mean()
         loss = loss_of(output / 2 + 0.5, image) + KL_WEIGHT * min(1.0, max(0.0, step / KL_START - 1)) * divergence
@@ -186,10 +184,4 @@ def load(work: Path) -> tuple[AutoencoderKL, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--minutes", type=float, default=22)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--compile", action="store_true")
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.rate, arguments.compile)
+    train(**vars(stage_parser(__doc__, minutes=22, rate=2e-3).parse_args()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -21,6 +22,15 @@ def device() -> torch.device:
 
 def autocast(enabled: bool = True) -> torch.autocast:
     return torch.autocast(device().type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def stage_parser(description: str | None, *, minutes: float, rate: float) -> argparse.ArgumentParser:
+    """The command line that all stages share; `minutes` and `rate` are what they take unless told otherwise."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/training"), help="data, checkpoints and logs")
+    parser.add_argument("--minutes", type=float, default=minutes, help=f"training time; {minutes:g}")
+    parser.add_argument("--rate", type=float, default=rate, help=f"highest learning rate; {rate:g}")
+    return parser
 
 
 class Team:

@@ -12,7 +12,6 @@ what the eight views of the decoder do too: so most of the time goes into the tw
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +21,10 @@ import torch.nn.functional as F
 
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder
 from training import autoencoder, data, mixing, transparency
-from training.common import Average, Run, autocast, device
+from training.common import Average, Run, autocast, device, stage_parser
 from training.materials import glass, glowing, smoke
 from training.optimizer import Muon
+from training.pool import Pool, chance
 
 BATCH = {128: 4, 64: 16}  # of each process: whole pictures, or windows where alpha changes most
 WHOLE_FROM = 0.6  # of the time: from here on whole pictures only, a quarter of the batches before
@@ -32,8 +32,6 @@ WINDOWS = 6  # tried for the best one
 NOISE = 0.04  # the largest deviation of the noise, in scaled latents
 SMOKE_SHARE, MATERIAL_SHARE = 0.03, 0.12  # batches of smoke, and of smoke, glass and glowing things
 SOFTENED = 0.15  # share of the other pictures that get soft alpha
-SHOWN = 4  # times that a batch is shown, on average
-POOL = 80  # batches kept
 HELD = {"edges": 0.05, "elsewhere": 2.0}  # the weight of the offset's squared distance to `wanted`
 RESTS_FROM = 0.5  # of the time: from here on the offset encoder stays as it is
 
@@ -84,32 +82,29 @@ def held_loss(moved: torch.Tensor, rgba: torch.Tensor) -> torch.Tensor:
     return (weight * (moved - transparency.wanted(rgba)) ** 2).mean()
 
 
-class Pool:
-    """Batches, each made once and shown about `SHOWN` times."""
+class Source:
+    """Makes batches of the training pictures."""
 
     def __init__(self, work: Path, encoder: OffsetEncoder, generator: torch.Generator) -> None:
         pictures, rows = data.load(work)
         self.pictures = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
         self.vae, self.scaling = autoencoder.load(work)
         self.encoder, self.generator = encoder, generator
-        self.kept: dict[int, list[Batch]] = {}
-
-    def _chance(self) -> float:
-        return float(torch.rand(1, generator=self.generator))
 
     @torch.no_grad()
-    def _fresh(self, size: int) -> Batch:
+    def batch(self, size: int) -> Batch:
+        """Whole pictures, or windows of this size in them."""
         generator, count = self.generator, BATCH[size]
         chosen = torch.randint(len(self.pictures), (count,), generator=generator).numpy()
         rgba = mixing.to_tensor(self.pictures[chosen])
-        if self._chance() < 0.3:
+        if chance(generator) < 0.3:
             rgba = mixing.move(rgba, generator, scale=(0.7, 1.2))
-        material = self._chance()
+        material = chance(generator)
         if material < SMOKE_SHARE:
             colour = torch.rand(3, generator=generator).tolist()
             rgba = smoke(count, (colour[0], colour[1], colour[2]), generator)
         elif material < MATERIAL_SHARE:
-            rgba = (glass if self._chance() < 0.6 else glowing)(rgba, generator)
+            rgba = (glass if chance(generator) < 0.6 else glowing)(rgba, generator)
         else:
             rgba = mixing.soften(rgba, generator, share=SOFTENED)
         if size < data.SIZE:
@@ -128,24 +123,12 @@ class Pool:
         tried = [mixing.crop(rgba, size, self.generator) for _ in range(WINDOWS)]
         return max(tried, key=lambda one: float(one[:, 3].diff(dim=2).abs().sum() + one[:, 3].diff(dim=1).abs().sum()))
 
-    def draw(self, size: int) -> Batch:
-        """The next batch of this size, fp32."""
-        kept = self.kept.setdefault(size, [])
-        if len(kept) < 2 or self._chance() < 1 / SHOWN:
-            batch = self._fresh(size)
-            if len(kept) < POOL:
-                kept.append(batch)
-            else:
-                kept[int(self._chance() * POOL)] = batch
-        else:
-            batch = kept[int(self._chance() * len(kept))]
-        return Batch(*(part.float() for part in batch))
 
-    def view(self, *parts: torch.Tensor) -> list[torch.Tensor]:
-        """The parts turned and mirrored, all in one of the eight views."""
-        turns, mirrored = int(self._chance() * 4), self._chance() < 0.5
-        views = [part.rot90(turns, (2, 3)) for part in parts]
-        return [(view.flip(3) if mirrored else view).contiguous() for view in views]
+def seen_from_any_side(*parts: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
+    """The parts turned and mirrored, all in one of the eight views."""
+    turns, mirrored = int(chance(generator) * 4), chance(generator) < 0.5
+    views = [part.rot90(turns, (2, 3)) for part in parts]
+    return [(view.flip(3) if mirrored else view).contiguous() for view in views]
 
 
 def train(work: Path, minutes: float, rate: float, again: bool) -> None:
@@ -158,20 +141,22 @@ def train(work: Path, minutes: float, rate: float, again: bool) -> None:
     run = Run(work, "decoder_again" if again else "decoder", minutes=minutes, rate=rate)
     run.begin(both, optimizer, average)
     generator = torch.Generator().manual_seed(run.seed)
-    pool = Pool(work, encoder, generator)
+    source = Source(work, encoder, generator)
+    pool = Pool(source.batch, generator)
     for step in run.steps(optimizer):
         done = run.agreed / (minutes * 60)
         if (again or done > RESTS_FROM) and encoder.training:
             encoder.load_state_dict({name: average.values[f"encoder.{name}"] for name in encoder.state_dict()})
             encoder.requires_grad_(False).eval()
-            pool.kept.clear()
-        batch = pool.draw(128 if step % 4 == 0 or done > WHOLE_FROM else 64)
+            pool.clear()
+        drawn = pool.draw(128 if step % 4 == 0 or done > WHOLE_FROM else 64)
+        batch = Batch(*(part.float() for part in drawn))
         with autocast():
             moved = batch.deviation * encoder(batch.seen).float()
-            rgba, pixel, latent = pool.view(batch.rgba, batch.pixel, batch.mean + moved)
+            rgba, pixel, latent = seen_from_any_side(batch.rgba, batch.pixel, batch.mean + moved, generator=generator)
             seen = decoder(pixel, latent).float()
         losses = loss_of(seen, rgba, generator)
-        losses["held"] = held_loss(moved * pool.scaling, batch.rgba)
+        losses["held"] = held_loss(moved * source.scaling, batch.rgba)
         loss = sum(losses.values())
         run.update(both, optimizer, loss)
         average.update(both)
@@ -182,10 +167,6 @@ def train(work: Path, minutes: float, rate: float, again: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--minutes", type=float, default=40)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser = stage_parser(__doc__, minutes=40, rate=2e-3)
     parser.add_argument("--again", action="store_true", help="go on from the first run's end, the offset at rest")
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.rate, arguments.again)
+    train(**vars(parser.parse_args()))

@@ -14,7 +14,6 @@ changes begin as those of the transparent file.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from layerdiffuse_mcp.methods import METHODS
 from training import autoencoder, transparency, unet
 from training.backgrounds import KINDS
 from training.captions import Tokens, caption
-from training.common import Average, Run, autocast, device, once
+from training.common import Average, Run, autocast, device, once, stage_parser
 from training.latents import Drawn
 from training.optimizer import Muon
 from training.triples import ROLES, triples
@@ -202,10 +201,6 @@ def load(work: Path, method: str) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser = stage_parser(__doc__, minutes=10, rate=1e-3)
     parser.add_argument("--method", default=TRANSPARENT, choices=[m for m in METHODS if METHODS[m].family == "sd15"])
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.method, arguments.minutes, arguments.rate)
+    train(**vars(parser.parse_args()))

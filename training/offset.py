@@ -7,27 +7,26 @@ It learns one thing: `transparency.wanted`, for any picture, whatever its poster
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from training import autoencoder, data, mixing, transparency
-from training.common import Average, Run, autocast, device
+from training.common import Average, Run, autocast, device, stage_parser
 from training.optimizer import Muon
 
 BATCH, SIZE = 16, 64
 
 
-def train(work: Path, minutes: float) -> None:
+def train(work: Path, minutes: float, rate: float) -> None:
     pictures, rows = data.load(work)
     training = np.array(pictures)[~np.array([row["held_out"] for row in rows])]
     vae, scaling = autoencoder.load(work)
     encoder = transparency.offset_encoder().to(device())
-    optimizer = Muon(encoder, 2e-3)
+    optimizer = Muon(encoder, rate)
     average = Average(encoder, 0.99)
-    run = Run(work, "offset", minutes=minutes, rate=2e-3)
+    run = Run(work, "offset", minutes=minutes, rate=rate)
     run.begin(encoder, optimizer, average)
     generator = torch.Generator().manual_seed(run.seed)
     for _ in run.steps(optimizer):
@@ -46,8 +45,4 @@ def train(work: Path, minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--minutes", type=float, default=4)
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes)
+    train(**vars(stage_parser(__doc__, minutes=4, rate=2e-3).parse_args()))

@@ -8,7 +8,6 @@ EMA weights.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.backgrounds import KINDS
 from training.captions import LENGTH, ROWS, Tokens, caption
-from training.common import Average, Run, autocast, device
+from training.common import Average, Run, autocast, device, stage_parser
 from training.latents import Drawn, ordinary_latents
 from training.optimizer import Muon
 from training.text import warm_up
@@ -141,9 +140,4 @@ def load(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.rate)
+    train(**vars(stage_parser(__doc__, minutes=30, rate=1e-3).parse_args()))

@@ -9,7 +9,6 @@ they are, and with them everything that was learnt on them.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,16 @@ import torch
 
 from training import autoencoder, data, mixing, transparency
 from training.backgrounds import bank
-from training.common import Average, Run, autocast, device, psnr
+from training.common import Average, Run, autocast, device, psnr, stage_parser
 from training.optimizer import Muon
+from training.pool import Pool, chance
 
 BATCH = {128: 3, 64: 10}  # of each process: whole pictures, and crops in three steps of four
 ORDINARY = 0.4  # share of the batches
-SHOWN, POOL = 3, 60  # times that an encoded batch is shown, on average, and how many are kept
 
 
-class Pool:
-    """Batches of (latents, what they should be decoded to), each encoded once and shown about `SHOWN` times."""
+class Source:
+    """Makes batches of latents and what they should be decoded to."""
 
     def __init__(self, work: Path, generator: torch.Generator) -> None:
         pictures, rows = data.load(work)
@@ -35,36 +34,21 @@ class Pool:
         self.vae, _ = autoencoder.load(work)
         self.encoder, _ = transparency.load_pair(work)
         self.generator = generator
-        self.kept: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-
-    def _chance(self) -> float:
-        return float(torch.rand(1, generator=self.generator))
 
     @torch.no_grad()
-    def _fresh(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (B, 4, size / 8, size / 8), fp32, and pictures (B, 3, size, size) in 0..1, fp16."""
         chosen = torch.randint(len(self.pictures), (BATCH[size],), generator=self.generator).numpy()
-        if self._chance() < ORDINARY:
+        if chance(self.generator) < ORDINARY:
             target = autoencoder.ordinary(self.pictures, self.backgrounds, chosen, size, self.generator).to(device())
             with autocast():
                 return self.vae.encode(target * 2 - 1).latent_dist.mean.float(), target.half()
         rgba = mixing.to_tensor(self.pictures[chosen])
-        if self._chance() < 0.4:
+        if chance(self.generator) < 0.4:
             rgba = mixing.move(rgba, self.generator, scale=(0.7, 1.2))
         rgba = mixing.soften(mixing.crop(rgba, size, self.generator), self.generator, share=0.2).to(device())
         with autocast():
             return transparency.hide(self.vae, self.encoder, rgba)[0].float(), mixing.flattened(rgba).half()
-
-    def draw(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next batch of this size, fp32."""
-        kept = self.kept.setdefault(size, [])
-        if len(kept) < 2 or self._chance() < 1 / SHOWN:
-            kept.append(self._fresh(size))
-            if len(kept) > POOL:
-                kept.pop(0)
-            latent, target = kept[-1]
-        else:
-            latent, target = kept[int(self._chance() * len(kept))]
-        return latent, target.float()
 
 
 def train(work: Path, minutes: float, rate: float) -> None:
@@ -75,14 +59,14 @@ def train(work: Path, minutes: float, rate: float) -> None:
     average = Average(learning, 0.998)
     run = Run(work, autoencoder.DECODER, minutes=minutes, rate=rate)
     generator = torch.Generator().manual_seed(run.seed)
-    pool = Pool(work, generator)  # before the run begins: it encodes only
+    pool = Pool(Source(work, generator).batch, generator)  # before the run begins: it encodes only
     run.begin(learning, optimizer, average)
     generator.manual_seed(run.seed)
     for step in run.steps(optimizer):
         latent, target = pool.draw(128 if step % 4 == 0 else 64)
         with autocast():
             output = vae.decoder(vae.post_quant_conv(latent)).float() / 2 + 0.5
-        loss = autoencoder.loss_of(output, target)
+        loss = autoencoder.loss_of(output, target.float())
         run.update(learning, optimizer, loss)
         average.update(learning)
         run.log(loss=loss.detach(), db=psnr(((output.detach() - target) ** 2).mean((1, 2, 3))).mean())
@@ -91,9 +75,4 @@ def train(work: Path, minutes: float, rate: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes, arguments.rate)
+    train(**vars(stage_parser(__doc__, minutes=10, rate=1e-3).parse_args()))
