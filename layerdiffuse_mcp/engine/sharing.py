@@ -221,15 +221,16 @@ class SharedProcessor:
 
     def among_frames(self, shown: Tensor, heads: int) -> Tensor:
         """Attention over the frames at each place: (B, places, width) -> the same shape."""
-        weight, bias = self._between
-        states = F.linear(F.layer_norm(shown, shown.shape[-1:], eps=NORM_EPS), weight, bias)
+        normed = F.layer_norm(shown, shown.shape[-1:], eps=NORM_EPS)
+        states = [F.linear(normed, weight, bias) for weight, bias in self._between]
         if self.layer.frames == 1:
-            return states
-        framed = states.unflatten(-1, (3, heads, -1)).unflatten(0, (self.layer.frames, -1))
-        query, key, value = framed.unbind(3)  # (F, N, places, heads, width / heads) each
-        likeness = torch.einsum("fbphc,gbphc->bphfg", query, key) / math.sqrt(query.shape[-1])
-        mixed = torch.einsum("bphfg,gbphc->fbphc", likeness.softmax(-1), value)
-        return self.layer.temporal_o(mixed.flatten(-2).flatten(0, 1))
+            return states[0]
+        width = shown.shape[-1] // heads
+        # (images x places x heads, F, width / heads) each, without a copy
+        query, key, value = (state.view(self.layer.frames, -1, width).transpose(0, 1) for state in states)
+        likeness = torch.bmm(query, key.transpose(1, 2)) / math.sqrt(width)
+        mixed = torch.bmm(likeness.softmax(-1), value)
+        return self.layer.temporal_o(mixed.transpose(0, 1).reshape(shown.shape))
 
 
 def by_frame(rows: Tensor, frames: int) -> Tensor:
@@ -243,10 +244,12 @@ def by_row(rows: Tensor, frames: int) -> Tensor:
 
 
 def per_frame(states: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Each frame's states (F * N, P, in) through its own weights (F, out, in) -> (F * N, P, out)."""
-    framed, turned = states.reshape(len(weights), -1, states.shape[-1]), weights.transpose(1, 2)
-    out = torch.bmm(framed, turned) if bias is None else torch.baddbmm(bias, framed, turned)
-    return out.view(*states.shape[:2], -1)
+    """Each frame's states (F * N, P, in) through its own weights (F, out, in) -> (F * N, P, out).
+
+    One product after another: together, as a batched one, they take up to half as long again on a CPU.
+    """
+    frames = states.chunk(len(weights))
+    return torch.cat([F.linear(frame, weight, bias) for frame, weight in zip(frames, weights, strict=True)])
 
 
 def split_heads(states: Tensor, heads: int) -> Tensor:

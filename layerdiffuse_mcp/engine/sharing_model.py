@@ -77,22 +77,21 @@ class SharedAttention(nn.Module):
         weight = base.float().expand(self.frames, -1, -1)
         return torch.baddbmm(weight, up, down).to(base.dtype)
 
-    def between_frames(self) -> tuple[Tensor, Tensor]:
-        """All that comes between the norm and the attention over the frames as one affine map: weight and bias.
+    def between_frames(self) -> list[tuple[Tensor, Tensor]]:
+        """All that comes between the norm and the attention over the frames as affine maps: weight and bias of each.
 
-        What lies behind each other without a nonlinearity is multiplied together, in float32. The map gives query, key
-        and value (3 * width) of states whose mean is 0 and variance 1. One frame attends to nothing but itself, so
-        there it gives the attention's whole output (width).
+        What lies behind each other without a nonlinearity is multiplied together, in float32. The maps give query, key
+        and value of states whose mean is 0 and variance 1. One frame attends to nothing but itself, so there is one map
+        then, which gives the attention's whole output.
         """
         norm, entry = self.temporal_n, self.temporal_i.weight.float()
         first = entry * norm.weight.float(), entry @ norm.bias.float() + self.temporal_i.bias.float()
         if self.frames == 1:
-            weight, bias = _after(self.temporal_o, *_after(self.temporal_v, *first))
+            maps = [_after(self.temporal_o, *_after(self.temporal_v, *first))]
         else:
-            parts = [_after(linear, *first) for linear in (self.temporal_q, self.temporal_k, self.temporal_v)]
-            weight, bias = (torch.cat(together) for together in zip(*parts, strict=True))
+            maps = [_after(linear, *first) for linear in (self.temporal_q, self.temporal_k, self.temporal_v)]
         dtype = norm.weight.dtype
-        return weight.to(dtype), bias.to(dtype)
+        return [(weight.to(dtype), bias.to(dtype)) for weight, bias in maps]
 
     def control(self, feature: Tensor) -> Tensor:
         """What `feature` (N, control width, h, w) of the control picture adds to each frame: (F, N, h * w, width)."""
