@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerdiffuse_mcp.engine.placement import memory_free
+from layerdiffuse_mcp.engine.side_by_side import side_by_side
 from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
 from layerdiffuse_mcp.engine.transparency_networks import (
     OffsetEncoder,
@@ -48,7 +50,8 @@ SIZE_MULTIPLE = 64  # six halvings
 LATENT_FACTOR = 8
 VIEWS = tuple((flipped, quarters) for flipped in (False, True) for quarters in range(4))
 VAE_BACKGROUND = 127 / 255  # the grey under the picture that the VAE encodes
-BYTES_PER_VIEW_PIXEL = 1600  # peak activations of a float32 view at the released widths
+BYTES_PER_VIEW_PIXEL = {"cpu": 950, "cuda": 1600}  # peak activations of a float32 view at the released widths
+SMALL = 2 * 256 * 256  # pixels up to which several views are one batch on a CPU
 
 
 def decoder_latent(z: Tensor, scaling_factor: float, shift_factor: float = 0.0) -> Tensor:
@@ -77,8 +80,8 @@ def decode(
         decoder: on any device, in any float type.
         pixel: (B, 3, H, W), 0 to 1, as the VAE decodes it; H and W multiples of 8.
         latent: (B, 4, H/8, W/8), see `decoder_latent`.
-        memory: bytes that activations may take: as many views as fit run as one batch. By default one view on a CPU
-            (more are not faster there) and half of what is free on a GPU.
+        memory: bytes that activations may take, by default half of what is free. As many views as fit run at once: as
+            one batch on a GPU, side by side on the threads of a CPU.
         on_view: called with (views done, views in all) after each view or batch of views; may raise to stop.
 
     Returns:
@@ -104,17 +107,14 @@ def decode(
 
     run = BandedDecoder(decoder) if weight.device.type == "cpu" else decoder
     views = VIEWS if augmented else VIEWS[:1]
-    batch = _views_at_once(pixel, memory)
+    threads, batch = _at_once(pixel, memory)
+    chunks = [*_chunks(views, batch, square=pixel.shape[2] == pixel.shape[3])]
     results: list[Tensor] = []
     for index in range(count):
+        one = pixel[index : index + 1], latent[index : index + 1]
         turned: list[Tensor] = []
-        for chunk in _chunks(views, batch, square=pixel.shape[2] == pixel.shape[3]):
-            pixels = torch.cat([_turn(pixel[index : index + 1], view) for view in chunk])
-            latents = torch.cat([_turn(latent[index : index + 1], view) for view in chunk])
-            seen = run(pixels.contiguous(memory_format=torch.channels_last), latents)
-            if augmented:
-                seen = seen.clamp(0, 1)
-            turned += [_turn_back(one, view) for one, view in zip(seen.split(1), chunk, strict=True)]
+        for seen in side_by_side(lambda chunk, one=one: _seen(run, *one, chunk, clip=augmented), chunks, threads):
+            turned += seen
             if on_view:
                 on_view(index * len(views) + len(turned), count * len(views))
         results.append(lower_median(turned) if augmented else turned[0])
@@ -227,14 +227,35 @@ def _chunks(views: tuple[tuple[bool, int], ...], batch: int, *, square: bool) ->
             yield group[start : start + batch]
 
 
-def _views_at_once(pixel: Tensor, memory: int | None) -> int:
-    """How many views of a picture (B, 3, H, W) fit into `memory` bytes; at least one."""
+def _at_once(pixel: Tensor, memory: int | None) -> tuple[int, int]:
+    """On how many threads views of a picture (B, 3, H, W) are decoded in `memory` bytes, and how many in a batch."""
+    device, pixels = pixel.device, pixel.shape[2] * pixel.shape[3]
+    if device.type not in BYTES_PER_VIEW_PIXEL:
+        return 1, 1
     if memory is None:
-        if pixel.device.type != "cuda":
-            return 1
-        memory = torch.cuda.mem_get_info(pixel.device)[0] // 2
-    one = pixel.shape[2] * pixel.shape[3] * BYTES_PER_VIEW_PIXEL * pixel.element_size() // 4
-    return max(1, min(len(VIEWS), memory // one))
+        memory = memory_free(device)[0] // 2
+    one = pixels * BYTES_PER_VIEW_PIXEL[device.type] * pixel.element_size() // 4
+    fit = max(1, min(len(VIEWS), memory // one))
+    if device.type == "cuda":
+        return 1, fit
+    threads = min(fit, torch.get_num_threads())
+    return threads, max(1, min(fit // threads, SMALL // pixels))
+
+
+def _seen(
+    run: Callable[[Tensor, Tensor], Tensor],
+    pixel: Tensor,
+    latent: Tensor,
+    views: tuple[tuple[bool, int], ...],
+    *,
+    clip: bool,
+) -> list[Tensor]:
+    """What `run` makes of one picture in some views, as one batch, turned back."""
+    pixels, latents = (torch.cat([_turn(part, view) for view in views]) for part in (pixel, latent))
+    seen = run(pixels.contiguous(memory_format=torch.channels_last), latents)
+    if clip:
+        seen = seen.clamp(0, 1)
+    return [_turn_back(one, view) for one, view in zip(seen.split(1), views, strict=True)]
 
 
 def _to_nchw(picture: Floats) -> Tensor:

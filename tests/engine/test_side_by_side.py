@@ -1,0 +1,34 @@
+"""Pieces of work side by side on threads."""
+
+import threading
+
+import pytest
+import torch
+
+from layerdiffuse_mcp.engine.side_by_side import side_by_side
+
+
+def test_results_come_in_order_from_several_threads_at_once() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def work(item: int) -> int:
+        both.wait()
+        return item * item
+
+    assert list(side_by_side(work, range(6), threads=2)) == [0, 1, 4, 9, 16, 25]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_caller_that_stops_leaves_the_rest_out(threads: int) -> None:
+    begun: list[int] = []
+    listening = side_by_side(lambda item: begun.append(item), range(1000), threads)
+    next(listening)
+    listening.close()
+    assert len(begun) < 1000
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_threads_compute_as_the_caller_does(inference: bool) -> None:
+    with torch.inference_mode(inference):
+        results = list(side_by_side(lambda _: torch.ones(1) * 2, range(4), threads=2))
+    assert [result.is_inference() for result in results] == [inference] * 4
