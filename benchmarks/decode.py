@@ -1,11 +1,13 @@
-"""How long a view of the RGBA decode takes and how much memory, the plain way and ours. Eight views make a picture.
+"""How long the RGBA decode of a picture takes, eight views, and how long and how much memory one of them alone.
 
     python benchmarks/decode.py [--size 512] [--ways "ours, float32"]
 
 The decoder has the released widths and random weights. "Plain" is the network as it comes, in float32; "floor" is the
 work of the network over the measured peak of a matmul of 1024, and of a convolution of 64 channels. Errors are against
-plain, in steps of 255. One thread; seconds are its processor time, which is the steadier on a shared machine, and
-the best of some runs counts. Each way runs in a process of its own; memory is its peak above what it held before.
+plain, in steps of 255. One view runs on one thread; seconds are its processor time, which is the steadier on a shared
+machine, and the best of some runs counts. Each way runs in a process of its own; memory is its peak above what it held
+before. The whole picture takes all threads, and its seconds are the clock's: the plain way decodes one view after
+another and takes the median of a stack.
 """
 
 import argparse
@@ -13,13 +15,14 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import torch
 from _report import header, peak_memory, reset_peak_memory, resident_memory
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from layerdiffuse_mcp.engine.transparency import VIEWS, TransparentDecoder, lower_median
+from layerdiffuse_mcp.engine.transparency import VIEWS, TransparentDecoder, decode, lower_median
 from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
 
 WAYS = {
@@ -63,6 +66,29 @@ def measured(way: str, side: int) -> tuple[float, int, list[float]]:
 
 
 @torch.inference_mode()
+def whole(way: str, side: int) -> float:
+    """Seconds of the clock for all eight views and their median."""
+    ours, layout, dtype = WAYS[way]
+    pixel, latent = (t.to(dtype).contiguous(memory_format=layout) for t in inputs(side))
+    decoder = TransparentDecoder().eval().to(dtype=dtype, memory_format=layout)
+    decoder(pixel[..., :64, :64], latent[..., :8, :8])
+    began = time.perf_counter()
+    if ours:
+        decode(decoder, pixel, latent)
+    else:
+        turned = [(pixel.rot90(n, (2, 3)), latent.rot90(n, (2, 3))) for n in range(4)]
+        turned += [(one.flip(3), other.flip(3)) for one, other in turned]
+        torch.stack([decoder(*one).clamp(0, 1) for one in turned]).median(dim=0)
+    return time.perf_counter() - began
+
+
+def apart(measure: Callable[..., Any], *given: object) -> Any:
+    """What `measure` returns in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(measure, *given).result()
+
+
+@torch.inference_mode()
 def peaks(dtype: torch.dtype) -> dict[str, float]:
     """Operations a second of a matmul and of a convolution."""
     square, layer = torch.rand(1024, 1024, dtype=dtype), nn.Conv2d(64, 64, 3, padding=1, dtype=dtype)
@@ -88,8 +114,7 @@ def main() -> None:
     print(f"{'way':<34}{'seconds':>9}{'speed':>7}{'GFLOP/s':>9}{'memory MB':>11}{'mean error /255':>17}")
     reference, base = torch.empty(0), 0.0
     for way in options.ways:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-            seconds, memory, result = apart.submit(measured, way, options.size).result()
+        seconds, memory, result = apart(measured, way, options.size)
         seen = torch.tensor(result).clamp(0, 1)
         if not base:
             reference, base = seen, seconds
@@ -100,6 +125,12 @@ def main() -> None:
         for name, peak in peaks(dtype).items():
             row = f"floor, {str(dtype).removeprefix('torch.')}, {name}"
             print(f"{row:<34}{work / peak:>9.2f}{base * peak / work:>7.2f}{peak / 1e9:>9.0f}")
+
+    print("\nwhole picture, all threads        seconds  speed", flush=True)
+    taken: list[float] = []
+    for way in options.ways[:1] + [way for way in options.ways[1:] if WAYS[way][0]]:
+        taken.append(apart(whole, way, options.size))
+        print(f"{way:<34}{taken[-1]:>7.2f}{taken[0] / taken[-1]:>7.2f}", flush=True)
 
     views = list(torch.rand(len(VIEWS), 4, options.size, options.size))
     stacked, network = best(lambda: torch.stack(views).median(dim=0), 3), best(lambda: lower_median(views), 3)
