@@ -25,6 +25,7 @@ from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
+from layerdiffuse_mcp.engine.threads import for_denoiser
 from layerdiffuse_mcp.engine.transparency import VIEWS, decode, decoder_latent, to_rgba8, transparent_latent
 from layerdiffuse_mcp.errors import ModelError
 from layerdiffuse_mcp.hub import catalog
@@ -88,7 +89,8 @@ def generate(
         known: dict[Role, list[Bytes]] = {role: [picture] * len(batch) for role, picture in given.layers.items()}
         for stage in _stages(plans[0]):
             outputs = METHODS[stage.method].outputs
-            layers = _draw(stage, model, batch, known, given, meter, show)
+            with for_denoiser(model.parameters, len(batch) * pixels_of_result(plans[0]), model.placement.device):
+                layers = _draw(stage, model, batch, known, given, meter, show)
             known |= {role: [one.pixels for one in layers if one.role == role] for role in outputs}
             for number, layer in enumerate(layers):
                 batch[number // len(outputs)].layers.append(layer)

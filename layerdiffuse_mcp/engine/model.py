@@ -157,6 +157,11 @@ class Model:
         return sizes_of(self.checkpoint, self.placement, sum(map(self._numbers, ("encoder", "decoder"))))
 
     @property
+    def parameters(self) -> int:
+        """Parameters of the denoiser."""
+        return self.sizes.denoiser // self.placement.dtype.itemsize
+
+    @property
     def bytes(self) -> int:
         """Memory that the networks take which are on the device now."""
         others = [

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerdiffuse_mcp.engine import threads
 from layerdiffuse_mcp.engine.placement import memory_free
-from layerdiffuse_mcp.engine.side_by_side import side_by_side
 from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
 from layerdiffuse_mcp.engine.transparency_networks import (
     OffsetEncoder,
@@ -107,13 +107,15 @@ def decode(
 
     run = BandedDecoder(decoder) if weight.device.type == "cpu" else decoder
     views = VIEWS if augmented else VIEWS[:1]
-    threads, batch = _at_once(pixel, memory)
+    at_once, batch = _at_once(pixel, memory)
     chunks = [*_chunks(views, batch, square=pixel.shape[2] == pixel.shape[3])]
     results: list[Tensor] = []
     for index in range(count):
         one = pixel[index : index + 1], latent[index : index + 1]
         turned: list[Tensor] = []
-        for seen in side_by_side(lambda chunk, one=one: _seen(run, *one, chunk, clip=augmented), chunks, threads):
+        for seen in threads.side_by_side(
+            lambda chunk, one=one: _seen(run, *one, chunk, clip=augmented), chunks, at_once
+        ):
             turned += seen
             if on_view:
                 on_view(index * len(views) + len(turned), count * len(views))
@@ -238,8 +240,8 @@ def _at_once(pixel: Tensor, memory: int | None) -> tuple[int, int]:
     fit = max(1, min(len(VIEWS), memory // one))
     if device.type == "cuda":
         return 1, fit
-    threads = min(fit, torch.get_num_threads())
-    return threads, max(1, min(fit // threads, SMALL // pixels))
+    at_once = min(fit, threads.ALL)
+    return at_once, max(1, min(fit // at_once, SMALL // pixels))
 
 
 def _seen(

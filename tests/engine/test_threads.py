@@ -1,11 +1,11 @@
-"""Pieces of work side by side on threads."""
+"""How work is shared out among threads."""
 
 import threading
 
 import pytest
 import torch
 
-from layerdiffuse_mcp.engine.side_by_side import side_by_side
+from layerdiffuse_mcp.engine.threads import SMALL, for_denoiser, side_by_side
 
 
 def test_results_come_in_order_from_several_threads_at_once() -> None:
@@ -32,3 +32,15 @@ def test_threads_compute_as_the_caller_does(inference: bool) -> None:
     with torch.inference_mode(inference):
         results = list(side_by_side(lambda _: torch.ones(1) * 2, range(4), threads=2))
     assert [result.is_inference() for result in results] == [inference] * 4
+
+
+@pytest.mark.parametrize(("device", "parameters", "expected"), [("cpu", 1, 1), ("cpu", SMALL, 3), ("cuda", 1, 3)])
+def test_a_small_denoiser_runs_on_one_thread(device: str, parameters: int, expected: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with for_denoiser(parameters, 1, torch.device(device)):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
