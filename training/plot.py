@@ -24,6 +24,17 @@ def rows(file: Path) -> list[dict[str, float]]:
     return list(found.values())
 
 
+def spent(found: list[dict[str, float]]) -> list[float]:
+    """Minutes of training up to each row; a run that went on with its clock at zero again follows the one before."""
+    minutes, before, last = [], 0.0, 0.0
+    for row in found:
+        if row["seconds"] < last:
+            before += last
+        last = row["seconds"]
+        minutes.append((before + last) / 60)
+    return minutes
+
+
 def plot(work: Path, out: Path) -> None:
     """Draws every `*.log.jsonl` below `work` into one picture."""
     import matplotlib
@@ -39,14 +50,14 @@ def plot(work: Path, out: Path) -> None:
         panel.axis("off")
     for panel, file in zip(panels.flat, files, strict=False):
         found = rows(file)
-        minutes = [row["seconds"] / 60 for row in found]
+        minutes = spent(found)
         loss = next(name for name in LOSSES if name in found[0])
-        panel.semilogy(minutes, [row[loss] for row in found], color="tab:blue")
+        panel.semilogy(minutes, [row[loss] for row in found], color="tab:blue", marker=".")
         panel.set(title=file.name.split(".")[0], xlabel="minutes", ylabel=loss)
         measure = next((name for name in MEASURES if name in found[0]), None)
         if measure:
             other = panel.twinx()
-            other.plot(minutes, [row[measure] for row in found], color="tab:orange")
+            other.plot(minutes, [row[measure] for row in found], color="tab:orange", marker=".")
             other.set_ylabel(measure, color="tab:orange")
     figure.savefig(out, dpi=80)
 
