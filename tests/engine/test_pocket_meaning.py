@@ -100,7 +100,9 @@ def layers(engine: Engine) -> Outcome:
 def test_layers_drawn_together_make_the_blended_picture(layers: Outcome, engine: Engine):
     foreground, background, blended = (pixels(layer(layers, role)) for role in ("foreground", "background", "blended"))
     alone = pixels(layer(draw(engine, "a car at night with stars", task=Task.LAYERS, seed=9), "blended"))
-    assert distance(over(foreground, background), blended) < 0.8 * distance(over(foreground, background), alone)
+    error = distance(over(foreground, background), blended)
+    assert error < 40 / 255  # the model card says 22
+    assert error < 0.8 * distance(over(foreground, background), alone)
 
 
 def test_a_background_for_a_foreground_shows_it_in_the_blended_picture(engine: Engine, layers: Outcome):
