@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -102,13 +103,17 @@ def table(work: Path, folder: Path, count: int) -> str:
 
 
 class Studio:
-    """The engine on the pocket model, its pictures as tensors."""
+    """The engine on exported files, as on a user's own base; its pictures go into `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pocket: Path) -> None:
         from layerdiffuse_mcp.engine.engine import Engine
         from layerdiffuse_mcp.settings import Settings
 
-        self.engine = Engine(Settings(output_dir=folder, read_dirs=(folder,), model="pocket"))
+        models = folder / "models"
+        models.mkdir()
+        for file in pocket.glob("*.safetensors"):
+            shutil.copy(file, models / file.name.replace("pocket.", "trained."))
+        self.engine = Engine(Settings(output_dir=folder, read_dirs=(folder,), models_dir=models, model="trained"))
 
     def draw(self, prompt: str, **given: object) -> dict[str, Path]:
         """The layers of one result, by role."""
@@ -123,10 +128,10 @@ def shown(path: Path) -> torch.Tensor:
     return checkerboard(mixing.to_tensor(np.asarray(Image.open(path).convert("RGBA"))[None]))
 
 
-def contact_sheet(prompts: list[str], seed: int, guidance: float | None) -> Image.Image:
+def contact_sheet(pocket: Path, prompts: list[str], seed: int, guidance: float | None) -> Image.Image:
     """A picture for each prompt through the engine, on a checkerboard."""
     with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder))
+        studio = Studio(Path(folder), pocket)
         found = [shown(studio.draw(prompt, seed=seed, guidance_scale=guidance)["foreground"]) for prompt in prompts]
         studio.engine.close()
     return sheet(torch.cat(found))
@@ -141,13 +146,13 @@ def recomposed(layers: dict[str, Path]) -> float:
     return float((mixing.composite(foreground, background[:, :3]) - blended[:, :3]).abs().mean()) * 255
 
 
-def layers_sheet(scenes: list[str], seed: int) -> Image.Image:
+def layers_sheet(pocket: Path, scenes: list[str], seed: int) -> Image.Image:
     """A row a scene: drawn together (foreground, background, blended); background and blended picture for that
     foreground; foreground and blended picture for that background.
     """
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder))
+        studio = Studio(Path(folder), pocket)
         for scene in scenes:
             joint = studio.draw(scene, seed=seed, task=Task.LAYERS)
             print(f"{scene}: recomposed, {recomposed(joint):.1f} of 255 from the blended picture", flush=True)
@@ -173,6 +178,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     print(table(arguments.work, arguments.pocket, arguments.count))
     if arguments.sheet:
-        contact_sheet(arguments.prompts, arguments.seed, arguments.guidance).save(arguments.sheet)
+        contact_sheet(arguments.pocket, arguments.prompts, arguments.seed, arguments.guidance).save(arguments.sheet)
     if arguments.layers_sheet:
-        layers_sheet(SCENES, arguments.seed).save(arguments.layers_sheet)
+        layers_sheet(arguments.pocket, SCENES, arguments.seed).save(arguments.layers_sheet)

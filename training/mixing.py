@@ -12,7 +12,7 @@ from training.padding import spread_colour
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     """uint8 (B, H, W, C) -> float (B, C, H, W) in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def composite(rgba: torch.Tensor, background: torch.Tensor | float) -> torch.Tensor:

@@ -43,6 +43,9 @@ def plot(work: Path, out: Path) -> None:
     import matplotlib.pyplot as plt
 
     files = sorted(work.glob("*.log.jsonl"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        print(f"{work} holds no log yet: a stage writes a line every 50 steps")
+        return
     across = 3
     down = -(-len(files) // across)
     figure, panels = plt.subplots(down, across, figsize=(4.4 * across, 3 * down), squeeze=False, layout="constrained")
