@@ -27,7 +27,7 @@ STAGES: list[tuple[list[str], float | None]] = [
     (["offset"], 4),
     (["decoder"], 45),
     (["vae_decoder"], 10),
-    (["decoder", "--again"], 15),
+    (["decoder", "--again"], 45),
     (["unet"], 80),
     *((["layer", "--method", method], 12) for method in LAYERS),
 ]
