@@ -6,8 +6,8 @@ The bases are single files with random weights, so nothing can be seen in the pi
 from prompt embeddings, whose networks stay in memory, then the transparent decoder on eight views one after another
 and `torch.median`, and the PNG; the layer file is left out there. "Ours" is the engine with the layer file on. Both
 draw a picture before the clock runs. "Floor" is the work of the denoiser, the VAE's decoder and the eight views over
-the measured peak of a matmul of 4096. Where there is a GPU it is used, at the family's own size and 20 steps; on a CPU
-a small SD 1.5 picture of few steps has to do.
+the measured peak of a matmul. Where there is a GPU it is used, at the family's own size and 20 steps; on a CPU a small
+SD 1.5 picture of few steps has to do.
 """
 
 import argparse
@@ -58,7 +58,6 @@ BASES: dict[Family, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
     ),
 }
 LAYERS: dict[Family, str] = {"sd15": "layer_sd15_transparent_attn", "sdxl": "layer_xl_transparent_attn"}
-SCALINGS: dict[Family, float] = {"sd15": 0.18215, "sdxl": 0.13025}
 GIGABYTES: dict[Family, int] = {"sd15": 12, "sdxl": 24}
 PROMPT, GUIDANCE = "a red apple", 7.0
 

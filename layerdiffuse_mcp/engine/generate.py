@@ -89,8 +89,7 @@ def generate(
         known: dict[Role, list[Bytes]] = {role: [picture] * len(batch) for role, picture in given.layers.items()}
         for stage in _stages(plans[0]):
             outputs = METHODS[stage.method].outputs
-            with for_denoiser(model.parameters, len(batch) * pixels_of_result(plans[0]), model.placement.device):
-                layers = _draw(stage, model, batch, known, given, meter, show)
+            layers = _draw(stage, model, batch, known, given, meter, show)
             known |= {role: [one.pixels for one in layers if one.role == role] for role in outputs}
             for number, layer in enumerate(layers):
                 batch[number // len(outputs)].layers.append(layer)
@@ -151,7 +150,8 @@ def _draw(
             batch_cond=len(batch) * pixels_of_result(plan) <= model.pixels_at_once,
             inpainting=inpainting,
         )
-        latents = sample(sampler, denoiser, run, noise, on_step, start)
+        with for_denoiser(model.parameters, len(batch) * pixels_of_result(plan), device):
+            latents = sample(sampler, denoiser, run, noise, on_step, start)
         if inpainting is not None:
             latents = inpainting.keep(latents)
 
