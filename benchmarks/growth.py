@@ -4,7 +4,7 @@
 
 Size should cost its pixels, steps and count themselves. "over straight" is a row's processor time over what a straight
 line through the first and the last row of its table gives; memory is the peak above what the process kept before the
-job. The largest size, 1024, takes minutes: ask for it with `--largest 1024`.
+job. The largest sizes take minutes: ask for them with `--largest 2048`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.runtime import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
-SIZES = (128, 192, 256, 384, 512, 768, 1024)
+SIZES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 STEPS = (5, 10, 20, 40)
 COUNTS = (1, 2, 4, 8)
 FEW = 4

@@ -1,15 +1,15 @@
 """What the denoising loop costs beside the network's own calls; and both passes in one call beside one after the other.
 
-    python benchmarks/loop.py [--steps 10]
+    python benchmarks/loop.py
 
 Everything around the calls counts as the loop: scaling, guidance, the sampler's arithmetic, its noise. The networks
-are of SD 1.5's layout and between the pocket model and a real base in size. Seconds are processor time of all threads,
-which is steadier than wall time on a shared machine; the fastest of three runs counts. The budget is 2%.
+are of SD 1.5's layout, from the pocket model's size to the real one. Seconds are processor time of all threads, which
+is steadier than wall time on a shared machine; the fastest run counts. The budget is 2%.
 """
 
 import argparse
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,13 +25,26 @@ from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
 
 BUDGET = 0.02
-RUNS = 3
-NETWORKS: Mapping[str, tuple[Mapping[str, Any], int]] = {
-    "as the pocket model": ({**SD15, "block_out_channels": (64, 128, 192, 192)}, 16),
-    "a tenth of SD 1.5": ({**SD15, "block_out_channels": (96, 192, 288, 288)}, 24),
-}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network of SD 1.5's layout with these channels, the side of its latents, and how much of it is run."""
+
+    title: str
+    channels: tuple[int, int, int, int]
+    side: int
+    steps: int = 10
+    runs: int = 3
+    batches: tuple[int, ...] = (1, 4)
+
+
+SIZES = (
+    Size("as the pocket model", (64, 128, 192, 192), 16),
+    Size("a tenth of SD 1.5", (96, 192, 288, 288), 24),
+    Size("SD 1.5, 256x256", (320, 640, 1280, 1280), 32, steps=4, runs=1, batches=()),
+)
 LOOP = ("DPM++ 2M", "DPM++ 2M SDE", "Euler a")
-BATCHES = (1, 4)
 
 
 class Timed:
@@ -57,35 +70,35 @@ def run(
     denoiser = Denoiser(timed, levels, Conditioning(texts[0]), Conditioning(texts[1]), 7.0, batch_cond=together)
     noise = BatchNoise(range(batch), (4, side, side))
     schedule = plan(sampler, "Karras", steps, levels)
+    pixels = batch * (8 * side) ** 2
     began = time.process_time()
-    with torch.inference_mode():
+    with torch.inference_mode(), for_denoiser(network.parameters, pixels, torch.device("cpu")):
         sample(sampler, denoiser, schedule, noise)
     return time.process_time() - began, timed.seconds
 
 
 def main() -> None:
     """Measure and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=10)
-    steps = parser.parse_args().steps
-    header(f"The denoising loop, {steps} steps, one picture, with guidance")
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    header("The denoising loop, one picture, with guidance")
     loop: list[tuple[object, ...]] = [("network", "sampler", "ms a call", "loop ms a step", "loop over calls")]
     passes: list[tuple[object, ...]] = [("network", "pictures", "one call, ms a step", "in turn, ms a step", "gain")]
-    for title, (config, side) in NETWORKS.items():
-        unet = fill(unet_without_weights(config), torch.float32)
-        network, width = UNetNetwork(unet), config["cross_attention_dim"]
-        run(network, width, side, "Euler", 1)
+    for size in SIZES:
+        config: dict[str, Any] = {**SD15, "block_out_channels": size.channels}
+        network, width = UNetNetwork(fill(unet_without_weights(config), torch.float32)), config["cross_attention_dim"]
+        run(network, width, size.side, "Euler", 1)
         for name in LOOP:
-            whole, calls = min(run(network, width, side, name, steps) for _ in range(RUNS))
+            whole, calls = min(run(network, width, size.side, name, size.steps) for _ in range(size.runs))
+            beside = whole - calls
             loop.append(
-                (title, name, 1000 * calls / steps, 1000 * (whole - calls) / steps, f"{(whole - calls) / calls:.1%}")
+                (size.title, name, *(1000 * took / size.steps for took in (calls, beside)), f"{beside / calls:.1%}")
             )
-        for batch in BATCHES:
+        for batch in size.batches:
             one, two = (
-                min(run(network, width, side, "Euler", steps, batch, together)[0] for _ in range(RUNS)) / steps
+                min(run(network, width, size.side, "Euler", size.steps, batch, together)[0] for _ in range(size.runs))
                 for together in (True, False)
             )
-            passes.append((title, batch, 1000 * one, 1000 * two, two / one))
+            passes.append((size.title, batch, 1000 * one / size.steps, 1000 * two / size.steps, two / one))
     table(loop)
     print()
     table(passes)

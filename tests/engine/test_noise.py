@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerdiffuse_mcp.choices import NOISE_SOURCES
-from layerdiffuse_mcp.engine.sampling.noise import BatchNoise, BrownianNoise, CpuNormal, PhiloxNormal
+from layerdiffuse_mcp.engine.sampling.noise import SOURCES, BatchNoise, BrownianNoise, CpuNormal, PhiloxNormal
 
 SHAPE = (4, 6, 10)
 SEEDS = st.integers(0, 2**63)
@@ -87,6 +87,26 @@ def test_brownian_noise_does_not_depend_on_the_batch_or_on_what_was_asked_before
     alone = BrownianNoise([6], SHAPE, 0.03, 14.6, source)
     for pair, gold in reversed(list(zip(asked, forward, strict=True))):
         assert torch.equal(alone(*pair)[0], gold[1])
+
+
+def test_trees_of_a_batch_draw_no_more_than_each_alone(monkeypatch):
+    drawn: list[int] = []
+
+    class Counted(CpuNormal):
+        def draw(self, shape):
+            drawn.append(1)
+            return super().draw(shape)
+
+    monkeypatch.setitem(SOURCES, "cpu", Counted)
+
+    def draws(seeds):
+        drawn.clear()
+        tree, levels = BrownianNoise(seeds, SHAPE, 0.03, 14.6, "cpu"), torch.linspace(14.6, 0.03, 20)
+        for pair in levels.unfold(0, 2, 1):
+            tree(*pair)
+        return len(drawn)
+
+    assert draws([5, 6, 7]) <= sum(draws([seed]) for seed in (5, 6, 7))
 
 
 def test_brownian_noise_has_unit_variance():

@@ -32,7 +32,7 @@ _TO_UNIT = torch.tensor(2.3283064e-10, dtype=torch.float32).item()  # 2^-32, as 
 _TO_ANGLE = torch.tensor(2.3283064e-10 * 6.2831855, dtype=torch.float32).item()
 
 _TREE_DIGITS = 6  # a Brownian tree rounds its times to this many decimals
-_LEAVES_KEPT = 64  # more than one way down a tree asks for
+_LEAVES_KEPT = 64  # of each tree: more than one way down asks for
 
 
 class PhiloxNormal:
@@ -65,14 +65,26 @@ def _philox(offset: int, elements: Any, key: tuple[int, int]) -> tuple[Any, Any]
 
     elements: int64 (N,), a tensor or an array; so is what comes back.
     """
-    zeros = elements * 0
-    a, b, c, d = zeros + offset, zeros, elements, zeros
+    a, b, c, d = elements * 0 + offset, elements * 0, elements, elements * 0
     for _ in range(10):
         left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b = (right >> 32 & _MASK) ^ b ^ key[0], right & _MASK
-        c, d = (left >> 32 & _MASK) ^ d ^ key[1], left & _MASK
+        a, c = _high(right), _high(left)
+        a ^= b
+        a ^= key[0]
+        c ^= d
+        c ^= key[1]
+        right &= _MASK
+        left &= _MASK
+        b, d = right, left
         key = (key[0] + _KEY_STEPS[0] & _MASK, key[1] + _KEY_STEPS[1] & _MASK)
     return a, b
+
+
+def _high(products: Any) -> Any:
+    """The upper 32 bits of 64, which int64 holds with a sign."""
+    high = products >> 32
+    high &= _MASK
+    return high
 
 
 class CpuNormal:
@@ -154,7 +166,7 @@ class BrownianNoise:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._range = (round(lowest, _TREE_DIGITS), round(highest, _TREE_DIGITS))
-        self._leaves = _LeavesFrom(source)
+        self._leaves = _LeavesFrom(source, _LEAVES_KEPT * len(seeds))
         self._dtype = dtype
         start = torch.zeros(shape, device=device)
         with self._leaves:
@@ -179,10 +191,10 @@ class _LeavesFrom(TorchFunctionMode):
     times on the way down, so the last ones are kept.
     """
 
-    def __init__(self, source: NoiseSource) -> None:
+    def __init__(self, source: NoiseSource, kept: int) -> None:
         super().__init__()
 
-        @lru_cache(_LEAVES_KEPT)
+        @lru_cache(kept)
         def leaf(seed: int, shape: Shape, device: torch.device) -> Tensor:
             return SOURCES[source](seed, device).draw(shape)
 
