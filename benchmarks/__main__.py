@@ -12,8 +12,10 @@ began = time.monotonic()
 over: list[str] = []
 for script in sorted(Path(__file__).parent.glob("[a-z]*.py")):
     print(f"\n== {script.stem.replace('_', ' ')}", flush=True)
+    began_here = time.monotonic()
     if subprocess.run([sys.executable, str(script)]).returncode:
         over.append(script.stem)
+    print(f"({time.monotonic() - began_here:.0f} seconds)")
 print(f"\n{(time.monotonic() - began) / 60:.0f} minutes")
 if over:
     sys.exit(f"over budget, or failed: {', '.join(over)}")

@@ -23,6 +23,7 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
+from layerdiffuse_mcp.engine.threads import for_denoiser
 
 BUDGET = 0.02
 
@@ -70,9 +71,9 @@ def run(
     denoiser = Denoiser(timed, levels, Conditioning(texts[0]), Conditioning(texts[1]), 7.0, batch_cond=together)
     noise = BatchNoise(range(batch), (4, side, side))
     schedule = plan(sampler, "Karras", steps, levels)
-    pixels = batch * (8 * side) ** 2
+    numbers, pixels = sum(weight.numel() for weight in network.unet.parameters()), batch * (8 * side) ** 2
     began = time.process_time()
-    with torch.inference_mode(), for_denoiser(network.parameters, pixels, torch.device("cpu")):
+    with torch.inference_mode(), for_denoiser(numbers, pixels, torch.device("cpu")):
         sample(sampler, denoiser, schedule, noise)
     return time.process_time() - began, timed.seconds
 

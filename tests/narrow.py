@@ -4,12 +4,14 @@ The weights are random but sane: every capability runs on them in seconds, thoug
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from layerdiffuse_mcp.engine.checkpoints import VectorUNet
 from layerdiffuse_mcp.engine.ldm_export import save_single_file, to_ldm
 from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.sharing import SharingModel
@@ -25,7 +27,16 @@ SETTINGS = {
     "text_encoder": {"num_attention_heads": 4},
     "text_encoder_2": {"num_attention_heads": 4},
 }
-UNETS: dict[Family, dict] = {
+TEXT = {
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": ROWS,
+    "projection_dim": TEXT_WIDTH,
+}
+TEXTS: tuple[dict[str, Any], ...] = (TEXT | {"hidden_act": "quick_gelu"}, TEXT | {"hidden_act": "gelu"})
+UNETS: dict[Family, dict[str, Any]] = {
     "sd15": {
         "block_out_channels": (32, 32, 32, 32),
         "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
@@ -48,14 +59,41 @@ UNETS: dict[Family, dict] = {
 }
 
 
+def networks(family: Family) -> tuple[VectorUNet, AutoencoderKL, list[TextEncoder]]:
+    """A UNet, a VAE and text encoders with random weights, always the same."""
+    torch.manual_seed(0)
+    unet = VectorUNet(**UNETS[family])
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        norm_num_groups=4,
+        latent_channels=4,
+    )
+    encoders = [TextEncoder(TextConfig(**text), projected=number == 1) for number, text in enumerate(TEXTS)]
+    return unet.eval(), vae.eval(), [encoder.eval() for encoder in encoders[: 1 if family == "sd15" else 2]]
+
+
+def settings(family: Family) -> dict[str, Any]:
+    """What a narrow file's header says of the networks in it."""
+    return SETTINGS | {"unet": {"attention_head_dim": UNETS[family]["attention_head_dim"]}}
+
+
+def write_base(folder: Path, family: Family, name: str = "") -> Path:
+    """A complete base in a single file, called `name` or else as the family."""
+    path = folder / f"{name or family}.safetensors"
+    unet, vae, encoders = networks(family)
+    save_single_file(path, unet, vae, encoders, settings(family))
+    return path
+
+
 def write_models(folder: Path, families: tuple[Family, ...] = ("sd15", "sdxl")) -> None:
     """Write `tiny-<family>.safetensors` and all layer and transparency files of the families into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for family in families:
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(**UNETS[family])
-        heads = {"unet": {"attention_head_dim": UNETS[family]["attention_head_dim"]}}
-        save_single_file(folder / f"tiny-{family}.safetensors", unet, _vae(), _text_encoders(family), SETTINGS | heads)
+        unet = networks(family)[0]
+        write_base(folder, family, f"tiny-{family}")
         for method in METHODS.values():
             if method.family == family:
                 save_file(layer_tensors(method, unet), folder / method.file)
@@ -92,29 +130,3 @@ def write_lora(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_v"
     save_file({f"{name}.lora_up.weight": torch.randn(32, 4), f"{name}.lora_down.weight": torch.randn(4, 32)}, path)
-
-
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        norm_num_groups=4,
-        latent_channels=4,
-    )
-
-
-def _text_encoders(family: Family) -> tuple[nn.Module, ...]:
-    shape = {
-        "hidden_size": TEXT_WIDTH,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "vocab_size": ROWS,
-        "projection_dim": TEXT_WIDTH,
-    }
-    first = TextEncoder(TextConfig(**shape, hidden_act="quick_gelu"))
-    if family == "sd15":
-        return (first,)
-    return first, TextEncoder(TextConfig(**shape, hidden_act="gelu"), projected=True)

@@ -20,8 +20,9 @@ from layerdiffuse_mcp.engine.checkpoints import (
 from layerdiffuse_mcp.engine.ldm_export import save_single_file, single_file
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
 from layerdiffuse_mcp.hub.identify import identify
+from tests.narrow import TEXTS, networks, settings, write_base
 
-from .narrow_bases import TEXTS, UNETS, networks, same, settings, write_base
+from .narrow_bases import conditioning, same
 
 FAMILIES = ("sd15", "sdxl")
 
@@ -47,8 +48,9 @@ def test_a_single_file_gives_back_every_network_bit_for_bit(tmp_path, family):
 def test_a_network_that_was_read_computes_what_the_written_one_does(tmp_path):
     unet, _, _ = networks("sdxl")
     read = read_checkpoint(write_base(tmp_path, "sdxl")).unet()
-    x, text, vector = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 16), torch.randn(1, 16 + 6 * 256)
-    outputs = [net(x, 500, text, added_cond_kwargs={"vector": vector}).sample for net in (unet, read)]
+    x, given = torch.randn(1, 4, 8, 8), conditioning(1, "sdxl")
+    added = {"vector": given.vector}
+    outputs = [net(x, 500, given.context, added_cond_kwargs=added).sample for net in (unet, read)]
     assert torch.allclose(*outputs, atol=1e-5)
 
 
@@ -109,9 +111,8 @@ def test_old_files_name_the_text_encoder_without_text_model(tmp_path):
 def test_networks_are_made_of_tensors_in_memory_too():
     unet, _, encoders = networks("sdxl")
     tensors = single_file(unet, None, encoders)
-    overrides = {key: UNETS["sdxl"][key] for key in ("attention_head_dim", "norm_num_groups")}
-    assert same(unet_from_ldm(tensors, overrides), unet.state_dict())
-    heads = {"num_attention_heads": 2}
+    assert same(unet_from_ldm(tensors, settings("sdxl")["unet"]), unet.state_dict())
+    heads = settings("sdxl")["text_encoder"]
     prefixes = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
     for prefix, made in zip(prefixes, encoders, strict=True):
         assert same(text_encoder_from_ldm(tensors, heads, prefix), made.state_dict())

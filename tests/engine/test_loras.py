@@ -9,8 +9,9 @@ from layerdiffuse_mcp.engine.loras import parse_lora, read_lora
 from layerdiffuse_mcp.engine.offsets import offsets_from_tensors
 from layerdiffuse_mcp.engine.patching import PatchStack
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
+from tests.narrow import networks
 
-from .narrow_bases import copy_of, networks, read_base, same
+from .narrow_bases import copy_of, read_base, same
 from .test_offsets import diff_tensors
 
 RANK, ALPHA = 2, 1.0
@@ -119,8 +120,9 @@ def test_attention_processor_names_find_their_projections(base):
 def test_full_differences_of_weights_and_biases_are_added(base):
     parts, stacks = base
     unet = parts["unet"]
-    tensors = {"lora_unet_conv_out.diff": torch.ones(4, 8, 3, 3), "lora_unet_conv_out.diff_b": torch.ones(4)}
     before = copy_of(unet)
+    ones = {name: torch.ones_like(before[f"conv_out.{name}"]) for name in ("weight", "bias")}
+    tensors = {"lora_unet_conv_out.diff": ones["weight"], "lora_unet_conv_out.diff_b": ones["bias"]}
     stacks["unet"].set(parse_lora(tensors, "full").patches({"unet": unet}, 0.5)["unet"])
     assert torch.allclose(unet.conv_out.weight, before["conv_out.weight"] + 0.5)
     assert torch.allclose(unet.conv_out.bias, before["conv_out.bias"] + 0.5)

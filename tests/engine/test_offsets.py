@@ -12,8 +12,9 @@ from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.offsets import OffsetNetwork, offsets_from_tensors, read_offsets
 from layerdiffuse_mcp.engine.patching import Patch, PatchStack
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
+from tests.narrow import networks
 
-from .narrow_bases import conditioning, copy_of, networks, read_base, same
+from .narrow_bases import conditioning, copy_of, read_base, same
 
 RANK = 3
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from layerdiffuse_mcp.engine.patching import Full, LowRank, Patch, PatchStack, extra_channels, misfits
+from tests.narrow import networks
 
-from .narrow_bases import copy_of, networks, read_base, same
+from .narrow_bases import copy_of, read_base, same
 
 
 class Small(nn.Module):

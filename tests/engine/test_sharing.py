@@ -8,8 +8,9 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharedProcessor
 from layerdiffuse_mcp.engine.sharing_model import PROJECTIONS, SharedAttention, SharingModel, attention_places
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
+from tests.narrow import TEXT_WIDTH, networks
 
-from .narrow_bases import conditioning, copy_of, networks, same
+from .narrow_bases import conditioning, copy_of, same
 
 STEP = torch.tensor([500])
 
@@ -120,7 +121,8 @@ def test_files_of_another_family_or_kind_say_so(unet):
 def test_damaged_files_are_named(unet, tmp_path):
     path = tmp_path / "layer.safetensors"
     state = model_for(unet, 1).state_dict()
-    save_file(state | {"hookers.layers.0.temporal_i.bias": torch.full((8,), torch.nan)}, path)
+    bias = "hookers.layers.0.temporal_i.bias"
+    save_file(state | {bias: torch.full_like(state[bias], torch.nan)}, path)
     with pytest.raises(LayerFileError, match=r"not numbers .*hookers\.layers\.0\.temporal_i\.bias"):
         SharingModel.read(path, unet)
     path.write_bytes(path.read_bytes()[:-1])
@@ -167,7 +169,7 @@ def test_frames_see_each_other_and_images_do_not(unet):
 
 def test_a_frames_prompt_replaces_the_text_of_its_conditional_rows_only(unet):
     given = batch(4, positive=[False, False, True, True])  # one image of two frames, both passes
-    prompt = torch.randn(1, 5, 16)
+    prompt = torch.randn(1, 5, TEXT_WIDTH)
     model = model_for(unet, 2)
     with SharedNetwork(unet, model, prompts=[None, prompt]) as run:
         ours = run.network(*given)
@@ -180,7 +182,7 @@ def test_a_frames_prompt_replaces_the_text_of_its_conditional_rows_only(unet):
 
 def test_a_longer_prompt_of_a_frame_is_joined_by_repeating(unet):
     given = batch(2, positive=[True, True])
-    prompt = torch.randn(1, 10, 16)
+    prompt = torch.randn(1, 10, TEXT_WIDTH)
     model = model_for(unet, 2)
     with SharedNetwork(unet, model, prompts=[prompt]) as run:
         ours = run.network(*given)
