@@ -8,18 +8,22 @@ table([("way", "seconds", "peak MB"), ("plain", seconds, peak_memory() / 1e6)])
 """
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import psutil
 
-__all__ = ["header", "median_of", "peak_memory", "reset_peak_memory", "resident_memory", "table"]
+__all__ = ["apart", "header", "median_of", "peak_memory", "reset_peak_memory", "resident_memory", "table"]
 
 
 def header(title: str) -> None:
@@ -44,6 +48,13 @@ def table(rows: Sequence[Sequence[object]]) -> None:
 def median_of(rounds: int, call: Callable[[], object]) -> float:
     """The median of the wall seconds that `call` takes."""
     return statistics.median(_seconds(call) for _ in range(rounds))
+
+
+def apart(measure: Callable[..., Any], *given: object, environment: Mapping[str, str] | None = None) -> Any:
+    """What `measure` returns in a process of its own, with these variables in its environment."""
+    spawn = multiprocessing.get_context("spawn")
+    with mock.patch.dict(os.environ, environment or {}), ProcessPoolExecutor(1, spawn) as process:
+        return process.submit(measure, *given).result()
 
 
 def resident_memory() -> int:

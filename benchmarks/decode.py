@@ -11,14 +11,11 @@ another and takes the median of a stack.
 """
 
 import argparse
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
 import torch
-from _report import header, peak_memory, reset_peak_memory, resident_memory
+from _report import apart, header, peak_memory, reset_peak_memory, resident_memory
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -80,12 +77,6 @@ def whole(way: str, side: int) -> float:
         turned += [(one.flip(3), other.flip(3)) for one, other in turned]
         torch.stack([decoder(*one).clamp(0, 1) for one in turned]).median(dim=0)
     return time.perf_counter() - began
-
-
-def apart(measure: Callable[..., Any], *given: object) -> Any:
-    """What `measure` returns in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure, *given).result()
 
 
 @torch.inference_mode()

@@ -2,21 +2,20 @@
 
     python benchmarks/growth.py [--rounds 1] [--largest 512] [--plot growth.png]
 
-Size should cost its pixels, steps and count themselves. "over straight" is a row's processor time over what a straight
-line through the first and the last row of its table gives; memory is the peak above what the process kept before the
-job. The largest sizes take minutes: ask for them with `--largest 2048`.
+Size should cost its pixels (until attention among them, which grows with their square, is most of it), steps and count
+themselves. "over straight" is a row's processor time over what a straight line through the first and the middle row of
+its table gives; memory is the peak above what the process kept before the job. The largest sizes take minutes: ask for
+them with `--largest 2048`. The plot needs matplotlib.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from _report import header, peak_memory, reset_peak_memory, resident_memory, table
-from PIL import Image, ImageDraw
 
 from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.runtime import Engine, load_engine
@@ -27,8 +26,6 @@ STEPS = (5, 10, 20, 40)
 COUNTS = (1, 2, 4, 8)
 FEW = 4
 """Steps of a picture where steps are not what is measured."""
-PLOT = (900, 300)
-"""Width and height of the plot, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,9 @@ def _drawn(engine: Engine, title: str, amount: int, fields: dict[str, Any]) -> P
 
 
 def straight(points: list[Point]) -> list[float]:
-    """What a line through the first and the last point gives at each point, in processor seconds."""
-    first, last = points[0], points[-1]
-    slope = (last.processor - first.processor) / (last.amount - first.amount)
+    """What a line through the first and the middle point gives at each point, in processor seconds."""
+    first, middle = points[0], points[len(points) // 2]
+    slope = (middle.processor - first.processor) / (middle.amount - first.amount)
     return [first.processor + slope * (point.amount - first.amount) for point in points]
 
 
@@ -100,33 +97,29 @@ def show(name: str, points: list[Point]) -> None:
 
 
 def plot(lines: dict[str, list[Point]], path: Path) -> None:
-    """One panel a line: processor seconds (blue, with the straight line in grey) and peak memory (red), from zero."""
-    image = Image.new("RGB", PLOT, "white")
-    draw = ImageDraw.Draw(image)
-    width = PLOT[0] // len(lines)
-    for panel, (name, points) in enumerate(lines.items()):
-        box = (panel * width + 20, 30, (panel + 1) * width - 20, PLOT[1] - 30)
-        last = points[-1]
-        draw.rectangle(box, outline="lightgrey")
-        reach = f"{name}: time (blue) to {last.processor:.0f} s, memory (red) to {last.peak / 1e6:.0f} MB"
-        draw.text((box[0], 8), reach, "black")
-        draw.text((box[0], box[3] + 6), f"{points[0].title} to {last.title}", "black")
+    """A panel for time, the straight line in grey, and one for memory of each line. Sizes span three decades of pixels
+    and are drawn on logarithmic axes.
+    """
+    import matplotlib  # of the `train` extra
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, len(lines), figsize=(4 * len(lines), 6), layout="constrained")
+    for (time_panel, memory_panel), (name, points) in zip(panels.T, lines.items(), strict=True):
         amounts = [point.amount for point in points]
-        curves: dict[str, list[float]] = {
-            "lightgrey": straight(points),
-            "blue": [point.processor for point in points],
-            "red": [point.peak for point in points],
-        }
-        for colour, values in curves.items():
-            draw.line(_scaled(box, amounts, values), colour, width=2)
-    image.save(path)
-
-
-def _scaled(box: tuple[int, int, int, int], xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-    """The points of a line whose largest x and y lie at the box's right and top."""
-    left, top, right, bottom = box
-    wide, high = (right - left) / max(xs), (bottom - top) / (max(ys) or 1)
-    return [(left + wide * x, bottom - high * y) for x, y in zip(xs, ys, strict=True)]
+        time_panel.plot(amounts, straight(points), color="lightgrey", linewidth=4)
+        time_panel.plot(amounts, [point.processor for point in points], color="tab:blue", marker=".")
+        memory_panel.plot(amounts, [point.peak / 1e6 for point in points], color="tab:red", marker=".")
+        for panel, unit in ((time_panel, "processor seconds"), (memory_panel, "peak MB above")):
+            panel.set(title=name, ylabel=unit)
+            if name == "size":
+                panel.loglog()
+            else:
+                panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
+            panel.set_xticks(amounts, [point.title for point in points], rotation=45, fontsize=7)
+            panel.minorticks_off()
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

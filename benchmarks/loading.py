@@ -28,6 +28,7 @@ from torch import nn
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
 from layerdiffuse_mcp.engine.ldm_keys import UNET_PREFIX, unet_key_map
+from layerdiffuse_mcp.runtime import keep_freed_memory
 
 BUDGET = 1.15
 CASES = (("sd15", "float16"), ("sd15", "float32"), ("sdxl", "float16"))
@@ -82,6 +83,7 @@ def measure(path: Path, way: str, dtype: torch.dtype) -> None:
 
 def main() -> None:
     """Measure and print the table."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=320, help="320 is the bases' own; a multiple of 64")
     parser.add_argument("--measure", nargs=3, metavar=("FILE", "WAY", "DTYPE"), help=argparse.SUPPRESS)

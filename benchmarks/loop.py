@@ -24,6 +24,7 @@ from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
 from layerdiffuse_mcp.engine.threads import for_denoiser
+from layerdiffuse_mcp.runtime import keep_freed_memory
 
 BUDGET = 0.02
 
@@ -80,6 +81,7 @@ def run(
 
 def main() -> None:
     """Measure and print the tables."""
+    keep_freed_memory()
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     header("The denoising loop, one picture, with guidance")
     loop: list[tuple[object, ...]] = [("network", "sampler", "ms a call", "loop ms a step", "loop over calls")]

@@ -4,10 +4,10 @@
 
 The bases are single files with random weights, so nothing can be seen in the pictures. "Plain" is diffusers' pipeline
 from prompt embeddings, whose networks stay in memory, then the transparent decoder on eight views one after another
-and `torch.median`, and the PNG; the layer file is left out there. "Ours" is the engine with the layer file on. Both
-draw a picture before the clock runs. "Floor" is the work of the denoiser, the VAE's decoder and the eight views over
-the measured peak of a matmul. Where there is a GPU it is used, at the family's own size and 20 steps; on a CPU a small
-SD 1.5 picture of few steps has to do.
+and `torch.median`, and the PNG; the layer file is left out there. "Ours" is the engine with the layer file on. Each
+has a process of its own, ours with what `runtime` sets, and draws a picture before the clock runs. "Floor" is the work
+of the denoiser, the VAE's decoder and the eight views over the measured peak of a matmul. Where there is a GPU it is
+used, at the family's own size and 20 steps; on a CPU a small SD 1.5 picture of few steps has to do.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from _full_size import SD15, random_tensors, sdxl, too_little_memory, unet_without_weights, write
-from _report import header, median_of, peak_memory, reset_peak_memory, table
+from _report import apart, header, median_of, peak_memory, reset_peak_memory, table
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import save_file
@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerdiffuse_mcp.engine.checkpoints import Checkpoint, read_checkpoint
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.ldm_export import single_file
 from layerdiffuse_mcp.engine.sharing_model import SharingModel
 from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
@@ -38,6 +37,7 @@ from layerdiffuse_mcp.engine.transparency import VIEWS, to_rgba8
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
 from layerdiffuse_mcp.methods import TRANSPARENCY_FILES, Family
 from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.runtime import DEFAULTS, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 BASES: dict[Family, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
@@ -194,7 +194,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), family)
             job = Job(Path(folder), family, size, options.steps, options.rounds, dtype, device)
-            (operations, *plain), ours = drawn_plainly(job), drawn_by_us(job)
+            operations, *plain = apart(drawn_plainly, job)
+            ours = apart(drawn_by_us, job, environment=DEFAULTS)
         rows = [("plain", *plain), ("ours", *ours)]
         table([("way", "seconds", "speed", "peak GB"), *((way, took, plain[0] / took, top) for way, took, top in rows)])
         print(f"floor: {operations / 1e12:.2f} TFLOP, {operations / peak_rate(dtype, device):.3g} s\n")
@@ -225,7 +226,7 @@ def drawn_by_us(job: Job) -> tuple[float, float]:
     """Seconds and gigabytes at the peak."""
     dtype = str(job.dtype).removeprefix("torch.")
     settings = {"models_dir": job.folder, "output_dir": job.folder, "dtype": dtype, "device": job.device}
-    engine = Engine(Settings(**settings))
+    engine = load_engine()(Settings(**settings))
     request = GenerateRequest(
         prompt=PROMPT,
         seed=1,

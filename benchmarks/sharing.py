@@ -19,6 +19,7 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing import SharedNetwork
 from layerdiffuse_mcp.engine.sharing_model import SharingModel
+from layerdiffuse_mcp.runtime import keep_freed_memory
 
 FRAMES, RANK, BUDGET = 3, 256, 1.08
 GIGABYTES = 8
@@ -26,6 +27,7 @@ GIGABYTES = 8
 
 def main() -> None:
     """Measure and print the table."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256, help="side of the pictures, a multiple of 64")
     parser.add_argument("--rounds", type=int, default=1)

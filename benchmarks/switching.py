@@ -25,6 +25,7 @@ from layerdiffuse_mcp.engine.checkpoints import read_checkpoint, unet_from_ldm
 from layerdiffuse_mcp.engine.ldm_keys import UNET_PREFIX
 from layerdiffuse_mcp.engine.offsets import read_offsets
 from layerdiffuse_mcp.engine.patching import LowRank, Patch, PatchStack
+from layerdiffuse_mcp.runtime import keep_freed_memory
 
 RANK = 256
 PAGE = 4096
@@ -128,6 +129,7 @@ def in_place(folder: Path, dtype: torch.dtype) -> tuple[dict[str, float], bool, 
 
 def main() -> None:
     """Measure and print the table."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=320, help="320 is SDXL's own; a multiple of 64")
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])

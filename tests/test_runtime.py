@@ -1,5 +1,8 @@
 """What a worker imports before it draws, and that it starts whatever its libraries do."""
 
+import ctypes
+import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +36,53 @@ def test_drawing_imports_neither_compiler_nor_transformers_nor_scipy(tmp_path: P
     done = subprocess.run([sys.executable, "-c", DRAW, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     assert "takes longer" not in done.stderr
+
+
+ALLOCATE = """
+import resource
+import sys
+
+from layerdiffuse_mcp.runtime import load_engine
+
+engine = load_engine()
+import torch
+from layerdiffuse_mcp.engine.placement import memory_free, memory_used
+
+
+def faults() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(2**25)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+faults()
+print(faults())
+kept = memory_used()
+memory_free(torch.device("cpu"))
+print(kept - memory_used())
+"""
+BLOCK = 4 * 2**25
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator")
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_MMAP_MAX_": "65536"}, False)])
+def test_freed_memory_is_kept_for_the_next_tensor_until_free_memory_is_asked_for(
+    environment: dict[str, str], kept: bool
+) -> None:
+    small_pages = {"THP_MEM_ALLOC_ENABLE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATE],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **small_pages, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    faults, given_back = map(int, done.stdout.split())
+    pages = 5 * BLOCK // mmap.PAGESIZE
+    assert faults < pages / 100 if kept else faults > pages / 2
+    assert given_back > BLOCK / 2 if kept else given_back < BLOCK / 2
 
 
 @pytest.mark.parametrize("library", runtime.UNUSED)

@@ -91,10 +91,11 @@ def place(device: Device, dtype: Dtype) -> Placement:
 
 
 def memory_free(device: torch.device) -> tuple[int, int]:
-    """Bytes free and bytes in all on a device (the machine's memory for cpu and mps)."""
+    """Bytes free and bytes in all on a device (the machine's memory for cpu and mps, after `trim_heap`)."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
+    trim_heap()
     machine = psutil.virtual_memory()
     return machine.available, machine.total
 
@@ -111,6 +112,14 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Give the memory that the C library keeps (see `runtime.keep_freed_memory`) back to the system.
+
+    A matter of milliseconds, and of as many for what is allocated next.
+    """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc has it, musl has not
         libc.malloc_trim(0)
 
