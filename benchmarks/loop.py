@@ -44,7 +44,7 @@ class Size:
 SIZES = (
     Size("as the pocket model", (64, 128, 192, 192), 16),
     Size("a tenth of SD 1.5", (96, 192, 288, 288), 24),
-    Size("SD 1.5, 256x256", (320, 640, 1280, 1280), 32, steps=4, runs=1, batches=()),
+    Size("SD 1.5, 256x256", (320, 640, 1280, 1280), 32, steps=2, runs=1, batches=()),
 )
 LOOP = ("DPM++ 2M", "DPM++ 2M SDE", "Euler a")
 
