@@ -91,11 +91,11 @@ def place(device: Device, dtype: Dtype) -> Placement:
 
 
 def memory_free(device: torch.device) -> tuple[int, int]:
-    """Bytes free and bytes in all on a device (the machine's memory for cpu and mps, after `trim_heap`)."""
+    """Bytes free and bytes in all on a device (the machine's memory for cpu and mps), after `trim_heap`."""
+    trim_heap()
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
-    trim_heap()
     machine = psutil.virtual_memory()
     return machine.available, machine.total
 
