@@ -22,7 +22,13 @@ from typing import Any
 import torch
 from _full_size import SD15, random_tensors, sdxl, too_little_memory, unet_without_weights, write
 from _report import apart, header, median_of, peak_memory, reset_peak_memory, table
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from safetensors.torch import save_file
 from switching import RANK, attention
@@ -58,7 +64,7 @@ BASES: dict[Family, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
     ),
 }
 LAYERS: dict[Family, str] = {"sd15": "layer_sd15_transparent_attn", "sdxl": "layer_xl_transparent_attn"}
-GIGABYTES: dict[Family, int] = {"sd15": 12, "sdxl": 24}
+GIGABYTES: dict[Family, int] = {"sd15": 12, "sdxl": 24}  # in float32
 PROMPT, GUIDANCE = "a red apple", 7.0
 
 
@@ -98,6 +104,7 @@ class Plain:
 
     def __init__(self, checkpoint: Checkpoint, family: Family, dtype: torch.dtype, device: str) -> None:
         networks = checkpoint.network("unet", dtype).to(device), checkpoint.network("vae", dtype).to(device)
+        networks[0].__class__ = UNet2DConditionModel  # which joins pooled text and size by itself
         config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
         scheduler = DPMSolverMultistepScheduler(**config, use_karras_sigmas=True)
         given: dict[str, Any] = {"unet": networks[0], "vae": networks[1], "scheduler": scheduler}
@@ -142,7 +149,7 @@ def work(plain: Plain, size: int, steps: int, path: Path) -> float:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         plain(size, 1, path)
     whole = counter.get_total_flops()
-    return whole + (steps - 1) * sum(counter.get_flop_counts()["VectorUNet"].values())
+    return whole + (steps - 1) * sum(counter.get_flop_counts()["UNet2DConditionModel"].values())
 
 
 def peak_rate(dtype: torch.dtype, device: str) -> float:
@@ -189,7 +196,7 @@ def main() -> None:
     for family in options.family:
         size = options.size or ({"sd15": 512, "sdxl": 1024}[family] if gpu else 128)
         header(f"A transparent picture, {family} {size}x{size}, {options.steps} steps, {options.dtype}{named}")
-        if too_little_memory(GIGABYTES[family]):
+        if too_little_memory(GIGABYTES[family] * dtype.itemsize / 4):
             continue
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), family)
