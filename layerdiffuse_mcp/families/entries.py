@@ -1,0 +1,77 @@
+"""The words of the catalogue: a file on the model hub, a base model, a LoRA. No torch, no network."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+MB, GB = 10**6, 10**9
+
+
+class Frozen(BaseModel):
+    """A value: immutable, with no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HubFile(Frozen):
+    """A file on the model hub, always `.safetensors`.
+
+    `bytes` is as published, rounded. `sha256` may be a prefix: as much of it as is publicly known.
+    """
+
+    repo: str
+    path: str
+    bytes: int | None = None
+    sha256: str | None = None
+    licence: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder in the repository."""
+        return self.path.rsplit("/", 1)[-1]
+
+
+class ModelEntry(Frozen):
+    """A base model by name. `path` is set once its file or folder is on this machine.
+
+    vae: a VAE to be used instead of the base's own. aliases: what its file is called where it was published, A1111's
+    short hash. advice: fields of `spec.Advice` that this base wants otherwise than its family's methods.
+    """
+
+    name: str
+    family: str | None
+    description: str
+    native_size: int
+    licence: str | None = None
+    path: Path | None = None
+    remote: HubFile | None = None
+    bytes: int | None = None
+    vae: Path | None = None
+    aliases: tuple[str, ...] = ()
+    advice: dict[str, Any] = {}
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the base can be loaded without fetching anything."""
+        return self.path is not None
+
+
+class LoraEntry(Frozen):
+    """A LoRA by name. `trigger` is the word that calls it up in a prompt, `advice` what a few-step LoRA brings."""
+
+    name: str
+    description: str = ""
+    trigger: str | None = None
+    licence: str | None = None
+    family: str | None = None
+    path: Path | None = None
+    remote: HubFile | None = None
+    advice: dict[str, Any] = {}
+
+
+def in_words(size: float) -> str:
+    """A number of bytes as "7.11 GB", "743 MB" or "12 kB"."""
+    if size >= 0.9995 * GB:
+        return f"{size / GB:.2f} GB"
+    return f"{size / MB:.0f} MB" if size >= MB else f"{max(size, 0) / 1000:.0f} kB"

@@ -1,0 +1,108 @@
+"""The one list of families, and what follows from it: methods, routes, published files, which family a header is of.
+
+    FAMILIES["sdxl"].native_size, METHODS["layer_xl_fg2ble"].outputs
+    families_for(Task.LAYERS)                     # ("sd15",)
+
+A package of somebody else's adds a family by an entry point in the group `layerdiffuse_mcp.families` that names its
+`FamilySpec`, as in `mine = "my_package.card:MINE"`.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from layerdiffuse_mcp.errors import CheckpointError
+from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
+from layerdiffuse_mcp.families.sd15 import SD15
+from layerdiffuse_mcp.families.sdxl import SDXL
+from layerdiffuse_mcp.families.spec import FamilySpec, Kind, LayerMethod, Role, Task
+
+GROUP = "layerdiffuse_mcp.families"
+
+
+def _cards() -> tuple[FamilySpec, ...]:
+    others = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return (SD15, SDXL, *(point.load() for point in others))
+
+
+FAMILIES: dict[str, FamilySpec] = {card.id: card for card in _cards()}
+
+METHODS: dict[str, LayerMethod] = {name: row for card in FAMILIES.values() for name, row in card.methods.items()}
+
+ROUTES: dict[tuple[Task, str], tuple[str, ...]] = {
+    (task, card.id): card.routes[task] for task in Task for card in FAMILIES.values() if task in card.routes
+}
+"""The methods that fulfil a task in a family, in the order in which they run."""
+
+LAYER_FILES: dict[str, HubFile] = {name: file for card in FAMILIES.values() for name, file in card.files.items()}
+"""The published layer and transparency files by name."""
+
+REPACKED: dict[str, tuple[HubFile, ...]] = {
+    name: card.repacked.get(name, ()) for card in FAMILIES.values() for name in card.files
+}
+"""Files that hold the same weights in another layout, by the official name; used where they already are."""
+
+BASES: tuple[ModelEntry, ...] = tuple(base for card in reversed(FAMILIES.values()) for base in card.bases)
+"""The published bases, the default one of each family first."""
+
+EMBEDDED: tuple[ModelEntry, ...] = tuple(base for card in FAMILIES.values() for base in card.embedded)
+"""Bases inside the package."""
+
+KINDS: tuple[Kind, ...] = tuple(kind for card in FAMILIES.values() for kind in card.kinds)
+"""How the families' headers are recognised, and files that are like theirs and are none."""
+
+KNOWN_NAMES = frozenset(
+    [
+        *LAYER_FILES,
+        *(file.name for files in REPACKED.values() for file in files),
+        *(entry.remote.name for entry in BASES if entry.remote),
+    ]
+)
+"""Names of all published files: what is called so in the user's folder is taken for it."""
+
+
+def _known_family(name: str) -> str:
+    if name not in FAMILIES:
+        raise ValueError(f"there is no family {name[:80]!r}; use {' or '.join(FAMILIES)}")
+    return name
+
+
+FamilyName = Annotated[str, AfterValidator(_known_family)]
+"""Annotation: the id of a family."""
+
+
+def families_for(task: Task) -> tuple[str, ...]:
+    """The families whose layer files can do `task`."""
+    return tuple(card.id for card in FAMILIES.values() if task in card.routes)
+
+
+def titles(families: tuple[str, ...] = ()) -> str:
+    """The names of families for people, "SD 1.5 or SDXL"; of all when none are named."""
+    return " or ".join(FAMILIES[name].title for name in families or FAMILIES)
+
+
+def task_inputs(task: Task, family: str) -> tuple[Role, ...]:
+    """The pictures that a user has to give for `task` in a family."""
+    return FAMILIES[family].given_roles(task)
+
+
+def folder_family(name: str, pipeline: str, unet: Mapping[str, Any]) -> FamilySpec:
+    """The family of the base in the diffusers folder `name`.
+
+    pipeline: the class that its `model_index.json` names. unet: the configuration in `unet/config.json`, if any.
+
+    Raises:
+        CheckpointError: no family's layer models fit the base; says what it is.
+    """
+    card = next((card for card in FAMILIES.values() if pipeline in card.pipelines), None)
+    if card is None:
+        problem = f"is a {pipeline[:80]} folder"
+    elif unet.get("in_channels", card.latent.channels) != card.latent.channels:
+        problem = f"has a UNet of {unet['in_channels']} input channels, as inpainting and editing bases have"
+    else:
+        problem = card.folder_problem(unet)
+    if problem or card is None:
+        raise CheckpointError(f"{name} {problem}, and layer models do not fit it; use a plain {titles()} base.")
+    return card

@@ -1,0 +1,239 @@
+"""The form of a family's card: everything about a family of models that is known without its weights.
+
+A family is what bases have in common that the same layer files fit: Stable Diffusion 1.5, SDXL. Its card is one
+`FamilySpec` in a module of its own (`sd15.py`); `registry.py` collects the cards. Whatever code wants to know about a
+family it asks of a field here, so that nothing else branches on which family it is.
+
+    spec = FAMILIES[entry.family]
+    spec.latent.downscale, spec.methods["layer_xl_fg2ble"].inputs, "layer_weight" in spec.accepts
+
+This module knows no family, imports no torch, and is the ground that everything else stands on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, get_args
+
+from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
+
+Role = Literal["foreground", "background", "blended"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+Phase = Literal["text", "denoising", "pictures"]
+"""When a network is used: encoding prompts, sampling, or turning pictures into latents and back."""
+
+Shapes = Mapping[str, Sequence[int]]
+"""The tensors of a file: their shapes by key."""
+
+
+class Task(StrEnum):
+    """What a user wishes for."""
+
+    TRANSPARENT = "transparent"
+    LAYERS = "layers"
+    BACKGROUND_FROM_FOREGROUND = "background_from_foreground"
+    FOREGROUND_FROM_BACKGROUND = "foreground_from_background"
+    BLENDED_FROM_FOREGROUND = "blended_from_foreground"
+    BLENDED_FROM_BACKGROUND = "blended_from_background"
+    EXTRACT_FOREGROUND = "extract_foreground"
+    EXTRACT_BACKGROUND = "extract_background"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The settings that the authors recommend; used wherever a request leaves one open."""
+
+    sampler: str = "DPM++ 2M SDE"
+    schedule: str = "Karras"
+    steps: int = 20
+    guidance_scale: float = 7.0
+    stop_at: float = 1.0
+
+
+@dataclass(frozen=True)
+class LayerMethod:
+    """One layer file and how it is run.
+
+    file: its name in the release, "" for a family that needs none. inputs: the pictures that it is conditioned on, in
+    the order in which their latents are joined or shown to the control encoder. outputs: a role a frame, or "any" where
+    the model names its layers itself. transparent: the output that is decoded with alpha, if any. adapter: how the file
+    acts on the denoiser, a key of `engine.layers.ADAPTERS`. strength_acts: whether a layer weight changes anything.
+    avoid_samplers: beginnings of the names of samplers that leave artefacts with it.
+    """
+
+    id: str
+    family: str
+    title: str
+    forge_name: str = ""
+    inputs: tuple[Role, ...] = ()
+    outputs: "tuple[Role, ...] | Literal['any']" = ("foreground",)
+    transparent: Role | None = None
+    adapter: str = ""
+    strength_acts: bool = False
+    advice: Advice = Advice()
+    avoid_samplers: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Name of the layer file in the release; "" where there is none."""
+        return f"{self.id}.safetensors" if self.adapter else ""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of its outputs that are known before it has run."""
+        return () if self.outputs == "any" else self.outputs
+
+    @property
+    def frames(self) -> int:
+        """Pictures that are denoised together for one result."""
+        return max(1, len(self.roles))
+
+    def same_place(self, other: "LayerMethod") -> bool:
+        """Whether it may stand in for another in a route: same family, same pictures in and out."""
+        return (self.family, self.inputs, self.outputs) == (other.family, other.inputs, other.outputs)
+
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """How a family's latents relate to pictures and to the space that they are sampled in.
+
+    channels, downscale: a picture (H, W) has a latent (channels, H / downscale, W / downscale). scale, shift: sampled
+    latent = (latent - shift) * scale; a number, or one a channel. rgb_factors: red, green and blue in -1..1 for one of
+    each channel of a sampled latent, and last of none: what previews are made with.
+    """
+
+    channels: int
+    downscale: int
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+    rgb_factors: tuple[tuple[float, float, float], ...] = ()
+
+    def padded(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that are drawn for a picture of this size: the next multiples of `downscale`."""
+        return width + -width % self.downscale, height + -height % self.downscale
+
+    def shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """The latent's shape for a picture whose sides are multiples of `downscale`."""
+        return self.channels, height // self.downscale, width // self.downscale
+
+
+@dataclass(frozen=True)
+class Component:
+    """One of a base's networks: its name in a diffusers folder, when it is used, where a single file keeps it."""
+
+    name: str
+    phase: Phase
+    title: str
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The family's transparency files: an encoder that hides alpha in a latent, and a decoder that finds it again.
+
+    sees: which latent the decoder is shown, "unscaled" (as the autoencoder has it) or "sampled".
+    """
+
+    encoder: str
+    decoder: str
+    sees: Literal["unscaled", "sampled"] = "unscaled"
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Their names."""
+        return self.encoder, self.decoder
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of a family's published networks: what a base takes of which there is no file yet.
+
+    block: of the denoiser's largest block and all that is in none.
+    """
+
+    text: int
+    denoiser: int
+    block: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of `.safetensors` file: one is of this kind when it holds all marks, one of `any_of`, and passes `test`.
+
+    title: with an article, to stand in a sentence. marks, any_of: fragments of keys. family: set where such a file can
+    serve as a base.
+    """
+
+    name: str
+    title: str
+    marks: tuple[str, ...] = ()
+    any_of: tuple[str, ...] = ()
+    test: Callable[[Shapes], bool] | None = None
+    family: str | None = None
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """A family's card.
+
+    native_size: pixels a side of the pictures it was trained on. size_step: sizes that the planner chooses are
+    multiples of it. routes: for each task that the family can do its methods in the order in which they run; a later
+    one takes what an earlier one made. repacked: files that hold the same weights in another layout, by official name.
+    embedded: bases inside the package. kinds: how a file's header is recognised, the base itself last. pipelines,
+    folder_problem: the same of a diffusers folder. accepts: the options of a request that act here; the planner refuses
+    any other. batch_limit: results that are drawn as one batch at most. drawer, model: what draws, and the class that
+    computes, as "module:Class". heads, head_width: of attention, which shapes do not tell (one of the two).
+    steps_table: the ten-step levels of "Align Your Steps".
+    """
+
+    id: str
+    title: str
+    native_size: int
+    latent: LatentFormat
+    components: tuple[Component, ...]
+    methods: Mapping[str, LayerMethod]
+    routes: Mapping[Task, tuple[str, ...]]
+    model: str
+    drawer: Literal["sampled", "diffusers"] = "sampled"
+    accepts: frozenset[str] = frozenset()
+    size_step: int = 64
+    batch_limit: int = 8
+    clip_skip: int = 1
+    codec: Codec | None = None
+    files: Mapping[str, HubFile] = field(default_factory=dict[str, HubFile])
+    repacked: Mapping[str, tuple[HubFile, ...]] = field(default_factory=dict[str, tuple[HubFile, ...]])
+    bases: tuple[ModelEntry, ...] = ()
+    embedded: tuple[ModelEntry, ...] = ()
+    loras: tuple[LoraEntry, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    pipelines: frozenset[str] = frozenset()
+    folder_problem: Callable[[Mapping[str, Any]], str | None] = lambda _: None
+    parameters: Parameters | None = None
+    heads: int | None = None
+    head_width: int | None = None
+    vae_fits_float16: bool = True
+    steps_table: tuple[float, ...] = ()
+
+    def names(self, phase: Phase | None = None) -> tuple[str, ...]:
+        """The names of its components, of one phase or of all."""
+        return tuple(component.name for component in self.components if phase in (None, component.phase))
+
+    def component(self, name: str) -> Component:
+        """The component of that name; KeyError when there is none."""
+        return {component.name: component for component in self.components}[name]
+
+    def layer_files(self, methods: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Names of the files that a base works with: the codec's, then those of `methods` (all when left out)."""
+        chosen = (self.methods[name] for name in (self.methods if methods is None else methods))
+        return (*(self.codec.files if self.codec else ()), *(method.file for method in chosen if method.file))
+
+    def given_roles(self, task: Task) -> tuple[Role, ...]:
+        """The pictures that a user has to give for a task: what its methods need and do not make themselves."""
+        needed: list[Role] = []
+        made: set[Role] = set()
+        for method in (self.methods[name] for name in self.routes[task]):
+            needed += [role for role in method.inputs if role not in made and role not in needed]
+            made.update(method.roles)
+        return tuple(needed)

@@ -1,0 +1,42 @@
+"""What the cards of the Stable Diffusion line have in common: the release's repository, single-file names, options."""
+
+from layerdiffuse_mcp.families.entries import HubFile
+from layerdiffuse_mcp.families.spec import Component, Shapes
+
+LAYER_REPO = "LayerDiffusion/layerdiffusion-v1"
+OPENRAIL_M = "creativeml-openrail-m"
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+UNET = Component("unet", "denoising", "UNet", UNET_PREFIX)
+VAE = Component("vae", "pictures", "VAE", VAE_PREFIX)
+
+CONV_IN = UNET_PREFIX + "input_blocks.0.0.weight"
+VECTOR = UNET_PREFIX + "label_emb.0.0.weight"
+FIRST_SD1 = UNET_PREFIX + "input_blocks.1.1."
+"""The first transformer of an SD1.x or SD2.x UNet."""
+
+OPTIONS = frozenset(
+    "negative_prompt layer_prompts image mask strength fit resize_mode method sampler schedule steps guidance_scale "
+    "stop_at clip_skip emphasis noise_source loras save_latent".split()
+)
+"""The options of a request that act on every family of the line."""
+
+
+def released(sizes: dict[str, tuple[int, str | None]]) -> dict[str, HubFile]:
+    """The rows of the release: size in bytes (rounded) and as much of the SHA-256 as is public, by file name."""
+    return {
+        name: HubFile(repo=LAYER_REPO, path=name, bytes=size, sha256=sha256, licence=OPENRAIL_M)
+        for name, (size, sha256) in sizes.items()
+    }
+
+
+def channels_in(shapes: Shapes) -> int:
+    """Input channels of the UNet in a single-file checkpoint; 0 when there is none."""
+    shape = shapes.get(CONV_IN, ())
+    return shape[1] if len(shape) > 1 else 0
+
+
+def is_linear(shapes: Shapes, block: str) -> bool:
+    """Whether a transformer's `proj_in` is a matrix rather than a 1x1 convolution."""
+    return len(shapes.get(block + "proj_in.weight", ())) == 2
