@@ -17,8 +17,26 @@ FIRST_SD1 = UNET_PREFIX + "input_blocks.1.1."
 """The first transformer of an SD1.x or SD2.x UNet."""
 
 OPTIONS = frozenset(
-    "negative_prompt layer_prompts image mask strength fit resize_mode method sampler schedule steps guidance_scale "
-    "stop_at clip_skip emphasis noise_source loras save_latent".split()
+    {
+        "negative_prompt",
+        "layer_prompts",
+        "image",
+        "mask",
+        "strength",
+        "fit",
+        "resize_mode",
+        "method",
+        "sampler",
+        "schedule",
+        "steps",
+        "guidance_scale",
+        "stop_at",
+        "clip_skip",
+        "emphasis",
+        "noise_source",
+        "loras",
+        "save_latent",
+    }
 )
 """The options of a request that act on every family of the line."""
 
