@@ -22,6 +22,7 @@ from layerdiffuse_mcp.engine.previews import Show
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
+from layerdiffuse_mcp.engine.sampling.prediction import PREDICTIONS
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
@@ -144,7 +145,7 @@ def _draw(
             positive,
             negative,
             stage.guidance_scale,
-            prediction=model.checkpoint.prediction,
+            prediction=PREDICTIONS[model.checkpoint.prediction],
             base_network=networks.base,
             stop_sigma=model.table.percent_to_sigma(stage.stop_at) if stage.stop_at < 1 else None,
             batch_cond=len(batch) * pixels_of_result(plan) <= model.pixels_at_once,

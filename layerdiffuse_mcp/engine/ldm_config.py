@@ -1,60 +1,39 @@
 """From the shapes of an LDM checkpoint's tensors to the configuration of the networks that hold them.
 
-    config = unet_config(shapes)                                   # released SD1.5 and SDXL bases
-    config = unet_config(shapes, {"attention_head_dim": [2, 3, 3, 2]})   # a network whose heads the file states
+    config = unet_config(shapes, FAMILIES["sdxl"])
+    config = unet_config(shapes, spec, {"attention_head_dim": [2, 3, 3, 2]})   # a network whose heads the file states
 
 Shapes tell widths, levels, depths, context and vector widths, vocabulary. They do not tell the number of attention
-heads, of norm groups or the latent's scale: those are the family's (`FAMILIES`) unless `overrides` say otherwise.
+heads, of norm groups or the latent's scale: those are the family's (its card) unless `overrides` say otherwise.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from layerdiffuse_mcp.errors import CheckpointError
-from layerdiffuse_mcp.hub.identify import Shapes
-from layerdiffuse_mcp.methods import Family
+from layerdiffuse_mcp.families.spec import FamilySpec, Shapes
 
 
-@dataclass(frozen=True)
-class FamilyFacts:
-    """What the tensors of a family's checkpoints do not say."""
-
-    title: str
-    native_size: int
-    """Pixels a side of the pictures it was trained on."""
-    scaling_factor: float
-    """Latents are multiplied by this before they are noised."""
-    head_width: int | None
-    """Channels a head, or None where every layer has `heads` heads."""
-    heads: int | None
-
-
-FAMILIES: dict[Family, FamilyFacts] = {
-    "sd15": FamilyFacts("SD 1.5", native_size=512, scaling_factor=0.18215, head_width=None, heads=8),
-    "sdxl": FamilyFacts("SDXL", native_size=1024, scaling_factor=0.13025, head_width=64, heads=None),
-}
 TEXT_HEAD_WIDTH = 64
 TIME_ID_WIDTH = 256
-TIME_IDS = 6
 
 
-def unet_config(shapes: Shapes, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def unet_config(shapes: Shapes, spec: FamilySpec, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A `UNet2DConditionModel` configuration for LDM `shapes` (keys without prefix).
 
     `overrides` are configuration values that win over what is inferred (say `attention_head_dim`, `norm_num_groups`).
     Raises `CheckpointError` when the tensors do not form a UNet of the SD1.5 or SDXL layout.
     """
     try:
-        return _unet_config(shapes, overrides or {})
+        return _unet_config(shapes, spec, overrides or {})
     except (KeyError, IndexError) as reason:
         raise CheckpointError(
             f"The checkpoint's UNet is incomplete or of another layout (missing {reason}); use an SD 1.5 or SDXL base."
         ) from reason
 
 
-def _unet_config(shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _unet_config(shapes: Shapes, spec: FamilySpec, overrides: Mapping[str, Any]) -> dict[str, Any]:
     widths: list[int] = []
     layers: list[int] = []
     depths: list[set[int]] = [set()]
@@ -81,10 +60,8 @@ def _unet_config(shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]
     attended = [bool(d) for d in depth]
     first = attended.index(True)
     block = f"input_blocks.{1 + first * (layers[0] + 1)}.1"
-    family: Family = "sdxl" if "label_emb.0.0.weight" in shapes else "sd15"
-    facts = FAMILIES[family]
     config: dict[str, Any] = {
-        "sample_size": facts.native_size // 8,
+        "sample_size": spec.native_size // spec.latent.downscale,
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "out_channels": shapes["out.2.weight"][0],
         "block_out_channels": tuple(widths),
@@ -96,14 +73,14 @@ def _unet_config(shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]
         "cross_attention_dim": shapes[f"{block}.transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": len(shapes[f"{block}.proj_in.weight"]) == 2,
         "attention_head_dim": (
-            facts.heads if facts.head_width is None else tuple(max(1, w // facts.head_width) for w in widths)
+            spec.heads if spec.head_width is None else tuple(max(1, w // spec.head_width) for w in widths)
         ),
     }
     if depth[-1] not in (0, middle):
         raise CheckpointError(
             "The checkpoint's middle block is of another depth than its deepest level; use another base."
         )
-    if family == "sdxl":
+    if "label_emb.0.0.weight" in shapes:
         config |= {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": TIME_ID_WIDTH,
@@ -112,12 +89,11 @@ def _unet_config(shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]
     return config | dict(overrides)
 
 
-def vae_config(shapes: Shapes, family: Family, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def vae_config(shapes: Shapes, spec: FamilySpec, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """An `AutoencoderKL` configuration for LDM `shapes` (keys without `first_stage_model.`).
 
     Raises `CheckpointError` when the tensors do not form a VAE.
     """
-    facts = FAMILIES[family]
     try:
         levels = _count(shapes, r"encoder\.down\.(\d+)\.")
         widths = tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels))
@@ -132,8 +108,8 @@ def vae_config(shapes: Shapes, family: Family, overrides: Mapping[str, Any] | No
             "latent_channels": latent,
             "use_quant_conv": "quant_conv.weight" in shapes,
             "use_post_quant_conv": "post_quant_conv.weight" in shapes,
-            "sample_size": facts.native_size,
-            "scaling_factor": facts.scaling_factor,
+            "sample_size": spec.native_size,
+            "scaling_factor": spec.latent.scale,
         }
     except KeyError as reason:
         raise CheckpointError(f"The checkpoint's VAE is incomplete (missing {reason}); use another file.") from reason

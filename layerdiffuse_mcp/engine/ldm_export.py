@@ -1,6 +1,6 @@
 """Writing networks as single-file checkpoints in LDM names: the way back of `checkpoints.py`.
 
-    save_single_file("pocket.safetensors", unet, vae, [text_encoder], settings={"native_size": 128})
+    save_single_file("pocket.safetensors", SD15, unet, vae, [text_encoder], settings={"native_size": 128})
 
 Our own training exports with it, and tests write narrow bases that are then read as a user's files are.
 """
@@ -20,38 +20,39 @@ from layerdiffuse_mcp.engine.checkpoints import METADATA_KEY, parameter_key
 from layerdiffuse_mcp.engine.ldm_keys import (
     OPEN_CLIP_ENDS,
     OPEN_CLIP_LAYER,
-    TEXT_PREFIXES,
-    UNET_PREFIX,
-    VAE_PREFIX,
     is_flat,
     unet_key_map,
     vae_key_map,
 )
-from layerdiffuse_mcp.methods import Family
+from layerdiffuse_mcp.families.spec import FamilySpec
 
 
 def save_single_file(
     path: str | os.PathLike[str],
+    spec: FamilySpec,
     unet: UNet2DConditionModel,
     vae: AutoencoderKL | None = None,
     text_encoders: Sequence[nn.Module] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the networks to one `.safetensors` file, in the dtypes they have; `settings` as in `checkpoints.py`."""
-    tensors = single_file(unet, vae, text_encoders)
+    tensors = single_file(spec, unet, vae, text_encoders)
     metadata = {METADATA_KEY: json.dumps(dict(settings))} if settings else None
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
 
 
 def single_file(
-    unet: UNet2DConditionModel, vae: AutoencoderKL | None = None, text_encoders: Sequence[nn.Module] = ()
+    spec: FamilySpec,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL | None = None,
+    text_encoders: Sequence[nn.Module] = (),
 ) -> dict[str, Tensor]:
-    """The networks' weights under LDM names: SDXL's when the UNet takes a vector, else SD 1.5's."""
-    family: Family = "sd15" if unet.config["addition_embed_type"] is None else "sdxl"
-    tensors = to_ldm(unet.state_dict(), unet_key_map(unet.config), UNET_PREFIX)
+    """The networks' weights under the family's LDM names."""
+    tensors = to_ldm(unet.state_dict(), unet_key_map(unet.config), spec.component("unet").prefix)
     if vae is not None:
-        tensors |= to_ldm(vae.state_dict(), vae_key_map(vae.config), VAE_PREFIX)
-    for encoder, prefix in zip(text_encoders, TEXT_PREFIXES[family], strict=False):
+        tensors |= to_ldm(vae.state_dict(), vae_key_map(vae.config), spec.component("vae").prefix)
+    for encoder, name in zip(text_encoders, spec.names("text"), strict=False):
+        prefix = spec.component(name).prefix
         state = {parameter_key(name): tensor for name, tensor in encoder.state_dict().items()}
         if prefix.endswith(".model."):
             tensors |= {prefix + key: tensor for key, tensor in to_open_clip(state).items()}

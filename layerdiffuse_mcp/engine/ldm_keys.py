@@ -15,14 +15,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from layerdiffuse_mcp.hub.identify import UNET_PREFIX as UNET_PREFIX  # of a table that needs no torch
-
-VAE_PREFIX = "first_stage_model."
-# text encoders in transformers' names have "text_model." after it, in old files not
-TEXT_PREFIXES: dict[str, tuple[str, ...]] = {
-    "sd15": ("cond_stage_model.transformer.",),
-    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
-}
 
 # LDM name -> diffusers name inside one block
 RESNET = {

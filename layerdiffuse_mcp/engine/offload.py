@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from layerdiffuse_mcp.engine.checkpoints import Checkpoint, PartName
 from layerdiffuse_mcp.engine.patching import PatchStack
 from layerdiffuse_mcp.engine.placement import Placement
-from layerdiffuse_mcp.methods import Family
+from layerdiffuse_mcp.families.spec import FamilySpec, Parameters
 
 Level = Literal["none", "in_turn", "layers"]
 Turn = Literal["text", "denoising", "pictures"]
@@ -74,21 +74,13 @@ class Sizes:
 DENOISING, DECODING = 2100, 4100
 """Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
 
-MILLION = 10**6
-PARAMETERS: Mapping[Family, Sizes] = {
-    "sd15": Sizes(123 * MILLION, 860 * MILLION, 60 * MILLION, 189 * MILLION),
-    "sdxl": Sizes(817 * MILLION, 2567 * MILLION, 130 * MILLION, 189 * MILLION),
-}
-"""Parameters of the families' published networks: an estimate for a base that is not on this machine."""
-
-
 def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) -> Sizes:
     """What a checkpoint's networks take; `transparency`: numbers in the family's decoder and encoder files."""
     numbers = {
         name: {key: part.weights[key].numel() for key in part.weights} for name, part in checkpoint.parts.items()
     }
     count = {name: sum(weights.values()) for name, weights in numbers.items()}
-    vae_bytes = placement.vae_dtype(checkpoint.family, fits_float16=checkpoint.vae_fits_float16).itemsize
+    vae_bytes = placement.vae_dtype(checkpoint.vae_fits_float16).itemsize
     return Sizes(
         text=sum(count.get(name, 0) for name in PARTS["text"]) * placement.text_dtype.itemsize,
         denoiser=count["unet"] * placement.dtype.itemsize,
@@ -97,14 +89,14 @@ def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) ->
     )
 
 
-def estimated_sizes(family: Family, placement: Placement) -> Sizes:
+def estimated_sizes(spec: FamilySpec, placement: Placement) -> Sizes:
     """As `sizes_of`, for a base of that family of which there is no file."""
-    numbers = PARAMETERS[family]
+    numbers = spec.parameters or Parameters(0, 0, 0, 0)
     return Sizes(
         text=numbers.text * placement.text_dtype.itemsize,
         denoiser=numbers.denoiser * placement.dtype.itemsize,
         block=numbers.block * placement.dtype.itemsize,
-        pictures=numbers.pictures * placement.vae_dtype(family).itemsize,
+        pictures=numbers.pictures * placement.vae_dtype(spec.vae_fits_float16).itemsize,
     )
 
 

@@ -1,8 +1,8 @@
 """Where networks run and in which number format, and how much memory there is.
 
 On a CPU the default format is float32, which gives the reference's result to rounding; on a GPU it is
-float16, which is what the published pictures were made in. The SDXL autoencoder overflows in float16 and
-runs in bfloat16 or float32 instead, unless it is one that was mended. The format `fastest` is bfloat16 on a
+float16, which is what the published pictures were made in. An autoencoder that overflows in float16, as SDXL's
+does, runs in bfloat16 or float32 instead. The format `fastest` is bfloat16 on a
 CPU that computes faster in it, as a measurement on the spot says, and else what `auto` is.
 """
 
@@ -19,7 +19,6 @@ import psutil
 import torch
 
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.methods import Family
 from layerdiffuse_mcp.settings import Device, Dtype
 
 DTYPES: dict[str, torch.dtype] = {
@@ -47,9 +46,9 @@ class Placement:
         """Format of the text encoders: they are small, and half formats buy nothing on a CPU."""
         return torch.float32 if self.device.type == "cpu" else self.dtype
 
-    def vae_dtype(self, family: Family, *, fits_float16: bool = False) -> torch.dtype:
+    def vae_dtype(self, fits_float16: bool) -> torch.dtype:
         """Format of the autoencoder and the transparent decoder that follows it."""
-        if family == "sdxl" and self.dtype is torch.float16 and not fits_float16:
+        if self.dtype is torch.float16 and not fits_float16:
             return torch.bfloat16 if _has_bfloat16(self.device) else torch.float32
         return self.dtype
 

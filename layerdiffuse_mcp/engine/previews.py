@@ -24,7 +24,7 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.checkpoints import Checkpoint
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.files import replace_atomically
-from layerdiffuse_mcp.methods import Family
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
 
 SHARE = 0.01
@@ -38,25 +38,6 @@ LEFT_BEHIND = 24 * 3600.0
 Show = Callable[[Tensor, int], Path | None]
 """`show(denoised, frames)`: denoised (B, 4, h, w), rows (image, frame), as the sampler has it."""
 
-LATENT_RGB: dict[Family, tuple[tuple[float, float, float], ...]] = {
-    "sd15": (
-        (0.3512, 0.2297, 0.3227),
-        (0.3250, 0.4974, 0.2350),
-        (-0.2829, 0.1762, 0.2721),
-        (-0.2120, -0.2616, -0.7177),
-        (0.0, 0.0, 0.0),
-    ),
-    "sdxl": (
-        (0.3651, 0.4232, 0.4341),
-        (-0.2533, -0.0042, 0.1068),
-        (0.1076, 0.1111, -0.0362),
-        (-0.3165, -0.2492, -0.2188),
-        (0.1084, -0.0175, -0.0011),
-    ),
-}
-"""Red, green and blue in -1..1 for one of each scaled latent channel, and of none; used by ComfyUI and Forge. A base's
-own, where its header has `latent_rgb`, win over its family's."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -67,7 +48,7 @@ def previews(settings: Settings, checkpoint: Checkpoint) -> Generator[Show]:
         yield lambda _denoised, _frames: None
         return
     shown = _Preview(
-        settings.output, torch.tensor(checkpoint.settings.get("latent_rgb", LATENT_RGB[checkpoint.family]))
+        settings.output, torch.tensor(checkpoint.settings.get("latent_rgb", FAMILIES[checkpoint.family].latent.rgb_factors))
     )
     try:
         yield shown.show

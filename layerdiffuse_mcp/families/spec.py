@@ -234,6 +234,6 @@ class FamilySpec:
         needed: list[Role] = []
         made: set[Role] = set()
         for method in (self.methods[name] for name in self.routes[task]):
-            needed += [role for role in method.inputs if role not in made and role not in needed]
+            needed.extend(role for role in method.inputs if role not in made and role not in needed)
             made.update(method.roles)
         return tuple(needed)

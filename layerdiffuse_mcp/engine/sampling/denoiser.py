@@ -11,15 +11,14 @@ no sampler; and of a network only that it is called as `Network` says.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
+from layerdiffuse_mcp.engine.sampling.prediction import EPSILON, Prediction
 from layerdiffuse_mcp.engine.sampling.schedules import SigmaTable
-
-Prediction = Literal["epsilon", "v_prediction"]
 
 _LONGEST_REPEAT = 4  # contexts that would have to be repeated more often are not joined, as in the reference
 _MASK_STREAM = 1 << 40  # added to a seed, it names a stream of noise that no other seed of a request has
@@ -56,7 +55,7 @@ class Network(Protocol):
 class Inpainting:
     """Which part of a latent may change: mask (B or 1, 1, h, w), 1 where it is drawn anew, 0 where it stays.
 
-    latent: what stays, (B or 1, 4, h, w). noise: a draw (B, 4, h, w) for each time the latent is noised.
+    latent: what stays, (B or 1, C, h, w). noise: a draw (B, C, h, w) for each time the latent is noised.
     """
 
     latent: Tensor
@@ -72,9 +71,9 @@ class Inpainting:
         seeds = [seed + _MASK_STREAM for seed in noise.seeds]
         return cls(latent, mask, BatchNoise(seeds, noise.shape, noise.source, noise.device))
 
-    def noised(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def noised(self, x: Tensor, sigma: Tensor, prediction: Prediction = EPSILON) -> Tensor:
         """x, with the latent at noise level sigma where it stays."""
-        return self.keep(x, self.latent + self.noise() * sigma)
+        return self.keep(x, prediction.add_noise(self.latent, self.noise(), sigma))
 
     def keep(self, x: Tensor, latent: Tensor | None = None) -> Tensor:
         """x, with the latent where it stays; to be applied to a run's result, too."""
@@ -83,12 +82,12 @@ class Inpainting:
 
 
 class Denoiser:
-    """Called with x (B, 4, h, w) float32 and sigma (0-d), it estimates the picture without noise: (B, 4, h, w) float32.
+    """Called with x (B, C, h, w) float32 and sigma (0-d), it estimates the picture without noise: (B, C, h, w) float32.
 
     guidance: 1 skips the unconditional pass. prediction: what the network predicts. base_network, stop_sigma: below
     this sigma the base network is asked, without `concat`. batch_cond: both passes in one call of the network (twice
     the memory for activations, the same result); contexts of different length are repeated to a common one then.
-    Source: A1111/Forge; "v_prediction" is Salimans and Ho, "Progressive distillation" (2022).
+    Source: A1111/Forge.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class Denoiser:
         negative: Conditioning,
         guidance: float,
         *,
-        prediction: Prediction = "epsilon",
+        prediction: Prediction = EPSILON,
         base_network: Network | None = None,
         stop_sigma: float | None = None,
         batch_cond: bool = True,
@@ -110,7 +109,7 @@ class Denoiser:
         self._stop_sigma = -math.inf if stop_sigma is None else stop_sigma
         self._table = table
         self._guidance = guidance
-        self._prediction: Prediction = prediction
+        self._prediction = prediction
         self._halves = (positive,) if math.isclose(guidance, 1.0) else (negative, positive)
         self._batch_cond = batch_cond
         self._inpainting = inpainting
@@ -120,13 +119,13 @@ class Denoiser:
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         if self._inpainting:
-            x = self._inpainting.noised(x, sigma)
+            x = self._inpainting.noised(x, sigma, self._prediction)
         if len(x) != self._batch:
             self._calls, self._batch = self._prepare(len(x), x.device), len(x)
         stopped = float(sigma) < self._stop_sigma
         network = self._base_network if stopped else self._network
 
-        scaled = x / (sigma**2 + 1).sqrt()
+        scaled = self._prediction.scale_input(x, sigma)
         timestep = self._table.sigma_to_t(sigma).to(x.device)
         outputs: list[Tensor] = []
         for conditioning in self._calls:
@@ -138,15 +137,10 @@ class Denoiser:
             output = network(torch.cat(parts, dim=1), timestep.expand(rows), given)
             outputs.extend(output.float().split(len(x)))
 
-        *unconditional, denoised = (self._denoised(x, sigma, output) for output in outputs)
+        *unconditional, denoised = (self._prediction.denoised(x, output, sigma) for output in outputs)
         if unconditional:
             denoised = unconditional[0] + (denoised - unconditional[0]) * self._guidance
         return self._inpainting.keep(denoised) if self._inpainting else denoised
-
-    def _denoised(self, x: Tensor, sigma: Tensor, output: Tensor) -> Tensor:
-        if self._prediction == "v_prediction":
-            return x / (sigma**2 + 1) - output * (sigma / (sigma**2 + 1).sqrt())
-        return x - output * sigma
 
     def _prepare(self, batch: int, device: torch.device) -> list[Conditioning]:
         """The network's calls at a step: one conditioning each, its rows unconditional first."""
