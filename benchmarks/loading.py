@@ -27,7 +27,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.ldm_keys import UNET_PREFIX, unet_key_map
+from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
+from layerdiffuse_mcp.families.stable_diffusion import UNET_PREFIX
 from layerdiffuse_mcp.runtime import keep_freed_memory
 
 BUDGET = 1.15

@@ -41,6 +41,7 @@ from layerdiffuse_mcp.engine.sharing_model import SharingModel
 from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.engine.transparency import VIEWS, to_rgba8
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.methods import TRANSPARENCY_FILES, Family
 from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.runtime import DEFAULTS, load_engine
@@ -80,7 +81,7 @@ def write_files(folder: Path, family: Family) -> None:
             layers_per_block=2,
         )
         encoders = [TextEncoder(TextConfig(**text), projected=number == 1) for number, text in enumerate(texts)]
-        tensors = single_file(unet, vae, encoders)
+        tensors = single_file(FAMILIES[family], unet, vae, encoders)
     write(folder / f"{family}.safetensors", {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     layer = folder / f"{LAYERS[family]}.safetensors"
     if family == "sd15":

@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint, unet_from_ldm
-from layerdiffuse_mcp.engine.ldm_keys import UNET_PREFIX
 from layerdiffuse_mcp.engine.offsets import read_offsets
 from layerdiffuse_mcp.engine.patching import LowRank, Patch, PatchStack
+from layerdiffuse_mcp.families.sdxl import SDXL
+from layerdiffuse_mcp.families.stable_diffusion import UNET_PREFIX
 from layerdiffuse_mcp.runtime import keep_freed_memory
 
 RANK = 256
@@ -69,7 +70,7 @@ def reload_and_merge(base: Path, layer: Path, dtype: torch.dtype) -> nn.Module:
                 weight = F.pad(weight, (0, 0, 0, 0, 0, difference.shape[1] - weight.shape[1]))
             weight = weight + difference
         state[f"model.{key}"] = weight.to(dtype)
-    unet = unet_from_ldm(state, {"in_channels": state[f"{UNET_PREFIX}input_blocks.0.0.weight"].shape[1]})
+    unet = unet_from_ldm(state, SDXL, {"in_channels": state[f"{UNET_PREFIX}input_blocks.0.0.weight"].shape[1]})
     touch(unet)
     return unet
 

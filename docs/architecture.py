@@ -92,7 +92,7 @@ def svg() -> str:
         )
     for name, (x, y, width) in placed.items():
         text = f'<tspan font-weight="bold">{escape(name)}</tspan>'
-        if len([floor for floor in FLOORS if name in floor][0]) < 3:
+        if len(next(floor for floor in FLOORS if name in floor)) < 3:
             text += f' <tspan fill="#456">{escape(SAYS[name])}</tspan>'
         lines.append(
             f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{HEIGHT}" rx="6" fill="#eef5f5" stroke="#355"/>'

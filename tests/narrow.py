@@ -17,6 +17,7 @@ from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.sharing import SharingModel
 from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES, Family, Method
 
 ROWS = 614  # of the token table: the CLIP vocabulary cut to its first 100 merges
@@ -84,7 +85,7 @@ def write_base(folder: Path, family: Family, name: str = "") -> Path:
     """A complete base in a single file, called `name` or else as the family."""
     path = folder / f"{name or family}.safetensors"
     unet, vae, encoders = networks(family)
-    save_single_file(path, unet, vae, encoders, settings(family))
+    save_single_file(path, FAMILIES[family], unet, vae, encoders, settings(family))
     return path
 
 
@@ -119,7 +120,7 @@ def layer_tensors(method: Method, unet: UNet2DConditionModel) -> dict[str, Tenso
         if not any(projection in key for projection in (".to_q.", ".to_k.", ".to_v.")):
             size = list(shape)
             if key == "input_blocks.0.0.weight":
-                size[1] += method.extra_channels
+                size[1] += 4 * len(method.inputs)
             tensors[f"diffusion_model.{key}::diff::0"] = torch.randn(size) * 0.01
     return tensors
 

@@ -20,6 +20,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.ldm_export import save_single_file
+from layerdiffuse_mcp.families.sd15 import SD15
 from training import autoencoder, data, layer, mixing, transparency, unet
 from training.vocabulary import LOOKS, WIDE, vocabulary
 
@@ -82,7 +83,9 @@ def export(work: Path, out: Path, draft: bool) -> None:
     if (work / "pictures.json").exists():
         pictures, rows = data.load(work)
         settings["latent_rgb"] = latent_rgb(vae, scaling, pictures[[row["held_out"] for row in rows]])
-    save_single_file(out / "pocket.safetensors", base.cpu().half(), vae.cpu().half(), [text.cpu().half()], settings)
+    save_single_file(
+        out / "pocket.safetensors", SD15, base.cpu().half(), vae.cpu().half(), [text.cpu().half()], settings
+    )
     save_file(_half(encoder.state_dict()), out / "layer_sd15_vae_transparent_encoder.safetensors")
     save_file(_half(decoder.state_dict()), out / "layer_sd15_vae_transparent_decoder.safetensors")
     for method, tensors in layers.items():

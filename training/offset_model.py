@@ -63,7 +63,7 @@ class OffsetModel(torch.nn.Module):
                 self.keys += [f"{PREFIX}{key}::lora::{slot}" for slot in (0, 1)]
                 tensors += [torch.zeros(weight.shape[0], rank), torch.randn(rank, weight.shape[1]) / rank]
             else:
-                wider = method.extra_channels if key == FIRST else 0
+                wider = 4 * len(method.inputs) if key == FIRST else 0
                 self.keys.append(f"{PREFIX}{key}::diff::0")
                 tensors.append(
                     torch.zeros(weight.shape[0], *(n + wider * (d == 0) for d, n in enumerate(weight.shape[1:])))

@@ -1,7 +1,7 @@
 """Base models: a single-file LDM checkpoint or a diffusers folder -> networks, with no hub access.
 
     checkpoint = read_checkpoint("juggernautXL_v6.safetensors")
-    checkpoint.family, checkpoint.native_size, checkpoint.short_hash      # "sdxl", 1024, "1fe6c7ec54"
+    checkpoint.spec.title, checkpoint.native_size, checkpoint.short_hash  # "SDXL", 1024, "1fe6c7ec54"
     unet = checkpoint.unet()                         # weights are views of the memory-mapped file
     unet = checkpoint.unet(torch.float16, "cuda")    # converted and moved, a tensor at a time
 
@@ -22,18 +22,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.ldm_config import FAMILIES, Family, text_config, unet_config, vae_config
+from layerdiffuse_mcp.engine.ldm_config import text_config, unet_config, vae_config
 from layerdiffuse_mcp.engine.ldm_keys import (
-    TEXT_PREFIXES,
-    UNET_PREFIX,
-    VAE_PREFIX,
     Origin,
     ldm_origins,
     open_clip_origins,
@@ -43,22 +40,12 @@ from layerdiffuse_mcp.engine.ldm_keys import (
 from layerdiffuse_mcp.engine.tensorfile import TensorFile, is_finite
 from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.errors import CheckpointError
+from layerdiffuse_mcp.families.registry import FAMILIES, titles
+from layerdiffuse_mcp.families.spec import Component, FamilySpec, LatentFormat
 from layerdiffuse_mcp.hub.hashes import remembered_sha256
 from layerdiffuse_mcp.hub.identify import identify
 
-PartName = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
-Prediction = Literal["epsilon", "v_prediction"]
 METADATA_KEY = "layerdiffuse_mcp"
-TITLES: dict[PartName, str] = {
-    "unet": "UNet",
-    "vae": "VAE",
-    "text_encoder": "text encoder",
-    "text_encoder_2": "second text encoder",
-}
-NEEDED: dict[Family, tuple[PartName, ...]] = {
-    "sd15": ("unet", "vae", "text_encoder"),
-    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
-}
 V_PREDICTION_KEYS = ("v_pred", "ztsnr")
 FIXED_VAE = re.compile(r"fp16[-_. ]?fix", re.IGNORECASE)
 
@@ -111,9 +98,10 @@ class Weights(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Part:
-    """One network of a checkpoint: how to make it and where its weights are."""
+    """One network of a checkpoint: how to make it and where its weights are. title: what errors call it."""
 
-    name: PartName
+    name: str
+    title: str
     make: Callable[[], nn.Module]
     """Makes the network without weights; called under the meta device."""
     weights: Weights
@@ -126,7 +114,7 @@ class Part:
         missing = [name for key, name in wanted.items() if key not in self.weights]
         if missing:
             raise CheckpointError(
-                f"{where} lacks {len(missing)} weights of its {TITLES[self.name]} ({_some(missing)}); "
+                f"{where} lacks {len(missing)} weights of its {self.title} ({_some(missing)}); "
                 "the file is incomplete: fetch it again or use another base."
             )
         state: dict[str, Tensor] = {}
@@ -142,9 +130,7 @@ class Part:
             module.load_state_dict(state, assign=True)
         except RuntimeError as reason:
             detail = " ".join(str(reason).split())[:300]
-            raise CheckpointError(
-                f"{where}: the {TITLES[self.name]} has weights of another shape: {detail}"
-            ) from reason
+            raise CheckpointError(f"{where}: the {self.title} has weights of another shape: {detail}") from reason
         return module.requires_grad_(False).eval()
 
 
@@ -153,20 +139,26 @@ class Checkpoint:
     """A base model on disk: what it is, and its networks when asked for. Holds files open, no weights."""
 
     path: Path
-    family: Family
-    prediction: Prediction
+    spec: FamilySpec
+    prediction: str
+    """A key of `sampling.prediction.PREDICTIONS`."""
     zero_terminal_snr: bool
     """The noise schedule ends at pure noise (sigma rescaled); goes with v-prediction."""
     native_size: int
     """Pixels a side of the pictures it was trained on."""
-    scaling_factor: float
-    """Latents are multiplied by this before they are noised."""
-    parts: Mapping[PartName, Part]
+    latent: LatentFormat
+    """The family's, with the base's own scale and colours where its header states them."""
+    parts: Mapping[str, Part]
     name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The header's `layerdiffuse_mcp` entry, whole."""
     vae_fits_float16: bool = False
-    """The VAE is known not to overflow in float16, as the one that SDXL was published with does."""
+    """The VAE does not overflow in float16, as some families' do."""
+
+    @property
+    def family(self) -> str:
+        """The family's id."""
+        return self.spec.id
 
     @cached_property
     def short_hash(self) -> str | None:
@@ -174,9 +166,9 @@ class Checkpoint:
         return remembered_sha256(self.path)[:10] if self.path.is_file() else None
 
     @property
-    def missing(self) -> tuple[PartName, ...]:
+    def missing(self) -> tuple[str, ...]:
         """The networks that a base of this family needs and this file does not bring."""
-        return tuple(part for part in NEEDED[self.family] if part not in self.parts)
+        return tuple(name for name in self.spec.names() if name not in self.parts)
 
     def unet(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> UNet2DConditionModel:
         """The denoiser. Raises `CheckpointError`; so do the other networks."""
@@ -190,14 +182,15 @@ class Checkpoint:
         self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> tuple[TextEncoder, ...]:
         """SD 1.5: one CLIP; SDXL: two, of which the second has a projection."""
-        return tuple(self.network(name, dtype, device) for name in NEEDED[self.family] if name.startswith("text"))
+        return tuple(self.network(name, dtype, device) for name in self.spec.names("text"))
 
-    def network(self, name: PartName, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Any:
+    def network(self, name: str, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Any:
         """Any of the networks, by name. Raises `CheckpointError`."""
         if name not in self.parts:
+            title = self.spec.component(name).title
             raise CheckpointError(
-                f"{self.path.name} has no {TITLES[name]}, only {_list(TITLES[part] for part in self.parts)}; "
-                f"use a complete {FAMILIES[self.family].title} base or add a separate {TITLES[name]} file."
+                f"{self.path.name} has no {title}, only {_list(part.title for part in self.parts.values())}; "
+                f"use a complete {self.spec.title} base or add a separate {title} file."
             )
         return self.parts[name].build(dtype, device, self.path.name)
 
@@ -205,8 +198,8 @@ class Checkpoint:
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a single-file checkpoint (`.safetensors`, LDM layout) or a diffusers folder; loads no weights.
 
-    Raises `ModelNotFound` when there is nothing at `path`, `CheckpointError` when it is damaged, a pickle, or not an
-    SD 1.5 or SDXL base: the message says what it is instead.
+    Raises `ModelNotFound` when there is nothing at `path`, `CheckpointError` when it is damaged, a pickle, or of no
+    family: the message says what it is instead.
     """
     path = Path(path)
     if path.is_dir():
@@ -217,26 +210,33 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     kind = identify(file.shapes, file.metadata)
     if kind.family is None:
         raise CheckpointError(
-            f"{path.name} is {kind.title}, not a base model that layer models fit; use an SD 1.5 or SDXL base "
+            f"{path.name} is {kind.title}, not a base model that layer models fit; use a base of {titles()} "
             "(a single .safetensors file or a diffusers folder)."
         )
     settings = _settings(file)
-    family: Family = settings.get("family", kind.family)
-    facts = FAMILIES[family]
+    family = str(settings.get("family", kind.family))
+    if family not in FAMILIES:
+        raise CheckpointError(f"{path.name} says that it is of the family {family[:80]!r}; use a base of {titles()}.")
+    spec = FAMILIES[family]
     v_prediction = (
         any(key in file for key in V_PREDICTION_KEYS) or file.metadata.get("modelspec.prediction_type") == "v"
     )
-    prediction: Prediction = settings.get("prediction", "v_prediction" if v_prediction else "epsilon")
+    prediction = str(settings.get("prediction", "v_prediction" if v_prediction else "epsilon"))
     return Checkpoint(
         path=path,
-        family=family,
+        spec=spec,
         prediction=prediction,
         zero_terminal_snr=bool(settings.get("zero_terminal_snr", "ztsnr" in file)),
-        native_size=int(settings.get("native_size", facts.native_size)),
-        scaling_factor=float(settings.get("vae", {}).get("scaling_factor", facts.scaling_factor)),
-        parts=_single_file_parts(file, family, settings),
+        native_size=int(settings.get("native_size", spec.native_size)),
+        latent=replace(
+            spec.latent,
+            scale=settings.get("vae", {}).get("scaling_factor", spec.latent.scale),
+            rgb_factors=settings.get("latent_rgb", spec.latent.rgb_factors),
+        ),
+        parts=_single_file_parts(file, spec, settings),
         name=str(settings.get("name", path.stem)),
         settings=settings,
+        vae_fits_float16=spec.vae_fits_float16,
     )
 
 
@@ -247,39 +247,31 @@ def with_vae(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     Raises `ModelNotFound` when there is nothing at `path`, `CheckpointError` when it is no such VAE.
     """
     file = TensorFile(path)
-    prefix = VAE_PREFIX if any(key.startswith(VAE_PREFIX) for key in file) else ""
+    component = checkpoint.spec.component("vae")
+    prefix = component.prefix if any(key.startswith(component.prefix) for key in file) else ""
     if prefix + "decoder.conv_in.weight" not in file or prefix + "decoder.up.0.block.0.conv1.weight" not in file:
         raise CheckpointError(
             f"{path.name} is {identify(file.shapes, file.metadata).title}, not a VAE in LDM layout; "
             "use the single-file version of the VAE, with keys like decoder.up.0.block.0.conv1.weight."
         )
-    part = _vae_part(file, file.shapes, checkpoint.family, _settings(file).get("vae", {}), prefix)
-    fixed = FIXED_VAE.search(str(path)) is not None
+    part = _vae_part(file, file.shapes, checkpoint.spec, _settings(file).get("vae", {}), prefix)
+    fixed = checkpoint.spec.vae_fits_float16 or FIXED_VAE.search(str(path)) is not None
     return replace(checkpoint, parts={**checkpoint.parts, "vae": part}, vae_fits_float16=fixed)
 
 
 def unet_from_ldm(
-    tensors: Mapping[str, Tensor], overrides: Mapping[str, Any] | None = None, prefix: str = UNET_PREFIX
+    tensors: Mapping[str, Tensor], spec: FamilySpec, overrides: Mapping[str, Any] | None = None
 ) -> UNet2DConditionModel:
-    """A UNet that holds LDM `tensors` (their keys begin with `prefix`) as they are; `overrides` as in `unet_config`."""
-    return _from_ldm(_unet_part(tensors, _shapes(tensors), overrides or {}, prefix), "The UNet")
-
-
-def vae_from_ldm(
-    tensors: Mapping[str, Tensor],
-    family: Family,
-    overrides: Mapping[str, Any] | None = None,
-    prefix: str = VAE_PREFIX,
-) -> AutoencoderKL:
-    """An autoencoder that holds LDM `tensors` as they are; `overrides` as in `vae_config`."""
-    return _from_ldm(_vae_part(tensors, _shapes(tensors), family, overrides or {}, prefix), "The VAE")
+    """A UNet that holds LDM `tensors` as they are, under the family's prefix; `overrides` as in `unet_config`."""
+    return _from_ldm(_unet_part(tensors, _shapes(tensors), spec, overrides or {}), "The UNet")
 
 
 def text_encoder_from_ldm(
     tensors: Mapping[str, Tensor], overrides: Mapping[str, Any] | None = None, prefix: str = ""
 ) -> TextEncoder:
     """A text encoder that holds `tensors` as they are: transformers' or OpenCLIP's names below `prefix`."""
-    return _from_ldm(_text_part(tensors, _shapes(tensors), "text_encoder", overrides or {}, prefix), "The text encoder")
+    component = Component("text_encoder", "text", "text encoder", prefix)
+    return _from_ldm(_text_part(tensors, _shapes(tensors), component, overrides or {}), "The text encoder")
 
 
 def parameter_key(name: str) -> str:
@@ -305,45 +297,46 @@ def _below(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, tupl
     return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
 
 
-def _single_file_parts(file: TensorFile, family: Family, settings: Mapping[str, Any]) -> dict[PartName, Part]:
+def _single_file_parts(file: TensorFile, spec: FamilySpec, settings: Mapping[str, Any]) -> dict[str, Part]:
     shapes = file.shapes
-    parts: dict[PartName, Part] = {"unet": _unet_part(file, shapes, settings.get("unet", {}), UNET_PREFIX)}
-    if any(key.startswith(VAE_PREFIX + "decoder.") for key in shapes):
-        parts["vae"] = _vae_part(file, shapes, family, settings.get("vae", {}), VAE_PREFIX)
-    names: tuple[PartName, ...] = ("text_encoder", "text_encoder_2")
-    for name, prefix in zip(names, TEXT_PREFIXES[family], strict=False):
-        if any(key.startswith(prefix) for key in shapes):
-            parts[name] = _text_part(file, shapes, name, settings.get(name, {}), prefix)
+    parts: dict[str, Part] = {"unet": _unet_part(file, shapes, spec, settings.get("unet", {}))}
+    vae = spec.component("vae").prefix
+    if any(key.startswith(vae + "decoder.") for key in shapes):
+        parts["vae"] = _vae_part(file, shapes, spec, settings.get("vae", {}), vae)
+    for name in spec.names("text"):
+        if any(key.startswith(spec.component(name).prefix) for key in shapes):
+            parts[name] = _text_part(file, shapes, spec.component(name), settings.get(name, {}))
     return parts
 
 
 def _unet_part(
-    source: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...]], overrides: Mapping[str, Any], prefix: str
+    source: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...]], spec: FamilySpec, overrides: Mapping[str, Any]
 ) -> Part:
-    config = unet_config(_below(shapes, prefix), overrides)
-    origins = ldm_origins(shapes, unet_key_map(config), prefix)
-    return Part("unet", lambda: VectorUNet(**config), _weights(source, origins))
+    component = spec.component("unet")
+    config = unet_config(_below(shapes, component.prefix), spec, overrides)
+    origins = ldm_origins(shapes, unet_key_map(config), component.prefix)
+    return Part("unet", component.title, lambda: VectorUNet(**config), _weights(source, origins))
 
 
 def _vae_part(
     source: Mapping[str, Tensor],
     shapes: dict[str, tuple[int, ...]],
-    family: Family,
+    spec: FamilySpec,
     overrides: Mapping[str, Any],
     prefix: str,
 ) -> Part:
-    config = vae_config(_below(shapes, prefix), family, overrides)
+    config = vae_config(_below(shapes, prefix), spec, overrides)
     origins = ldm_origins(shapes, vae_key_map(config), prefix)
-    return Part("vae", lambda: AutoencoderKL(**config), _weights(source, origins))
+    return Part("vae", spec.component("vae").title, lambda: AutoencoderKL(**config), _weights(source, origins))
 
 
 def _text_part(
     source: Mapping[str, Tensor],
     shapes: dict[str, tuple[int, ...]],
-    name: PartName,
+    component: Component,
     overrides: Mapping[str, Any],
-    prefix: str,
 ) -> Part:
+    prefix = component.prefix
     open_clip = prefix + "ln_final.weight" in shapes
     if open_clip:
         origins = open_clip_origins(shapes, prefix)
@@ -354,7 +347,7 @@ def _text_part(
     # a split or transposed weight has another shape than the file's: ask the views
     config = text_config({key: tuple(tensor.shape) for key, tensor in weights.items()}, open_clip, overrides)
     projected = "text_projection.weight" in weights
-    return Part(name, lambda: make_text_encoder(config, projected), weights)
+    return Part(component.name, component.title, lambda: make_text_encoder(config, projected), weights)
 
 
 def _weights(source: Mapping[str, Tensor], origins: Mapping[str, Origin]) -> Weights:

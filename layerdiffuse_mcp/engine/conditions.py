@@ -15,6 +15,7 @@ from torch import Tensor
 
 from layerdiffuse_mcp.choices import NoiseSource
 from layerdiffuse_mcp.engine.model import Model
+from layerdiffuse_mcp.engine.sampling.latent_space import to_sampled
 from layerdiffuse_mcp.engine.sampling.noise import SOURCES
 from layerdiffuse_mcp.images.alpha import Bytes, on_grey, padded_rgb, to_bytes
 from layerdiffuse_mcp.images.resize import resized
@@ -53,8 +54,8 @@ def encode_condition(
                 posterior = vae.encode(flat.to(device=vae.device, dtype=vae.dtype)).latent_dist
                 moments[id(picture)] = posterior.mean.float(), posterior.std.float()
             mean, std = moments[id(picture)]
-            latents.append(mean + std * stream.draw(shape).to(mean))
-        rows.append(torch.cat(latents, dim=1) * model.checkpoint.scaling_factor)
+            latents.append(to_sampled(mean + std * stream.draw(shape).to(mean), model.checkpoint.latent))
+        rows.append(torch.cat(latents, dim=1))
     return torch.cat(rows)
 
 

@@ -6,36 +6,29 @@ Configurations are the folder's own. `checkpoints.read_checkpoint` is the way in
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import nn
 
 from layerdiffuse_mcp.engine.checkpoints import (
-    NEEDED,
     Checkpoint,
     Part,
-    PartName,
-    Prediction,
     VectorUNet,
     Weights,
     make_text_encoder,
     parameter_key,
 )
-from layerdiffuse_mcp.engine.ldm_config import FAMILIES
 from layerdiffuse_mcp.engine.ldm_keys import Origin
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
+from layerdiffuse_mcp.families.registry import folder_family
+from layerdiffuse_mcp.families.spec import Component
 from layerdiffuse_mcp.hub.headers import PICKLE_SUFFIXES
-from layerdiffuse_mcp.hub.identify import folder_family
 
-STEMS: dict[PartName, str] = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-}
+STEMS = {"text": "model"}  # by phase; diffusers' own networks have the other
+STEM = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".bf16")  # the first that is there is used
 # attention names of VAEs saved before diffusers 0.13
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -51,39 +44,36 @@ def read_folder(path: Path) -> Checkpoint:
         )
     pipeline = str(_json(index_path).get("_class_name", "unnamed pipeline"))
     unet_config = _json(path / "unet" / "config.json") if (path / "unet").is_dir() else {}
-    family = folder_family(path.name, pipeline, unet_config)
+    spec = folder_family(path.name, pipeline, unet_config)
     vae_config = _json(path / "vae" / "config.json") if (path / "vae").is_dir() else {}
     scheduler_path = path / "scheduler" / "scheduler_config.json"
     scheduler = _json(scheduler_path) if scheduler_path.is_file() else {}
-    facts = FAMILIES[family]
-    prediction: Prediction = "v_prediction" if scheduler.get("prediction_type") == "v_prediction" else "epsilon"
-    parts: dict[PartName, Part] = {name: _part(path / name, name) for name in NEEDED[family] if (path / name).is_dir()}
+    prediction = "v_prediction" if scheduler.get("prediction_type") == "v_prediction" else "epsilon"
+    parts = {one.name: _part(path / one.name, one) for one in spec.components if (path / one.name).is_dir()}
     return Checkpoint(
         path=path,
-        family=family,
+        spec=spec,
         prediction=prediction,
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
-        native_size=int(unet_config.get("sample_size") or facts.native_size // 8) * 8,
-        scaling_factor=float(vae_config.get("scaling_factor", facts.scaling_factor)),
+        native_size=int(unet_config.get("sample_size") or 0) * spec.latent.downscale or spec.native_size,
+        latent=replace(spec.latent, scale=vae_config.get("scaling_factor", spec.latent.scale)),
         parts=parts,
         name=path.name,
-        vae_fits_float16=vae_config.get("force_upcast") is False,
+        vae_fits_float16=spec.vae_fits_float16 or vae_config.get("force_upcast") is False,
     )
 
 
-def _part(folder: Path, name: PartName) -> Part:
-    config = _json(folder / "config.json")
-    origins = {_key(key, name): (file, Origin(key)) for file in _files(folder, STEMS[name]) for key in file}
-    return Part(name, _maker(name, config), Weights(origins))
-
-
-def _maker(name: PartName, config: dict[str, Any]) -> Callable[[], nn.Module]:
-    settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    if name == "unet":
-        return lambda: cast(nn.Module, VectorUNet.from_config(settings))
-    if name == "vae":
-        return lambda: cast(nn.Module, AutoencoderKL.from_config(settings))
-    return lambda: make_text_encoder(settings, projected=name == "text_encoder_2")
+def _part(folder: Path, component: Component) -> Part:
+    config = {key: value for key, value in _json(folder / "config.json").items() if not key.startswith("_")}
+    files = _files(folder, STEMS.get(component.phase, STEM))
+    origins = {_key(key, component): (file, Origin(key)) for file in files for key in file}
+    projected = "text_projection.weight" in origins
+    makers: dict[str, Callable[[], Any]] = {
+        "denoising": lambda: VectorUNet.from_config(config),
+        "pictures": lambda: AutoencoderKL.from_config(config),
+        "text": lambda: make_text_encoder(config, projected),
+    }
+    return Part(component.name, component.title, makers[component.phase], Weights(origins))
 
 
 def _files(folder: Path, stem: str) -> list[TensorFile]:
@@ -104,10 +94,10 @@ def _files(folder: Path, stem: str) -> list[TensorFile]:
     raise CheckpointError(f"{folder} holds no {stem}.safetensors{only}; fetch the .safetensors files of the model.")
 
 
-def _key(key: str, name: PartName) -> str:
-    if name in ("text_encoder", "text_encoder_2"):
+def _key(key: str, component: Component) -> str:
+    if component.phase == "text":
         return parameter_key(key)
-    if name == "vae":
+    if component.phase == "pictures":
         for old, new in OLD_ATTENTION.items():
             key = key.replace(old, new)
     return key

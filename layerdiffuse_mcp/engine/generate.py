@@ -21,13 +21,14 @@ from layerdiffuse_mcp.engine.model import LoraUse, Model
 from layerdiffuse_mcp.engine.previews import Show
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
+from layerdiffuse_mcp.engine.sampling.latent_space import to_unscaled
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.prediction import PREDICTIONS
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
 from layerdiffuse_mcp.engine.threads import for_denoiser
-from layerdiffuse_mcp.engine.transparency import VIEWS, decode, decoder_latent, to_rgba8, transparent_latent
+from layerdiffuse_mcp.engine.transparency import VIEWS, decode, to_rgba8, transparent_latent
 from layerdiffuse_mcp.errors import ModelError
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes
@@ -117,7 +118,7 @@ def _draw(
 
     # 2. the pictures that steer: joined behind the latent (SDXL) or shown to the control encoder (SD1.5)
     control = None
-    if method.inputs and method.family == "sd15":
+    if method.inputs and method.adapter == "attention_sharing":
         control = control_picture(known[method.inputs[0]][0], width, height, plan.resize_mode)
     elif method.inputs:
         pictures = [[known[role][index] for role in method.inputs] for index in range(len(batch))]
@@ -258,8 +259,10 @@ def decode_rgba(model: Model, latent: Tensor, on_view: Any = None) -> Bytes:
         told = done
 
     pixel = decode_pixels(model, latent[None])
-    scaled = decoder_latent(latent[None].to(pixel), model.checkpoint.scaling_factor)
-    return to_rgba8(decode(model.decoder, pixel, scaled, on_view=tell))[0]
+    seen = latent[None].to(pixel)
+    if model.spec.codec and model.spec.codec.sees == "unscaled":
+        seen = to_unscaled(seen, model.checkpoint.latent)
+    return to_rgba8(decode(model.decoder, pixel, seen, on_view=tell))[0]
 
 
 @torch.inference_mode()
@@ -270,7 +273,7 @@ def decode_pixels(model: Model, latents: Tensor) -> Tensor:
         ModelError: the autoencoder's numbers overflowed.
     """
     vae: Any = model.vae
-    scaled = latents.to(device=vae.device, dtype=vae.dtype) / model.checkpoint.scaling_factor
+    scaled = to_unscaled(latents.to(device=vae.device, dtype=vae.dtype), model.checkpoint.latent)
     pixels = torch.cat([vae.decode(one[None], return_dict=False)[0].float() for one in scaled])
     if not pixels.isfinite().all():
         raise ModelError(

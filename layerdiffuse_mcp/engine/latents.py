@@ -17,7 +17,7 @@ from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import ImageError, LayerDiffuseError, LayerFileError
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.files import write_atomically
-from layerdiffuse_mcp.methods import FAMILIES, Family
+from layerdiffuse_mcp.methods import FAMILIES
 
 KEY = "latent"
 LATENT_FACTOR = 8
@@ -31,7 +31,7 @@ class SavedLatent:
     latent: Tensor
     width: int
     height: int
-    family: Family | None
+    family: str | None
     model: str | None
     seed: int
 
@@ -66,7 +66,7 @@ def read_latent(path: Path) -> SavedLatent:
         )
     height, width = latent.shape[1] * LATENT_FACTOR, latent.shape[2] * LATENT_FACTOR
     facts = file.metadata
-    family: Family | None = next((known for known in FAMILIES if known == facts.get("family")), None)
+    family = next((known for known in FAMILIES if known == facts.get("family")), None)
     return SavedLatent(
         latent.clone(),
         _number(facts.get("width"), width),

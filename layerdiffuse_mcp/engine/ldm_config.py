@@ -14,7 +14,6 @@ from typing import Any
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.spec import FamilySpec, Shapes
 
-
 TEXT_HEAD_WIDTH = 64
 TIME_ID_WIDTH = 256
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-
 # LDM name -> diffusers name inside one block
 RESNET = {
     "in_layers.0": "norm1",

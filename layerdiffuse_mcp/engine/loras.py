@@ -18,7 +18,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.checkpoints import PartName, parameter_key
+from layerdiffuse_mcp.engine.checkpoints import parameter_key
 from layerdiffuse_mcp.engine.ldm_keys import unet_modules
 from layerdiffuse_mcp.engine.patching import Full, LowRank, Offset, Patch, misfits
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
@@ -26,7 +26,7 @@ from layerdiffuse_mcp.errors import LayerFileError
 from layerdiffuse_mcp.hub.identify import identify
 
 # how a key begins -> the network it is for; the first that fits wins, and a key without any is the UNet's
-PREFIXES: tuple[tuple[str, PartName], ...] = (
+PREFIXES: tuple[tuple[str, str], ...] = (
     ("lora_unet_", "unet"),
     ("lora_te1_", "text_encoder"),
     ("lora_te2_", "text_encoder_2"),
@@ -62,20 +62,20 @@ class Lora:
     """A LoRA file, taken apart: by network and module (as spelled, with "_" for "."), its tensors by role."""
 
     name: str
-    modules: Mapping[PartName, Mapping[str, Mapping[str, Tensor]]]
+    modules: Mapping[str, Mapping[str, Mapping[str, Tensor]]]
     unreadable: tuple[str, ...]
     """Keys of no known layout; a file may bring a few (an embedding, say)."""
     title: str
 
     def patches(
-        self, networks: Mapping[PartName, nn.Module], weight: float = 1.0, text_weight: float | None = None
-    ) -> dict[PartName, Patch]:
+        self, networks: Mapping[str, nn.Module], weight: float = 1.0, text_weight: float | None = None
+    ) -> dict[str, Patch]:
         """A patch for each of `networks`: the UNet's at `weight`, the text encoders' at `text_weight` (or `weight`).
 
         Raises `LayerFileError` when a tensor does not fit its module, when one that is for a given network finds no
         module there, or when nothing is for any of them; up to five keys are named.
         """
-        found: dict[PartName, Patch] = {}
+        found: dict[str, Patch] = {}
         homeless: list[str] = []
         for part, network in networks.items():
             offsets, lost = self.offsets(part, network)
@@ -90,7 +90,7 @@ class Lora:
             )
         return found
 
-    def offsets(self, part: PartName, network: nn.Module) -> tuple[dict[str, tuple[Offset, ...]], list[str]]:
+    def offsets(self, part: str, network: nn.Module) -> tuple[dict[str, tuple[Offset, ...]], list[str]]:
         """What this file adds to `network`, by parameter; and the modules that the network does not have."""
         names = _module_names(network)
         offsets: dict[str, tuple[Offset, ...]] = {}
@@ -133,7 +133,7 @@ def parse_lora(tensors: Mapping[str, Tensor], name: str) -> Lora:
             f"{name} is an adapter of type {' and '.join(sorted(unsupported))}, which is not supported; "
             "use a LoRA (also LoCon), or merge the adapter into its base."
         )
-    modules: dict[PartName, dict[str, dict[str, Tensor]]] = {}
+    modules: dict[str, dict[str, dict[str, Tensor]]] = {}
     unreadable: list[str] = []
     for key, tensor in tensors.items():
         ending = ENDING.search(key)
@@ -151,7 +151,7 @@ def parse_lora(tensors: Mapping[str, Tensor], name: str) -> Lora:
     return Lora(name, modules, tuple(unreadable), kind.title)
 
 
-def _part(key: str) -> tuple[PartName, str]:
+def _part(key: str) -> tuple[str, str]:
     key = key.removeprefix("base_model.model.")
     for prefix, part in PREFIXES:
         if key.startswith(prefix):

@@ -21,6 +21,7 @@ from layerdiffuse_mcp.engine.model import Model
 from layerdiffuse_mcp.engine.offload import LEVELS, Level, estimated_sizes, fitting, lower
 from layerdiffuse_mcp.engine.placement import Placement, memory_free, memory_used, place, release_memory
 from layerdiffuse_mcp.errors import ModelError, OutOfMemory
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import ModelEntry
 from layerdiffuse_mcp.hub.entries import in_words
@@ -134,7 +135,7 @@ class ModelManager:
     def forecast(self, entry: ModelEntry) -> str:
         """Which offload level a base would get now with nothing else loaded, for pictures of its native size."""
         if entry.path is None and entry.family is not None:
-            sizes = estimated_sizes(entry.family, self.placement)
+            sizes = estimated_sizes(FAMILIES[entry.family], self.placement)
         else:
             checkpoint = read_checkpoint(catalog.base_file(entry, self._settings))
             sizes = Model(entry, self._settings, self.placement, checkpoint).sizes

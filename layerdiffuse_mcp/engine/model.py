@@ -20,9 +20,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.checkpoints import NEEDED, Checkpoint, PartName
+from layerdiffuse_mcp.engine.checkpoints import Checkpoint
 from layerdiffuse_mcp.engine.loras import read_lora
-from layerdiffuse_mcp.engine.offload import PARTS, BlockByBlock, Level, Sizes, Turn, sizes_of
+from layerdiffuse_mcp.engine.offload import PHASES, BlockByBlock, Level, Sizes, sizes_of
 from layerdiffuse_mcp.engine.offsets import OffsetNetwork, read_offsets
 from layerdiffuse_mcp.engine.patching import Patch, PatchStack
 from layerdiffuse_mcp.engine.placement import Placement
@@ -34,10 +34,11 @@ from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from layerdiffuse_mcp.engine.transparency import load_decoder, load_offset_encoder
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
 from layerdiffuse_mcp.errors import ModelNotFound
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import FamilySpec, Phase
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import ModelEntry
 from layerdiffuse_mcp.hub.headers import read_header
-from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES, Family
 from layerdiffuse_mcp.requests import Stage
 from layerdiffuse_mcp.settings import Settings
 
@@ -83,7 +84,7 @@ class Model:
     _offload: Level = "none"
     _spare: int = 0
     _blocks: BlockByBlock | None = None
-    _stacks: dict[PartName, PatchStack] = field(default_factory=dict[PartName, PatchStack])
+    _stacks: dict[str, PatchStack] = field(default_factory=dict[str, PatchStack])
     _transparency: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     _embeddings: OrderedDict[Any, tuple[Tensor, Tensor | None]] = field(default_factory=OrderedDict)
     _layers: dict[str, Patch | SharingModel] = field(default_factory=dict[str, "Patch | SharingModel"])
@@ -91,14 +92,19 @@ class Model:
     _base_patches: tuple[Patch, ...] = ()
 
     @property
-    def family(self) -> Family:
-        """The family, which chooses layer files, encoder and decoder."""
-        return self.checkpoint.family
+    def spec(self) -> FamilySpec:
+        """The family's card."""
+        return self.checkpoint.spec
+
+    @property
+    def family(self) -> str:
+        """The family's id."""
+        return self.spec.id
 
     @cached_property
     def table(self) -> SigmaTable:
         """The noise levels that the base was trained with."""
-        return sigma_table(zero_snr=self.checkpoint.zero_terminal_snr, sdxl=self.family == "sdxl")
+        return sigma_table(zero_snr=self.checkpoint.zero_terminal_snr, steps_table=self.spec.steps_table)
 
     @property
     def unet(self) -> Any:
@@ -177,7 +183,7 @@ class Model:
         Raises:
             CheckpointError: the file is damaged or incomplete.
         """
-        for turn in PARTS:
+        for turn in PHASES:
             if self.offload == "none":
                 self._take(turn)
             for name in self._parts(turn):
@@ -185,7 +191,7 @@ class Model:
 
     def leave(self) -> None:
         """Let all networks leave the device; they come back when they are asked for."""
-        for turn in PARTS:
+        for turn in PHASES:
             self._leave(turn)
 
     def use_loras(self, loras: tuple[LoraUse, ...]) -> None:
@@ -196,9 +202,9 @@ class Model:
         """
         if loras == self._loras:
             return
-        names: list[PartName] = self._parts("denoising") + self._parts("text")
-        stacks: dict[PartName, PatchStack] = {name: self._stack(name) for name in names}
-        networks: dict[PartName, nn.Module] = {name: stack.module for name, stack in stacks.items()}
+        names: list[str] = self._parts("denoising") + self._parts("text")
+        stacks: dict[str, PatchStack] = {name: self._stack(name) for name in names}
+        networks: dict[str, nn.Module] = {name: stack.module for name, stack in stacks.items()}
         read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
         for name, stack in stacks.items():
             stack.set(*(patches[name] for patches in read if patches[name].offsets))
@@ -209,7 +215,7 @@ class Model:
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int
     ) -> Conditioning:
         """The conditioning of one prompt, one row; computed once for a distinct prompt and kept."""
-        key = (prompt, negative and self.family == "sdxl", clip_skip, emphasis, self._loras)
+        key = (prompt, negative, clip_skip, emphasis, self._loras)
         if key not in self._embeddings:
             self._embeddings[key] = self._encode(prompt, negative, clip_skip, emphasis)
             while len(self._embeddings) > EMBEDDINGS_KEPT:
@@ -222,10 +228,11 @@ class Model:
         self, prompt: str, negative: bool, clip_skip: int | None, emphasis: str
     ) -> tuple[Tensor, Tensor | None]:
         encoders = self.text_encoders
-        if self.family == "sd15":
-            return encode_sd15(encoders[0], [prompt], clip_skip or 1, emphasis), None
+        skip = clip_skip or self.spec.clip_skip
+        if len(encoders) == 1:
+            return encode_sd15(encoders[0], [prompt], skip, emphasis), None
         first, second = encoders
-        return encode_sdxl(first, second, [prompt], negative=negative, clip_skip=clip_skip or 2, emphasis=emphasis)
+        return encode_sdxl(first, second, [prompt], negative=negative, clip_skip=skip, emphasis=emphasis)
 
     @contextmanager
     def layered(
@@ -258,16 +265,16 @@ class Model:
         if method_id not in self._layers:
             method = METHODS[method_id]
             path = catalog.layer_file(self.entry, method.file, self.settings)
-            if method.family == "sd15":
+            if method.adapter == "attention_sharing":
                 self._layers.clear()
-            read = SharingModel.read if method.family == "sd15" else read_offsets
+            read = SharingModel.read if method.adapter == "attention_sharing" else read_offsets
             self._layers[method_id] = read(path, unet)
         return self._layers[method_id]
 
-    def _parts(self, turn: Turn) -> list[PartName]:
-        return [name for name in PARTS[turn] if name in NEEDED[self.family]]
+    def _parts(self, phase: Phase) -> list[str]:
+        return [*self.spec.names(phase)]
 
-    def _stack(self, name: PartName) -> PatchStack:
+    def _stack(self, name: str) -> PatchStack:
         """A network with its patches. Where it is to be offloaded it is made of the mapped file and put away."""
         if name not in self._stacks:
             dtype, device = self._dtype(name), self.placement.device
@@ -280,16 +287,16 @@ class Model:
                 self._stacks[name].put_away(dtype=dtype)
         return self._stacks[name]
 
-    def _dtype(self, name: PartName) -> torch.dtype:
+    def _dtype(self, name: str) -> torch.dtype:
         return {
             "unet": self.placement.dtype,
-            "vae": self.placement.vae_dtype(self.family, fits_float16=self.checkpoint.vae_fits_float16),
+            "vae": self.placement.vae_dtype(self.checkpoint.vae_fits_float16),
         }.get(name, self.placement.text_dtype)
 
-    def _take(self, turn: Turn) -> None:
+    def _take(self, turn: Phase) -> None:
         """Have a turn's networks on the device, and at the lower levels no others."""
         if self.offload != "none":
-            for other in PARTS:
+            for other in PHASES:
                 if other != turn:
                     self._leave(other)
         for name in self._parts(turn):
@@ -300,7 +307,7 @@ class Model:
             else:
                 stack.bring(device)
 
-    def _leave(self, turn: Turn) -> None:
+    def _leave(self, turn: Phase) -> None:
         for name in self._parts(turn):
             if name in self._stacks:
                 self._stacks[name].put_away()
@@ -310,8 +317,8 @@ class Model:
             if self._blocks is not None:
                 self._blocks.remove()
                 self._blocks = None
-            if self.family == "sd15":
-                self._layers.clear()
+            for name in [name for name, layer in self._layers.items() if isinstance(layer, SharingModel)]:
+                del self._layers[name]
 
     def _transparent(self, kind: str, load: Any) -> Any:
         self._take("pictures")
@@ -320,7 +327,7 @@ class Model:
         return self._transparency[kind]
 
     def _transparency_file(self, kind: str) -> Path:
-        return catalog.layer_file(self.entry, TRANSPARENCY_FILES[self.family][kind], self.settings)
+        return catalog.layer_file(self.entry, getattr(self.spec.codec, kind), self.settings)
 
     def _numbers(self, kind: str) -> int:
         """Parameters in a transparency file; 0 when it is not here, which is for whoever needs it to say."""

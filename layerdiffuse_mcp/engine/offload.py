@@ -24,21 +24,16 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from layerdiffuse_mcp.engine.checkpoints import Checkpoint, PartName
+from layerdiffuse_mcp.engine.checkpoints import Checkpoint
 from layerdiffuse_mcp.engine.patching import PatchStack
 from layerdiffuse_mcp.engine.placement import Placement
-from layerdiffuse_mcp.families.spec import FamilySpec, Parameters
+from layerdiffuse_mcp.families.spec import FamilySpec, Parameters, Phase
 
 Level = Literal["none", "in_turn", "layers"]
-Turn = Literal["text", "denoising", "pictures"]
 
 LEVELS: tuple[Level, ...] = ("none", "in_turn", "layers")
-PARTS: Mapping[Turn, tuple[PartName, ...]] = {
-    "text": ("text_encoder", "text_encoder_2"),
-    "denoising": ("unet",),
-    "pictures": ("vae",),
-}
-"""The networks of a checkpoint by the turn in which they are used; the transparency files go with the pictures."""
+PHASES: tuple[Phase, ...] = ("text", "denoising", "pictures")
+"""In which networks are used; the transparency files go with the pictures."""
 
 BLOCK = re.compile(r"(.+\.(?:resnets|transformer_blocks)\.\d+)\.")
 """What of a UNet is moved as one: its residual blocks and its transformer blocks hold nearly all of its weights."""
@@ -74,6 +69,7 @@ class Sizes:
 DENOISING, DECODING = 2100, 4100
 """Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
 
+
 def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) -> Sizes:
     """What a checkpoint's networks take; `transparency`: numbers in the family's decoder and encoder files."""
     numbers = {
@@ -82,7 +78,7 @@ def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) ->
     count = {name: sum(weights.values()) for name, weights in numbers.items()}
     vae_bytes = placement.vae_dtype(checkpoint.vae_fits_float16).itemsize
     return Sizes(
-        text=sum(count.get(name, 0) for name in PARTS["text"]) * placement.text_dtype.itemsize,
+        text=sum(count.get(name, 0) for name in checkpoint.spec.names("text")) * placement.text_dtype.itemsize,
         denoiser=count["unet"] * placement.dtype.itemsize,
         block=_largest_block(numbers["unet"]) * placement.dtype.itemsize,
         pictures=(count.get("vae", 0) + transparency) * vae_bytes,

@@ -24,7 +24,6 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.checkpoints import Checkpoint
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.files import replace_atomically
-from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
 
 SHARE = 0.01
@@ -47,9 +46,7 @@ def previews(settings: Settings, checkpoint: Checkpoint) -> Generator[Show]:
     if not settings.previews:
         yield lambda _denoised, _frames: None
         return
-    shown = _Preview(
-        settings.output, torch.tensor(checkpoint.settings.get("latent_rgb", FAMILIES[checkpoint.family].latent.rgb_factors))
-    )
+    shown = _Preview(settings.output, torch.tensor(checkpoint.latent.rgb_factors))
     try:
         yield shown.show
     finally:
@@ -57,8 +54,8 @@ def previews(settings: Settings, checkpoint: Checkpoint) -> Generator[Show]:
 
 
 def latent_pictures(latents: Tensor, latent_rgb: Tensor) -> Bytes:
-    """Scaled latents (B, 4, h, w) as they would about look, (B, h, w, 3), uint8; latent_rgb as in `LATENT_RGB`."""
-    colours = latents.movedim(1, -1).float().cpu() @ latent_rgb[:4] + latent_rgb[4]
+    """Sampled latents (B, C, h, w) as they would about look, (B, h, w, 3), uint8; latent_rgb of a `LatentFormat`."""
+    colours = latents.movedim(1, -1).float().cpu() @ latent_rgb[:-1] + latent_rgb[-1]
     return ((colours / 2 + 0.5).clamp(0, 1) * 255).to(torch.uint8).numpy()
 
 

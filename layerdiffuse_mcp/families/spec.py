@@ -56,7 +56,7 @@ class LayerMethod:
     """One layer file and how it is run.
 
     file: its name in the release, "" for a family that needs none. inputs: the pictures that it is conditioned on, in
-    the order in which their latents are joined or shown to the control encoder. outputs: a role a frame, or "any" where
+    the order in which their latents are joined or shown to the control encoder. outputs: a role a frame; none where
     the model names its layers itself. transparent: the output that is decoded with alpha, if any. adapter: how the file
     acts on the denoiser, a key of `engine.layers.ADAPTERS`. strength_acts: whether a layer weight changes anything.
     avoid_samplers: beginnings of the names of samplers that leave artefacts with it.
@@ -67,7 +67,7 @@ class LayerMethod:
     title: str
     forge_name: str = ""
     inputs: tuple[Role, ...] = ()
-    outputs: "tuple[Role, ...] | Literal['any']" = ("foreground",)
+    outputs: tuple[Role, ...] = ()
     transparent: Role | None = None
     adapter: str = ""
     strength_acts: bool = False
@@ -80,14 +80,9 @@ class LayerMethod:
         return f"{self.id}.safetensors" if self.adapter else ""
 
     @property
-    def roles(self) -> tuple[Role, ...]:
-        """The roles of its outputs that are known before it has run."""
-        return () if self.outputs == "any" else self.outputs
-
-    @property
     def frames(self) -> int:
         """Pictures that are denoised together for one result."""
-        return max(1, len(self.roles))
+        return max(1, len(self.outputs))
 
     def same_place(self, other: "LayerMethod") -> bool:
         """Whether it may stand in for another in a route: same family, same pictures in and out."""
@@ -235,5 +230,5 @@ class FamilySpec:
         made: set[Role] = set()
         for method in (self.methods[name] for name in self.routes[task]):
             needed.extend(role for role in method.inputs if role not in made and role not in needed)
-            made.update(method.roles)
+            made.update(method.outputs)
         return tuple(needed)

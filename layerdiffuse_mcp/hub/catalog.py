@@ -15,10 +15,20 @@ from importlib import resources
 from pathlib import Path
 
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
+from layerdiffuse_mcp.families.registry import (
+    BASES,
+    EMBEDDED,
+    FAMILIES,
+    KNOWN_NAMES,
+    LAYER_FILES,
+    METHODS,
+    REPACKED,
+    ROUTES,
+    families_for,
+)
+from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile, in_words
 from layerdiffuse_mcp.hub.folder import Shelf, read_shelf
-from layerdiffuse_mcp.hub.official import BASES, KNOWN_NAMES, LAYER_FILES, SIBLINGS
-from layerdiffuse_mcp.methods import FAMILIES, METHODS, ROUTES, TRANSPARENCY_FILES, Task, families_for
 from layerdiffuse_mcp.requests import near
 from layerdiffuse_mcp.settings import Settings
 
@@ -181,10 +191,7 @@ def located(remote: RemoteFile, settings: Settings) -> Path | None:
 
 def _models(shelf: Shelf) -> list[ModelEntry]:
     pocket = pocket_folder() / "pocket.safetensors"
-    embedded = ModelEntry(
-        name=POCKET, family="sd15", native_size=128, licence="Apache-2.0", path=pocket, bytes=pocket.stat().st_size,
-        description="Small model inside the package: emoji-like subjects at 128 px in seconds on a CPU",
-    )  # fmt: skip
+    embedded = EMBEDDED[0].model_copy(update={"path": pocket, "bytes": pocket.stat().st_size})
     official = [_located(entry, shelf) for entry in BASES]
     return [embedded, *official, *(_located(own, shelf) for own in shelf.bases)]
 
@@ -207,7 +214,8 @@ def _tasks(entry: ModelEntry, shelf: Shelf) -> dict[Task, bool]:
 
 
 def _transparency(entry: ModelEntry) -> Collection[str]:
-    return TRANSPARENCY_FILES[entry.family].values() if entry.family else ()
+    codec = FAMILIES[entry.family].codec if entry.family else None
+    return codec.files if codec else ()
 
 
 def _layer_names(entry: ModelEntry, methods: Collection[str] | None = None) -> list[str]:
@@ -219,7 +227,7 @@ def _layer_path(entry: ModelEntry, name: str, shelf: Shelf) -> Path | None:
     if entry.name == POCKET:
         path = pocket_folder() / name
         return path if path.is_file() else None
-    for remote in (LAYER_FILES[name], *SIBLINGS[name]):
+    for remote in (LAYER_FILES[name], *REPACKED[name]):
         path = _on_disk(remote, shelf)
         if path is not None:
             return path

@@ -37,18 +37,17 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
+from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES, KNOWN_NAMES, FamilyName, folder_family
 from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile
 from layerdiffuse_mcp.hub.headers import read_header
-from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, folder_family, identify
-from layerdiffuse_mcp.hub.official import BASES, KNOWN_NAMES, NATIVE_SIZE
-from layerdiffuse_mcp.methods import Family
+from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, identify
 from layerdiffuse_mcp.requests import explain
 
 SUFFIX = ".safetensors"
 INDEX = "model_index.json"
 LIST = "models.toml"
 LORA_FOLDERS = frozenset({"lora", "loras"})
-RESERVED = frozenset({"pocket", *NATIVE_SIZE, *(entry.name for entry in BASES)})
+RESERVED = frozenset({*FAMILIES, *(entry.name for entry in (*EMBEDDED, *BASES))})
 """Names that no entry of the user's can have."""
 LORA_KINDS = frozenset({"lora", "lycoris"})
 EntryT = TypeVar("EntryT", ModelEntry, LoraEntry)
@@ -78,7 +77,7 @@ class _Row(BaseModel):
     repo: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
     file: str | None = None
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    family: Family | None = None
+    family: FamilyName | None = None
     description: str = ""
     licence: str | None = None
 
@@ -112,7 +111,7 @@ class _BaseRow(_Row):
     @model_validator(mode="after")
     def _names_its_family(self) -> "_BaseRow":
         if self.repo is not None and self.family is None:
-            raise ValueError("family must be given with repo: sd15 or sdxl")
+            raise ValueError(f"family must be given with repo: {' or '.join(FAMILIES)}")
         return self
 
 
@@ -195,7 +194,7 @@ def _native_size_of_file(path: Path, changed: int) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _dropped_base(path: Path, family: Family) -> ModelEntry:
+def _dropped_base(path: Path, family: str) -> ModelEntry:
     try:
         size = _native_size_of_file(path, path.stat().st_mtime_ns)
     except (ModelError, OSError, ValueError):
@@ -203,7 +202,7 @@ def _dropped_base(path: Path, family: Family) -> ModelEntry:
     return ModelEntry(
         name=path.stem,
         family=family,
-        native_size=size or NATIVE_SIZE[family],
+        native_size=size or FAMILIES[family].native_size,
         path=path,
         bytes=path.stat().st_size,
         description=f"Your own base, {path.name}",
@@ -214,14 +213,14 @@ def _diffusers_base(path: Path) -> list[ModelEntry]:
     try:
         pipeline = str(_json(path / INDEX).get("_class_name"))
         unet = _json(path / "unet" / "config.json")
-        family = folder_family(path.name, pipeline, unet)
-        size = int(unet.get("sample_size") or 0) * 8 or NATIVE_SIZE[family]
+        spec = folder_family(path.name, pipeline, unet)
+        size = int(unet.get("sample_size") or 0) * spec.latent.downscale or spec.native_size
     except (CheckpointError, OSError, ValueError, TypeError, AttributeError):
         return []  # it is of no use here; naming it in a call still says why
     return [
         ModelEntry(
             name=path.name,
-            family=family,
+            family=spec.id,
             native_size=size,
             path=path,
             bytes=sum(file.stat().st_size for file in path.rglob("*" + SUFFIX)),
@@ -270,7 +269,7 @@ def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
     return ModelEntry(
         name=row.name,
         family=family,
-        native_size=row.native_size or (facts.native_size if facts else NATIVE_SIZE.get(family or "sd15", 512)),
+        native_size=row.native_size or (facts.native_size if facts else FAMILIES[family].native_size if family else 0),
         licence=row.licence,
         path=path,
         remote=row.remote,

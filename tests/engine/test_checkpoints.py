@@ -19,12 +19,11 @@ from layerdiffuse_mcp.engine.checkpoints import (
 )
 from layerdiffuse_mcp.engine.ldm_export import save_single_file, single_file
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub.identify import identify
 from tests.narrow import TEXTS, networks, settings, write_base
 
 from .narrow_bases import conditioning, same
-
-FAMILIES = ("sd15", "sdxl")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -35,7 +34,7 @@ def family(request):
 def test_a_single_file_gives_back_every_network_bit_for_bit(tmp_path, family):
     unet, vae, encoders = networks(family)
     checkpoint = read_checkpoint(write_base(tmp_path, family))
-    assert (checkpoint.family, checkpoint.native_size, checkpoint.scaling_factor) == (family, 64, 0.5)
+    assert (checkpoint.family, checkpoint.native_size, checkpoint.latent.scale) == (family, 64, 0.5)
     assert (checkpoint.prediction, checkpoint.zero_terminal_snr, checkpoint.missing) == ("epsilon", False, ())
     assert same(checkpoint.unet(), unet.state_dict())
     assert same(checkpoint.vae(), vae.state_dict())
@@ -82,7 +81,7 @@ def test_the_short_hash_is_the_first_ten_digits_of_the_files_sha256(tmp_path):
 @pytest.mark.parametrize(("markers", "zero_snr"), [(["v_pred"], False), (["v_pred", "ztsnr"], True)])
 def test_marker_keys_make_a_v_prediction_base(tmp_path, markers, zero_snr):
     unet, _, _ = networks("sdxl")
-    tensors = single_file(unet) | {marker: torch.empty(0) for marker in markers}
+    tensors = single_file(FAMILIES["sdxl"], unet) | {marker: torch.empty(0) for marker in markers}
     save_file(tensors, tmp_path / "v.safetensors", {METADATA_KEY: json.dumps(settings("sdxl"))})
     checkpoint = read_checkpoint(tmp_path / "v.safetensors")
     assert (checkpoint.prediction, checkpoint.zero_terminal_snr) == ("v_prediction", zero_snr)
@@ -91,7 +90,7 @@ def test_marker_keys_make_a_v_prediction_base(tmp_path, markers, zero_snr):
 
 def test_a_file_without_vae_or_text_encoder_loads_and_says_what_is_missing(tmp_path, family):
     unet, _, _ = networks(family)
-    save_single_file(tmp_path / "unet-only.safetensors", unet, settings=settings(family))
+    save_single_file(tmp_path / "unet-only.safetensors", FAMILIES[family], unet, settings=settings(family))
     checkpoint = read_checkpoint(tmp_path / "unet-only.safetensors")
     assert same(checkpoint.unet(), unet.state_dict())
     assert {"vae", "text_encoder"} <= set(checkpoint.missing)
@@ -103,15 +102,17 @@ def test_a_file_without_vae_or_text_encoder_loads_and_says_what_is_missing(tmp_p
 
 def test_old_files_name_the_text_encoder_without_text_model(tmp_path):
     unet, vae, encoders = networks("sd15")
-    tensors = {key.replace(".text_model.", "."): t for key, t in single_file(unet, vae, encoders).items()}
+    tensors = {
+        key.replace(".text_model.", "."): t for key, t in single_file(FAMILIES["sd15"], unet, vae, encoders).items()
+    }
     save_file(tensors, tmp_path / "old.safetensors", {METADATA_KEY: json.dumps(settings("sd15"))})
     assert same(read_checkpoint(tmp_path / "old.safetensors").text_encoders()[0], encoders[0].state_dict())
 
 
 def test_networks_are_made_of_tensors_in_memory_too():
     unet, _, encoders = networks("sdxl")
-    tensors = single_file(unet, None, encoders)
-    assert same(unet_from_ldm(tensors, settings("sdxl")["unet"]), unet.state_dict())
+    tensors = single_file(FAMILIES["sdxl"], unet, None, encoders)
+    assert same(unet_from_ldm(tensors, FAMILIES["sdxl"], settings("sdxl")["unet"]), unet.state_dict())
     heads = settings("sdxl")["text_encoder"]
     prefixes = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
     for prefix, made in zip(prefixes, encoders, strict=True):
@@ -296,4 +297,7 @@ def test_a_transparent_encoder_is_told_from_other_small_files():
 
 def test_bases_are_told_by_family(family):
     unet, _, _ = networks(family)
-    assert identify({key: tuple(tensor.shape) for key, tensor in single_file(unet).items()}).family == family
+    assert (
+        identify({key: tuple(tensor.shape) for key, tensor in single_file(FAMILIES[family], unet).items()}).family
+        == family
+    )

@@ -6,6 +6,7 @@ import torch
 from layerdiffuse_mcp.choices import SAMPLERS
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
+from layerdiffuse_mcp.engine.sampling.prediction import EPSILON, FLOW, V_PREDICTION
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
 
@@ -119,15 +120,16 @@ def test_below_the_stopping_sigma_the_base_is_asked_without_the_condition(x):
 
 
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 14.0, 4000.0])
-def test_a_perfect_network_of_either_prediction_finds_the_picture(sigma):
+def test_a_perfect_network_of_any_prediction_finds_the_picture(sigma):
     sigma = torch.tensor(sigma)
     picture, noise = torch.randn(2, 2, *SHAPE)
     alpha, std = 1 / (sigma**2 + 1).sqrt(), sigma / (sigma**2 + 1).sqrt()
-    answers = {"epsilon": noise, "v_prediction": alpha * noise - std * picture}
+    answers = {EPSILON: noise, V_PREDICTION: alpha * noise - std * picture, FLOW: noise - picture}
     for prediction, answer in answers.items():
         perfect = denoiser(lambda *_, answer=answer: answer, guidance=1.0, prediction=prediction)
-        if prediction == "v_prediction" or sigma < 100:
-            assert torch.allclose(perfect(picture + noise * sigma, sigma), picture, atol=1e-3)
+        if prediction is V_PREDICTION or sigma < 100:
+            noisy = prediction.add_noise(picture, noise, sigma)
+            assert torch.allclose(perfect(noisy, sigma), picture, atol=1e-3)
 
 
 def test_arithmetic_is_float32_whatever_the_network_answers(x):

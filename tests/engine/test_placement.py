@@ -13,6 +13,7 @@ from layerdiffuse_mcp.engine.ldm_export import to_ldm
 from layerdiffuse_mcp.engine.ldm_keys import vae_key_map
 from layerdiffuse_mcp.engine.placement import Placement, place
 from layerdiffuse_mcp.errors import CheckpointError, InvalidRequest
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.settings import Settings
@@ -42,9 +43,9 @@ def test_the_status_says_why_the_fastest_format_was_chosen() -> None:
 
 def test_the_sdxl_autoencoder_runs_in_float16_only_if_it_is_the_fixed_one() -> None:
     half = Placement(torch.device("mps"), torch.float16)
-    assert half.vae_dtype("sd15") is torch.float16
-    assert half.vae_dtype("sdxl") is torch.bfloat16
-    assert half.vae_dtype("sdxl", fits_float16=True) is torch.float16
+    assert half.vae_dtype(FAMILIES["sd15"].vae_fits_float16) is torch.float16
+    assert half.vae_dtype(FAMILIES["sdxl"].vae_fits_float16) is torch.bfloat16
+    assert half.vae_dtype(fits_float16=True) is torch.float16
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from layerdiffuse_mcp.engine.engine import Engine
-from layerdiffuse_mcp.engine.previews import LATENT_RGB, latent_pictures, sheet
+from layerdiffuse_mcp.engine.previews import latent_pictures, sheet
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Outcome, Progress
@@ -96,7 +97,7 @@ def test_a_sheet_is_never_larger_than_512_pixels() -> None:
 
 
 def test_latents_of_a_colour_look_about_like_it() -> None:
-    factors = torch.tensor(LATENT_RGB["sdxl"])
+    factors = torch.tensor(FAMILIES["sdxl"].latent.rgb_factors)
     red = torch.linalg.lstsq(factors[:4].T, torch.tensor([1.0, -1.0, -1.0]) - factors[4]).solution
     picture = latent_pictures(red[None, :, None, None].expand(1, 4, 8, 8), factors)
     assert np.abs(picture.astype(int) - (255, 0, 0)).max() <= 2

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.engine.sampling.schedules import img2img_sigmas, plan, sigma_table, sigmas
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.registry import FAMILIES
 
 TABLE = sigma_table()
 EULER = SAMPLERS["Euler"]
@@ -66,7 +67,9 @@ def test_zero_snr_levels_fall_as_well(schedule, steps):
 
 @pytest.mark.parametrize("sdxl", [False, True])
 def test_align_your_steps_has_the_published_levels_of_each_family(sdxl):
-    levels = sigmas("Align Your Steps", 11, sigma_table(sdxl=sdxl), EULER)
+    levels = sigmas(
+        "Align Your Steps", 11, sigma_table(steps_table=FAMILIES["sdxl" if sdxl else "sd15"].steps_table), EULER
+    )
     published = (0.555, 0.380, 0.234, 0.113, 0.029, 0) if sdxl else (0.963, 0.652, 0.399, 0.152, 0.029, 0)
     assert levels[6:].tolist() == pytest.approx(published)
 

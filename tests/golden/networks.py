@@ -9,8 +9,10 @@ from torch import Tensor
 
 from layerdiffuse_mcp.engine.checkpoints import unet_from_ldm
 from layerdiffuse_mcp.engine.ldm_export import to_ldm
-from layerdiffuse_mcp.engine.ldm_keys import UNET_PREFIX, unet_key_map
+from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.families.stable_diffusion import UNET_PREFIX
 
 from .recipe import Recipe
 
@@ -52,7 +54,7 @@ def base_tensors(recipe: Recipe, family: str) -> dict[str, Tensor]:
 def base_unet(recipe: Recipe, family: str) -> UNet2DConditionModel:
     """A narrow base as our own loader makes it."""
     heads = {"attention_head_dim": CONFIGS[family]["attention_head_dim"]}
-    return unet_from_ldm(base_tensors(recipe, family), heads).eval()
+    return unet_from_ldm(base_tensors(recipe, family), FAMILIES[family], heads).eval()
 
 
 def conditionings(recipe: Recipe, family: str) -> tuple[Conditioning, Conditioning]:

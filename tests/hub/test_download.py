@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import constants
 
 from layerdiffuse_mcp.errors import Cancelled, DownloadError, ModelNotFound
+from layerdiffuse_mcp.families.registry import BASES, LAYER_FILES
 from layerdiffuse_mcp.hub import catalog, download
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.hub.entries import RemoteFile
-from layerdiffuse_mcp.hub.official import BASES, LAYER_FILES
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.settings import Settings

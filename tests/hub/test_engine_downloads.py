@@ -11,7 +11,7 @@ import pytest
 
 from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
-from layerdiffuse_mcp.hub.official import LAYER_FILES
+from layerdiffuse_mcp.families.registry import LAYER_FILES
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.requests import GenerateRequest, PrepareRequest

@@ -78,8 +78,8 @@ def test_an_sdxl_file_fits_its_base_and_has_learnt_something(pictures: Path, mod
     grown = [offset.difference if hasattr(offset, "difference") else offset.up for (offset,) in patch.offsets.values()]
     assert sum(tensor.abs().max() > 0 for tensor in grown) > 0.9 * len(grown)
     conv_in = patch.offsets.get("conv_in.weight")
-    if METHODS[method].extra_channels:
-        assert conv_in[0].difference.shape[1] == 4 + METHODS[method].extra_channels
+    if METHODS[method].inputs:
+        assert conv_in[0].difference.shape[1] == 4 + 4 * len(METHODS[method].inputs)
 
 
 @pytest.mark.parametrize("method", ["layer_xl_transparent_attn", "layer_xl_fg2ble"])

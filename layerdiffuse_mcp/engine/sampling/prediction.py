@@ -5,8 +5,8 @@
     denoised = prediction.denoised(x, output, sigma)
     noisy = prediction.add_noise(latent, noise, sigma)
 
-Sigma is the level of noise as the sampler steps through it. All tensors are (B, C, h, w), sigma is a number or shaped to
-broadcast over them.
+Sigma is the level of noise as the sampler steps through it. All tensors are (B, C, h, w); sigma is a number or has a
+shape that broadcasts over them.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ Level = Tensor | float
 class Prediction(Protocol):
     """How a network's output is to be read."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name in a base's header."""
+        ...
 
     def scale_input(self, x: Tensor, sigma: Level) -> Tensor:
         """What the network is shown of a noisy latent."""
@@ -63,7 +66,7 @@ class VPrediction(Epsilon):
 
 @dataclass(frozen=True)
 class Flow:
-    """The velocity from latent to noise (Lipman et al., "Flow matching", 2022): x = (1 - sigma) latent + sigma noise."""
+    """The velocity to the noise (Lipman et al., "Flow matching", 2022): x = (1 - sigma) latent + sigma noise."""
 
     name: str = "flow"
 

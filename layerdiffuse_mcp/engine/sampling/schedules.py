@@ -19,6 +19,7 @@ from torch import Tensor
 
 from layerdiffuse_mcp.choices import SCHEDULES, Sampler
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.sd15 import SD15
 
 _ZERO_SNR_LAST_ALPHA = 4.8973451890853435e-08  # the reference's stand-in for 0, where sigma would be infinite
 _MOST_STRENGTH = 0.999
@@ -28,12 +29,12 @@ _MOST_STRENGTH = 0.999
 class SigmaTable:
     """The noise level of each training timestep, lowest first: float32 (T,), and its logarithm.
 
-    `sdxl` tells which base it is for, as "Align Your Steps" has levels for each family.
+    `steps_table`: the ten-step levels of "Align Your Steps" for the family.
     """
 
     sigmas: Tensor
     log_sigmas: Tensor
-    sdxl: bool = False
+    steps_table: tuple[float, ...] = ()
 
     @property
     def lowest(self) -> float:
@@ -64,7 +65,7 @@ class SigmaTable:
         return float(self.t_to_sigma(torch.tensor((1.0 - done) * 999.0)))
 
 
-def sigma_table(zero_snr: bool = False, sdxl: bool = False) -> SigmaTable:
+def sigma_table(zero_snr: bool = False, steps_table: tuple[float, ...] = SD15.steps_table) -> SigmaTable:
     """The table of Stable Diffusion 1.5 and SDXL: 1000 timesteps, betas whose roots are evenly spaced.
 
     `zero_snr`: rescaled so that the last timestep is pure noise (Lin et al., "Common diffusion noise schedules and
@@ -77,7 +78,7 @@ def sigma_table(zero_snr: bool = False, sdxl: bool = False) -> SigmaTable:
         alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
         alphas[-1] = _ZERO_SNR_LAST_ALPHA
     levels = ((1 - alphas) / alphas) ** 0.5
-    return SigmaTable(levels.float(), levels.log().float(), sdxl)
+    return SigmaTable(levels.float(), levels.log().float(), steps_table)
 
 
 def karras(steps: int, table: SigmaTable) -> Tensor:
@@ -135,10 +136,7 @@ def kl_optimal(steps: int, table: SigmaTable) -> Tensor:
 
 def align_your_steps(steps: int, table: SigmaTable) -> Tensor:
     """Sabour et al., "Align your steps" (2024): the published ten-step levels, interpolated in log sigma."""
-    if table.sdxl:
-        levels = [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029]
-    else:
-        levels = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]
+    levels = table.steps_table
     if steps == 1:
         return torch.tensor([levels[0], 0.0])
     where = np.linspace(0, 1, steps)
