@@ -71,6 +71,12 @@ def on_grey(rgba: Bytes) -> Floats:
     return GREY + (scaled[..., :3] - GREY) * scaled[..., 3:] if rgba.shape[2] == 4 else scaled
 
 
+def on_level(rgba: Bytes, level: int) -> Bytes:
+    """`rgba` (H, W, 4), uint8, flattened on an even grey of `level` in whole levels: (H, W, 3), the nearest of 255."""
+    colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
+    return ((colour * alpha + level * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
 def over(top: Floats, bottom: Floats) -> Floats:
     """`top` over `bottom`, both (H, W, 4), 0 to 1, straight alpha; colour is 0 where the result is invisible.
 
