@@ -113,14 +113,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", golden.cases.values(), ids=list(golden.cases))
     marker = metafunc.definition.get_closest_marker("golden_file")
     if marker and "key" in metafunc.fixturenames:
-        metafunc.parametrize("key", tested_keys(golden, *marker.args, **marker.kwargs))
+        metafunc.parametrize("key", keys_to_meet(golden, *marker.args, **marker.kwargs))
 
 
-def tested_keys(golden: GoldenSet, name: str, only: str | None = None, without: str | None = None) -> list[str]:
+def keys_to_meet(golden: GoldenSet, name: str, only: str | None = None, without: str | None = None) -> list[str]:
     """The keys of a file that a marker asks for: below a path, not below another, and of choices that there are."""
     return [
         key
-        for key in golden.keys(name)  # noqa: SIM118
+        for key in golden.keys(name)
         if (only is None or _below(only, key)) and not (without and _below(without, key)) and _is_ours(key)
     ]
 

@@ -178,7 +178,8 @@ def sigmas(schedule: str, steps: int, table: SigmaTable, sampler: Sampler) -> Te
     """The levels of a whole run: float32 (n + 1,), decreasing, of which the sampler makes n steps.
 
     n is `steps`, or what the schedule's docstring says. The sampler settles "Automatic", which timesteps of the table
-    there are, and whether the last level but one goes. Raises InvalidRequest for a schedule that is not in `SCHEDULES` or fewer steps than one.
+    there are, and whether the last level but one goes. Raises InvalidRequest for a schedule that is not in `SCHEDULES`
+    or fewer steps than one.
     """
     if schedule not in SCHEDULES:
         raise InvalidRequest(f"There is no schedule {schedule!r}. Known are: {', '.join(SCHEDULES)}.")
