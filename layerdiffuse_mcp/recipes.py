@@ -2,7 +2,7 @@
 
 A recipe is a JSON object: the request with nothing left open (seed, size and every stage's settings),
 the hash of the base model and of each input picture. `request_from` turns it back into a request; with
-the same files, device and version that request draws the same pixels.
+the same files, device and version that request draws the same pixels, within 1 of 255 (`engine/generate.py`).
 
     request = request_from(Path("apple.png"))
     request = request_from(Path("apple.png"), {"seed": 8})      # the same, but for the seed

@@ -5,6 +5,11 @@
 A plan's stages run one after another; each hands its pictures to the next. Everything here works on
 whole batches and knows no file: what comes back are arrays, what goes in are arrays. Plans that differ only in
 `requests.MAY_DIFFER` share their batches.
+
+What depends on the batch: the noise does not, on any device. Texts, the autoencoder and the transparent decoder work on
+one picture at a time. The denoiser works on all of a batch, and its convolutions and smallest matrix products sum in an
+order that the libraries choose by the number of rows: so pixels agree within 1 of 255, alone or in a batch, on one
+device and version.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

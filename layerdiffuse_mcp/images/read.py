@@ -78,7 +78,18 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
 
 def same_pixels(first: Path, second: Path) -> bool:
     """Whether two picture files hold the same RGBA pixels; colour below alpha 0 counts too. Raises ImageError."""
-    return np.array_equal(read_picture(first).rgba, read_picture(second).rgba)
+    return levels_apart(first, second) == 0
+
+
+def levels_apart(first: Path, second: Path) -> int | None:
+    """By how many of 255 the RGBA pixels of two picture files differ at most; None if their sizes do.
+
+    Colour below alpha 0 counts too. Raises ImageError.
+    """
+    one, other = read_picture(first).rgba, read_picture(second).rgba
+    if one.shape != other.shape:
+        return None
+    return int((np.maximum(one, other) - np.minimum(one, other)).max())
 
 
 @contextmanager
