@@ -29,6 +29,8 @@ from layerdiffuse_mcp.requests import (
 )
 from tests.narrow import write_lora
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 def draw(engine: Engine, **fields) -> Outcome:
     given = {"model": "tiny-sd15", "prompt": "a red apple", "steps": 2, "seed": 5} | fields

@@ -10,6 +10,7 @@ from layerdiffuse_mcp.images.alpha import (
     describe,
     halo,
     on_grey,
+    on_level,
     over,
     padded_rgb,
     to_float,
@@ -95,6 +96,15 @@ def test_padding_works_for_any_size_and_for_nothing_visible(shape):
     filled = padded_rgb(np.zeros((*shape, 4), np.uint8))
     assert filled.shape == (*shape, 3)
     assert np.isfinite(filled).all()
+
+
+def test_flattening_in_whole_levels_takes_the_nearest_for_every_colour_and_alpha():
+    colour, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    for level in (0, 127, 255):
+        flat = on_level(np.stack([colour, colour, colour, alpha], axis=-1), level)
+        share = alpha.astype(np.float64) / 255
+        assert np.array_equal(flat[..., 1], np.rint(colour * share + level * (1 - share)))
+        assert np.array_equal(flat[..., 0], flat[..., 2])
 
 
 def test_flattening_on_grey_shows_grey_where_nothing_is():
