@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+# threads sleep while they wait, as in the product: spinning ones stall each other when anything else runs
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each computes on one core, its servers' workers too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
