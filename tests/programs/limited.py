@@ -7,7 +7,7 @@ import psutil
 from layerdiffuse_mcp.engine.engine import Engine as Whole
 from layerdiffuse_mcp.settings import Settings
 
-ROOM = 700_000_000
+ROOM = 600_000_000
 
 
 class Engine(Whole):
