@@ -13,6 +13,9 @@ from layerdiffuse_mcp.methods import Role
 
 Edge = Literal["top", "right", "bottom", "left"]
 
+EXHAUSTED = "exhausted"
+"""True in an engine's status after memory ran out, which only the end of its process gives back for sure."""
+
 
 class Frozen(BaseModel):
     """A value: immutable, with no unknown fields."""

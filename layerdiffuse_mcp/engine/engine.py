@@ -4,12 +4,13 @@
     outcome = engine.run(GenerateRequest(prompt="a red apple"), on_step=print)
     engine.close()
 
-It knows no MCP and no queue. `on_step` is its only way to report, and raising from it is the only way to
-stop it. Models stay in memory between requests. Runs one request at a time, in one thread.
+It knows no MCP and no queue. `on_step` is its only way to report. A run is stopped by raising from it, or sooner by
+`cancelled`, which is asked all the time (see `cancellation.py`). Models stay in memory between requests. Runs one
+request at a time, in one thread.
 """
 
 import time
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from functools import singledispatchmethod
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from layerdiffuse_mcp import infotext
 from layerdiffuse_mcp.engine import latents
+from layerdiffuse_mcp.engine.cancellation import asking
 from layerdiffuse_mcp.engine.chunks import count_tokens
 from layerdiffuse_mcp.engine.conditions import fitted, fitted_mask
 from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate, pixels_of_result
@@ -25,8 +27,8 @@ from layerdiffuse_mcp.engine.model import Model
 from layerdiffuse_mcp.engine.placement import is_out_of_memory
 from layerdiffuse_mcp.engine.previews import previews
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
-from layerdiffuse_mcp.engine.transparency import VIEWS, transparent_latent
-from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.engine.transparency import ENCODERS, VIEWS, transparent_latent
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.hub.entries import ModelEntry
@@ -35,11 +37,12 @@ from layerdiffuse_mcp.images.png import write_png
 from layerdiffuse_mcp.images.read import Picture, read_picture
 from layerdiffuse_mcp.methods import METHODS
 from layerdiffuse_mcp.naming import output_path
-from layerdiffuse_mcp.outcome import ImageResult, Outcome, Timings
+from layerdiffuse_mcp.outcome import EXHAUSTED, ImageResult, Outcome, Timings
 from layerdiffuse_mcp.parameters import infotext_of
 from layerdiffuse_mcp.plan import methods_of, resolve
 from layerdiffuse_mcp.recipes import recipe_of
 from layerdiffuse_mcp.requests import (
+    MAX_SIZE,
     DecodeRequest,
     EncodeRequest,
     GenerateRequest,
@@ -52,6 +55,8 @@ from layerdiffuse_mcp.requests import (
 from layerdiffuse_mcp.settings import Settings
 
 MAX_TOKENS = 4096
+LONG_PROMPT = 8 * 75
+"""Tokens from which on a prompt's length counts beside the picture's size."""
 NO_TRANSPARENCY = (
     "No transparency came out of {role} (seed {seed}): the picture is opaque. Try another seed, name only the subject "
     "and no background in the prompt, or use a base that can draw a plain grey background."
@@ -64,13 +69,24 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._manager = ModelManager(settings)
+        self._exhausted = False
 
-    def run(self, request: Request, on_step: OnStep) -> Outcome:
+    def run(self, request: Request, on_step: OnStep, cancelled: Callable[[], bool] | None = None) -> Outcome:
         """Do what a request asks for; once more with less of the model on the device if its memory runs out.
 
+        Args:
+            on_step: hears of progress.
+            cancelled: whether the request is no longer wanted; it ends soon after with `Cancelled`.
+
         Raises:
-            LayerDiffuseError: of the kind that fits; nothing half done is left on disk, and the engine is ready.
+            LayerDiffuseError: of the kind that fits; nothing half done is left on disk, and the engine is ready. Only
+                after memory ran out for good may it be left with less than a new process has: its status says so
+                (`outcome.EXHAUSTED`).
         """
+        with asking(cancelled):
+            return self._run_or_relieve(request, on_step)
+
+    def _run_or_relieve(self, request: Request, on_step: OnStep) -> Outcome:
         meter, notes = Meter(on_step), ()
         while True:
             try:
@@ -79,14 +95,16 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
             # only here is the failed run's memory free: the error held its tensors
+            self._exhausted = True
             note = None if notes else self._manager.relieve()
             if note is None:
                 break
+            self._exhausted = False
             meter, notes = Meter(on_step, meter.reached), (note,)
         self._manager.unload()
         raise OutOfMemory(
-            f"The request does not fit into the memory of {self._manager.placement.title}. Lower width and height or "
-            "count, close other programs, or set LAYERDIFFUSE_OFFLOAD=layers where it is not yet."
+            f"The request does not fit into the memory of {self._manager.placement.title}. {_smaller(request)}, "
+            "close other programs, or set LAYERDIFFUSE_OFFLOAD=layers where it is not yet."
         )
 
     def close(self) -> None:
@@ -162,13 +180,22 @@ class Engine:
     @_run.register
     def _(self, request: EncodeRequest, meter: Meter) -> Outcome:
         clock = _Clock()
-        picture = read_picture(request.image, self._settings.max_pixels)
+        picture = read_picture(request.image, min(self._settings.max_pixels, MAX_SIZE**2))
+        height, width = picture.rgba.shape[:2]
+        if max(height, width) > MAX_SIZE:
+            raise ImageError(
+                f"{request.image.name} has {width}x{height} pixels; at most {MAX_SIZE} a side can be encoded. "
+                "Give a smaller copy."
+            )
         with clock("load"):
             model = self._model(request.model, meter)
-        height, width = picture.rgba.shape[:2]
         self._manager.fit(model, 0, width * height)
+        meter.expect(ENCODERS)
+        steps = meter.steps("encoding", ENCODERS)
         with clock("draw"):
-            latent = transparent_latent(model.vae, model.encoder, latents.padded(picture.rgba))[0]
+            meter.tell(f"encoding {width}x{height} pixels")
+            rgba = latents.padded(picture.rgba)
+            latent = transparent_latent(model.vae, model.encoder, rgba, steps.next)[0]
         with clock("write"):
             path = output_path(self._settings.output, request.image.stem, 0, "latent").with_suffix(".safetensors")
             saved = latents.SavedLatent(latent.cpu(), width, height, model.family, model.entry.name, 0)
@@ -195,7 +222,7 @@ class Engine:
 
     @_run.register
     def _(self, request: StatusRequest, meter: Meter) -> Outcome:
-        return Outcome(status=self._manager.status())
+        return Outcome(status=self._manager.status() | ({EXHAUSTED: True} if self._exhausted else {}))
 
     def _model(self, name: str | None, meter: Meter, request: GenerateRequest | None = None) -> Model:
         """The model in memory; what it lacks for the request is fetched first if a generation may do that."""
@@ -268,6 +295,26 @@ class _Clock:
         """What was spent so far, rounded to milliseconds."""
         spent = {**self._spent, "total": time.monotonic() - self._begun}
         return Timings(**{stage: round(seconds, 3) for stage, seconds in spent.items()})
+
+
+def _smaller(request: Request) -> str:
+    """What would let a request take less memory."""
+    match request:
+        case GroupRequest(requests=requests):
+            return _smaller(max(requests, key=_tokens))
+        case GenerateRequest() if (tokens := _tokens(request)) > LONG_PROMPT:
+            return f"Shorten the prompts, the longest of which has {tokens} tokens, lower width and height or count"
+        case GenerateRequest():
+            return "Lower width and height or count"
+        case EncodeRequest():
+            return "Give a smaller picture"
+        case _:
+            return "Use a smaller model or latent"
+
+
+def _tokens(request: GenerateRequest) -> int:
+    """Of the longest prompt of a request."""
+    return max(map(count_tokens, (request.prompt, request.negative_prompt, *request.layer_prompts.values())))
 
 
 def _check_length(request: GenerateRequest) -> None:

@@ -192,18 +192,23 @@ class Model:
         """Make the base's weights its own plus these LoRAs, in order; layer files come on top.
 
         Raises:
-            LayerFileError: a file is damaged or does not fit the base; the base is then as it was loaded.
+            LayerFileError: a file is damaged or does not fit the base. Whatever is raised, no LoRA is on then.
         """
         if loras == self._loras:
             return
         names: list[PartName] = self._parts("denoising") + self._parts("text")
         stacks: dict[PartName, PatchStack] = {name: self._stack(name) for name in names}
         networks: dict[PartName, nn.Module] = {name: stack.module for name, stack in stacks.items()}
-        read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
-        for name, stack in stacks.items():
-            stack.set(*(patches[name] for patches in read if patches[name].offsets))
-        self._base_patches = stacks["unet"].patches
-        self._loras = loras
+        try:
+            read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
+            for name, stack in stacks.items():
+                stack.set(*(patches[name] for patches in read if patches[name].offsets))
+        except BaseException:
+            for stack in stacks.values():
+                stack.drop()
+            self._base_patches, self._loras = (), ()
+            raise
+        self._base_patches, self._loras = stacks["unet"].patches, loras
 
     def embed(
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int

@@ -52,6 +52,7 @@ LATENT_FACTOR = 8
 VIEWS = tuple((flipped, quarters) for flipped in (False, True) for quarters in range(4))
 VAE_BACKGROUND = 127  # the grey under the picture that the VAE encodes
 BYTES_PER_VIEW_PIXEL = {"cpu": 950, "cuda": 1600}  # peak activations of a float32 view at the released widths
+ENCODERS = 2  # that a picture goes through: the offset encoder and the VAE's
 SMALL = 2 * 256 * 256  # pixels up to which several views are one batch on a CPU
 
 
@@ -166,7 +167,9 @@ def encode_offset(encoder: OffsetEncoder, rgba: Bytes) -> Tensor:
 
 
 @torch.inference_mode()
-def transparent_latent(vae: Any, encoder: OffsetEncoder, rgba: Bytes) -> Tensor:
+def transparent_latent(
+    vae: Any, encoder: OffsetEncoder, rgba: Bytes, on_network: Callable[[], None] | None = None
+) -> Tensor:
     """A latent (1, 4, H/8, W/8), float32, in the sampler's space, that `decode` turns back into `rgba`.
 
     It is (mean + std * offset) * scaling_factor: the offset stands where the VAE's random draw would, so nothing is
@@ -174,16 +177,24 @@ def transparent_latent(vae: Any, encoder: OffsetEncoder, rgba: Bytes) -> Tensor:
 
     Args:
         rgba: (H, W, 4), uint8, straight alpha; H and W multiples of 8.
+        on_network: called after each of the `ENCODERS` networks; may raise to stop.
 
     Raises:
         ImageError: the sides are no multiples of 8.
     """
+    on_network = on_network or _nothing
     offset = encode_offset(encoder, rgba)
+    on_network()
     flat = _to_nchw(to_float(on_level(rgba, VAE_BACKGROUND))) * 2 - 1
     posterior = vae.encode(flat.to(device=vae.device, dtype=vae.dtype)).latent_dist
     mean, std = posterior.mean.float(), posterior.std.float()
+    on_network()
     shift: float = getattr(vae.config, "shift_factor", None) or 0.0
     return (mean + std * offset.to(mean) - shift) * vae.config.scaling_factor
+
+
+def _nothing() -> None:
+    return None
 
 
 def lower_median(views: list[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from layerdiffuse_mcp.engine.cancellation import check
 from layerdiffuse_mcp.engine.transparency_networks import HEAD_WIDTH, NORM_EPS, NORM_GROUPS, TransparentDecoder
 
 BAND_BYTES = 2**22  # of a band in float32, all pictures of a batch together
@@ -156,6 +157,7 @@ class BandedDecoder:
 
         Rows outside of the picture are zero. (N, C, stop - start, W), the channels last, in the decoder's type.
         """
+        check()
         count, _, width, _ = sources[0].bands[0].shape
         channels = sum(source.bands[0].shape[3] for source in sources)
         height = sources[0].height
@@ -264,6 +266,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     for head in range(0, heads, group):
         here = slice(head, head + group)
         for top in range(0, tokens, rows):
+            check()
             scores = torch.bmm(query[here, top : top + rows], keys[here]).softmax(2)
             result[here, :, top : top + rows] = torch.bmm(values[here], scores.transpose(1, 2))
     return result

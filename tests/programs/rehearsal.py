@@ -28,7 +28,9 @@ class Engine:
         self.done: list[str] = []
         self.output = settings.output
 
-    def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome:
+    def run(
+        self, request: Request, on_step: Callable[[Progress], None], cancelled: Callable[[], bool] | None = None
+    ) -> Outcome:
         match request:
             case StatusRequest():
                 return Outcome(status={"pid": os.getpid(), "done": list(self.done)})
