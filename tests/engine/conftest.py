@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
+from tests.saving import Engine
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Engine]:
-    """The engine, writing below `folder`."""
+    """The engine; what it makes is written below `folder`."""
     engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
     yield engine
     engine.close()

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.latents import read_latent
 from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from layerdiffuse_mcp.errors import Cancelled, ImageError, InvalidRequest, LayerDiffuseError, ModelNotFound
@@ -28,6 +27,7 @@ from layerdiffuse_mcp.requests import (
     UnloadRequest,
 )
 from tests.narrow import write_lora
+from tests.saving import Engine
 
 
 def draw(engine: Engine, **fields) -> Outcome:
@@ -102,7 +102,7 @@ def test_a_picture_is_drawn_again_from_the_recipe_inside_it(engine, folder) -> N
         engine, model="tiny-sdxl", task=Task.BACKGROUND_FROM_FOREGROUND, inputs={"foreground": folder / "given.png"}
     )
     for image in first.images:
-        again = engine.run(request_from(image.path), lambda _: None)
+        again = engine.run(request_from(image.path, find=lambda wanted: folder / wanted.name), lambda _: None)
         assert any(same_pixels(image.path, other.path) for other in again.images)
 
 
