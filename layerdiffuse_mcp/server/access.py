@@ -21,7 +21,7 @@ from typing import BinaryIO
 from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError
 from layerdiffuse_mcp.images.files import open_regular
 from layerdiffuse_mcp.recipes import GivenPicture
-from layerdiffuse_mcp.requests import short
+from layerdiffuse_mcp.requests import QUOTED, short
 from layerdiffuse_mcp.settings import Settings
 
 BYTES_A_PIXEL = 8
@@ -71,10 +71,10 @@ def open_readable(name: str | Path, settings: Settings) -> OpenedFile:
     try:
         opened = OpenedFile(path, open_regular(path, follow=False))
     except FileNotFoundError:
-        raise ImageError(f"There is no file {short(str(name))}. Give the absolute path of an existing file.") from None
+        raise ImageError(f"There is no file {_shown(name)}. Give the absolute path of an existing file.") from None
     except OSError as error:
         why = error.strerror or error
-        raise ImageError(f"{short(str(name))} cannot be read ({why}). Give the path of a regular file.") from None
+        raise ImageError(f"{_shown(name)} cannot be read ({why}). Give the path of a regular file.") from None
     try:
         _check(opened, name, settings, allowed)
     except BaseException:
@@ -116,9 +116,7 @@ def _resolved(name: str | Path, settings: Settings, allowed: list[Path]) -> Path
         found = next((path for path in inside if os.path.lexists(path)), inside[0] if inside else None)
     except (OSError, ValueError, RuntimeError) as error:  # NUL, too long, no such user, links in a circle
         why = getattr(error, "strerror", None) or error
-        raise ImageError(
-            f"{short(str(name))} is no name of a file ({short(str(why))}). Give an absolute path."
-        ) from None
+        raise ImageError(f"{_shown(name)} is no name of a file ({short(str(why))}). Give an absolute path.") from None
     if found is None:
         raise _denied(name, allowed)
     return found
@@ -132,7 +130,7 @@ def _check(opened: OpenedFile, name: str | Path, settings: Settings, allowed: li
     limit = BYTES_A_PIXEL * settings.max_pixels + HEADERS
     if opened.size > limit:
         raise ImageError(
-            f"{short(str(name))} has {opened.size / 1e6:.0f} MB, and files of at most {limit / 1e6:.0f} MB are read. "
+            f"{_shown(name)} has {opened.size / 1e6:.0f} MB, and files of at most {limit / 1e6:.0f} MB are read. "
             "Give a smaller copy."
         )
 
@@ -181,6 +179,12 @@ def _size(path: Path) -> int | None:
         return None
 
 
+def _shown(name: str | Path) -> str:
+    """A path as a message quotes it: the end of a long one, which says more than its beginning."""
+    text = str(name)
+    return short(text if len(text) <= QUOTED else "…" + text[1 - QUOTED :])
+
+
 def _is_below(path: Path, folders: Sequence[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
@@ -188,6 +192,6 @@ def _is_below(path: Path, folders: Sequence[Path]) -> bool:
 def _denied(name: str | Path, allowed: Sequence[Path]) -> AccessDenied:
     folders = ", ".join(str(folder) for folder in allowed)
     return AccessDenied(
-        f"{short(str(name))} lies outside the folders that may be read. Allowed: {folders}. "
+        f"{_shown(name)} lies outside the folders that may be read. Allowed: {folders}. "
         "Copy the file there, or add its folder to LAYERDIFFUSE_READ_DIRS."
     )

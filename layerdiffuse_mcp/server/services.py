@@ -60,7 +60,7 @@ class Services:
             raise ImageError(f"{which}: {job.id} has {count}, numbered from {job.id}-1.")
         return image.path
 
-    def open(self, given: str) -> OpenedFile:
+    def readable(self, given: str) -> OpenedFile:
         """The open file that an agent means by a path, a `file://` address, a picture's id or its address.
 
         Raises:
@@ -86,7 +86,7 @@ class Services:
         """
         from layerdiffuse_mcp.images.read import opened
 
-        with self.open(given) as file:
+        with self.readable(given) as file:
             with opened(file.file, self.settings.max_pixels):
                 pass
             return keep(file)

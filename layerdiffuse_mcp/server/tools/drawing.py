@@ -162,7 +162,7 @@ def _request(known: Services, row: Drawing, arguments: dict[str, Any]) -> Genera
             fields["task"] = _task(row, frozenset(fields.get("inputs", {})))
             request = validated(GenerateRequest, fields)
         else:
-            with known.open(source) as opened:
+            with known.readable(source) as opened:
                 recipe = read_recipe(opened.file, known.settings.max_pixels)
             changes = _fields(known, row, arguments, keep)
             request = request_from(recipe, changes, lambda wanted: known.find(wanted, keep))

@@ -25,7 +25,7 @@ async def decode_transparent_latent(
     known = services(ctx)
 
     def made() -> DecodeRequest:
-        with known.contents.keeping() as keep, known.open(latent) as opened:
+        with known.contents.keeping() as keep, known.readable(latent) as opened:
             return DecodeRequest(latent=keep(opened), model=model)
 
     request = await anyio.to_thread.run_sync(made)

@@ -88,7 +88,7 @@ async def compose_layers(
         from layerdiffuse_mcp.outputs.writer import save
 
         with contextlib.ExitStack() as open_files:
-            files = [open_files.enter_context(known.open(layer.image)) for layer in layers]
+            files = [open_files.enter_context(known.readable(layer.image)) for layer in layers]
             colour, below = _background(known, background, open_files)
             _check_size(
                 [*files, *([below] if below else [])], [layer.scale for layer in layers] + [1.0], known.settings
@@ -139,7 +139,7 @@ async def inspect_image(
         from layerdiffuse_mcp.images.read import read_picture
 
         limit = known.settings.max_pixels
-        with known.open(image) as opened:
+        with known.readable(image) as opened:
             path, file = opened.path, opened.file
             picture = read_picture(file, limit)
             recipe, parameters = read_recipe(file, limit), read_parameters(file, limit)
@@ -180,7 +180,7 @@ def _background(
     try:
         colour = background_colour(given) if given != CHECKERBOARD else None
     except InvalidRequest:
-        return None, open_files.enter_context(known.open(given))
+        return None, open_files.enter_context(known.readable(given))
     if colour is None:
         raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
     red, green, blue = (float(value) for value in colour)
