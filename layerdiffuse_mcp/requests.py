@@ -36,7 +36,7 @@ MAX_STEPS = 150
 MAX_COUNT = 8
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARACTERS = 20_000
-MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent", "notes"})
+MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent"})
 """In what requests may differ that are drawn as one batch."""
 DRAW_SEED = -1
 QUOTED = 79
@@ -252,7 +252,7 @@ def batch_key(request: "Request") -> str | None:
         return None
     if any("<lora:" in text for text in (request.prompt, *request.layer_prompts.values())):
         return None  # it changes the weights that all would be drawn with
-    return request.model_dump_json(exclude=set(MAY_DIFFER))
+    return request.model_dump_json(exclude={*MAY_DIFFER, "notes"})
 
 
 class GroupRequest(_Request):

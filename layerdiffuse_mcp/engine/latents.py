@@ -54,14 +54,14 @@ def read_latent(path: Path) -> SavedLatent:
         tensors = {name: tensor for name, tensor in file.items() if tensor.ndim in (3, 4)}
         file.require_finite()
     except LayerDiffuseError as error:
-        raise ImageError(f"{path} cannot be read as a latent. {error}") from None
+        raise ImageError(f"{path.name} cannot be read as a latent. {error}") from None
     latent = next(iter(tensors.values())).float() if len(tensors) == 1 else None
     if latent is not None and latent.ndim == 4 and latent.shape[0] == 1:
         latent = latent[0]
     if latent is None or latent.ndim != 3 or latent.shape[0] != 4 or not 1 <= min(latent.shape[1:]) <= MAX_SIDE:
         found = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(file.shapes.items())[:3])
         raise ImageError(
-            f"{path} holds no transparent latent: one tensor of shape (4, height/8, width/8) is wanted, found {found}. "
+            f"{path.name} holds no transparent latent: one tensor of shape (4, height/8, width/8) is wanted, found {found}. "
             "Give a file written by save_latent or encode_transparent_image."
         )
     height, width = latent.shape[1] * LATENT_FACTOR, latent.shape[2] * LATENT_FACTOR

@@ -11,15 +11,15 @@ system where the open file lies. Where the system cannot say (macOS, Windows), t
 lead, below an allowed folder, to the very file that is open.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError
-from layerdiffuse_mcp.images.files import open_regular
+from layerdiffuse_mcp.images.files import open_regular, sha256
 from layerdiffuse_mcp.recipes import GivenPicture
 from layerdiffuse_mcp.requests import QUOTED, short
 from layerdiffuse_mcp.settings import Settings
@@ -27,8 +27,8 @@ from layerdiffuse_mcp.settings import Settings
 BYTES_A_PIXEL = 8
 """What the largest picture takes as a file at most: four channels of 16 bits, uncompressed."""
 HEADERS = 16 << 20
-SEARCHED = 50_000
-"""Files and folders that a search looks at."""
+SEARCHED, COMPARED = 50_000, 100
+"""Files and folders that a search looks at, and those of them whose content it reads."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,6 @@ class OpenedFile:
     def size(self) -> int:
         """In bytes."""
         return os.fstat(self.file.fileno()).st_size
-
-    def sha256(self) -> str:
-        """SHA-256 of its bytes, as 64 hex digits."""
-        self.file.seek(0)
-        digest = hashlib.file_digest(self.file, "sha256").hexdigest()
-        self.file.seek(0)
-        return digest
 
 
 def open_readable(name: str | Path, settings: Settings) -> OpenedFile:
@@ -89,14 +82,14 @@ def find_picture(wanted: GivenPicture, folders: Sequence[Path], opener: Callable
     Only a file with the recipe's SHA-256 is it. Hidden folders and links are passed over.
 
     Raises:
-        ImageError: it is not among the first SEARCHED files.
+        ImageError: it is not among the first SEARCHED files there.
     """
-    for path in _candidates(wanted, folders):
+    for path in islice(_candidates(wanted, folders), COMPARED):
         try:
             opened = opener(path)
-        except LayerDiffuseError:
+        except (LayerDiffuseError, OSError):
             continue  # whether it exists is not told
-        if opened.sha256() == wanted.sha256:
+        if sha256(opened.file) == wanted.sha256:
             return opened
         opened.file.close()
     name = short(Path(wanted.name).name)
