@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
+from layerdiffuse_mcp.images.files import name_of
 from layerdiffuse_mcp.methods import METHODS
 from layerdiffuse_mcp.requests import GenerateRequest, can_replace, short, validated
 
@@ -110,8 +111,9 @@ def read_recipe(source: Path | BinaryIO, max_pixels: int | None = None) -> dict[
 
     recipe = png.read_recipe(source, max_pixels or read.MAX_PIXELS)
     if recipe is None:
-        name = Path(str(source.name)).name
-        raise ImageError(f"{name} holds no recipe. Give a PNG made by layerdiffuse-mcp and not rewritten since.")
+        raise ImageError(
+            f"{name_of(source)} holds no recipe. Give a PNG made by layerdiffuse-mcp and not rewritten since."
+        )
     return recipe
 
 

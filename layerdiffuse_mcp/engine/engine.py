@@ -31,7 +31,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.hub.entries import ModelEntry
 from layerdiffuse_mcp.images.alpha import alpha_facts
-from layerdiffuse_mcp.images.files import sha256
+from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
 from layerdiffuse_mcp.methods import METHODS
@@ -219,7 +219,7 @@ class Engine:
         origins: dict[str, GivenPicture] = {}
         for name, path in request.pictures.items():
             with opened_file(path) as file:
-                origins[name] = GivenPicture(name=path.name, sha256=sha256(file), bytes=file.seek(0, 2))
+                origins[name] = GivenPicture(name=name_of(path), sha256=sha256(file), bytes=file.seek(0, 2))
                 pictures[name] = read_picture(file, self._settings.max_pixels)
         return pictures, origins
 

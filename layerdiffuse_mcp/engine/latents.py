@@ -61,8 +61,8 @@ def read_latent(path: Path) -> SavedLatent:
     if latent is None or latent.ndim != 3 or latent.shape[0] != 4 or not 1 <= min(latent.shape[1:]) <= MAX_SIDE:
         found = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(file.shapes.items())[:3])
         raise ImageError(
-            f"{path.name} holds no transparent latent: one tensor of shape (4, height/8, width/8) is wanted, found {found}. "
-            "Give a file written by save_latent or encode_transparent_image."
+            f"{path.name} holds no transparent latent: one tensor of shape (4, height/8, width/8) is wanted, "
+            f"found {found}. Give a file written by save_latent or encode_transparent_image."
         )
     height, width = latent.shape[1] * LATENT_FACTOR, latent.shape[2] * LATENT_FACTOR
     facts = file.metadata

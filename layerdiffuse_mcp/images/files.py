@@ -27,6 +27,16 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     return file
 
 
+def name_of(source: Path | BinaryIO) -> str:
+    """What messages call a file: its name alone, for it may be a copy in a folder nobody knows, as UTF-8 can say it."""
+    return valid_text(Path(str(source.name)).name)
+
+
+def valid_text(text: str) -> str:
+    """A text as UTF-8 can say it: a lone surrogate (a file name may hold some) becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def sha256(file: BinaryIO) -> str:
     """SHA-256 of a whole open file, as 64 hex digits; leaves it at its beginning."""
     file.seek(0)

@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.images.files import name_of, valid_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS, opened
 
 RECIPE_KEY = "layerdiffuse"
@@ -33,7 +34,7 @@ def png_bytes(picture: Bytes, *, recipe: dict[str, Any] | None = None, parameter
     if recipe is not None:
         text.add_itxt(RECIPE_KEY, json.dumps(_sayable(recipe), ensure_ascii=False, allow_nan=False))
     if parameters is not None:
-        text.add_itxt(PARAMETERS_KEY, _valid(parameters))
+        text.add_itxt(PARAMETERS_KEY, valid_text(parameters))
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", pnginfo=text, compress_level=6)
     return buffer.getvalue()
@@ -56,7 +57,7 @@ def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[s
             raise ValueError("no table of settings")
     except (ValueError, RecursionError) as error:
         why = "too deep" if isinstance(error, RecursionError) else error
-        raise ImageError(f"{Path(str(source.name)).name}: the recipe inside is damaged ({why}).") from error
+        raise ImageError(f"{name_of(source)}: the recipe inside is damaged ({why}).") from error
     return cast(dict[str, Any], recipe)
 
 
@@ -67,7 +68,7 @@ def read_parameters(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> st
         ImageError: not a picture, or one of more than `max_pixels`.
     """
     text = _text(source, PARAMETERS_KEY, max_pixels)
-    return None if text is None else _valid(text)
+    return None if text is None else valid_text(text)
 
 
 def _text(source: Path | BinaryIO, key: str, max_pixels: int) -> str | None:
@@ -76,23 +77,18 @@ def _text(source: Path | BinaryIO, key: str, max_pixels: int) -> str | None:
     return str(value) if isinstance(value, str) else None
 
 
-def _valid(text: str) -> str:
-    """The text as UTF-8 can say it: a lone surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _sayable(value: Any, depth: int = 0) -> Any:
     """A JSON value with valid text; ValueError for one that is too deep or holds a number that is not finite."""
     if depth > MAX_DEPTH:
         raise ValueError(f"more than {MAX_DEPTH} tables deep")
     match value:
         case str():
-            return _valid(value)
+            return valid_text(value)
         case float() if not math.isfinite(value):
             raise ValueError("a number that is not finite")
         case dict():
             items = cast(dict[Any, Any], value).items()
-            return {_valid(str(name)): _sayable(held, depth + 1) for name, held in items}
+            return {valid_text(str(name)): _sayable(held, depth + 1) for name, held in items}
         case list() | tuple():
             return [_sayable(held, depth + 1) for held in cast(list[Any], value)]
         case _:

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.files import open_regular
+from layerdiffuse_mcp.images.files import name_of, open_regular
 
 FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64_000_000
@@ -75,7 +75,7 @@ def read_picture(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Pictu
             notes.append("turned upright as its EXIF data says")
         if sixteen_bits:
             notes.append("16 bits a channel reduced to 8")
-        rgba, has_alpha = _rgba8(_name(source), upright, notes)
+        rgba, has_alpha = _rgba8(name_of(source), upright, notes)
     return Picture(rgba, name, has_alpha, tuple(notes))
 
 
@@ -94,9 +94,9 @@ def opened_file(source: Path | BinaryIO) -> Generator[BinaryIO]:
     try:
         file = open_regular(source)
     except FileNotFoundError as error:
-        raise ImageError(f"There is no file {source.name}.") from error
+        raise ImageError(f"There is no file {name_of(source)}.") from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"{source.name} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        raise ImageError(f"{name_of(source)} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     with file:
         yield file
 
@@ -104,7 +104,7 @@ def opened_file(source: Path | BinaryIO) -> Generator[BinaryIO]:
 @contextmanager
 def opened(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Generator[Image.Image]:
     """The Pillow image of a file, with only the header read and its size checked; errors inside become ImageError."""
-    name = _name(source)
+    name = name_of(source)
     with opened_file(source) as file:
         try:
             with Image.open(file, formats=FORMATS) as picture:
@@ -122,11 +122,6 @@ def opened(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Generator[I
             ) from error
         except DAMAGED as error:
             raise ImageError(f"{name} is damaged or cut short ({error}). Give a complete file.") from error
-
-
-def _name(source: Path | BinaryIO) -> str:
-    """What messages call a file: its name alone, for it may be a copy in a folder that nobody knows."""
-    return Path(str(source.name)).name
 
 
 def _rgba8(name: str, picture: Image.Image, notes: list[str]) -> tuple[Bytes, bool]:

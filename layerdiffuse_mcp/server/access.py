@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError
-from layerdiffuse_mcp.images.files import open_regular, sha256
+from layerdiffuse_mcp.images.files import open_regular, sha256, valid_text
 from layerdiffuse_mcp.recipes import GivenPicture
 from layerdiffuse_mcp.requests import QUOTED, short
 from layerdiffuse_mcp.settings import Settings
@@ -43,6 +43,11 @@ class OpenedFile:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+    @property
+    def shown(self) -> str:
+        """The path as UTF-8 can say it."""
+        return valid_text(str(self.path))
 
     @property
     def size(self) -> int:
@@ -95,7 +100,8 @@ def find_picture(wanted: GivenPicture, folders: Sequence[Path], opener: Callable
     name = short(Path(wanted.name).name)
     raise ImageError(
         f"The recipe starts from {name}, and no file with its content (SHA-256 {wanted.sha256[:10]}...) is in the "
-        "folders that may be read: it was moved or has changed since. Put it back, or give another picture."
+        "folders that may be read: it was moved or has changed since. Put it back, add its folder to "
+        "LAYERDIFFUSE_READ_DIRS, or give another picture."
     )
 
 

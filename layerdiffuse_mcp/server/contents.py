@@ -24,6 +24,7 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from layerdiffuse_mcp.errors import OutputError
+from layerdiffuse_mcp.images.files import valid_text
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.server.access import OpenedFile
 
@@ -99,7 +100,7 @@ class Contents:
                 while chunk := opened.file.read(CHUNK):
                     digest.update(chunk)
                     copy.write(chunk)
-            name = os.fsencode(opened.path.name).decode("utf-8", "replace").replace("\N{REPLACEMENT CHARACTER}", "?")
+            name = valid_text(opened.path.name)
             path = temporary.parent / digest.hexdigest() / name
             with self._lock:
                 path.parent.mkdir(exist_ok=True)

@@ -172,6 +172,20 @@ async def test_a_recipe_of_any_text_can_be_inspected_and_the_session_lives(conne
         assert "format" in text_of(result)
 
 
+async def test_a_file_whose_name_is_not_utf_8_is_read_behind_a_link_and_the_session_lives(connect: Connect, cup: Path):
+    for name, content in ((b"a\xffcup.png", cup.read_bytes()), (b"no\xffpicture.png", b"text")):
+        raw = os.path.join(os.fsencode(cup.parent), name)
+        Path(os.fsdecode(raw)).write_bytes(content)
+        cup.unlink(missing_ok=True)
+        os.symlink(raw, cup)
+        async with connect() as client:
+            assert name.decode("utf-8", "replace").replace("\ufffd", "?") in await inspected(client, str(cup))
+            layers = {"layers": [{"image": str(cup)}], "format": "ora"}
+            given = {"prompt": "steps 1", "image": str(cup), "preview": False}
+            for tool, arguments in (("compose_layers", layers), ("edit_transparent", given)):
+                assert (await client.call_tool(tool, arguments)).is_error == (content == b"text")
+
+
 async def test_a_file_is_what_its_name_says_and_an_id_what_a_job_made(connect: Connect, cup: Path):
     async with connect() as client:
         made = facts_of(await client.call_tool("compose_layers", {"layers": [{"image": str(cup)}], "preview": False}))

@@ -1,6 +1,7 @@
 """Pictures already made: look at their alpha, put them together. No model is needed."""
 
 import contextlib
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -95,8 +96,8 @@ async def compose_layers(
             )
             notes: list[str] = []
             placed = [
-                Layer(_read(file, known.settings, notes), given.name or file.path.stem, given.x, given.y, given.scale,
-                      given.opacity)
+                Layer(_read(file, known.settings, notes), given.name or PurePath(file.shown).stem, given.x, given.y,
+                      given.scale, given.opacity)
                 for given, file in zip(layers, files, strict=True)
             ]  # fmt: skip
             lowest = _read(below, known.settings, notes) if below else colour
@@ -140,7 +141,7 @@ async def inspect_image(
 
         limit = known.settings.max_pixels
         with known.readable(image) as opened:
-            path, file = opened.path, opened.file
+            shown_path, file = opened.shown, opened.file
             picture = read_picture(file, limit)
             recipe, parameters = read_recipe(file, limit), read_parameters(file, limit)
         facts, fringe = alpha.alpha_facts(picture.rgba), alpha.halo(picture.rgba)
@@ -150,7 +151,7 @@ async def inspect_image(
             notes.append("the embedded recipe is too long to show")
         height, width = picture.rgba.shape[:2]
         found = Inspected(
-            path=str(path), format=picture.format, width=width, height=height, has_alpha=picture.has_alpha,
+            path=shown_path, format=picture.format, width=width, height=height, has_alpha=picture.has_alpha,
             alpha=Alpha.model_validate(facts.model_dump(mode="json")), halo=fringe.describe(), notes=notes,
             recipe=recipe, parameters=parameters,
         )  # fmt: skip
@@ -206,7 +207,7 @@ def _read(file: OpenedFile, settings: Settings, notes: list[str]) -> Any:
     from layerdiffuse_mcp.images.read import read_picture
 
     picture = read_picture(file.file, settings.max_pixels)
-    notes += [f"{file.path.name}: {note}" for note in picture.notes]
+    notes += [f"{PurePath(file.shown).name}: {note}" for note in picture.notes]
     return picture.rgba
 
 
