@@ -12,7 +12,6 @@ module knows no MCP and no model, and its state lives in one event loop: nothing
 shared with threads.
 """
 
-import contextlib
 import logging
 import secrets
 import time
@@ -23,11 +22,13 @@ from types import TracebackType
 from typing import cast
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.backends import Backend
-from layerdiffuse_mcp.errors import JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
+from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.outcome import ImageResult, Outcome, Progress
+from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, Request, batch_key, near
 from layerdiffuse_mcp.settings import Settings
 
@@ -72,6 +73,7 @@ class Job:
         self.scope = anyio.CancelScope()
         self.group: list[Job] = [self]
         self.changed = anyio.Event()
+        self.at_end: Callable[[], None] = _nothing
 
     @property
     def finished(self) -> bool:
@@ -119,6 +121,8 @@ class Job:
         self.state, self.outcome, self.error, self.ended = state, outcome, error, time.time()
         if state is State.DONE:
             self.progress = Progress(fraction=1.0, message="done")
+        self.at_end()
+        self.at_end = _nothing
         self._announce()
 
 
@@ -134,6 +138,7 @@ class Jobs:
     def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
         self.backend = backend
         self._limit = settings.queue_size
+        self._output = settings.output
         self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
         self._jobs: dict[str, Job] = {}
@@ -310,10 +315,9 @@ class Jobs:
                 request = GroupRequest(requests=tuple(cast(GenerateRequest, job.request) for job in jobs))
                 outcome = await self.backend.run(request, report)
                 for job, part in zip(jobs, outcome.parts, strict=True):
-                    if job.finished:
-                        _throw_away(part)
-                    else:
-                        job.end(State.DONE, part)
+                    if not job.finished:
+                        job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
+                        await self._save(job, part)
         except Exception:  # of one of them, as a rule; it comes again for that one
             logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
             for job in jobs:
@@ -329,8 +333,7 @@ class Jobs:
         assert job.request is not None
         try:
             with job.scope:
-                outcome = await self.backend.run(job.request, job.report)
-                job.end(State.DONE, outcome)
+                await self._save(job, await self.backend.run(job.request, job.report))
         except LayerDiffuseError as error:
             job.end(State.FAILED, error=error)
         except Exception:  # a bug in the backend must not take the queue with it
@@ -340,6 +343,22 @@ class Jobs:
             if not job.finished:
                 job.end(State.CANCELLED)
 
+    async def _save(self, job: Job, outcome: Outcome) -> None:
+        """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
+        scope = job.scope
+        try:
+            outcome = await anyio.to_thread.run_sync(saved, outcome, self._output, lambda: scope.cancel_called)
+        except Cancelled:
+            job.end(State.CANCELLED)
+        except LayerDiffuseError as error:
+            job.end(State.FAILED, error=error)
+        else:
+            job.end(State.DONE, outcome)
+
+
+def _nothing() -> None:
+    """What is to be done at most jobs' end."""
+
 
 def _key(job: Job) -> str | None:
     return None if job.request is None else batch_key(job.request)
@@ -347,10 +366,3 @@ def _key(job: Job) -> str | None:
 
 def _results(job: Job) -> int:
     return job.request.count if isinstance(job.request, GenerateRequest) else 0
-
-
-def _throw_away(outcome: Outcome) -> None:
-    """Remove the files of a job that was cancelled while its group was drawn."""
-    for path in (*(image.path for image in outcome.images), *outcome.latents):
-        with contextlib.suppress(OSError):
-            path.unlink()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from layerdiffuse_mcp.cli import main
 from layerdiffuse_mcp.images.png import write_png
@@ -79,6 +80,20 @@ def test_pictures_of_a_batch_come_back_from_their_own_recipes(arguments, capsys,
     assert len(pictures) == 3
     for picture in pictures:
         assert main(["reproduce", str(picture), *arguments]) == 0
+
+
+def test_reproduce_finds_the_picture_that_was_edited_beside_its_result(arguments, capsys, tmp_path) -> None:
+    given = tmp_path / "given.png"
+    Image.new("RGBA", (64, 64), (200, 30, 30, 128)).save(given)
+    main(
+        ["generate", "a cup", "--model", "tiny-sd15", "--steps", "2", "--seed", "4", "--image", str(given), *arguments]
+    )
+    first = lines(capsys)
+    assert main(["reproduce", first["foreground"], *arguments]) == 0
+    assert lines(capsys)["identical"] == "yes"
+    Image.new("RGBA", (64, 64), (30, 200, 30, 128)).save(given)
+    assert main(["reproduce", first["foreground"], *arguments]) == 1
+    assert "given.png" in capsys.readouterr().err
 
 
 def test_layers_and_their_own_prompts_have_flags(arguments, capsys) -> None:

@@ -1,18 +1,22 @@
 """The queue: jobs keep their order, can be waited for and cancelled, and always end."""
 
 import itertools
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from layerdiffuse_mcp.backends.local import LocalBackend
-from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, QueueFull, WorkerDied
+from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, OutputError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs import Job, Jobs, State
 from layerdiffuse_mcp.outcome import Progress
+from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.settings import Settings
 
@@ -171,8 +175,90 @@ async def test_one_of_a_group_is_cancelled_and_the_others_go_on(grouping: Settin
         jobs.cancel(second)
         assert (first.state, second.state) == (State.RUNNING, State.CANCELLED)
         await jobs.follow(first, 30)
+        await jobs.follow(third, 30)
         assert (first.state, second.state, third.state) == (State.DONE, State.CANCELLED, State.DONE)
-        assert sorted(path.name for path in grouping.output.iterdir()) == ["0.png", "2.png"]
+        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "2.png"]
+
+
+@pytest.fixture
+def held_writer(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Set when a second file of a job is about to be written, and what the writer waits for there."""
+    reached, go_on = threading.Event(), threading.Event()
+    write = Folder.write
+
+    def waits(self: Folder, name: str, data: bytes) -> None:
+        if name == "1":
+            reached.set()
+            assert go_on.wait(30)
+        write(self, name, data)
+
+    monkeypatch.setattr(Folder, "write", waits)
+    return reached, go_on
+
+
+async def reach(event: threading.Event) -> None:
+    assert await anyio.to_thread.run_sync(event.wait, 30)
+
+
+async def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_none(
+    settings: Settings, rehearsal: str, held_writer: tuple[threading.Event, threading.Event]
+):
+    reached, go_on = held_writer
+    async with open_jobs(settings, rehearsal) as jobs:
+        job = jobs.submit(GenerateRequest(prompt="draw", seed=0, count=3))
+        await reach(reached)
+        jobs.cancel(job)
+        go_on.set()
+        await jobs.follow(job, 30)
+        assert job.state is State.CANCELLED
+        assert [path for path in settings.output.rglob("*") if path.is_file()] == []
+        after = jobs.submit(GenerateRequest(prompt="draw", seed=0, count=3))
+        await jobs.follow(after, 30)
+        assert (after.state, len(list(settings.output.rglob("*.png")))) == (State.DONE, 3)
+
+
+async def test_one_of_a_group_that_is_cancelled_while_its_files_are_written_leaves_none(
+    grouping: Settings, rehearsal: str, held_writer: tuple[threading.Event, threading.Event]
+):
+    reached, go_on = held_writer
+    async with open_jobs(grouping, rehearsal) as jobs:
+        first, second, third = (
+            jobs.submit(GenerateRequest(prompt="draw", seed=seed, count=count))
+            for seed, count in ((0, 1), (10, 2), (20, 1))
+        )
+        await reach(reached)
+        jobs.cancel(second)
+        go_on.set()
+        for job in (first, second, third):
+            await jobs.follow(job, 30)
+        assert [job.state for job in (first, second, third)] == [State.DONE, State.CANCELLED, State.DONE]
+        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "20.png"]
+
+
+async def test_a_job_whose_files_cannot_be_written_fails_in_words_and_the_next_one_runs(
+    settings: Settings, rehearsal: str, tmp_path: Path
+):
+    settings.output.write_text("no folder")
+    async with open_jobs(settings, rehearsal) as jobs:
+        job = jobs.submit(GenerateRequest(prompt="draw", seed=0))
+        await jobs.follow(job, 30)
+        assert isinstance(job.error, OutputError)
+        settings.output.unlink()
+        after = jobs.submit(GenerateRequest(prompt="draw", seed=0))
+        await jobs.follow(after, 30)
+        assert after.state is State.DONE
+
+
+@pytest.mark.parametrize("prompt", ["steps 1", "refused", "killed"])
+async def test_what_a_job_held_is_released_once_when_it_has_ended(settings: Settings, rehearsal: str, prompt: str):
+    released = list[str]()
+    async with open_jobs(settings, rehearsal) as jobs:
+        job = ask(jobs, prompt)
+        job.at_end = lambda: released.append(job.state.value)
+        await jobs.follow(job, 30)
+        assert len(released) == 1
+        jobs.cancel(job)
+    assert released == [job.state.value]
 
 
 async def test_a_group_that_nobody_wants_any_more_stops(grouping: Settings, rehearsal: str):

@@ -1,19 +1,19 @@
-"""The engine's one door: a request goes in, an outcome comes out, pictures are on disk.
+"""The engine's one door: a request goes in, an outcome with encoded pictures comes out.
 
     engine = Engine(settings)
     outcome = engine.run(GenerateRequest(prompt="a red apple"), on_step=print)
+    outcome = saved(outcome, settings.output)       # outputs/writer.py: the files of `outcome.encoded`, on disk
     engine.close()
 
-It knows no MCP and no queue. `on_step` is its only way to report. A run is stopped by raising from it, or sooner by
-`cancelled`, which is asked all the time (see `cancellation.py`). Models stay in memory between requests. Runs one
-request at a time, in one thread.
+It knows no MCP, no queue and no folder to write to. `on_step` is its only way to report. A run is stopped by raising
+from it, or sooner by `cancelled`, which is asked all the time (see `cancellation.py`). Models stay in memory between
+requests. Runs one request at a time, in one thread.
 """
 
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from functools import singledispatchmethod
-from pathlib import Path
 from typing import Any
 
 from layerdiffuse_mcp import infotext
@@ -33,14 +33,15 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.hub.entries import ModelEntry
 from layerdiffuse_mcp.images.alpha import alpha_facts
-from layerdiffuse_mcp.images.png import write_png
-from layerdiffuse_mcp.images.read import Picture, read_picture
+from layerdiffuse_mcp.images.files import name_of, sha256
+from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
 from layerdiffuse_mcp.methods import METHODS
-from layerdiffuse_mcp.naming import output_path
-from layerdiffuse_mcp.outcome import EXHAUSTED, ImageResult, Outcome, Timings
+from layerdiffuse_mcp.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFacts, Timings
+from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.parameters import infotext_of
 from layerdiffuse_mcp.plan import methods_of, resolve
-from layerdiffuse_mcp.recipes import recipe_of
+from layerdiffuse_mcp.recipes import GivenPicture, recipe_of
 from layerdiffuse_mcp.requests import (
     MAX_SIZE,
     DecodeRequest,
@@ -128,7 +129,7 @@ class Engine:
         clock = _Clock()
         for request in requests:
             _check_length(request)
-        given = self._read(requests[0])
+        given, origins = self._read(requests[0])
         with clock("load"):
             model = self._model(requests[0].model, meter, requests[0])
         first = next(iter(given.values()), None)
@@ -143,17 +144,16 @@ class Engine:
             drawn = generate(plans, model, _given(plans[0], given), meter, show)
         with clock("write"):
             meter.tell("writing")
-            written = [self._write(plan, model, layers) for plan, layers in zip(plans, drawn, strict=True)]
+            encoded = [self._encoded(plan, model, layers, origins) for plan, layers in zip(plans, drawn, strict=True)]
         return [
             self._outcome(
                 model,
                 clock,
-                images=tuple(images),
-                latents=tuple(files),
-                warnings=(*_notes(given), *_warnings(plan, images)),
-                recipe=self._recipe(plan, model),
+                encoded=tuple(files),
+                warnings=(*plan.notes, *_notes(given), *_warnings(plan, files)),
+                recipe=self._recipe(plan, model, origins),
             )
-            for plan, (images, files) in zip(plans, written, strict=True)
+            for plan, files in zip(plans, encoded, strict=True)
         ]
 
     @_run.register
@@ -173,9 +173,10 @@ class Engine:
         with clock("draw"):
             pixels = decode_rgba(model, saved.latent, steps.next)[: saved.height, : saved.width]
         with clock("write"):
-            path = output_path(self._settings.output, request.latent.stem, saved.seed, "decoded")
-            image = _result(write_png(path, pixels), pixels, "foreground", saved.seed)
-        return self._outcome(model, clock, images=(image,), warnings=_transparency_warnings([image]))
+            name = file_name(request.latent.stem, saved.seed, "decoded")
+            picture = _facts(pixels, "foreground", saved.seed)
+            file = EncodedFile(name=name, data=png_bytes(pixels), picture=picture)
+        return self._outcome(model, clock, encoded=(file,), warnings=_transparency_warnings([file]))
 
     @_run.register
     def _(self, request: EncodeRequest, meter: Meter) -> Outcome:
@@ -197,10 +198,10 @@ class Engine:
             rgba = latents.padded(picture.rgba)
             latent = transparent_latent(model.vae, model.encoder, rgba, steps.next)[0]
         with clock("write"):
-            path = output_path(self._settings.output, request.image.stem, 0, "latent").with_suffix(".safetensors")
             saved = latents.SavedLatent(latent.cpu(), width, height, model.family, model.entry.name, 0)
-            path = latents.write_latent(path, saved)
-        return self._outcome(model, clock, latents=(path,), warnings=picture.notes)
+            name = file_name(request.image.stem, 0, "latent", latents.SUFFIX)
+            file = EncodedFile(name=name, data=latents.latent_bytes(saved))
+        return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
 
     @_run.register
     def _(self, request: PrepareRequest, meter: Meter) -> Outcome:
@@ -239,30 +240,42 @@ class Engine:
         prepare(entry, self._settings, meter.portion(share), methods=methods)
         return catalog.find(entry.name, self._settings)
 
-    def _read(self, request: GenerateRequest) -> dict[str, Picture]:
-        files: dict[str, Path | None] = {"image": request.image, **request.inputs, "mask": request.mask}
-        return {name: read_picture(path, self._settings.max_pixels) for name, path in files.items() if path is not None}
+    def _read(self, request: GenerateRequest) -> tuple[dict[str, Picture], dict[str, GivenPicture]]:
+        """The pictures of a request and what its recipe says of each; every file is opened once."""
+        pictures: dict[str, Picture] = {}
+        origins: dict[str, GivenPicture] = {}
+        for name, path in request.pictures.items():
+            with opened_file(path) as file:
+                origins[name] = GivenPicture(name=name_of(path), sha256=sha256(file), bytes=file.seek(0, 2))
+                pictures[name] = read_picture(file, self._settings.max_pixels)
+        return pictures, origins
 
-    def _write(self, plan: GenerateRequest, model: Model, drawn: list[Drawn]) -> tuple[list[ImageResult], list[Path]]:
-        images: list[ImageResult] = []
-        files: list[Path] = []
+    def _encoded(
+        self, plan: GenerateRequest, model: Model, drawn: list[Drawn], origins: dict[str, GivenPicture]
+    ) -> list[EncodedFile]:
+        """A plan's pictures, each with the recipe that draws it alone inside, and its latents if they are wanted."""
+        files: list[EncodedFile] = []
         for one in drawn:
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
-            path = output_path(self._settings.output, plan.prompt or one.role, one.seed, one.role)
             text = infotext.format(infotext_of(alone, model_hash=model.checkpoint.short_hash))
-            recipe = self._recipe(alone, model) | {"role": one.role}
-            path = write_png(path, one.pixels, recipe=recipe, parameters=text)
-            images.append(_result(path, one.pixels, one.role, one.seed))
+            recipe = self._recipe(alone, model, origins) | {"role": one.role}
+            data = png_bytes(one.pixels, recipe=recipe, parameters=text)
+            words = plan.prompt or one.role
+            picture = _facts(one.pixels, one.role, one.seed)
+            files.append(EncodedFile(name=file_name(words, one.seed, one.role), data=data, picture=picture))
             if plan.save_latent:
-                height, width = one.pixels.shape[:2]
-                saved = latents.SavedLatent(one.latent, width, height, model.family, model.entry.name, one.seed)
-                files.append(latents.write_latent(path.with_suffix(".safetensors"), saved))
-        return images, files
+                saved = latents.SavedLatent(
+                    one.latent, picture.width, picture.height, model.family, model.entry.name, one.seed
+                )
+                name = file_name(words, one.seed, one.role, latents.SUFFIX)
+                files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
+        return files
 
-    def _recipe(self, plan: GenerateRequest, model: Model) -> dict[str, Any]:
+    def _recipe(self, plan: GenerateRequest, model: Model, origins: dict[str, GivenPicture]) -> dict[str, Any]:
         placement = model.placement
         return recipe_of(
             plan,
+            pictures=origins,
             model_hash=model.checkpoint.short_hash,
             device=placement.device.type,
             dtype=str(placement.dtype).removeprefix("torch."),
@@ -339,10 +352,10 @@ def _given(plan: GenerateRequest, pictures: dict[str, Picture]) -> Given:
     )
 
 
-def _result(path: Path, pixels: Any, role: Any, seed: int) -> ImageResult:
+def _facts(pixels: Any, role: Any, seed: int) -> PictureFacts:
     height, width, channels = pixels.shape
-    facts = alpha_facts(pixels) if channels == 4 else None
-    return ImageResult(role=role, path=path, width=width, height=height, seed=seed, alpha=facts)
+    alpha = alpha_facts(pixels) if channels == 4 else None
+    return PictureFacts(role=role, width=width, height=height, seed=seed, alpha=alpha)
 
 
 def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
@@ -355,17 +368,17 @@ def _notes(pictures: dict[str, Picture]) -> list[str]:
     return [f"{name} picture: {note}" for name, picture in pictures.items() for note in picture.notes]
 
 
-def _warnings(plan: GenerateRequest, images: list[ImageResult]) -> list[str]:
-    warnings = list(_transparency_warnings(images))
+def _warnings(plan: GenerateRequest, files: list[EncodedFile]) -> list[str]:
+    warnings = list(_transparency_warnings(files))
     for stage in plan.stages or ():
         if stage.method in ("layer_xl_fgble2bg", "layer_xl_bgble2fg") and stage.sampler.startswith("DPM++"):
             warnings.append(f"{stage.sampler} leaves artefacts with {stage.method}: Euler a or UniPC is advised.")
     return warnings
 
 
-def _transparency_warnings(images: list[ImageResult]) -> tuple[str, ...]:
+def _transparency_warnings(files: list[EncodedFile]) -> tuple[str, ...]:
     return tuple(
-        NO_TRANSPARENCY.format(role=image.role, seed=image.seed)
-        for image in images
-        if image.alpha is not None and not image.alpha.has_transparency
+        NO_TRANSPARENCY.format(role=file.picture.role, seed=file.picture.seed)
+        for file in files
+        if file.picture is not None and file.picture.alpha is not None and not file.picture.alpha.has_transparency
     )

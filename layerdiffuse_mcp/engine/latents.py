@@ -1,6 +1,6 @@
 """Transparent latents as files: safetensors with one tensor and what decoding needs to know of it.
 
-    path = write_latent(folder / "apple.safetensors", SavedLatent(latent, 512, 512, "sd15", "pocket", 7))
+    data = latent_bytes(SavedLatent(latent, 512, 512, "sd15", "pocket", 7))      # a file's content
     read_latent(path).latent        # (4, 64, 64), float32, in the sampler's (scaled) space
 
 Files of other tools are read too, when they hold one tensor (4, h, w) or (1, 4, h, w).
@@ -19,11 +19,11 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import Cancelled, ImageError, LayerDiffuseError, LayerFileError
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.files import write_atomically
 from layerdiffuse_mcp.methods import FAMILIES, Family
 from layerdiffuse_mcp.requests import MAX_SEED, MAX_SIZE
 
 KEY = "latent"
+SUFFIX = ".safetensors"
 LATENT_FACTOR = 8
 NUMBER = re.compile(r"[0-9]{1,10}")
 MAX_SIDE = MAX_SIZE // LATENT_FACTOR
@@ -42,11 +42,11 @@ class SavedLatent:
     seed: int
 
 
-def write_latent(path: Path, saved: SavedLatent) -> Path:
-    """Write under a new name; returns the path it got. Raises OutputError."""
+def latent_bytes(saved: SavedLatent) -> bytes:
+    """A latent file's content."""
     facts = {"width": saved.width, "height": saved.height, "family": saved.family, "model": saved.model}
     metadata = {name: str(value) for name, value in {**facts, "seed": saved.seed}.items() if value is not None}
-    return write_atomically(path, safetensors.torch.save({KEY: saved.latent.contiguous()}, metadata))
+    return safetensors.torch.save({KEY: saved.latent.contiguous()}, metadata)
 
 
 def read_latent(path: Path) -> SavedLatent:

@@ -1,6 +1,6 @@
 """Compositions as files: PNG and WebP (flattened), OpenRaster and PSD (with their layers, by name).
 
-    path = export(composition, folder / "poster.psd")
+    data = export(composition, "psd")
 
 OpenRaster is read by Krita, GIMP, MyPaint and others; PSD by nearly all.
 """
@@ -8,7 +8,6 @@ OpenRaster is read by Krita, GIMP, MyPaint and others; PSD by nearly all.
 import io
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
@@ -17,26 +16,22 @@ from PIL import Image
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.compose import Composition, flatten
-from layerdiffuse_mcp.images.files import write_atomically
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.psd import psd_bytes
 
 THUMBNAIL_SIDE = 256
 
 
-def export(composition: Composition, path: Path) -> Path:
-    """Write a composition in the format that the path's suffix names, under a new name; returns the path it got.
-
-    PNG and WebP (lossless) hold the flattened picture, `.ora` and `.psd` every layer, hidden ones too.
+def export(composition: Composition, format: str) -> bytes:
+    """A composition as a file of a format: PNG and WebP (lossless) flattened, `ora` and `psd` with every layer.
 
     Raises:
         InvalidRequest: no such format.
-        OutputError: the folder cannot be written.
     """
-    encode = FORMATS.get(path.suffix.lower())
+    encode = FORMATS.get(format)
     if encode is None:
-        raise InvalidRequest(f"{path.name}: layers can be exported as {', '.join(FORMATS)}.")
-    return write_atomically(path, encode(composition))
+        raise InvalidRequest(f"{format}: layers can be exported as {', '.join(FORMATS)}.")
+    return encode(composition)
 
 
 def webp_bytes(picture: Bytes) -> bytes:
@@ -84,8 +79,8 @@ def _thumbnail(picture: Bytes) -> Bytes:
 
 
 FORMATS: dict[str, Callable[[Composition], bytes]] = {
-    ".png": lambda composition: png_bytes(flatten(composition)),
-    ".webp": lambda composition: webp_bytes(flatten(composition)),
-    ".ora": ora_bytes,
-    ".psd": psd_bytes,
+    "png": lambda composition: png_bytes(flatten(composition)),
+    "webp": lambda composition: webp_bytes(flatten(composition)),
+    "ora": ora_bytes,
+    "psd": psd_bytes,
 }

@@ -8,18 +8,21 @@ Nothing heavy is imported until a tool needs it; the worker starts in the backgr
 the first question has been answered.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.mcpserver import MCPServer
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
     CompleteRequestParams,
     CompleteResult,
+    InputRequiredResult,
     ListResourcesResult,
     PaginatedRequestParams,
 )
@@ -28,9 +31,11 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.jobs import Jobs
+from layerdiffuse_mcp.outputs import writer
+from layerdiffuse_mcp.server import contents
 from layerdiffuse_mcp.server.declare import catalogue
 from layerdiffuse_mcp.server.prompts import add_prompts
-from layerdiffuse_mcp.server.resources import add_resources, completed, page
+from layerdiffuse_mcp.server.resources import add_resources, completed, page, with_its_type
 from layerdiffuse_mcp.server.services import Services
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings
@@ -70,8 +75,13 @@ def create_server(
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
+        await anyio.to_thread.run_sync(_sweep, settings)
         async with Jobs(open_backend(settings), settings) as jobs:
-            yield Services(settings, jobs, anyio.CapacityLimiter(1))
+            known = Services(settings, jobs, anyio.CapacityLimiter(1))
+            try:
+                yield known
+            finally:
+                known.contents.close()
 
     server = _Server(
         NAME,
@@ -104,8 +114,22 @@ class _Server(MCPServer[Services]):
         except ValueError:
             raise MCPError(INVALID_PARAMS, "The cursor is not one that this server gave. Begin without one.") from None
 
+    async def read_resource(
+        self, uri: Any, context: Context[Services, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        read = await super().read_resource(uri, context)
+        if context is None or isinstance(read, InputRequiredResult):
+            return read
+        return [with_its_type(context.request_context.lifespan_context, str(uri), part) for part in read]
+
     async def _complete(self, ctx: ServerRequestContext[Services], params: CompleteRequestParams) -> CompleteResult:
         return CompleteResult(completion=await completed(ctx.lifespan_context, params.ref, params.argument))
+
+
+def _sweep(settings: Settings) -> None:
+    """Remove what servers left behind that were killed."""
+    writer.sweep(settings.output)
+    contents.sweep()
 
 
 async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:

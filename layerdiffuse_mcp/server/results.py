@@ -6,7 +6,6 @@ line each.
 """
 
 import base64
-import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,13 @@ from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.jobs import Job, State
 from layerdiffuse_mcp.outcome import AlphaFacts, ImageResult, Outcome
 from layerdiffuse_mcp.server.services import IMAGES
+
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".psd": "image/vnd.adobe.photoshop",
+    ".ora": "image/openraster",
+}
 
 
 class Alpha(BaseModel):
@@ -177,8 +183,12 @@ def line_of(image: ImageResult) -> str:
 def link_to(path: Path, uri: str) -> ResourceLink:
     """A link that `resources/read` follows."""
     size = path.stat().st_size if path.is_file() else None
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return ResourceLink(type="resource_link", name=path.name, uri=uri, mime_type=kind, size=size)
+    return ResourceLink(type="resource_link", name=path.name, uri=uri, mime_type=media_type(path), size=size)
+
+
+def media_type(path: Path) -> str:
+    """The media type of a file of ours."""
+    return MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
 
 
 def preview_of(paths: Sequence[Path]) -> ImageContent | None:

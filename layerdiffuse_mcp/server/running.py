@@ -7,7 +7,7 @@ from mcp_types import CallToolResult
 from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.jobs import Job, State
 from layerdiffuse_mcp.outcome import Progress
-from layerdiffuse_mcp.requests import Request
+from layerdiffuse_mcp.requests import Request, files_of
 from layerdiffuse_mcp.server.results import of_job
 from layerdiffuse_mcp.server.services import Services, services
 
@@ -34,13 +34,18 @@ class Reporter:
 async def run(
     ctx: Context[Services], request: Request, what: str, *, wait_seconds: float | None = None, preview: bool = False
 ) -> CallToolResult:
-    """Do a request as a job; whoever abandons the call cancels it.
+    """Do a request as a job; whoever abandons the call cancels it. Its files are released when the job has ended.
 
     Raises:
         LayerDiffuseError: whatever the job failed with.
     """
-    jobs = services(ctx).jobs
-    job = jobs.submit(request, what)
+    jobs, contents = services(ctx).jobs, services(ctx).contents
+    try:
+        job = jobs.submit(request, what)
+    except BaseException:
+        contents.release(files_of(request))
+        raise
+    job.at_end = lambda: contents.release(files_of(request))
     try:
         await wait(ctx, job, wait_seconds)
     except BaseException:  # the client cancelled the call or went away

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from layerdiffuse_mcp.engine import threads
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
+from tests.saving import Engine
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Engine]:
-    """The engine, writing below `folder`."""
+    """The engine; what it makes is written below `folder`."""
     engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
     yield engine
     engine.close()

@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.conditions import check_fits, fitted, fitted_mask
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.latents import MAX_SIDE, read_latent
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.images.resize import CROP, FILL, STRETCH
 from layerdiffuse_mcp.requests import MAX_SIZE, EncodeRequest
+from tests.saving import Engine
 
 PEAK = """
 import resource, sys

@@ -15,7 +15,6 @@ from torch import nn
 from layerdiffuse_mcp.engine import threads
 from layerdiffuse_mcp.engine.cancellation import CHECK_BYTES, asking, check
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.latents import read_latent
 from layerdiffuse_mcp.engine.model import LoraUse, Model
 from layerdiffuse_mcp.engine.patching import Full, Patch, PatchStack
@@ -25,12 +24,12 @@ from layerdiffuse_mcp.engine.transparency import decode
 from layerdiffuse_mcp.engine.transparency_networks import TransparentDecoder
 from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.hub.entries import ModelEntry
-from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.requests import EncodeRequest, GenerateRequest, Request
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_base, write_lora
+from tests.saving import Engine, same_pixels
 
 from .narrow_bases import copy_of, read_base, same
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.hub.official import LAYER_FILES
 from layerdiffuse_mcp.methods import Task
@@ -18,6 +17,7 @@ from layerdiffuse_mcp.requests import GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.settings import Settings
 from tests import narrow
 from tests.hub.double import Hub, Slow
+from tests.saving import Engine
 
 NAME = "realisticVisionV51_v51VAE"
 FILES = ("joint", "vae_transparent_encoder", "vae_transparent_decoder")

@@ -35,23 +35,16 @@ def composition():
     )
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_flat_formats_hold_the_flattened_picture_exactly(tmp_path, composition, suffix):
-    path = export(composition, tmp_path / f"poster{suffix}")
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_flat_formats_hold_the_flattened_picture_exactly(tmp_path, composition, format):
+    path = tmp_path / "poster"
+    path.write_bytes(export(composition, format))
     assert np.array_equal(read_picture(path).rgba, flatten(composition))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".ora", ".psd"])
-def test_no_export_replaces_another(tmp_path, composition, suffix):
-    paths = [export(composition, tmp_path / f"poster{suffix}") for _ in range(2)]
-    assert [path.name for path in paths] == [f"poster{suffix}", f"poster-2{suffix}"]
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
-
-
-def test_an_unknown_format_is_refused_with_those_there_are(tmp_path, composition):
-    with pytest.raises(InvalidRequest, match=r"\.png, \.webp, \.ora, \.psd"):
-        export(composition, tmp_path / "poster.gif")
-    assert list(tmp_path.iterdir()) == []
+def test_an_unknown_format_is_refused_with_those_there_are(composition):
+    with pytest.raises(InvalidRequest, match=r"png, webp, ora, psd"):
+        export(composition, "gif")
 
 
 def test_openraster_keeps_every_layer_with_the_topmost_first(composition):

@@ -9,7 +9,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.offsets import read_offsets
 from layerdiffuse_mcp.engine.sharing_model import SharingModel
 from layerdiffuse_mcp.hub.catalog import pocket_folder
@@ -18,6 +17,7 @@ from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES
 from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
+from tests.saving import Engine
 from training import own
 
 SD15, SDXL = ([name for name, method in METHODS.items() if method.family == family] for family in ("sd15", "sdxl"))

@@ -1,6 +1,7 @@
 """Pictures already made: look at their alpha, put them together. No model is needed."""
 
-from pathlib import Path
+import contextlib
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -9,7 +10,8 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.outcome import ImageResult, Outcome
+from layerdiffuse_mcp.outcome import EncodedFile, ImageResult, Outcome
+from layerdiffuse_mcp.server.access import OpenedFile
 from layerdiffuse_mcp.server.declare import READS, WRITES, Declaration
 from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_uri, link_to, preview_image, structured
 from layerdiffuse_mcp.server.services import Services, services
@@ -83,22 +85,26 @@ async def compose_layers(
         from layerdiffuse_mcp.images.alpha import alpha_facts as facts
         from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
         from layerdiffuse_mcp.images.export import export
-        from layerdiffuse_mcp.naming import output_path
+        from layerdiffuse_mcp.outputs.names import file_name
+        from layerdiffuse_mcp.outputs.writer import save
 
-        paths = [known.file(layer.image) for layer in layers]
-        colour, below = _background(known, background)
-        _check_size([*paths, *([below] if below else [])], [layer.scale for layer in layers] + [1.0], known.settings)
-        notes: list[str] = []
-        placed = [
-            Layer(_read(path, known.settings, notes), given.name or path.stem, given.x, given.y, given.scale,
-                  given.opacity)
-            for given, path in zip(layers, paths, strict=True)
-        ]  # fmt: skip
-        lowest = _read(below, known.settings, notes) if below else colour
+        with contextlib.ExitStack() as open_files:
+            files = [open_files.enter_context(known.readable(layer.image)) for layer in layers]
+            colour, below = _background(known, background, open_files)
+            _check_size(
+                [*files, *([below] if below else [])], [layer.scale for layer in layers] + [1.0], known.settings
+            )
+            notes: list[str] = []
+            placed = [
+                Layer(_read(file, known.settings, notes), given.name or PurePath(file.shown).stem, given.x, given.y,
+                      given.scale, given.opacity)
+                for given, file in zip(layers, files, strict=True)
+            ]  # fmt: skip
+            lowest = _read(below, known.settings, notes) if below else colour
         composition = arrange(placed, canvas, lowest, trim=trim, pad=pad)
         flat = flatten(composition)
-        path = output_path(known.settings.output, name, 0, "composed").with_suffix(f".{format}")
-        path = export(composition, path)
+        file = EncodedFile(name=file_name(name, 0, "composed", f".{format}"), data=export(composition, format))
+        [path] = save(known.settings.output, [file])
         made = ImageResult(
             role="blended", path=path, width=composition.width, height=composition.height, seed=0, alpha=facts(flat)
         )
@@ -133,17 +139,19 @@ async def inspect_image(
         from layerdiffuse_mcp.images.png import read_parameters, read_recipe
         from layerdiffuse_mcp.images.read import read_picture
 
-        path = known.file(image)
-        picture = read_picture(path, known.settings.max_pixels)
+        limit = known.settings.max_pixels
+        with known.readable(image) as opened:
+            shown_path, file = opened.shown, opened.file
+            picture = read_picture(file, limit)
+            recipe, parameters = read_recipe(file, limit), read_parameters(file, limit)
         facts, fringe = alpha.alpha_facts(picture.rgba), alpha.halo(picture.rgba)
-        recipe, parameters = read_recipe(path), read_parameters(path)
         notes = list(picture.notes)
         if len(str(recipe)) > MAX_EMBEDDED or len(parameters or "") > MAX_EMBEDDED:
             recipe, parameters = None, None
             notes.append("the embedded recipe is too long to show")
         height, width = picture.rgba.shape[:2]
         found = Inspected(
-            path=str(path), format=picture.format, width=width, height=height, has_alpha=picture.has_alpha,
+            path=shown_path, format=picture.format, width=width, height=height, has_alpha=picture.has_alpha,
             alpha=Alpha.model_validate(facts.model_dump(mode="json")), halo=fringe.describe(), notes=notes,
             recipe=recipe, parameters=parameters,
         )  # fmt: skip
@@ -162,8 +170,10 @@ async def inspect_image(
     return CallToolResult(content=content, structured_content=structured(found))
 
 
-def _background(known: Services, given: str | None) -> tuple[tuple[float, float, float] | None, Path | None]:
-    """A colour, or the path of a picture, or neither."""
+def _background(
+    known: Services, given: str | None, open_files: contextlib.ExitStack
+) -> tuple[tuple[float, float, float] | None, OpenedFile | None]:
+    """A colour, or an open picture, or neither."""
     from layerdiffuse_mcp.images.preview import CHECKERBOARD, background_colour
 
     if given is None:
@@ -171,20 +181,20 @@ def _background(known: Services, given: str | None) -> tuple[tuple[float, float,
     try:
         colour = background_colour(given) if given != CHECKERBOARD else None
     except InvalidRequest:
-        return None, known.file(given)
+        return None, open_files.enter_context(known.readable(given))
     if colour is None:
         raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
     red, green, blue = (float(value) for value in colour)
     return (red, green, blue), None
 
 
-def _check_size(paths: list[Path], scales: list[float], settings: Settings) -> None:
+def _check_size(files: list[OpenedFile], scales: list[float], settings: Settings) -> None:
     """Refuse what would not fit into memory, before any of it is decoded."""
     from layerdiffuse_mcp.images.read import opened
 
     total = 0.0
-    for path, scale in zip(paths, scales, strict=False):
-        with opened(path, settings.max_pixels) as picture:
+    for file, scale in zip(files, scales, strict=False):
+        with opened(file.file, settings.max_pixels) as picture:
             total += picture.width * picture.height * max(1.0, scale * scale)
     if total > settings.max_pixels:
         raise InvalidRequest(
@@ -193,11 +203,11 @@ def _check_size(paths: list[Path], scales: list[float], settings: Settings) -> N
         )
 
 
-def _read(path: Path, settings: Settings, notes: list[str]) -> Any:
+def _read(file: OpenedFile, settings: Settings, notes: list[str]) -> Any:
     from layerdiffuse_mcp.images.read import read_picture
 
-    picture = read_picture(path, settings.max_pixels)
-    notes += [f"{path.name}: {note}" for note in picture.notes]
+    picture = read_picture(file.file, settings.max_pixels)
+    notes += [f"{PurePath(file.shown).name}: {note}" for note in picture.notes]
     return picture.rgba
 
 
