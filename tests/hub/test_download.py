@@ -263,8 +263,8 @@ def test_a_sibling_on_disk_is_not_fetched_again(filled: Hub, settings: Settings)
 def test_a_sibling_in_the_cache_serves_too(hub: Hub, settings: Settings):
     repo, name = "rootonchair/diffuser_layerdiffuse", "diffuser_layer_xl_fg2ble.safetensors"
     hub.add(repo, name, weights(100))
-    source = download.look_up(RemoteFile(repo=repo, path=name))
-    path = download.fetch(source, download._Pace(ignore))
+    pace = download._Pace(ignore)
+    path = download.fetch(download.look_up(RemoteFile(repo=repo, path=name), pace), pace)
     entry = catalog.find("sdxl", settings)
     assert catalog.layer_file(entry, "layer_xl_fg2ble.safetensors", settings) == path
     assert Path(path).name == name

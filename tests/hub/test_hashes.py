@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from layerdiffuse_mcp.hub.hashes import cache_file, remembered_sha256
+from layerdiffuse_mcp.hub.hashes import cache_file
+from layerdiffuse_mcp.hub.hashes import remembered_sha256 as of_version
+from layerdiffuse_mcp.hub.versions import file_version
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +22,10 @@ def large(tmp_path: Path) -> Path:
     path = tmp_path / "base.safetensors"
     path.write_bytes(b"weights" * 1000)
     return path
+
+
+def remembered_sha256(path: Path) -> str | None:
+    return of_version(file_version(path))
 
 
 def digest(path: Path) -> str:
