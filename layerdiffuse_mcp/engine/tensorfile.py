@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
-from layerdiffuse_mcp.hub.headers import file_sha256, read_header
+from layerdiffuse_mcp.hub.headers import read_header
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -57,6 +57,7 @@ class TensorFile(Mapping[str, Tensor]):
             self._open = safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as reason:
             raise error(f"{self.path.name} is damaged ({reason}); fetch or copy it again.") from reason
+        self._require_unchanged(os.stat(self.path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -87,9 +88,16 @@ class TensorFile(Mapping[str, Tensor]):
         buffer = torch.empty(end - begin, dtype=torch.uint8)
         if end > begin:
             with open(self.path, "rb") as file:
+                self._require_unchanged(os.fstat(file.fileno()))
                 file.seek(self.header.data_start + begin)
                 file.readinto(cast(Any, buffer.numpy()))
         return buffer.view(self.dtype(key)).view(self.shapes[key])
+
+    def _require_unchanged(self, facts: os.stat_result) -> None:
+        """Refuse another file under the same name: its bytes lie elsewhere than this one's header says."""
+        read = self.header.version
+        if (facts.st_size, facts.st_mtime_ns) != (read.size, read.changed):
+            raise self.error(f"{self.path.name} was replaced while it is in use. Repeat the call, which loads it anew.")
 
     @property
     def nbytes(self) -> int:
@@ -104,10 +112,6 @@ class TensorFile(Mapping[str, Tensor]):
                     f"{self.path.name} holds values that are not numbers (NaN or infinity) in {key}; "
                     "the file is damaged or was saved from a failed training: fetch it again or use another."
                 )
-
-    def sha256(self) -> str:
-        """SHA-256 of the whole file, as 64 hex digits. Reads every byte."""
-        return file_sha256(self.path)
 
 
 def is_finite(tensor: Tensor) -> bool:
