@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from layerdiffuse_mcp.errors import DownloadError, ModelError, ModelNotFound
+from layerdiffuse_mcp.errors import DownloadError, ModelError
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.entries import ModelEntry, RemoteFile, in_words, printable
 from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up, sweep
@@ -91,13 +91,14 @@ def prepare(
     """
     progress = _Pace(tell)
     sweep()
-    entry = _entry(model, settings)
-    if isinstance(entry, RemoteFile):
-        wanted, missing = [entry], [entry] if catalog.located(entry, settings) is None else []
-    else:
+    entry = model if isinstance(model, ModelEntry) else catalog.find_any(model, settings)
+    if isinstance(entry, ModelEntry):
         wanted, missing = catalog.needed(entry, methods), catalog.missing(entry, settings, methods)
-        if entry.remote is None:
-            catalog.base_file(entry, settings)
+    else:
+        wanted = [entry.remote] if entry.remote else []
+        missing = [remote for remote in wanted if catalog.located(remote, settings) is None]
+    if entry.remote is None:  # nobody but the user can bring it
+        _ = catalog.base_file(entry, settings) if isinstance(entry, ModelEntry) else catalog.lora(entry.name, settings)
     damaged = dict(_damaged(wanted, settings, verify, progress))
     sources: list[Source] = []
     for file in [*missing, *damaged]:
@@ -118,18 +119,6 @@ def prepare(
             progress.note(f"{path.name} was damaged and was fetched again ({damaged[source.remote].problem})")
     tell(Progress(fraction=1.0, message=f"{entry.name} is on this machine"))
     return Prepared(entry.name, tuple(fetched), tuple(progress.notes))
-
-
-def _entry(model: str | ModelEntry, settings: Settings) -> ModelEntry | RemoteFile:
-    """The model that is meant, or the file of the LoRA that is meant."""
-    if isinstance(model, ModelEntry):
-        return model
-    found = catalog.find_any(model, settings)
-    if isinstance(found, ModelEntry):
-        return found
-    if found.remote is None:
-        raise ModelNotFound(f"The LoRA {found.name} has no source to fetch it from; it is a file of yours.")
-    return found.remote
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def sweep() -> None:
             if time.time() - part.stat().st_mtime < STALE_PART:
                 continue
             lock = _lock(part.parent.parent.name, part.name.removesuffix(PART))
-            with WeakFileLock(lock, timeout=0):
+            with WeakFileLock(lock, timeout=BEAT):
                 part.unlink(missing_ok=True)
 
 

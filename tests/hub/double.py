@@ -93,6 +93,9 @@ class Hub:
         self.status: int | None = None
         """Answer every request for metadata with this."""
         self.valid_tokens = {"hf_valid"}
+        self.talks = threading.Event()
+        """Cleared, both servers take requests and are silent."""
+        self.talks.set()
 
     def __enter__(self) -> "Hub":
         self._servers = [_Server(self, "hub", _resolve), _Server(self, "store", _content)]
@@ -102,6 +105,7 @@ class Hub:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.talks.set()
         for server in self._servers:
             server.stop()
 
@@ -159,6 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             Asked(self.server_name, self.command, unquote(self.path), self.headers.get("Range"), token)
         )
         self.token = token
+        self.hub.talks.wait()
         try:
             self.answer(self.hub, self)
         except (BrokenPipeError, ConnectionResetError):

@@ -1,15 +1,19 @@
 """One file from the hub: whole, resumed, verified, refused."""
 
+import os
+import resource
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import WeakFileLock
 
 from layerdiffuse_mcp.errors import Cancelled, DownloadError
 from layerdiffuse_mcp.hub.entries import RemoteFile
-from layerdiffuse_mcp.hub.fetch import PART, fetch, look_up
+from layerdiffuse_mcp.hub.fetch import PART, STALE_PART, fetch, look_up, sweep
 from tests.hub.double import Break, Damage, Hub, Slow, Status, Whole, sha256
 from tests.hub.files import weights
 
@@ -194,3 +198,76 @@ def test_two_who_want_the_same_file_fetch_it_once(filled: Hub):
     assert [path.read_bytes() == CONTENT for path in paths] == [True, True]
     assert len(filled.asked("store")) == 1
     assert any("waiting" in said for watch in watches for said in watch.said)
+
+
+def test_a_hub_that_moves_on_in_between_gives_the_file_that_was_looked_up(filled: Hub):
+    known = RemoteFile(repo=REPO, path=NAME, sha256=sha256(CONTENT))
+    source = look_up(known, Watching())
+    filled.move(REPO, NAME, weights(1000, seed=1))
+    assert fetch(source, Watching()).read_bytes() == CONTENT
+    assert sorted(path.name for path in source.blob.parent.iterdir()) == [sha256(CONTENT)]
+
+
+def test_a_file_that_the_hub_changed_is_another_file_of_the_cache(filled: Hub):
+    first = fetch(look_up(REMOTE, Watching()), Watching())
+    filled.move(REPO, NAME, weights(1000, seed=1))
+    second = fetch(look_up(REMOTE, Watching()), Watching())
+    assert first.read_bytes() == CONTENT
+    assert second.read_bytes() == weights(1000, seed=1)
+    assert cached() == str(second)
+
+
+def test_a_silent_hub_is_given_up_at_once_when_the_job_is_cancelled(filled: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 600)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 600)
+    source = look_up(REMOTE, Watching())
+    filled.talks.clear()
+    begun = time.monotonic()
+    for wait in (lambda watch: look_up(REMOTE, watch), lambda watch: fetch(source, watch)):
+        with pytest.raises(Cancelled):
+            wait(Watching(stop_at=0))
+    assert time.monotonic() - begun < 60
+
+
+def test_a_disk_that_is_full_leaves_no_half_file_under_a_final_name(filled: Hub):
+    source = look_up(REMOTE, Watching())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fetch(source, Watching())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert cached() is None
+    assert not source.blob.exists()
+    assert fetch(source, Watching()).read_bytes() == CONTENT
+
+
+def test_content_of_the_wrong_length_is_not_taken_for_the_file(filled: Hub):
+    source = look_up(REMOTE, Watching())
+    source.blob.parent.mkdir(parents=True)
+    source.blob.write_bytes(CONTENT[:1000])
+    assert fetch(source, Watching()).read_bytes() == CONTENT
+
+
+def test_only_own_partial_files_that_nobody_goes_on_with_are_swept(filled: Hub):
+    source = look_up(REMOTE, Watching())
+    blobs = source.blob.parent
+    blobs.mkdir(parents=True)
+    names = {name: f"{name}{PART}" for name in ("old", "young", "busy")} | {"foreign": "other.incomplete"}
+    for name in names.values():
+        (blobs / name).write_bytes(b"part")
+        if not name.startswith("young"):
+            os.utime(blobs / name, times=(time.time() - 2 * STALE_PART,) * 2)
+    lock = Path(constants.HF_HUB_CACHE) / ".locks" / source.folder.name / "busy.lock"
+    lock.parent.mkdir(parents=True)
+    with WeakFileLock(lock):
+        sweep()
+    assert {path.name for path in blobs.iterdir()} == set(names.values()) - {names["old"]}
+
+
+@pytest.mark.parametrize("etag", ["../../../outside", "a/b", ""])
+def test_a_checksum_that_is_a_path_is_refused(filled: Hub, monkeypatch: pytest.MonkeyPatch, etag: str):
+    monkeypatch.setattr("tests.hub.double.sha256", lambda _: etag)
+    with pytest.raises(DownloadError, match="HF_ENDPOINT"):
+        look_up(REMOTE, Watching())
