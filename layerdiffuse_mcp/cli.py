@@ -27,7 +27,7 @@ from layerdiffuse_mcp.methods import ROLES, Task
 from layerdiffuse_mcp.requests import GenerateRequest, OneOf, explain, validated
 from layerdiffuse_mcp.settings import Settings
 
-NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes"}
+NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes", "drawn_with"}
 """Fields of a request that no flag of the same name sets."""
 
 

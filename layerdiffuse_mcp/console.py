@@ -20,7 +20,7 @@ from rich.table import Table
 from layerdiffuse_mcp import outcome
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.entries import ModelEntry, in_words
+from layerdiffuse_mcp.hub.entries import ModelEntry, in_words, printable
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.runtime import load_engine
@@ -89,7 +89,8 @@ def models(settings: Settings) -> int:
         )  # fmt: skip
     OUT.print(table)
     for entry in catalog.loras(settings):
-        OUT.print(f"LoRA {entry.name}{f' (say: {entry.trigger})' if entry.trigger else ''}: {entry.path or 'not here'}")
+        where = printable(entry.path) if entry.path else "not here"
+        OUT.print(f"LoRA {entry.name}{f' (say: {entry.trigger})' if entry.trigger else ''}: {where}")
     OUT.print("Fetch one: layerdiffuse-mcp models prepare NAME (or sdxl, sd15)")
     OUT.print(f"Your own bases, LoRAs and layer files (.safetensors) go into {settings.models_dir}")
     return 0

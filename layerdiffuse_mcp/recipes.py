@@ -26,10 +26,12 @@ from layerdiffuse_mcp.methods import METHODS
 from layerdiffuse_mcp.requests import GenerateRequest, can_replace, short, validated
 
 FORMAT = 2
+BASE = "model"
+"""The base model's name among the weights that a picture was drawn with; the others have their file's."""
 STAGE_FIELDS = ("sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight")
 """Settings of a recipe that a change of the same name replaces in every stage."""
 _NAMED_BY_FIELD = ("image", "mask")
-_NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes"}
+_NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes", "drawn_with"}
 
 
 class GivenPicture(BaseModel):
@@ -60,17 +62,21 @@ def recipe_of(
     plan: GenerateRequest,
     *,
     pictures: Mapping[str, GivenPicture] | None = None,
-    model_hash: str | None,
+    weights: Mapping[str, str | None],
     device: str,
     dtype: str,
 ) -> dict[str, Any]:
-    """The recipe of a resolved request: one result, all stages explicit; `pictures` by the names of `plan.pictures`."""
+    """The recipe of a resolved request: one result, all stages explicit.
+
+    `pictures` are by the names of `plan.pictures`, `weights` as of `Model.weights`.
+    """
     return {
         "format": FORMAT,
         "software": f"layerdiffuse-mcp {__version__}",
         "request": plan.model_dump(mode="json", exclude=_NOT_WRITTEN),
         "pictures": {name: picture.model_dump(mode="json") for name, picture in (pictures or {}).items()},
-        "model_hash": model_hash,
+        "model_hash": weights.get(BASE),
+        "weights": {name: digest for name, digest in weights.items() if name != BASE},
         "device": device,
         "dtype": dtype,
     }
@@ -101,8 +107,34 @@ def request_from(
         fields["stages"] = _changed_stages(old.get("stages"), changes)
         for name in {*STAGE_FIELDS, "method"} & changes.keys():
             del fields[name]
+    fields["drawn_with"] = _drawn_with(raw, changes)
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
     return validated(GenerateRequest, fields | _found(pictures, given, changes, find))
+
+
+def other_weights(before: Mapping[str, str | None] | None, now: Mapping[str, str | None]) -> tuple[str, ...]:
+    """What to say of a recipe's files that are others now, or cannot be compared; nothing without a recipe."""
+    notes: list[str] = []
+    for name in now.keys() & (before or {}).keys():
+        was, digest = (before or {})[name], now[name]
+        what = "The base model" if name == BASE else name
+        if was is None or digest is None:
+            where = "the recipe holds no hash of it" if was is None else "it has none that can be told here"
+            notes.append(f"{what} was not checked to be the recipe's: {where}.")
+        elif not (was.startswith(digest) or digest.startswith(was)):
+            notes.append(
+                f"{what} is another file than the recipe's (its SHA-256 begins with {digest} instead of {was[:10]}): "
+                "the picture is not the same."
+            )
+    return tuple(sorted(notes))
+
+
+def _drawn_with(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of its files; of another base that is asked for it says nothing."""
+    others = recipe.get("weights", {})
+    same = changes.get("model") in (None, recipe["request"].get("model"))
+    base = {BASE: recipe.get("model_hash")} if same else {}
+    return {**(others if isinstance(others, Mapping) else {}), **base}
 
 
 def read_recipe(source: Path | BinaryIO, max_pixels: int | None = None) -> dict[str, Any]:

@@ -132,6 +132,11 @@ ModelName = Annotated[
     str, Field(max_length=200, description="Base model, one of list_models; default: the best prepared")
 ]
 
+DrawnWith = Annotated[
+    dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(pattern=r"^[0-9a-f]{10,64}$")] | None],
+    Field(max_length=64, description="What a recipe says of its files: the beginnings of their SHA-256, by name"),
+]
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -192,6 +197,7 @@ class GenerateRequest(_Request):
     noise_source: NoiseSource = "nvidia"
     save_latent: Annotated[bool, Field(description="Also save the latent, for decode_transparent_latent")] = False
     notes: Annotated[tuple[str, ...], Field(description="What was decided before; the outcome's warnings say it")] = ()
+    drawn_with: DrawnWith | None = None
 
     @property
     def pictures(self) -> dict[str, Path]:

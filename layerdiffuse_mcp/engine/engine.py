@@ -31,7 +31,7 @@ from layerdiffuse_mcp.engine.transparency import ENCODERS, VIEWS, transparent_la
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
-from layerdiffuse_mcp.hub.entries import ModelEntry
+from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, printable
 from layerdiffuse_mcp.images.alpha import alpha_facts
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.images.png import png_bytes
@@ -41,7 +41,7 @@ from layerdiffuse_mcp.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFac
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.parameters import infotext_of
 from layerdiffuse_mcp.plan import methods_of, resolve
-from layerdiffuse_mcp.recipes import GivenPicture, recipe_of
+from layerdiffuse_mcp.recipes import BASE, GivenPicture, other_weights, recipe_of
 from layerdiffuse_mcp.requests import (
     MAX_SIZE,
     DecodeRequest,
@@ -110,7 +110,7 @@ class Engine:
 
     def close(self) -> None:
         """Drop all models."""
-        self._manager.unload()
+        self._manager.close()
 
     @singledispatchmethod
     def _run(self, request: Any, meter: Meter) -> Outcome:
@@ -136,12 +136,14 @@ class Engine:
         size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
         base = model.checkpoint
         plans = [resolve(one, base.family, base.native_size, size, base.settings.get("advice")) for one in requests]
-        plans = [plan.model_copy(update={"model": model.entry.name}) for plan in plans]
+        plans = [plan.model_copy(update={"model": model.entry.name, "drawn_with": None}) for plan in plans]
         width, height = draw_size(plans[0])
         count = sum(plan.count for plan in plans)
         self._manager.fit(model, count * pixels_of_result(plans[0]), width * height)
         with clock("draw"), previews(self._settings, base) as show:
             drawn = generate(plans, model, _given(plans[0], given), meter, show)
+        with clock("load"):
+            model.identify(methods_of(plans[0], model.family), meter.tell)
         with clock("write"):
             meter.tell("writing")
             encoded = [self._encoded(plan, model, layers, origins) for plan, layers in zip(plans, drawn, strict=True)]
@@ -150,7 +152,12 @@ class Engine:
                 model,
                 clock,
                 encoded=tuple(files),
-                warnings=(*plan.notes, *_notes(given), *_warnings(plan, files)),
+                warnings=(
+                    *plan.notes,
+                    *other_weights(plan.drawn_with, model.weights),
+                    *_notes(given),
+                    *_warnings(plan, files),
+                ),
                 recipe=self._recipe(plan, model, origins),
             )
             for plan, files in zip(plans, encoded, strict=True)
@@ -207,7 +214,10 @@ class Engine:
     def _(self, request: PrepareRequest, meter: Meter) -> Outcome:
         clock = _Clock()
         with clock("load"):
-            entry = catalog.find(request.model, self._settings)
+            entry = catalog.find_any(request.model, self._settings)
+            if isinstance(entry, LoraEntry):
+                prepare(entry.name, self._settings, meter.portion(1.0))
+                return Outcome(model=entry.name, timings=clock.timings())
             methods = catalog.methods_for(entry, request.task)
             entry = self._fetched(entry, methods, meter)
             for method in methods:
@@ -219,7 +229,11 @@ class Engine:
     @_run.register
     def _(self, request: UnloadRequest, meter: Meter) -> Outcome:
         dropped = self._manager.unload(request.model)
-        return Outcome(status={"unloaded": dropped, **self._manager.status()})
+        if request.model is not None and not dropped:  # another name of it
+            dropped = self._manager.unload(catalog.find(request.model, self._settings).name)
+        what = "no model was" if request.model is None else f"{printable(request.model, 80)} was not"
+        notes = () if dropped else (f"Nothing was unloaded: {what} in memory.",)
+        return Outcome(status={"unloaded": dropped, **self._manager.status()}, warnings=notes)
 
     @_run.register
     def _(self, request: StatusRequest, meter: Meter) -> Outcome:
@@ -257,7 +271,7 @@ class Engine:
         files: list[EncodedFile] = []
         for one in drawn:
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
-            text = infotext.format(infotext_of(alone, model_hash=model.checkpoint.short_hash))
+            text = infotext.format(infotext_of(alone, model_hash=model.weights[BASE]))
             recipe = self._recipe(alone, model, origins) | {"role": one.role}
             data = png_bytes(one.pixels, recipe=recipe, parameters=text)
             words = plan.prompt or one.role
@@ -276,7 +290,7 @@ class Engine:
         return recipe_of(
             plan,
             pictures=origins,
-            model_hash=model.checkpoint.short_hash,
+            weights=model.weights,
             device=placement.device.type,
             dtype=str(placement.dtype).removeprefix("torch."),
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.cancellation import CHECK_BYTES, check
 from layerdiffuse_mcp.engine.placement import is_out_of_memory
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
-from layerdiffuse_mcp.hub.headers import file_sha256, read_header
+from layerdiffuse_mcp.hub.headers import read_header
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -62,6 +62,7 @@ class TensorFile(Mapping[str, Tensor]):
             if is_out_of_memory(reason):
                 raise MemoryError(f"{self.path.name} could not be mapped: {reason}") from reason
             raise error(f"{self.path.name} is damaged ({reason}); fetch or copy it again.") from reason
+        self._require_unchanged(os.stat(self.path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -93,6 +94,7 @@ class TensorFile(Mapping[str, Tensor]):
         if end > begin:
             into = memoryview(cast(Any, buffer.numpy()))
             with open(self.path, "rb", buffering=0) as file:
+                self._require_unchanged(os.fstat(file.fileno()))
                 file.seek(self.header.data_start + begin)
                 place = 0
                 while place < len(into):
@@ -102,6 +104,12 @@ class TensorFile(Mapping[str, Tensor]):
                         raise self.error(f"{self.path.name} was cut short while it was read; fetch or copy it again.")
                     place += count
         return buffer.view(self.dtype(key)).view(self.shapes[key])
+
+    def _require_unchanged(self, facts: os.stat_result) -> None:
+        """Refuse another file under the same name: its bytes lie elsewhere than this one's header says."""
+        read = self.header.version
+        if (facts.st_size, facts.st_mtime_ns) != (read.size, read.changed):
+            raise self.error(f"{self.path.name} was replaced while it is in use. Repeat the call, which loads it anew.")
 
     @property
     def nbytes(self) -> int:
@@ -116,10 +124,6 @@ class TensorFile(Mapping[str, Tensor]):
                     f"{self.path.name} holds values that are not numbers (NaN or infinity) in {key}; "
                     "the file is damaged or was saved from a failed training: fetch it again or use another."
                 )
-
-    def sha256(self) -> str:
-        """SHA-256 of the whole file, as 64 hex digits. Reads every byte."""
-        return file_sha256(self.path)
 
 
 def is_finite(tensor: Tensor) -> bool:
