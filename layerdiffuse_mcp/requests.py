@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from layerdiffuse_mcp.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import QUOTED, InvalidRequest, quoted
 from layerdiffuse_mcp.methods import METHODS, ROUTES, Role, Task, families_for
 
 MIN_SIZE, MAX_SIZE = 64, 2048
@@ -43,7 +43,7 @@ DRAW_SEED = -1
 
 def near(name: str, names: Collection[str]) -> str:
     """A sentence that lists `names`, the nearest to `name` first when there are many."""
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    close = difflib.get_close_matches(name[:QUOTED], names, n=3, cutoff=0.4)
     if len(names) > 6 and close:
         return f"Did you mean {', '.join(close)}? Allowed: {', '.join(names)}."
     return f"Allowed: {', '.join(names)}."
@@ -59,7 +59,7 @@ class OneOf:
     def check(self, value: str) -> str:
         """The value itself; ValueError when it is none of the names."""
         if value not in self.names:
-            raise ValueError(f"unknown {self.what} {value!r}. {near(value, self.names)}")
+            raise ValueError(f"unknown {self.what} {quoted(value)}. {near(value, self.names)}")
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -312,11 +312,11 @@ def explain(error: ValidationError) -> str:
     """One line for an agent: each wrong parameter, what was given and what is allowed."""
     parts: list[str] = []
     for item in error.errors():
-        where = ".".join(str(step) for step in item["loc"])
+        where = ".".join(str(step)[:QUOTED] for step in item["loc"])
         text, given = item["msg"], item["input"]
         if item["type"] == "value_error":  # our own words, which quote what was given
             text = text.removeprefix("Value error, ")
-        elif isinstance(given, str | int | float) and len(repr(given)) <= 60:
-            text += f" (got {given!r})"
+        elif isinstance(given, str | int | float):
+            text += f" (got {quoted(given)})"
         parts.append(f"{where}: {text}" if where else text)
     return "; ".join(parts) + ("" if parts[-1].endswith((".", "?")) else ".")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 
-from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
+from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound, quoted
 from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile, in_words
 from layerdiffuse_mcp.hub.folder import Shelf, read_shelf
 from layerdiffuse_mcp.hub.official import BASES, KNOWN_NAMES, LAYER_FILES, SIBLINGS
@@ -66,7 +66,7 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
         for entry in entries:
             if spelled(wanted) in (spelled(entry.name), *map(spelled, _aliases(entry))):
                 return entry
-    raise ModelNotFound(f"There is no model {wanted!r}. {near(wanted, [entry.name for entry in entries])}")
+    raise ModelNotFound(f"There is no model {quoted(wanted)}. {near(wanted, [entry.name for entry in entries])}")
 
 
 def lora(name: str, settings: Settings) -> Path:
@@ -94,7 +94,9 @@ def find_lora(name: str, settings: Settings) -> LoraEntry:
             if spelled(name) in (spelled(entry.name), *((spelled(entry.path.stem),) if entry.path else ())):
                 return entry
     known = near(name, [entry.name for entry in entries]) if entries else "There are none yet."
-    raise ModelNotFound(f"There is no LoRA {name!r}. {known} LoRAs (.safetensors) go into {settings.models_dir}/loras.")
+    raise ModelNotFound(
+        f"There is no LoRA {quoted(name)}. {known} LoRAs (.safetensors) go into {settings.models_dir}/loras."
+    )
 
 
 def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
