@@ -16,7 +16,7 @@ STUCK = """
     from layerdiffuse_mcp.server import ending
 
     ending.GRACE = float(sys.argv[1])
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=2)
     ending.Ending().at_signals(lambda: print("stopping", flush=True))
     print(child.pid, flush=True)
     while True:  # nothing that it is asked interrupts it
@@ -34,11 +34,14 @@ def test_a_stuck_process_ends_in_time_or_at_the_second_signal(
     command = [sys.executable, str(script), str(grace)]
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        child = psutil.Process(int(process.stdout.readline()))
-        process.send_signal(number)
-        assert process.stdout.readline() == "stopping\n"
-        if signals == 2:
+        try:
+            assert process.stdout is not None
+            child = psutil.Process(int(process.stdout.readline()))
             process.send_signal(number)
-        assert process.wait(60) == 128 + number
+            assert process.stdout.readline() == "stopping\n"
+            if signals == 2:
+                process.send_signal(number)
+            assert process.wait(60) == 128 + number
+        finally:
+            process.kill()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
