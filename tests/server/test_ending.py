@@ -12,12 +12,12 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 STUCK = """
-    import subprocess, sys, time
+    import os, subprocess, sys, time
     from layerdiffuse_mcp.server import ending
 
     ending.GRACE = float(sys.argv[1])
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=2)
-    ending.Ending().at_signals(lambda: print("stopping", flush=True))
+    ending.Ending().at_signals(lambda: os.write(1, b"stopping\\n"))
     print(child.pid, flush=True)
     while True:  # nothing that it is asked interrupts it
         time.sleep(1)
