@@ -20,10 +20,10 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, short
 from layerdiffuse_mcp.images.files import name_of
 from layerdiffuse_mcp.methods import METHODS
-from layerdiffuse_mcp.requests import GenerateRequest, can_replace, short, validated
+from layerdiffuse_mcp.requests import GenerateRequest, can_replace, validated
 
 FORMAT = 2
 BASE = "model"

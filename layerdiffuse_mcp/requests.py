@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from layerdiffuse_mcp.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import QUOTED, InvalidRequest, quoted, short
 from layerdiffuse_mcp.methods import METHODS, ROUTES, Role, Task, families_for
 
 MIN_SIZE, MAX_SIZE = 64, 2048
@@ -39,17 +39,9 @@ MAX_PROMPT_CHARACTERS = 20_000
 MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent"})
 """In what requests may differ that are drawn as one batch."""
 DRAW_SEED = -1
-QUOTED = 79
 MOST_ERRORS = 8
 """Wrong parameters that one message names."""
 LONGEST_ROUTE = max(map(len, ROUTES.values()))
-
-
-def short(value: object) -> str:
-    """A value as a message quotes it: at most 80 characters, which UTF-8 can say."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text[:QUOTED].encode("utf-8", "replace").decode("utf-8") + ("…" if len(text) > QUOTED else "")
-    return text.replace("\0", "\\0")
 
 
 def near(name: str, names: Collection[str]) -> str:
@@ -70,7 +62,7 @@ class OneOf:
     def check(self, value: str) -> str:
         """The value itself; ValueError when it is none of the names."""
         if value not in self.names:
-            raise ValueError(f"unknown {self.what} {short(value)!r}. {near(value, self.names)}")
+            raise ValueError(f"unknown {self.what} {quoted(value)}. {near(value, self.names)}")
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -366,7 +358,7 @@ def explain(error: ValidationError) -> str:
         text, given = item["msg"], item["input"]
         if item["type"] == "value_error":  # our own words, which quote what was given
             text = text.removeprefix("Value error, ")
-        elif isinstance(given, str | int | float) and len(repr(given)) <= 60:
-            text += f" (got {given!r})"
+        elif isinstance(given, str | int | float):
+            text += f" (got {quoted(given)})"
         parts.append(f"{where}: {text}" if where else text)
     return "; ".join(parts) + ("" if parts[-1].endswith((".", "?")) else ".")

@@ -1,6 +1,7 @@
 """The queue: jobs keep their order, can be waited for and cancelled, and always end."""
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -12,12 +13,14 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from layerdiffuse_mcp.backends import Report, WorkerState
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, OutputError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs import Job, Jobs, State
-from layerdiffuse_mcp.outcome import Progress
+from layerdiffuse_mcp.methods import Task
+from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.outputs.folder import Folder
-from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.requests import GenerateRequest, Request, StatusRequest
 from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +109,122 @@ async def test_a_running_job_is_cancelled_at_its_next_step_and_the_next_one_runs
         assert (job.state, time.monotonic() - began < 1) == (State.CANCELLED, True)
         await jobs.follow(after, 10)
         assert after.state is State.DONE
+
+
+async def test_whoever_waits_hears_of_a_cancellation_at_once_and_the_next_job_waits_for_the_worker(
+    settings: Settings, rehearsal: str
+):
+    async with open_jobs(settings, rehearsal) as jobs:
+        job, after = ask(jobs, "stuck 2"), ask(jobs, "steps 1")
+        with anyio.fail_after(30):
+            while jobs.backend.state()[0].phase != "busy":
+                await anyio.sleep(0.01)
+        heard = anyio.Event()
+
+        async def wait() -> None:
+            await jobs.follow(job, 50)
+            heard.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            jobs.cancel(job)
+            assert (job.state, jobs.progress(job).message, job.seconds_left) == (State.CANCELLED, "cancelled", None)
+            with anyio.fail_after(1):
+                await heard.wait()
+        assert after.state is State.QUEUED
+        assert jobs.progress(after).message.startswith("waiting for the worker")
+        await jobs.follow(after, 30)
+        assert (job.state, after.state) == (State.CANCELLED, State.DONE)
+
+
+async def test_a_job_has_ended_when_cancel_returns_wherever_it_was(grouping: Settings, rehearsal: str):
+    async with open_jobs(grouping, rehearsal) as jobs:
+        running, waiting = ask(jobs, "steps 100"), jobs.submit(StatusRequest())
+        grouped = ask_all(jobs, "steps 100", "refused", "steps 101", steps=9)  # fails as a group: each runs alone
+        with anyio.fail_after(30):
+            while running.progress.fraction == 0:
+                await anyio.sleep(0.01)
+        for job in (waiting, running):
+            jobs.cancel(job)
+            assert job.finished
+        with anyio.fail_after(30):
+            while grouped[0].progress.fraction == 0:
+                await anyio.sleep(0.01)
+        for job in (grouped[2], grouped[0]):
+            jobs.cancel(job)
+            assert job.finished
+        after = ask(jobs, "steps 1")
+        await jobs.follow(after, 30)
+        assert after.state is State.DONE
+        assert grouped[1].state is State.FAILED
+
+
+class TwoWorkers:
+    """A backend of two workers, each of which works until it is told to stop."""
+
+    workers = 2
+
+    def __init__(self) -> None:
+        self.running, self.may_end = 0, anyio.Event()
+
+    async def warm_up(self) -> None:
+        raise OSError(24, "Too many open files")
+
+    async def run(self, request: Request, report: Report) -> Outcome:
+        self.running += 1
+        await self.may_end.wait()
+        self.running -= 1
+        return Outcome()
+
+    def state(self) -> list[WorkerState]:
+        return [WorkerState("ready", None, {})] * 2
+
+    async def close(self) -> None:
+        self.may_end.set()
+
+
+async def test_as_many_jobs_run_as_there_are_workers(settings: Settings):
+    backend = TwoWorkers()
+    async with Jobs(backend, settings) as jobs:
+        await anyio.wait_all_tasks_blocked()
+        first = ask(jobs, "a")
+        await anyio.wait_all_tasks_blocked()
+        second, third = ask(jobs, "b"), ask(jobs, "c")
+        await anyio.wait_all_tasks_blocked()
+        assert (backend.running, third.state) == (2, State.QUEUED)
+        backend.may_end.set()
+        for job in (first, second, third):
+            await jobs.follow(job, 5)
+            assert job.state is State.DONE
+
+
+async def test_a_warm_up_that_fails_ends_nothing(settings: Settings, caplog: pytest.LogCaptureFixture):
+    async with Jobs(backend := TwoWorkers(), settings) as jobs:
+        jobs.warm_up()
+        await anyio.wait_all_tasks_blocked()
+        backend.may_end.set()
+        job = ask(jobs, "a")
+        await jobs.follow(job, 5)
+        assert job.state is State.DONE
+    assert "Too many open files" in caplog.text
+
+
+async def test_a_job_whose_batch_cannot_be_told_is_drawn_alone(grouping: Settings, rehearsal: str):
+    """A file name that is not UTF-8, which no key can hold."""
+    odd = Path(os.fsdecode(b"/tmp/\xff.png"))
+    async with open_jobs(grouping, rehearsal) as jobs:
+        first = ask(jobs, "steps 3")
+        queued = [
+            jobs.submit(
+                GenerateRequest(prompt="steps 1", task=Task.BLENDED_FROM_FOREGROUND, inputs={"foreground": odd})
+            )
+            for _ in range(2)
+        ]
+        for job in (first, *queued):
+            await jobs.follow(job, 30)
+            assert job.state is State.DONE
 
 
 async def test_cancelling_an_ended_job_changes_nothing(settings: Settings, rehearsal: str):

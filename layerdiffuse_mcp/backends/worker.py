@@ -5,7 +5,7 @@ second thread listens, so that a `Cancel` is seen while the engine computes and 
 end of the server (the pipe closes, however it died) ends the worker too. An engine
 that says it is exhausted gets no further request: the worker ends, for a new one.
 
-    Run, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
+    Run, Cancel, End ->  | worker |  -> Ready | Broken, Begun, Step, Done | Failed, State
 """
 
 import logging
@@ -47,6 +47,11 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class End:
+    """End after what is being done."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """The engine is loaded and takes requests."""
 
@@ -56,6 +61,13 @@ class Broken:
     """The engine could not be loaded; the worker ends."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A request is being worked on: it is not to be given to another worker if this one dies."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,7 @@ class _Worker:
                 raise Cancelled("The job was cancelled.")
             self._send(Step(command.number, progress))
 
+        self._send(Begun(command.number))
         try:
             if command.number in self.cancelled:
                 raise Cancelled("The job was cancelled before it began.")
@@ -177,7 +190,7 @@ class _Worker:
                 if isinstance(message, Cancel):
                     self.cancelled.add(message.number)
                 else:
-                    self.inbox.put(message)
+                    self.inbox.put(None if isinstance(message, End) else message)
         except (EOFError, OSError):
             self.deserted = True
             self.inbox.put(None)

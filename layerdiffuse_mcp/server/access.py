@@ -18,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError
+from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError, short
 from layerdiffuse_mcp.images.files import open_regular, sha256, valid_text
 from layerdiffuse_mcp.recipes import GivenPicture
-from layerdiffuse_mcp.requests import QUOTED, short
+from layerdiffuse_mcp.requests import QUOTED
 from layerdiffuse_mcp.settings import Settings
 
 BYTES_A_PIXEL = 8

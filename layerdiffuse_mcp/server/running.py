@@ -9,6 +9,7 @@ from layerdiffuse_mcp.jobs import Job, State
 from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.requests import Request, files_of
 from layerdiffuse_mcp.server.results import of_job
+from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services, services
 
 TICK = 0.01
@@ -28,7 +29,7 @@ class Reporter:
         """Send one progress notification."""
         room = 100 - self._last
         self._last = max(progress.fraction * ALMOST, self._last + min(TICK, room / 2))
-        await self._ctx.report_progress(self._last, 100, progress.message)
+        await self._ctx.report_progress(self._last, 100, utf8(progress.message))
 
 
 async def run(

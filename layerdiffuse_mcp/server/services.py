@@ -13,12 +13,11 @@ from urllib.parse import unquote_to_bytes
 import anyio
 from mcp.server.mcpserver import Context
 
-from layerdiffuse_mcp.errors import ImageError, JobNotFound, ModelNotFound
+from layerdiffuse_mcp.errors import ImageError, JobNotFound, ModelNotFound, short
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.jobs import Jobs
 from layerdiffuse_mcp.methods import Task, families_for
 from layerdiffuse_mcp.recipes import GivenPicture
-from layerdiffuse_mcp.requests import short
 from layerdiffuse_mcp.server.access import OpenedFile, find_picture, open_readable
 from layerdiffuse_mcp.server.contents import Contents
 from layerdiffuse_mcp.settings import Settings

@@ -5,18 +5,20 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest
 from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -94,9 +96,86 @@ async def test_a_worker_killed_while_idle_costs_no_request(settings: Settings, r
     async with open_backend(settings, rehearsal) as backend:
         victim = pid_of(await obey(backend, "steps 1"))
         os.kill(victim, signal.SIGKILL)
-        assert await gone(victim)
-        await anyio.sleep(0.3)  # its other threads go last, and hold the pipe until then
         assert pid_of(await obey(backend, "steps 1")) != victim
+
+
+async def test_a_worker_that_ends_after_its_answer_is_replaced(settings: Settings, rehearsal: str):
+    async with open_backend(settings, rehearsal) as backend:
+        before = pid_of(await obey(backend, "steps 1"))
+        with pytest.raises(OutOfMemory, match="no longer fit"):
+            await obey(backend, "unfit")
+        # handed over at once, and again after the worker's end: whichever worker has not begun it
+        assert await gone(before)
+        assert pid_of(await obey(backend, "steps 1")) != before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals here")
+async def test_a_worker_ended_by_a_real_time_signal_is_told_of_by_its_name(settings: Settings, rehearsal: str):
+    async with open_backend(settings, rehearsal) as backend:
+        with pytest.raises(WorkerDied, match=r"by signal SIGRTMIN\+2 "):
+            await obey(backend, f"signal {signal.SIGRTMIN + 2}")
+
+
+async def test_nothing_is_left_of_an_idle_worker_that_dies(settings: Settings, rehearsal: str):
+    async with open_backend(settings, rehearsal) as backend:
+        victim = pid_of(await obey(backend, "steps 1"))
+        os.kill(victim, signal.SIGKILL)
+        with anyio.fail_after(10):
+            while psutil.pid_exists(victim) or backend.state()[0].phase != "stopped":  # a zombie exists too
+                await anyio.sleep(0.01)
+
+
+async def test_the_event_loop_goes_on_while_a_stopped_worker_takes_nothing(settings: Settings, rehearsal: str):
+    async with open_backend(settings, rehearsal, cancel_grace=0.1) as backend:
+        victim = pid_of(await obey(backend, "steps 1"))
+        os.kill(victim, signal.SIGSTOP)
+        longest = 0.0
+        with anyio.move_on_after(1):
+            async with anyio.create_task_group() as tasks:
+                # many long prompts: more than a pipe holds
+                request = GroupRequest(requests=(GenerateRequest(prompt="long " + "x" * 19_000),) * 40)
+                tasks.start_soon(backend.run, request, lambda _: None)
+                while True:
+                    before = time.monotonic()
+                    await anyio.sleep(0.01)
+                    backend.state()
+                    longest = max(longest, time.monotonic() - before)
+        assert longest < 0.5
+        assert await gone(victim)
+
+
+async def test_closing_leaves_no_process_and_no_thread(settings: Settings, rehearsal: str):
+    before = set(threading.enumerate())
+    async with open_backend(settings, rehearsal) as backend:
+        pid = pid_of(await obey(backend, "steps 1"))
+        os.kill(pid, signal.SIGSTOP)  # it can hear nothing any more
+        assert any("worker" in thread.name for thread in threading.enumerate())
+    assert not psutil.pid_exists(pid)
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.endswith(" to worker")]
+
+
+async def test_a_worker_that_cannot_be_started_is_an_error_and_the_next_one_can(settings: Settings, rehearsal: str):
+    async with open_backend(settings, rehearsal) as backend:
+        with no_descriptors():
+            with pytest.raises(WorkerDied, match=r"could not be started.*Too many open files"):
+                await backend.warm_up()
+            with pytest.raises(WorkerDied, match="could not be started"):
+                await obey(backend, "steps 1")
+        assert pid_of(await obey(backend, "steps 1"))
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Nothing more can be opened."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_cancelling_stops_at_a_step_and_keeps_the_worker(settings: Settings, rehearsal: str):

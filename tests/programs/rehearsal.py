@@ -7,12 +7,16 @@ killed         its process is killed
 broken         a bug: an exception that is not ours
 refused        an error of ours
 draw           as many pictures as are asked for, of no pixels
+signal 34      its process is ended by that signal
+unfit          an error of ours, after which its process ends by itself
+long ...       nothing: a prompt to make it as long as is wanted
 
 A group obeys each prompt that is not steps, then the steps of the first, and has an empty picture for each request.
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -75,6 +79,12 @@ class Engine:
                 time.sleep(float(number))
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "signal":
+                os.kill(os.getpid(), int(number))
+                signal.pause()
+            case "unfit":
+                threading.Timer(0.05, os._exit, [3]).start()
+                raise OutOfMemory("Too large, and no longer fit.")
             case "broken":
                 raise ZeroDivisionError("a bug")
             case "refused":
