@@ -5,7 +5,8 @@
     picture.notes           # ("animated: only the first of 12 is used",)
 
 Its size is known from the header and checked before a pixel is decoded; formats are few and named; whatever is wrong
-ends as an ImageError that says what was found. Which paths may be read at all is decided elsewhere.
+ends as an ImageError that says what was found. Reading takes 4 bytes a pixel for the result and, while it lasts, what
+the format's decoder takes: 4 a pixel, WebP's up to 20. Which paths may be read at all is decided elsewhere.
 """
 
 import struct
@@ -19,10 +20,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from layerdiffuse_mcp.errors import ImageError
-from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.images.alpha import Bytes, tiles
 
 FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64_000_000
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is turned; from 5 on its sides are exchanged."""
 
 # All that Pillow's readers raise for a damaged file, apart from the size errors
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
@@ -67,13 +70,25 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
             several = "several pages" if name == "TIFF" else "animated"
             notes.append(f"{several}: only the first of {frames} is used")
         sixteen_bits = _has_16_bits(picture)
-        upright = ImageOps.exif_transpose(picture)
-        if picture.getexif().get(0x0112, 1) not in (0, 1):
+        if picture.getexif().get(ORIENTATION, 1) not in (0, 1):
             notes.append("turned upright as its EXIF data says")
         if sixteen_bits:
             notes.append("16 bits a channel reduced to 8")
-        rgba, has_alpha = _rgba8(path, upright, notes)
+        ImageOps.exif_transpose(picture, in_place=True)
+        rgba, has_alpha = _rgba8(path, picture, notes)
     return Picture(rgba, name, has_alpha, tuple(notes))
+
+
+def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture as `read_picture` would give it, from its header alone; errors as there.
+
+    A PNG that says only after its pixels how it is turned is measured as it lies.
+    """
+    with opened(path, max_pixels) as picture:
+        width, height = picture.size
+        decodes = picture.format == "PNG" and "exif" not in picture.info  # to look for what may stand at its end
+        turned = not decodes and picture.getexif().get(ORIENTATION, 1) in range(5, 9)
+        return (height, width) if turned else (width, height)
 
 
 def same_pixels(first: Path, second: Path) -> bool:
@@ -115,18 +130,25 @@ def _rgba8(path: Path, picture: Image.Image, notes: list[str]) -> tuple[Bytes, b
     mode = picture.mode
     if mode in ("I", "F"):
         raise ImageError(f"{path} has 32 bits a channel, which is not understood. Save it with 8 or 16 bits.")
-    if mode.startswith("I;16"):
-        grey = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
-        picture = Image.fromarray(grey)
-    elif mode == "CMYK":
+    if mode == "CMYK":
         notes.append("CMYK converted to RGB without its colour profile")
-        picture = picture.convert("RGB")
     elif mode in ("P", "PA"):
         notes.append("palette colours converted")
-    elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
+    elif not mode.startswith("I;16") and mode not in ("1", "L", "LA", "RGB", "RGBA"):
         notes.append(f"{mode} colours converted")
-    has_alpha = picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info
-    return np.array(picture.convert("RGBA")), has_alpha
+    has_alpha = mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info
+    rgba = np.empty((picture.height, picture.width, 4), np.uint8)
+    for rows, columns in tiles(picture.height, picture.width):
+        rgba[rows, columns] = _converted(picture.crop((columns.start, rows.start, columns.stop, rows.stop)))
+    return rgba, has_alpha
+
+
+def _converted(part: Image.Image) -> Bytes:
+    if part.mode.startswith("I;16"):
+        part = Image.fromarray((np.asarray(part).astype(np.uint16) >> 8).astype(np.uint8))
+    elif part.mode == "CMYK":
+        part = part.convert("RGB")
+    return np.asarray(part.convert("RGBA"))
 
 
 def _has_16_bits(picture: Image.Image) -> bool:
