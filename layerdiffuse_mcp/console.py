@@ -130,7 +130,7 @@ def _bar() -> Generator[Callable[[outcome.Progress], None]]:
 
 
 def _print_outcome(result: outcome.Outcome) -> None:
-    from layerdiffuse_mcp.images.alpha import describe
+    from layerdiffuse_mcp.images.describe import describe
 
     for image in result.images:
         OUT.print(f"{image.role}: {image.path}")

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from layerdiffuse_mcp.images.tasks import Colour
 from layerdiffuse_mcp.outcome import AlphaFacts, Edge
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]  # float32 wherever it is made here
-Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 Box = tuple[int, int, int, int]  # left, top, right, bottom; the last two exclusive
 Tile = tuple[slice, slice]  # rows and columns
 
@@ -163,31 +163,6 @@ def _box(rows: ArrayLike, columns: ArrayLike) -> Box | None:
     if not len(ys):
         return None
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
-
-
-def describe(facts: AlphaFacts) -> str:
-    """The facts in words: "68% transparent, 9% partial; subject touches the bottom edge"."""
-    if not facts.has_transparency:
-        return "fully opaque: no transparency"
-    if facts.bbox is None:
-        return "100% transparent: nothing is visible"
-    shares = f"{_percent(facts.transparent)} transparent, {_percent(facts.partial)} partial"
-    match facts.edges_touched:
-        case ():
-            where = "no edge"
-        case (edge,):
-            where = f"the {edge} edge"
-        case (*others, edge) if len(others) < 3:
-            where = f"the {', '.join(others)} and {edge} edges"
-        case _:
-            where = "all four edges"
-    return f"{shares}; subject touches {where}"
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.005:
-        return "<1%"
-    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 @dataclass(frozen=True)

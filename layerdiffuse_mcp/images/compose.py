@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Box, Bytes, Colour, Floats, over, tiles, to_bytes, to_float, visible_box
+from layerdiffuse_mcp.images.alpha import Box, Bytes, Floats, over, tiles, to_bytes, to_float, visible_box
 from layerdiffuse_mcp.images.resize import resized_channels
+from layerdiffuse_mcp.images.tasks import Colour
 
 MAX_CANVAS_SIDE = 30_000  # what PSD allows
 MAX_CANVAS_PIXELS = 64_000_000

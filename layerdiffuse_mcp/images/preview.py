@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
 
-from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Bytes, Colour, Floats, checkerboard, to_bytes
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes
+from layerdiffuse_mcp.images.colour import background_colour
 from layerdiffuse_mcp.images.resize import resized_channels
+from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
 
 MAX_SIDE = 512
 MAX_BYTES = 100_000
@@ -26,7 +27,6 @@ GUTTER_TONE = 0.35
 TINY = 128  # up to this long side a picture is enlarged, by whole pixels
 MAX_ENLARGEMENT = 4
 JPEG_QUALITIES = (92, 85, 75, 60, 45, 30)
-CHECKERBOARD = "checkerboard"
 
 
 @dataclass(frozen=True)
@@ -78,24 +78,6 @@ def preview_in_turn(
                 return Preview(data, mime_type, sheet.shape[1], sheet.shape[0])
         height, width = (max(1, int(side * 0.75)) for side in sheet.shape[:2])
         sheet = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
-
-
-def background_colour(background: str) -> Colour | None:
-    """A colour of its name or hex digits; None for a checkerboard.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    if background.strip().lower() == CHECKERBOARD:
-        return None
-    try:
-        red, green, blue = ImageColor.getrgb(background.strip())[:3]
-    except ValueError as error:
-        raise InvalidRequest(
-            f'background "{background[:40]}" is not known. Give "checkerboard", a colour\'s name such as "white", '
-            'or "#rrggbb".'
-        ) from error
-    return (red / 255, green / 255, blue / 255)
 
 
 def _encodings(sheet: Bytes):

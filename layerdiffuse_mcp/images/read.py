@@ -21,9 +21,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import Bytes, tiles
+from layerdiffuse_mcp.images.tasks import MAX_PIXELS
 
 FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 64_000_000
+
 ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is turned; from 5 on its sides are exchanged."""
 

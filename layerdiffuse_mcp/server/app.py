@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
@@ -27,6 +26,7 @@ from mcp_types import (
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.jobs import Jobs
 from layerdiffuse_mcp.server.declare import catalogue
 from layerdiffuse_mcp.server.prompts import add_prompts
@@ -70,8 +70,8 @@ def create_server(
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
-        async with Jobs(open_backend(settings), settings) as jobs:
-            yield Services(settings, jobs, anyio.CapacityLimiter(1))
+        async with PictureRoom() as pictures, Jobs(open_backend(settings), settings) as jobs:
+            yield Services(settings, jobs, pictures)
 
     server = _Server(
         NAME,

@@ -6,9 +6,9 @@ A tool reaches it through its context: `services(ctx).jobs.submit(...)`.
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 from mcp.server.mcpserver import Context
 
+from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import ImageError, ModelNotFound
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.jobs import Jobs
@@ -23,12 +23,12 @@ IMAGES, JOBS = "layerdiffuse://images/", "layerdiffuse://jobs/"
 class Services:
     """One a server, for as long as it runs.
 
-    `pictures` bounds how many large pictures are in the server's memory at once.
+    `pictures` is where finished pictures are looked at and put together: never in the server's own process.
     """
 
     settings: Settings
     jobs: Jobs
-    pictures: anyio.CapacityLimiter
+    pictures: PictureRoom
     warmed_up: bool = False
 
     def image_path(self, image_id: str) -> Path:

@@ -7,13 +7,13 @@ from layerdiffuse_mcp.images.alpha import (
     alpha_facts,
     checkerboard,
     composite,
-    describe,
     halo,
     on_grey,
     over,
     padded_rgb,
     to_float,
 )
+from layerdiffuse_mcp.images.describe import describe
 
 
 def disc(size=64, colour=(200, 30, 30), radius=20, soft=4.0, centre=(32, 32)):
