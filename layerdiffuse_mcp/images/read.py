@@ -88,8 +88,9 @@ def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     with opened(path, max_pixels) as picture:
         width, height = picture.size
         decodes = picture.format == "PNG" and "exif" not in picture.info  # to look for what may stand at its end
-        turned = not decodes and picture.getexif().get(ORIENTATION, 1) in range(5, 9)
-        return (height, width) if turned else (width, height)
+        if decodes or picture.format == "TIFF":  # whose size is that of the picture turned upright
+            return width, height
+        return (height, width) if picture.getexif().get(ORIENTATION, 1) in range(5, 9) else (width, height)
 
 
 def same_pixels(first: Path, second: Path) -> bool:
