@@ -119,8 +119,7 @@ def test_bands_meet_without_a_seam():
     picture[picture[..., 3] == 0] = 0
     assert np.array_equal(compose([Layer(picture, "a")]), picture)
     below, above = noise(*picture.shape[:2], seed=1), Layer(picture, "b", y=-100)
-    below[below[..., 3] == 0] = 0
-    expected = to_float(below)
+    expected = over(to_float(below), np.zeros(below.shape, np.float32))
     expected[:-100] = over(to_float(picture[100:]), expected[:-100])
     assert np.array_equal(compose([Layer(below, "a"), above], canvas=below.shape[1::-1]), to_bytes(expected))
 
