@@ -152,7 +152,7 @@ def _bar() -> Generator[Callable[[outcome.Progress], None]]:
 
 def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     """Draw, put the pictures and their previews on disk together, and print what there is; the pictures' paths."""
-    from layerdiffuse_mcp.images.alpha import describe
+    from layerdiffuse_mcp.images.describe import describe
     from layerdiffuse_mcp.outputs.writer import save
 
     with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from layerdiffuse_mcp.cli import main
-from layerdiffuse_mcp.images.png import write_png
+from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import read_picture
 from layerdiffuse_mcp.recipes import read_recipe
 from tests.narrow import write_models
@@ -62,13 +62,15 @@ def test_reproduce_draws_the_picture_again_and_calls_it_identical(cup, arguments
 def test_reproduce_tells_rounding_from_another_picture(cup, arguments, capsys, levels, status, words) -> None:
     pixels = read_picture(cup).rgba
     pixels[3, 5, 1] ^= levels
-    moved = write_png(cup.with_name("moved.png"), pixels, recipe=read_recipe(cup))
+    moved = cup.with_name("moved.png")
+    moved.write_bytes(png_bytes(pixels, recipe=read_recipe(cup)))
     assert main(["reproduce", str(moved), *arguments]) == status
     assert lines(capsys)["reproduced"].startswith(words)
 
 
 def test_reproduce_calls_a_picture_of_another_size_different(cup, arguments, capsys) -> None:
-    cut = write_png(cup.with_name("cut.png"), read_picture(cup).rgba[:-1], recipe=read_recipe(cup))
+    cut = cup.with_name("cut.png")
+    cut.write_bytes(png_bytes(read_picture(cup).rgba[:-1], recipe=read_recipe(cup)))
     assert main(["reproduce", str(cut), *arguments]) == 1
     assert lines(capsys)["reproduced"].startswith("different in size")
 

@@ -5,8 +5,9 @@
     picture.notes           # ("animated: only the first of 12 is used",)
 
 Its size is known from the header and checked before a pixel is decoded; formats are few and named; whatever is wrong
-ends as an ImageError that says what was found. A picture is named by a path or is an open file; which paths may be
-read at all is decided in `server/access.py`.
+ends as an ImageError that says what was found. Reading takes 4 bytes a pixel for the result and, while it lasts, what
+the format's decoder takes: 4 a pixel, WebP's up to 20. A picture is named by a path or is an open file; which paths
+may be read at all is decided in `server/access.py`.
 """
 
 import struct
@@ -21,12 +22,15 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from layerdiffuse_mcp.errors import ImageError
-from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.images.alpha import Bytes, tiles
 from layerdiffuse_mcp.images.files import name_of, open_regular
+from layerdiffuse_mcp.images.tasks import MAX_PIXELS
 
 FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 64_000_000
 Image.MAX_IMAGE_PIXELS = None  # `opened` has the limit of its own that the settings name
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is turned; from 5 on its sides are exchanged."""
 
 # All that Pillow's readers raise for a damaged file, apart from the size errors
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
@@ -70,13 +74,26 @@ def read_picture(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Pictu
             several = "several pages" if name == "TIFF" else "animated"
             notes.append(f"{several}: only the first of {frames} is used")
         sixteen_bits = _has_16_bits(picture)
-        upright = ImageOps.exif_transpose(picture)
-        if picture.getexif().get(0x0112, 1) not in (0, 1):
+        if picture.getexif().get(ORIENTATION, 1) not in (0, 1):
             notes.append("turned upright as its EXIF data says")
         if sixteen_bits:
             notes.append("16 bits a channel reduced to 8")
-        rgba, has_alpha = _rgba8(name_of(source), upright, notes)
+        ImageOps.exif_transpose(picture, in_place=True)
+        rgba, has_alpha = _rgba8(name_of(source), picture, notes)
     return Picture(rgba, name, has_alpha, tuple(notes))
+
+
+def picture_size(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture as `read_picture` would give it, from its header alone; errors as there.
+
+    A PNG that says only after its pixels how it is turned is measured as it lies.
+    """
+    with opened(source, max_pixels) as picture:
+        width, height = picture.size
+        decodes = picture.format == "PNG" and "exif" not in picture.info  # to look for what may stand at its end
+        if decodes or picture.format == "TIFF":  # whose size is that of the picture turned upright
+            return width, height
+        return (height, width) if picture.getexif().get(ORIENTATION, 1) in range(5, 9) else (width, height)
 
 
 def levels_apart(first: Path, second: Path) -> int | None:
@@ -135,18 +152,25 @@ def _rgba8(name: str, picture: Image.Image, notes: list[str]) -> tuple[Bytes, bo
     mode = picture.mode
     if mode in ("I", "F"):
         raise ImageError(f"{name} has 32 bits a channel, which is not understood. Save it with 8 or 16 bits.")
-    if mode.startswith("I;16"):
-        grey = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
-        picture = Image.fromarray(grey)
-    elif mode == "CMYK":
+    if mode == "CMYK":
         notes.append("CMYK converted to RGB without its colour profile")
-        picture = picture.convert("RGB")
     elif mode in ("P", "PA"):
         notes.append("palette colours converted")
-    elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
+    elif not mode.startswith("I;16") and mode not in ("1", "L", "LA", "RGB", "RGBA"):
         notes.append(f"{mode} colours converted")
-    has_alpha = picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info
-    return np.array(picture.convert("RGBA")), has_alpha
+    has_alpha = mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info
+    rgba = np.empty((picture.height, picture.width, 4), np.uint8)
+    for rows, columns in tiles(picture.height, picture.width):
+        rgba[rows, columns] = _converted(picture.crop((columns.start, rows.start, columns.stop, rows.stop)))
+    return rgba, has_alpha
+
+
+def _converted(part: Image.Image) -> Bytes:
+    if part.mode.startswith("I;16"):
+        part = Image.fromarray((np.asarray(part).astype(np.uint16) >> 8).astype(np.uint8))
+    elif part.mode == "CMYK":
+        part = part.convert("RGB")
+    return np.asarray(part.convert("RGBA"))
 
 
 def _has_16_bits(picture: Image.Image) -> bool:

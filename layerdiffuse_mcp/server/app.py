@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import anyio.to_thread
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
@@ -34,6 +33,7 @@ from mcp_types import (
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import quoted
 from layerdiffuse_mcp.jobs import Jobs
 from layerdiffuse_mcp.outputs import writer
@@ -83,8 +83,8 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
         await anyio.to_thread.run_sync(_sweep, settings)
-        async with Jobs(open_backend(settings), settings) as jobs:
-            known = Services(settings, jobs, anyio.CapacityLimiter(1))
+        async with PictureRoom() as pictures, Jobs(open_backend(settings), settings) as jobs:
+            known = Services(settings, jobs, pictures)
             try:
                 yield known
             finally:

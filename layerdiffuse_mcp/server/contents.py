@@ -60,16 +60,27 @@ class Contents:
     def keeping(self) -> Generator[Callable[[OpenedFile], Path]]:
         """Keep several; what was kept is released if the block fails."""
         kept: list[Path] = []
+        try:
+            yield self._keeper(kept)
+        except BaseException:
+            self.release(kept)
+            raise
 
+    @contextlib.contextmanager
+    def borrowing(self) -> Generator[Callable[[OpenedFile], Path]]:
+        """Keep several for as long as the block lasts."""
+        kept: list[Path] = []
+        try:
+            yield self._keeper(kept)
+        finally:
+            self.release(kept)
+
+    def _keeper(self, kept: list[Path]) -> Callable[[OpenedFile], Path]:
         def keep(opened: OpenedFile) -> Path:
             kept.append(self.keep(opened))
             return kept[-1]
 
-        try:
-            yield keep
-        except BaseException:
-            self.release(kept)
-            raise
+        return keep
 
     def release(self, paths: Iterable[Path]) -> None:
         """Remove copies that nobody needs any more; other paths are left alone."""

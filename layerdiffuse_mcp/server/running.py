@@ -8,7 +8,7 @@ from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.jobs import Job, State
 from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.requests import Request, files_of
-from layerdiffuse_mcp.server.results import of_job
+from layerdiffuse_mcp.server.results import of_job, preview_of
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services, services
 
@@ -68,5 +68,8 @@ async def wait(ctx: Context[Services], job: Job, wait_seconds: float | None) -> 
 
 async def result(ctx: Context[Services], job: Job, *, preview: bool) -> CallToolResult:
     """What there is to say of a job now."""
-    message = services(ctx).jobs.progress(job).message
-    return await anyio.to_thread.run_sync(lambda: of_job(job, message, preview=preview))
+    known = services(ctx)
+    message = known.jobs.progress(job).message
+    images = job.outcome.images if preview and job.outcome else ()
+    shown = await preview_of(known.pictures, [image.path for image in images]) if images else None
+    return await anyio.to_thread.run_sync(of_job, job, message, shown)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-import anyio
 from mcp.server.mcpserver import Context
 
+from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import ImageError, JobNotFound, ModelNotFound, short
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.jobs import Jobs
@@ -31,13 +31,13 @@ Keep = Callable[[OpenedFile], Path]
 class Services:
     """One a server, for as long as it runs.
 
-    `pictures` bounds how many large pictures are in the server's memory at once; `contents` holds the pictures that
-    jobs start from.
+    `pictures` is where finished pictures are looked at and put together: never in the server's own process. `contents`
+    holds the pictures that jobs start from.
     """
 
     settings: Settings
     jobs: Jobs
-    pictures: anyio.CapacityLimiter
+    pictures: PictureRoom
     contents: Contents = field(default_factory=Contents)
     warmed_up: bool = False
 

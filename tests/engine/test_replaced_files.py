@@ -13,12 +13,12 @@ from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import Cancelled, CheckpointError, ModelNotFound
 from layerdiffuse_mcp.hub.hashes import cache_file
-from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.outcome import Outcome
 from layerdiffuse_mcp.recipes import read_recipe, request_from
 from layerdiffuse_mcp.requests import GenerateRequest, PrepareRequest, UnloadRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_lora, write_models
+from tests.saving import Engine, same_pixels
 
 BASE, LAYER = "tiny-sd15.safetensors", "layer_sd15_transparent_attn.safetensors"
 DECODER, LORA = "layer_sd15_vae_transparent_decoder.safetensors", "loras/spice.safetensors"
