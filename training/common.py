@@ -79,7 +79,7 @@ class Average:
 
 
 class Run:
-    """One stage's training run: how far it is, in minutes of its own training time or in steps, and where its files lie.
+    """One stage's training run: how far it is, in minutes of its own training time or steps, and where its files lie.
 
     A stage ends once `steps` are done where they are given, else after `minutes`; the learning rate follows a cosine
     over that span. Its checkpoint holds the steps and the time already used, so a stage that was stopped goes on where
@@ -133,7 +133,7 @@ class Run:
         return self.step + 1000003 * self.team.rank
 
     def steps(self, optimizer: torch.optim.Optimizer) -> Iterator[int]:
-        """Counts steps until the last one or until the time is used up; sets the optimizer's learning rate before each."""
+        """Counts steps until the last or until the time is used up; sets the optimizer's learning rate before each."""
         before = time.monotonic()
         self.agreed = self.used
         while (self.agreed < self.minutes * 60) if self.total is None else (self.step < self.total):
