@@ -3,7 +3,6 @@
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -21,14 +20,15 @@ PATIENCE = 60.0
 """Seconds within which every call answers on the busiest machine."""
 
 
-@dataclass(repr=False)
 class Server:
     """A server and its client, on an event loop in a thread of their own."""
 
-    portal: BlockingPortal
-    client: Client
-    schemas: dict[str, dict[str, Any]]
-    """Of the arguments of each tool, as a client sees them."""
+    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+        self.portal, self.client = portal, client
+        self.schemas: dict[str, dict[str, Any]] = {
+            tool.name: tool.input_schema for tool in portal.call(client.list_tools).tools
+        }
+        """Of the arguments of each tool, as a client sees them."""
 
     def __repr__(self) -> str:  # for hypothesis, which shows all arguments of what fails
         return "server"
@@ -63,5 +63,4 @@ def serve(settings: Settings) -> Generator[Server]:
     """A server whose engine obeys its prompt (tests/programs/rehearsal.py)."""
     server = create_server(settings, lambda given: LocalBackend(given, "rehearsal:Engine"))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(Client(server)) as client:
-        tools = portal.call(client.list_tools).tools
-        yield Server(portal, client, {tool.name: tool.input_schema for tool in tools})
+        yield Server(portal, client)

@@ -59,30 +59,37 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Unets(dict[str, Any]):
+    """A narrow UNet by family."""
+
+    def __repr__(self) -> str:  # for hypothesis, which shows all arguments of what fails
+        return "unets"
+
+
 @pytest.fixture(scope="module")
-def unets() -> dict[str, Any]:
-    return {family: networks(family)[0] for family in ("sd15", "sdxl")}
+def unets() -> Unets:
+    return Unets({family: networks(family)[0] for family in ("sd15", "sdxl")})
 
 
-def read_base(path: Path, unets: dict[str, Any]) -> None:
+def read_base(path: Path, unets: Unets) -> None:
     checkpoint = read_checkpoint(path)
     checkpoint.unet()
     checkpoint.vae()
     checkpoint.text_encoders()
 
 
-def look_at_latent(path: Path, unets: dict[str, Any]) -> None:
+def look_at_latent(path: Path, unets: Unets) -> None:
     saved = read_latent(path)
     assert saved.latent.shape[0] == 4
     assert saved.latent.isfinite().all()
 
 
-def look_at_lora(path: Path, unets: dict[str, Any]) -> None:
+def look_at_lora(path: Path, unets: Unets) -> None:
     read_lora(path).patches({"unet": unets["sd15"]}, 0.8)
 
 
 SD15, SDXL = METHODS["layer_sd15_joint"].file, METHODS["layer_xl_transparent_attn"].file
-READERS: dict[str, Callable[[Path, dict[str, Any]], object]] = {
+READERS: dict[str, Callable[[Path, Unets], object]] = {
     "tiny-sd15.safetensors": read_base,
     "tiny-sdxl.safetensors": read_base,
     SD15: lambda path, unets: SharingModel.read(path, unets["sd15"]),
@@ -98,7 +105,7 @@ READERS: dict[str, Callable[[Path, dict[str, Any]], object]] = {
 @examples(15)
 @given(data=st.data())
 def test_a_damaged_safetensors_file_is_refused_or_read(
-    models: Path, unets: dict[str, Any], tmp_path: Path, name: str, data: st.DataObject
+    models: Path, unets: Unets, tmp_path: Path, name: str, data: st.DataObject
 ):
     whole = (models / name).read_bytes()
     path = tmp_path / Path(name).name

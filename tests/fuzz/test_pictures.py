@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.compose import arrange
 from layerdiffuse_mcp.images.compose import Layer as Placed
+from layerdiffuse_mcp.images.compose import arrange
 from layerdiffuse_mcp.images.export import export
 from layerdiffuse_mcp.images.png import RECIPE_KEY, png_bytes, read_parameters, read_recipe
 from layerdiffuse_mcp.images.read import MAX_PIXELS, read_picture
@@ -28,6 +28,8 @@ from tests.fuzz.serving import Server
 REQUEST = GenerateRequest(prompt="steps 1", seed=3, model="pocket")
 RECIPE = recipe_of(resolve(REQUEST, "sd15", 128), model_hash="00" * 32, device="cpu", dtype="float32")
 NUMBERS = itertools.count()
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of damage that it reads past
 
 
 def encoded(picture: Bytes, suffix: str, folder: Path) -> bytes:

@@ -16,9 +16,7 @@ from tests.results import facts_of
 @pytest.mark.parametrize("tool", [row.name for row in TOOLS])
 @examples(12)
 @given(data=st.data())
-def test_any_arguments_are_refused_in_words_or_obeyed(
-    server: Server, folder: Path, tool: str, data: st.DataObject
-):
+def test_any_arguments_are_refused_in_words_or_obeyed(server: Server, folder: Path, tool: str, data: st.DataObject):
     paths = (str(folder / "disc.png"), "disc.png", str(folder / "text.txt"), "job-0-1", "none.png")
     arguments = data.draw(spoilt(server.schemas[tool], paths))
     with bounded():
