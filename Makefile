@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := --numprocesses 2 --dist loadfile
-SLOW := end_to_end engine faults fuzz golden training
+SLOW := end_to_end engine fuzz golden training
 
 .PHONY: demo test test-all quick fuzz check format bench train clean
 .DEFAULT_GOAL := demo
