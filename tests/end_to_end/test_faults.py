@@ -31,7 +31,9 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts of Linux"),
 ]
 
-CALL = {"prompt": "a red apple", "seed": 7, "steps": 3, "wait_seconds": 600, "preview": False}
+CALL = {
+    "prompt": "a red apple", "seed": 7, "steps": 3, "width": 64, "height": 64, "wait_seconds": 600, "preview": False,
+}  # fmt: skip
 PHASES = ("starting", "denoising", "decoding", "writing")
 PATIENCE = 120.0
 """Seconds that anything may take on the busiest machine."""
@@ -195,10 +197,10 @@ async def test_a_client_that_leaves_in_any_phase_leaves_no_process_and_no_half_f
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 kB."""
+    """A disk of 32 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("only root can mount a disk; the test by a quota stands for it")
     yield folder
