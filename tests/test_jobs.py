@@ -1,9 +1,7 @@
 """The queue: jobs keep their order, can be waited for and cancelled, and always end."""
 
-import itertools
 import os
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,26 +56,29 @@ async def test_jobs_run_one_at_a_time_in_the_order_they_came(settings: Settings,
 
 async def test_a_wait_ends_when_its_time_is_up_and_the_job_goes_on(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
-        job = ask(jobs, "steps 60")
-        began = time.monotonic()
-        await jobs.follow(job, 0.2)
-        assert time.monotonic() - began < 1
-        assert job.state is State.RUNNING
-        await jobs.follow(jobs.get(job.id), 30)
-        assert job.state is State.DONE
+        job = ask(jobs, "steps 100000")
+        with anyio.fail_after(60):
+            await jobs.follow(job, 0.2)
+            assert job.state is State.RUNNING
+            while job.progress.fraction == 0:
+                await jobs.follow(jobs.get(job.id), 0.05)
 
 
 async def test_whoever_follows_hears_something_within_a_heartbeat(settings: Settings, rehearsal: str):
-    heard: list[tuple[float, Progress]] = []
-
-    async def tell(progress: Progress) -> None:
-        heard.append((time.monotonic(), progress))
+    heard: list[Progress] = []
 
     async with open_jobs(settings, rehearsal, heartbeat=0.1) as jobs:
-        await jobs.follow(ask(jobs, "stuck 1"), 30, tell)
-    times = [when for when, _ in heard]
-    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 0.5
-    assert all(progress.message for _, progress in heard)
+        await jobs.follow(ask(jobs, "steps 1"), 60)
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
+
+            async def tell(progress: Progress) -> None:
+                heard.append(progress)
+                if len(heard) == 5:
+                    scope.cancel()
+
+            await jobs.follow(ask(jobs, "stuck 3"), 60, tell)
+    assert len(heard) == 5
+    assert all(progress.message for progress in heard)
 
 
 async def test_a_waiting_job_says_how_many_are_ahead(settings: Settings, rehearsal: str):
@@ -100,15 +101,17 @@ async def test_a_waiting_job_is_cancelled_at_once(settings: Settings, rehearsal:
 
 async def test_a_running_job_is_cancelled_at_its_next_step_and_the_next_one_runs(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
-        warm, job, after = ask(jobs, "steps 1"), ask(jobs, "steps 1000"), ask(jobs, "steps 1")
+        warm, job, after = ask(jobs, "steps 1"), ask(jobs, "steps 100000"), ask(jobs, "steps 1")
         await jobs.follow(warm, 30)
         await jobs.follow(job, 0.3)
         jobs.cancel(job)
-        began = time.monotonic()
-        await jobs.follow(job, 10)
-        assert (job.state, time.monotonic() - began < 1) == (State.CANCELLED, True)
-        await jobs.follow(after, 10)
+        await jobs.follow(job, 60)
+        assert job.state is State.CANCELLED
+        await jobs.follow(after, 60)
         assert after.state is State.DONE
+        assert after.outcome is not None
+        assert warm.outcome is not None
+        assert after.outcome.warnings == warm.outcome.warnings  # the same process: it stopped at a step
 
 
 async def test_whoever_waits_hears_of_a_cancellation_at_once_and_the_next_job_waits_for_the_worker(
@@ -287,7 +290,7 @@ async def test_what_is_not_alike_keeps_its_turn(grouping: Settings, rehearsal: s
 
 async def test_one_of_a_group_is_cancelled_and_the_others_go_on(grouping: Settings, rehearsal: str):
     async with open_jobs(grouping, rehearsal) as jobs:
-        first, second, third = ask_all(jobs, "steps 30", "steps 1", "steps 1")
+        first, second, third = ask_all(jobs, "steps 100", "steps 1", "steps 1")
         with anyio.fail_after(30):
             while second.progress.fraction == 0:
                 await anyio.sleep(0.01)
@@ -403,7 +406,7 @@ async def test_an_error_of_one_of_a_group_is_no_others(grouping: Settings, rehea
 
 async def test_a_full_queue_refuses_and_says_what_to_do(settings: Settings, rehearsal: str):
     async with open_jobs(settings.model_copy(update={"queue_size": 2}), rehearsal) as jobs:
-        ask(jobs, "steps 100")
+        ask(jobs, "steps 100000")
         await anyio.sleep(0.01)
         ask(jobs, "steps 1"), ask(jobs, "steps 1")
         with pytest.raises(QueueFull, match=r"2 jobs wait already.*cancel_job"):
@@ -432,9 +435,7 @@ async def test_what_is_left_is_guessed_from_the_progress(settings: Settings, reh
 
 async def test_closing_the_queue_ends_its_jobs(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
-        running, waiting = ask(jobs, "steps 1000"), ask(jobs, "steps 1")
+        running, waiting = ask(jobs, "steps 100000"), ask(jobs, "steps 1")
         await jobs.follow(running, 1)
-        began = time.monotonic()
-    assert time.monotonic() - began < 5
     assert running.finished
     assert waiting.state is State.CANCELLED

@@ -49,7 +49,7 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").exists() else True
 
 
-async def gone(pid: int, seconds: float = 5.0) -> bool:
+async def gone(pid: int, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while is_alive(pid) and time.monotonic() < deadline:
         await anyio.sleep(0.05)
@@ -182,14 +182,16 @@ async def test_cancelling_stops_at_a_step_and_keeps_the_worker(settings: Setting
     async with open_backend(settings, rehearsal) as backend:
         pid = pid_of(await obey(backend, "steps 1"))
         seen: list[Progress] = []
-        began = time.monotonic()
-        with anyio.move_on_after(0.3) as scope:
-            await obey(backend, "steps 1000", seen)
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
+
+            def see(progress: Progress) -> None:
+                seen.append(progress)
+                scope.cancel()
+
+            await backend.run(GenerateRequest(prompt="steps 100000"), see)
         assert scope.cancelled_caught
-        assert time.monotonic() - began < 2
-        count = len(seen)
         assert pid_of(await obey(backend, "steps 1")) == pid
-        assert 0 < count < 1000
+        assert 0 < len(seen) < 1000
 
 
 async def test_a_request_that_takes_no_step_is_ended_with_its_worker(settings: Settings, rehearsal: str):
@@ -220,9 +222,10 @@ async def test_the_state_tells_the_phases_without_asking_the_engine(settings: Se
                 await anyio.sleep(0.02)
         assert backend.state()[0].pid is not None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(obey, backend, "steps 20")
-            await anyio.sleep(0.2)
-            assert backend.state()[0].phase == "busy"
+            tasks.start_soon(obey, backend, "steps 100000")
+            with anyio.fail_after(60):
+                while backend.state()[0].phase != "busy":
+                    await anyio.sleep(0.02)
             tasks.cancel_scope.cancel()
 
 
@@ -258,7 +261,7 @@ async def test_closing_ends_the_worker(settings: Settings, rehearsal: str):
 async def test_models_are_dropped_after_the_idle_time(settings: Settings, rehearsal: str):
     async with open_backend(settings.model_copy(update={"idle_timeout": 0.2}), rehearsal) as backend:
         await obey(backend, "steps 1")
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while backend.state()[0].engine.get("done") != []:
                 await anyio.sleep(0.05)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import Cancelled, CheckpointError, ModelNotFound
 from layerdiffuse_mcp.hub.hashes import cache_file
