@@ -42,12 +42,11 @@ from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.engine.transparency import VIEWS, to_rgba8
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
 from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.methods import TRANSPARENCY_FILES, Family
 from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.runtime import DEFAULTS, load_engine
 from layerdiffuse_mcp.settings import Settings
 
-BASES: dict[Family, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
+BASES: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
     "sd15": ({**SD15}, ({"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},)),
     "sdxl": (
         sdxl(),
@@ -64,12 +63,12 @@ BASES: dict[Family, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
         ),
     ),
 }
-LAYERS: dict[Family, str] = {"sd15": "layer_sd15_transparent_attn", "sdxl": "layer_xl_transparent_attn"}
-GIGABYTES: dict[Family, int] = {"sd15": 12, "sdxl": 24}  # in float32
+LAYERS: dict[str, str] = {"sd15": "layer_sd15_transparent_attn", "sdxl": "layer_xl_transparent_attn"}
+GIGABYTES: dict[str, int] = {"sd15": 12, "sdxl": 24}  # in float32
 PROMPT, GUIDANCE = "a red apple", 7.0
 
 
-def write_files(folder: Path, family: Family) -> None:
+def write_files(folder: Path, family: str) -> None:
     """A base, its layer file and its transparency files, all random, under the names that the engine looks for."""
     config, texts = BASES[family]
     unet = unet_without_weights(config)
@@ -97,13 +96,13 @@ def write_files(folder: Path, family: Family) -> None:
         write(layer, low_rank, gain=0.05)
     for kind, network in (("encoder", OffsetEncoder()), ("decoder", TransparentDecoder())):
         shapes = ((name, tuple(tensor.shape)) for name, tensor in network.state_dict().items())
-        save_file(random_tensors(shapes, torch.float16, gain=0.3), folder / TRANSPARENCY_FILES[family][kind])
+        save_file(random_tensors(shapes, torch.float16, gain=0.3), folder / getattr(FAMILIES[family].codec, kind))
 
 
 class Plain:
     """diffusers' pipeline and the plain eight-fold decode."""
 
-    def __init__(self, checkpoint: Checkpoint, family: Family, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, family: str, dtype: torch.dtype, device: str) -> None:
         networks = checkpoint.network("unet", dtype).to(device), checkpoint.network("vae", dtype).to(device)
         networks[0].__class__ = UNet2DConditionModel  # which joins pooled text and size by itself
         config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
@@ -214,7 +213,7 @@ class Job:
     """What is drawn, of the files in which folder, how often."""
 
     folder: Path
-    family: Family
+    family: str
     size: int
     steps: int
     rounds: int

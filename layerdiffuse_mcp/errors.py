@@ -18,7 +18,8 @@
         └── WorkerDied        the process that ran the job ended
 
 A message is one or two sentences: what was wrong, what is allowed, what to do next.
-All of them take the message alone, so they survive the way between processes.
+All of them take the message alone, so they survive the way between processes. What was given
+is repeated with `quoted`, never as a whole.
 """
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.registry import METHODS, ROUTES
+from layerdiffuse_mcp.families.spec import LayerMethod, Role, Task
 from layerdiffuse_mcp.infotext import Infotext
-from layerdiffuse_mcp.methods import METHODS, ROUTES, Method, Role, Task
 from layerdiffuse_mcp.requests import GenerateRequest, near, validated
+from layerdiffuse_mcp.wording import quoted
 
 _BY_FORGE_NAME = {method.forge_name: method for method in METHODS.values()}
 _NEWER_PREFIX = "(SDXL) "
@@ -104,15 +106,15 @@ def _differs(like: Infotext, name: str, value: Any) -> bool:
     return value != written
 
 
-def _method(name: str) -> Method:
+def _method(name: str) -> LayerMethod:
     """The row of the extension's name for a method, in its earlier or later spelling."""
     earlier = name.removeprefix(_NEWER_PREFIX).split(_NEWER_NOTE)[0]
     if earlier not in _BY_FORGE_NAME:
-        raise InvalidRequest(f"Unknown layerdiffusion_method {name!r}. {near(earlier, list(_BY_FORGE_NAME))}")
+        raise InvalidRequest(f"Unknown layerdiffusion_method {quoted(name)}. {near(earlier, list(_BY_FORGE_NAME))}")
     return _BY_FORGE_NAME[earlier]
 
 
-def _task(method: Method) -> Task:
+def _task(method: LayerMethod) -> Task:
     """The task that a method does alone."""
     for (task, family), route in ROUTES.items():
         same = [(METHODS[stage].inputs, METHODS[stage].outputs) for stage in route]

@@ -17,8 +17,8 @@ from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.sharing import SharingModel
 from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
-from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES, Family, Method
+from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
+from layerdiffuse_mcp.families.spec import LayerMethod
 
 ROWS = 614  # of the token table: the CLIP vocabulary cut to its first 100 merges
 TEXT_WIDTH = 32
@@ -37,7 +37,7 @@ TEXT = {
     "projection_dim": TEXT_WIDTH,
 }
 TEXTS: tuple[dict[str, Any], ...] = (TEXT | {"hidden_act": "quick_gelu"}, TEXT | {"hidden_act": "gelu"})
-UNETS: dict[Family, dict[str, Any]] = {
+UNETS: dict[str, dict[str, Any]] = {
     "sd15": {
         "block_out_channels": (32, 32, 32, 32),
         "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
@@ -60,7 +60,7 @@ UNETS: dict[Family, dict[str, Any]] = {
 }
 
 
-def networks(family: Family) -> tuple[VectorUNet, AutoencoderKL, list[TextEncoder]]:
+def networks(family: str) -> tuple[VectorUNet, AutoencoderKL, list[TextEncoder]]:
     """A UNet, a VAE and text encoders with random weights, always the same."""
     torch.manual_seed(0)
     unet = VectorUNet(**UNETS[family])
@@ -76,12 +76,12 @@ def networks(family: Family) -> tuple[VectorUNet, AutoencoderKL, list[TextEncode
     return unet.eval(), vae.eval(), [encoder.eval() for encoder in encoders[: 1 if family == "sd15" else 2]]
 
 
-def settings(family: Family) -> dict[str, Any]:
+def settings(family: str) -> dict[str, Any]:
     """What a narrow file's header says of the networks in it."""
     return SETTINGS | {"unet": {"attention_head_dim": UNETS[family]["attention_head_dim"]}}
 
 
-def write_base(folder: Path, family: Family, name: str = "") -> Path:
+def write_base(folder: Path, family: str, name: str = "") -> Path:
     """A complete base in a single file, called `name` or else as the family."""
     path = folder / f"{name or family}.safetensors"
     unet, vae, encoders = networks(family)
@@ -89,7 +89,7 @@ def write_base(folder: Path, family: Family, name: str = "") -> Path:
     return path
 
 
-def write_models(folder: Path, families: tuple[Family, ...] = ("sd15", "sdxl")) -> None:
+def write_models(folder: Path, families: tuple[str, ...] = ("sd15", "sdxl")) -> None:
     """Write `tiny-<family>.safetensors` and all layer and transparency files of the families into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for family in families:
@@ -98,12 +98,13 @@ def write_models(folder: Path, families: tuple[Family, ...] = ("sd15", "sdxl")) 
         for method in METHODS.values():
             if method.family == family:
                 save_file(layer_tensors(method, unet), folder / method.file)
-        files = TRANSPARENCY_FILES[family]
-        save_file(OffsetEncoder((4, 4, 8, 8)).state_dict(), folder / files["encoder"])
-        save_file(TransparentDecoder((8, 8, 8, 8, 16, 16, 16)).state_dict(), folder / files["decoder"])
+        codec = FAMILIES[family].codec
+        assert codec is not None
+        save_file(OffsetEncoder((4, 4, 8, 8)).state_dict(), folder / codec.encoder)
+        save_file(TransparentDecoder((8, 8, 8, 8, 16, 16, 16)).state_dict(), folder / codec.decoder)
 
 
-def layer_tensors(method: Method, unet: UNet2DConditionModel) -> dict[str, Tensor]:
+def layer_tensors(method: LayerMethod, unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """A layer file for `unet` with small random offsets, rank 4."""
     if method.family == "sd15":
         control = bool(method.inputs)

@@ -3,7 +3,8 @@
 import pytest
 
 from layerdiffuse_mcp import infotext
-from layerdiffuse_mcp.methods import METHODS, Task
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.parameters import infotext_of, request_of
 from tests.test_infotext import SANITY_CHECKS as PARAMETER_TEXTS
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
 from layerdiffuse_mcp.engine.transparency import decode, load_decoder, load_offset_encoder, transparent_latent
-from layerdiffuse_mcp.methods import Task
+from layerdiffuse_mcp.families.spec import Task
 from training import data, mixing
 from training.sample import PROMPTS, checkerboard, sheet
 
@@ -109,6 +109,7 @@ class Studio:
         from layerdiffuse_mcp.engine.engine import Engine
         from layerdiffuse_mcp.settings import Settings
 
+        self.folder = folder
         models = folder / "models"
         models.mkdir()
         for file in pocket.glob("*.safetensors"):
@@ -117,10 +118,12 @@ class Studio:
 
     def draw(self, prompt: str, **given: object) -> dict[str, Path]:
         """The layers of one result, by role."""
+        from layerdiffuse_mcp.outputs.writer import saved
         from layerdiffuse_mcp.requests import GenerateRequest
 
         request = GenerateRequest.model_validate({"prompt": prompt, **given})
-        return {image.role: image.path for image in self.engine.run(request, lambda *_: None).images}
+        drawn = saved(self.engine.run(request, lambda *_: None), self.folder)
+        return {image.role: image.path for image in drawn.images}
 
 
 def shown(path: Path) -> torch.Tensor:

@@ -25,7 +25,7 @@ from diffusers import UNet2DConditionModel
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing import SharedNetwork
 from layerdiffuse_mcp.engine.sharing_model import SharingModel
-from layerdiffuse_mcp.methods import METHODS
+from layerdiffuse_mcp.families.registry import METHODS
 from training import autoencoder, transparency, unet
 from training.backgrounds import KINDS
 from training.captions import Tokens, caption

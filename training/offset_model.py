@@ -19,7 +19,7 @@ from layerdiffuse_mcp.engine.ldm_export import to_ldm
 from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
 from layerdiffuse_mcp.engine.offsets import offsets_from_tensors
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.methods import Method
+from layerdiffuse_mcp.families.spec import LayerMethod
 
 PREFIX = "diffusion_model."
 FIRST = "input_blocks.0.0.weight"  # of the first convolution, which sees the given latents too
@@ -51,7 +51,7 @@ CHANGED: Mapping[str, Callable[[str], bool]] = {
 class OffsetModel(torch.nn.Module):
     """A method's offsets for the weights of `unet`, zero at first."""
 
-    def __init__(self, unet: UNet2DConditionModel, method: Method, rank: int) -> None:
+    def __init__(self, unet: UNet2DConditionModel, method: LayerMethod, rank: int) -> None:
         super().__init__()
         torch.manual_seed(5)
         self.keys: list[str] = []

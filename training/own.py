@@ -38,9 +38,10 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing_model import SharingModel
 from layerdiffuse_mcp.engine.transparency import transparent_latent
 from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, load_offset_encoder
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import LayerMethod
 from layerdiffuse_mcp.images.alpha import Bytes, composite, on_grey, to_float
 from layerdiffuse_mcp.images.read import read_picture
-from layerdiffuse_mcp.methods import METHODS, Family, Method
 from training.common import Average, Run, device
 from training.layer import OWN_PROMPTS, Batch, learn, network, through
 from training.offset_model import OffsetModel
@@ -104,7 +105,7 @@ def covering(rgba: Bytes, size: int, rng: np.random.Generator) -> Bytes:
 class Scenes:
     """Draws batches of `count` scenes for a method."""
 
-    method: Method
+    method: LayerMethod
     vae: AutoencoderKL
     encoder: OffsetEncoder
     cutouts: list[Captioned]
@@ -198,7 +199,7 @@ def offsets(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Trainee:
     return Trainee(model, predict, model.released)
 
 
-TRAINEES: Mapping[Family, Callable[[Checkpoint, argparse.Namespace], Trainee]] = {"sd15": sharing, "sdxl": offsets}
+TRAINEES: Mapping[str, Callable[[Checkpoint, argparse.Namespace], Trainee]] = {"sd15": sharing, "sdxl": offsets}
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -222,7 +223,7 @@ def train(arguments: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=1e-2)
     average = Average(model, 0.999)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    run = Run(arguments.work, method.id, minutes=arguments.minutes, rate=arguments.rate)
+    run = Run(arguments.work, method.id, minutes=arguments.minutes, rate=arguments.rate, steps=arguments.steps)
     learn(run, model, optimizer, average, draw, predict, method.outputs)
     tensors = {key: value.cpu().half().contiguous() for key, value in released(average.values).items()}
     save_file(tensors, arguments.out)
@@ -245,6 +246,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4, help="scenes in a step")
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate (AdamW)")
     parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--steps", type=int, help="end after so many steps, however long they take")
     parser.add_argument("--work", type=Path, default=Path("build/own"), help="folder for checkpoints and the log")
     train(parser.parse_args(given))
 

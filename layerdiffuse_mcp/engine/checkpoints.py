@@ -1,7 +1,7 @@
 """Base models: a single-file LDM checkpoint or a diffusers folder -> networks, with no hub access.
 
     checkpoint = read_checkpoint("juggernautXL_v6.safetensors")
-    checkpoint.spec.title, checkpoint.native_size, checkpoint.short_hash  # "SDXL", 1024, "1fe6c7ec54"
+    checkpoint.spec.title, checkpoint.native_size    # "SDXL", 1024
     unet = checkpoint.unet()                         # weights are views of the memory-mapped file
     unet = checkpoint.unet(torch.float16, "cuda")    # converted and moved, a tensor at a time
 
@@ -20,7 +20,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.registry import FAMILIES, titles
 from layerdiffuse_mcp.families.spec import Component, FamilySpec, LatentFormat
-from layerdiffuse_mcp.hub.hashes import remembered_sha256
 from layerdiffuse_mcp.hub.identify import identify
 
 METADATA_KEY = "layerdiffuse_mcp"
@@ -159,11 +157,6 @@ class Checkpoint:
     def family(self) -> str:
         """The family's id."""
         return self.spec.id
-
-    @cached_property
-    def short_hash(self) -> str | None:
-        """A1111's model hash: the first ten digits of the file's SHA-256; None for a folder."""
-        return remembered_sha256(self.path)[:10] if self.path.is_file() else None
 
     @property
     def missing(self) -> tuple[str, ...]:

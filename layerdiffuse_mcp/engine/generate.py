@@ -5,6 +5,11 @@
 A plan's stages run one after another; each hands its pictures to the next. Everything here works on
 whole batches and knows no file: what comes back are arrays, what goes in are arrays. Plans that differ only in
 `requests.MAY_DIFFER` share their batches.
+
+What depends on the batch: the noise does not, on any device. Texts, the autoencoder and the transparent decoder work on
+one picture at a time. The denoiser works on all of a batch, and its convolutions and smallest matrix products sum in an
+order that the libraries choose by the number of rows: so pixels agree within 1 of 255, alone or in a batch, on one
+device and version.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,11 +33,12 @@ from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
 from layerdiffuse_mcp.engine.threads import for_denoiser
-from layerdiffuse_mcp.engine.transparency import VIEWS, decode, to_rgba8, transparent_latent
+from layerdiffuse_mcp.engine.transparency import VIEWS, decode, to_rgb8, to_rgba8, transparent_latent
 from layerdiffuse_mcp.errors import ModelError
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import LayerMethod, Role
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.methods import METHODS, Method, Role
 from layerdiffuse_mcp.plan import seeds
 from layerdiffuse_mcp.requests import GenerateRequest, Stage
 
@@ -175,7 +181,7 @@ def _with_loras(plan: GenerateRequest, model: Model) -> GenerateRequest:
     return plan.model_copy(update={"prompt": prompt, "layer_prompts": own})
 
 
-def _prompts(plan: GenerateRequest, method: Method, model: Model) -> _Prompts:
+def _prompts(plan: GenerateRequest, method: LayerMethod, model: Model) -> _Prompts:
     """Positive and negative conditioning, and the embeddings of frames with a prompt of their own."""
     width, height = draw_size(plan)
 
@@ -232,7 +238,13 @@ def _start(
 
 
 def _decoded(
-    plan: GenerateRequest, model: Model, method: Method, batch: list[int], latents: Tensor, given: Given, meter: Meter
+    plan: GenerateRequest,
+    model: Model,
+    method: LayerMethod,
+    batch: list[int],
+    latents: Tensor,
+    given: Given,
+    meter: Meter,
 ) -> Iterator[Drawn]:
     width, height = cast(int, plan.width), cast(int, plan.height)
     transparent = [role for role in method.outputs if role == method.transparent]
@@ -244,7 +256,7 @@ def _decoded(
             if given.image is not None and given.mask is not None:
                 pixels = original_outside(given.mask, given.image, pixels)
         else:
-            pixels = _to_rgb8(decode_pixels(model, latent[None])[0])
+            pixels = to_rgb8(decode_pixels(model, latent[None])[0])
         yield Drawn(role, seed, pixels[:height, :width], latent.float().cpu())
 
 
@@ -281,11 +293,6 @@ def decode_pixels(model: Model, latents: Tensor) -> Tensor:
             "Set LAYERDIFFUSE_DTYPE to bfloat16 or float32 and repeat the call."
         )
     return (pixels / 2 + 0.5).clamp(0, 1)
-
-
-def _to_rgb8(pixels: Tensor) -> Bytes:
-    """(3, H, W) in 0..1 to (H, W, 3), rounded as the reference saves opaque pictures."""
-    return (pixels.movedim(0, -1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def draw_size(plan: GenerateRequest) -> tuple[int, int]:

@@ -68,10 +68,3 @@ class LoraEntry(Frozen):
     path: Path | None = None
     remote: HubFile | None = None
     advice: dict[str, Any] = {}
-
-
-def in_words(size: float) -> str:
-    """A number of bytes as "7.11 GB", "743 MB" or "12 kB"."""
-    if size >= 0.9995 * GB:
-        return f"{size / GB:.2f} GB"
-    return f"{size / MB:.0f} MB" if size >= MB else f"{max(size, 0) / 1000:.0f} kB"

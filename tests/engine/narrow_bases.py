@@ -7,11 +7,10 @@ from torch import Tensor
 
 from layerdiffuse_mcp.engine.checkpoints import Checkpoint, read_checkpoint
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.methods import Family
 from tests.narrow import UNETS, write_base
 
 
-def read_base(folder: Path, family: Family) -> Checkpoint:
+def read_base(folder: Path, family: str) -> Checkpoint:
     """A complete base in a single file, opened."""
     return read_checkpoint(write_base(folder, family))
 
@@ -27,7 +26,7 @@ def same(module: torch.nn.Module, state: dict[str, Tensor]) -> bool:
     return now.keys() == state.keys() and all(torch.equal(now[key], tensor) for key, tensor in state.items())
 
 
-def conditioning(rows: int, family: Family, positive: list[bool] | None = None) -> Conditioning:
+def conditioning(rows: int, family: str, positive: list[bool] | None = None) -> Conditioning:
     """Random text for each row."""
     torch.manual_seed(3)
     config = UNETS[family]

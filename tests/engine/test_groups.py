@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
-from layerdiffuse_mcp.methods import Task
+from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.recipes import read_recipe
 from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, batch_key, validated
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 LONG = "a cup, " * 50
 COMMON = {

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from layerdiffuse_mcp import requests
-from layerdiffuse_mcp.methods import METHODS, Task
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import Task
 
 
 def named(what: str) -> Any:
