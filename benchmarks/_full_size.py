@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.checkpoints import VectorUNet
-from layerdiffuse_mcp.engine.ldm_export import to_ldm
-from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
+from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
+from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
+from layerdiffuse_mcp.engine.weights.networks import VectorUNet
 
 SD15: Mapping[str, Any] = {"cross_attention_dim": 768}
 BLOCK = 1 << 24

@@ -16,7 +16,7 @@ import torch
 from _full_size import SD15, fill, too_little_memory, unet_without_weights
 from _report import header, table
 
-from layerdiffuse_mcp.runtime import keep_freed_memory
+from layerdiffuse_mcp.engine.startup import keep_freed_memory
 
 MEGABYTE = 2**20
 SETTLED = {-4: 65536, -3: 32 * MEGABYTE, -1: 64 * MEGABYTE}

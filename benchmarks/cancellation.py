@@ -18,10 +18,10 @@ from _report import header, table
 from picture import GIGABYTES, write_files
 from PIL import Image
 
+from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.api.requests import EncodeRequest, GenerateRequest, Request
+from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.errors import Cancelled
-from layerdiffuse_mcp.outcome import Progress
-from layerdiffuse_mcp.requests import EncodeRequest, GenerateRequest, Request
-from layerdiffuse_mcp.runtime import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 BUDGET = 3.0

@@ -19,9 +19,9 @@ from _report import apart, header, peak_memory, reset_peak_memory, resident_memo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from layerdiffuse_mcp.engine.transparency import VIEWS, TransparentDecoder, decode, lower_median
-from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
-from layerdiffuse_mcp.runtime import keep_freed_memory
+from layerdiffuse_mcp.engine.startup import keep_freed_memory
+from layerdiffuse_mcp.engine.transparency.banded_decoder import BandedDecoder
+from layerdiffuse_mcp.engine.transparency.decode import VIEWS, TransparentDecoder, decode, lower_median
 
 WAYS = {
     "plain, float32": (False, torch.contiguous_format, torch.float32),

@@ -17,8 +17,8 @@ from typing import Any
 
 from _report import header, peak_memory, reset_peak_memory, resident_memory, table
 
-from layerdiffuse_mcp.requests import GenerateRequest
-from layerdiffuse_mcp.runtime import Engine, load_engine
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048)

@@ -26,10 +26,10 @@ from _report import header, peak_memory, reset_peak_memory, resident_memory, tab
 from safetensors.torch import load_file
 from torch import nn
 
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
+from layerdiffuse_mcp.engine.startup import keep_freed_memory
+from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.stable_diffusion import UNET_PREFIX
-from layerdiffuse_mcp.runtime import keep_freed_memory
 
 BUDGET = 1.15
 CASES = (("sd15", "float16"), ("sd15", "float32"), ("sdxl", "float16"))

@@ -17,14 +17,14 @@ from _full_size import SD15, fill, unet_without_weights
 from _report import header, table
 from torch import Tensor
 
-from layerdiffuse_mcp.choices import SAMPLERS
-from layerdiffuse_mcp.engine.networks import UNetNetwork
+from layerdiffuse_mcp.api.choices import SAMPLERS
+from layerdiffuse_mcp.engine.device.threads import for_denoiser
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
-from layerdiffuse_mcp.engine.threads import for_denoiser
-from layerdiffuse_mcp.runtime import keep_freed_memory
+from layerdiffuse_mcp.engine.startup import keep_freed_memory
 
 BUDGET = 0.02
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from _report import header, resident_memory, table
 
-from layerdiffuse_mcp.requests import GenerateRequest
-from layerdiffuse_mcp.runtime import load_engine
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.settings import Settings
 
 BUDGET = 1.05

@@ -35,15 +35,16 @@ from switching import RANK, attention
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from layerdiffuse_mcp.engine.checkpoints import Checkpoint, read_checkpoint
-from layerdiffuse_mcp.engine.ldm_export import single_file
-from layerdiffuse_mcp.engine.sharing_model import SharingModel
-from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
-from layerdiffuse_mcp.engine.transparency import VIEWS, to_rgba8
-from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.startup import DEFAULTS, load_engine
+from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.transparency.decode import VIEWS, to_rgba8
+from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
+from layerdiffuse_mcp.engine.weights.ldm_export import single_file
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.requests import GenerateRequest
-from layerdiffuse_mcp.runtime import DEFAULTS, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 BASES: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {

@@ -16,10 +16,10 @@ from _full_size import SD15, fill, too_little_memory, unet_without_weights
 from _report import header, table
 from torch import Tensor
 
+from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.sharing import SharedNetwork
-from layerdiffuse_mcp.engine.sharing_model import SharingModel
-from layerdiffuse_mcp.runtime import keep_freed_memory
+from layerdiffuse_mcp.engine.startup import keep_freed_memory
 
 FRAMES, RANK, BUDGET = 3, 256, 1.08
 GIGABYTES = 8

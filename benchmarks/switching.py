@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint, unet_from_ldm
-from layerdiffuse_mcp.engine.offsets import read_offsets
-from layerdiffuse_mcp.engine.patching import LowRank, Patch, PatchStack
+from layerdiffuse_mcp.engine.layers.weight_offset import read_offsets
+from layerdiffuse_mcp.engine.startup import keep_freed_memory
+from layerdiffuse_mcp.engine.weights.patcher import LowRank, Patch, PatchStack
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
+from layerdiffuse_mcp.engine.weights.single_file import unet_from_ldm
 from layerdiffuse_mcp.families.sdxl import SDXL
 from layerdiffuse_mcp.families.stable_diffusion import UNET_PREFIX
-from layerdiffuse_mcp.runtime import keep_freed_memory
 
 RANK = 256
 PAGE = 4096

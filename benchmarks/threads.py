@@ -13,8 +13,8 @@ from pathlib import Path
 
 from _report import header, table
 
-from layerdiffuse_mcp.requests import GenerateRequest
-from layerdiffuse_mcp.runtime import load_engine
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.settings import Settings
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     header(f"A picture of 128x128, {options.steps} steps, pocket model, warm")
     with tempfile.TemporaryDirectory() as folder:
         engine = load_engine()(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
-        from layerdiffuse_mcp.engine import threads  # after the engine, which sets torch's environment first
+        from layerdiffuse_mcp.engine.device import threads  # after the engine, which sets torch's environment first
 
         request = GenerateRequest(prompt="a red apple", seed=1, steps=options.steps)
         engine.run(request, lambda _: None)

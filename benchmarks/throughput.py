@@ -18,9 +18,9 @@ import numpy as np
 from _report import header, table
 from PIL import Image
 
-from layerdiffuse_mcp.outcome import ImageResult
-from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, Request
-from layerdiffuse_mcp.runtime import Engine, load_engine
+from layerdiffuse_mcp.api.outcome import ImageResult
+from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request
+from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 PROMPTS = ("a red apple", "a dog", "a glass", "a book", "a fish", "a cup", "a tree", "a car")

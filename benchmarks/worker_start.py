@@ -19,7 +19,7 @@ from pathlib import Path
 
 from _report import header, table
 
-from layerdiffuse_mcp.runtime import DEFAULTS
+from layerdiffuse_mcp.engine.startup import DEFAULTS
 
 HERE = Path(__file__).parents[1]
 PROBE = """
@@ -31,7 +31,7 @@ marks = {}
 mark = lambda name: marks.setdefault(name, (time.time() - began, time.process_time()))
 
 from layerdiffuse_mcp import runtime
-from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 settings = Settings(model="pocket", output_dir=output, device="cpu")
 mark("Python, settings")

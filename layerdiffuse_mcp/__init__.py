@@ -1,6 +1,6 @@
 """Real transparency for AI agents: LayerDiffuse as an MCP server.
 
-The package imports nothing heavy by itself; see `layerdiffuse_mcp.cli` for the
+The package imports nothing heavy by itself; see `layerdiffuse_mcp.cli.parser` for the
 command line, `layerdiffuse_mcp.server` for the MCP face and
 `layerdiffuse_mcp.engine` for the models.
 """

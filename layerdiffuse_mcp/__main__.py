@@ -2,7 +2,7 @@
 
 import sys
 
-from layerdiffuse_mcp.cli import main
+from layerdiffuse_mcp.cli.parser import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.checkpoints import VectorUNet
-from layerdiffuse_mcp.engine.ldm_export import save_single_file, to_ldm
-from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
-from layerdiffuse_mcp.engine.sharing import SharingModel
-from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
-from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.layers.attention_sharing import SharingModel
+from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.weights.ldm_export import save_single_file, to_ldm
+from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
+from layerdiffuse_mcp.engine.weights.networks import VectorUNet
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.families.spec import LayerMethod
 

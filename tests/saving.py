@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from layerdiffuse_mcp.api.outcome import Outcome
+from layerdiffuse_mcp.api.requests import Request
 from layerdiffuse_mcp.engine import engine
-from layerdiffuse_mcp.engine.progress import OnStep
+from layerdiffuse_mcp.engine.pipeline.progress import OnStep
 from layerdiffuse_mcp.images.read import levels_apart
-from layerdiffuse_mcp.outcome import Outcome
 from layerdiffuse_mcp.outputs.writer import saved
-from layerdiffuse_mcp.requests import Request
 
 
 class Engine(engine.Engine):

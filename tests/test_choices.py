@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES, find_sampler
+from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES, find_sampler
 from layerdiffuse_mcp.engine.sampling import samplers, schedules
 
 
@@ -47,5 +47,5 @@ def test_an_unknown_sampler_is_not_found():
 
 
 def test_the_tables_are_read_without_torch():
-    code = "import sys, layerdiffuse_mcp.choices; sys.exit('torch' in sys.modules)"
+    code = "import sys, layerdiffuse_mcp.api.choices; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

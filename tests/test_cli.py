@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from layerdiffuse_mcp.cli import main
+from layerdiffuse_mcp.cli.parser import main
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import read_picture
-from layerdiffuse_mcp.recipes import read_recipe
+from layerdiffuse_mcp.recipes.recipe import read_recipe
 from tests.narrow import write_models
 
 
@@ -153,7 +153,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(models, tmp_path, caps
 
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
-        "import sys; from layerdiffuse_mcp.cli import main\n"
+        "import sys; from layerdiffuse_mcp.cli.parser import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "sys.exit(bool({'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'cv2'} & set(sys.modules)))"

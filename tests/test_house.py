@@ -15,7 +15,7 @@ NAME = PACKAGE.name
 HEAVY = {"torch", "diffusers", "transformers", "torchsde", "safetensors.torch"}
 
 FLOORS = (
-    {"errors", "settings", "families", "text", "__init__"},
+    {"errors", "wording", "settings", "families", "text", "__init__"},
     {"api"},
     {"images", "hub"},
     {"outputs", "recipes"},

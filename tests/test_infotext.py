@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerdiffuse_mcp import infotext
-from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS
-from layerdiffuse_mcp.infotext import Infotext
+from layerdiffuse_mcp.recipes import infotext
+from layerdiffuse_mcp.recipes.infotext import Infotext
 
 XL = "Model hash: 1fe6c7ec54, Model: juggernautXL_version6Rundiffusion"
 REAL = "Model hash: 15012c538f, Model: realisticVisionV51_v51VAE"

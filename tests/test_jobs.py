@@ -11,14 +11,15 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from layerdiffuse_mcp.backends import Report, WorkerState
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import GenerateRequest, Request, StatusRequest
+from layerdiffuse_mcp.backends.backend import Report, WorkerState
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, OutputError, QueueFull, WorkerDied
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.jobs import Job, Jobs, State
-from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs.folder import Folder
-from layerdiffuse_mcp.requests import GenerateRequest, Request, StatusRequest
 from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -2,10 +2,10 @@
 
 import pytest
 
-from layerdiffuse_mcp import infotext
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.parameters import infotext_of, request_of
+from layerdiffuse_mcp.recipes import infotext
+from layerdiffuse_mcp.recipes.a1111 import infotext_of, request_of
 from tests.test_infotext import SANITY_CHECKS as PARAMETER_TEXTS
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerdiffuse_mcp.api.plan import resolve, seeds
+from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, MAX_SEED, GenerateRequest
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.plan import resolve, seeds
-from layerdiffuse_mcp.recipes import GivenPicture, recipe_of, request_from
-from layerdiffuse_mcp.requests import LONGEST_ROUTE, MAX_SEED, GenerateRequest
+from layerdiffuse_mcp.recipes.recipe import GivenPicture, recipe_of, request_from
 
 GIVEN = {"foreground": GivenPicture(name="cup.png", sha256="ab" * 32, bytes=7)}
 

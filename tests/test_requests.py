@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
+from layerdiffuse_mcp.api.requests import DecodeRequest, GenerateRequest, Stage, any_request, validated
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.requests import DecodeRequest, GenerateRequest, Stage, any_request, validated
 
 WRONG = {
     "empty prompt": ({"prompt": "  "}, "prompt is empty"),

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from layerdiffuse_mcp import runtime
+from layerdiffuse_mcp.engine import startup as runtime
 
 DRAW = """
 import sys
 from pathlib import Path
 
-from layerdiffuse_mcp.requests import GenerateRequest
-from layerdiffuse_mcp.runtime import load_engine
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.settings import Settings
 
 engine = load_engine()(Settings(model="pocket", output_dir=Path(sys.argv[1]), device="cpu"))
@@ -42,11 +42,11 @@ ALLOCATE = """
 import resource
 import sys
 
-from layerdiffuse_mcp.runtime import load_engine
+from layerdiffuse_mcp.engine.startup import load_engine
 
 engine = load_engine()
 import torch
-from layerdiffuse_mcp.engine.placement import memory_free, memory_used
+from layerdiffuse_mcp.engine.device.placement import memory_free, memory_used
 
 
 def faults() -> int:

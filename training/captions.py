@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from layerdiffuse_mcp.engine.tokenizer import clip_tokenizer
+from layerdiffuse_mcp.text.tokenizer import clip_tokenizer
 from training.concepts import with_article
 
 ROWS = 512 + 2500 + 2  # byte symbols, the first 2,500 merges, start and end

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder
+from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder
 from training import autoencoder, data, mixing, transparency
 from training.common import Average, Run, autocast, device, stage_parser
 from training.materials import glass, glowing, smoke

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.transparency import decode, load_decoder, load_offset_encoder, transparent_latent
+from layerdiffuse_mcp.engine.transparency.decode import decode, load_decoder, load_offset_encoder, transparent_latent
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.spec import Task
 from training import data, mixing
 from training.sample import PROMPTS, checkerboard, sheet
@@ -118,8 +118,8 @@ class Studio:
 
     def draw(self, prompt: str, **given: object) -> dict[str, Path]:
         """The layers of one result, by role."""
+        from layerdiffuse_mcp.api.requests import GenerateRequest
         from layerdiffuse_mcp.outputs.writer import saved
-        from layerdiffuse_mcp.requests import GenerateRequest
 
         request = GenerateRequest.model_validate({"prompt": prompt, **given})
         drawn = saved(self.engine.run(request, lambda *_: None), self.folder)

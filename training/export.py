@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine.ldm_export import save_single_file
+from layerdiffuse_mcp.engine.weights.ldm_export import save_single_file
 from layerdiffuse_mcp.families.sd15 import SD15
 from training import autoencoder, data, layer, mixing, transparency, unet
 from training.vocabulary import LOOKS, WIDE, vocabulary

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork, SharingModel
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharingModel
 from training import autoencoder, layer, transparency, unet
 from training.captions import Tokens
 from training.common import device

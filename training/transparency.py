@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
 from training import mixing
 from training.common import device
 from training.padding import spread_colour

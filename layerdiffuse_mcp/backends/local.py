@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from layerdiffuse_mcp.backends import Phase, Report, WorkerState
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.backends.backend import Phase, Report, WorkerState
+from layerdiffuse_mcp.engine.startup import ENGINE
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
-from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.requests import Request
-from layerdiffuse_mcp.runtime import ENGINE
 from layerdiffuse_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ class _Worker:
 
     def hand_over(self, task: _Task, request: Request) -> None:
         """Give it a request."""
-        from layerdiffuse_mcp.backends.worker import Run
+        from layerdiffuse_mcp.backends.messages import Run
 
         self.task = task
         self._outbox.put(Run(task.number, request))
 
     def cancel(self, task: _Task) -> None:
         """Ask it to stop a request, of which nothing more is reported."""
-        from layerdiffuse_mcp.backends.worker import Cancel
+        from layerdiffuse_mcp.backends.messages import Cancel
 
         task.report = _ignore
         self._outbox.put(Cancel(task.number))
@@ -152,7 +152,8 @@ class _Worker:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _hear(self, message: object) -> None:
-        from layerdiffuse_mcp.backends.worker import Begun, Broken, Done, Failed, Ready, State, Step
+        from layerdiffuse_mcp.backends.messages import Broken, Done, Failed, Ready, State, Step
+        from layerdiffuse_mcp.backends.worker import Begun
 
         task = self.task
         match message:

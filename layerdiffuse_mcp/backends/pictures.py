@@ -20,11 +20,11 @@ from types import TracebackType
 import anyio
 from anyio.abc import Process
 
-from layerdiffuse_mcp.backends import Report
+from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.backends.backend import Report
 from layerdiffuse_mcp.backends.pictures_worker import LENGTHS, OVER_LIMIT, Answer, out_of_memory
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.images.tasks import PictureTask, ResultT
-from layerdiffuse_mcp.outcome import Progress
 
 WORKERS = 2
 MEMORY = 2_000_000_000

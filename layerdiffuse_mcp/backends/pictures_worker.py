@@ -19,9 +19,9 @@ import time
 from dataclasses import replace
 from typing import Any, BinaryIO
 
+from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.images.tasks import PictureResult, PictureTask
-from layerdiffuse_mcp.outcome import Progress
 
 LENGTHS = struct.Struct(">QQ")
 """Of a message: its pickle's, and that of the bytes after it."""

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from layerdiffuse_mcp.api.outcome import EXHAUSTED, Progress
+from layerdiffuse_mcp.api.requests import StatusRequest, UnloadRequest
+from layerdiffuse_mcp.backends.messages import Broken, Cancel, Done, Failed, Ready, Run, State, Step
+from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.outcome import EXHAUSTED, Outcome, Progress
-from layerdiffuse_mcp.requests import Request, StatusRequest, UnloadRequest
-from layerdiffuse_mcp.runtime import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 LAST_STEP = 2.0
@@ -32,35 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
-    """Do this request; `number` names it in every report about it."""
-
-    number: int
-    request: Request
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Stop the request of that number where it next asks (see `cancellation`), or never begin it."""
-
-    number: int
-
-
-@dataclass(frozen=True)
 class End:
     """End after what is being done."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The engine is loaded and takes requests."""
-
-
-@dataclass(frozen=True)
-class Broken:
-    """The engine could not be loaded; the worker ends."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -68,37 +42,6 @@ class Begun:
     """A request is being worked on: it is not to be given to another worker if this one dies."""
 
     number: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far a request is."""
-
-    number: int
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class Done:
-    """A request ended well."""
-
-    number: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A request ended with an error, `Cancelled` included."""
-
-    number: int
-    error: LayerDiffuseError
-
-
-@dataclass(frozen=True)
-class State:
-    """The engine's own report, sent whenever it may have changed."""
-
-    engine: dict[str, Any]
 
 
 def main(connection: "Connection[Any, Any]", settings: Settings, engine: str) -> None:

@@ -16,33 +16,9 @@ from contextlib import contextmanager
 from functools import singledispatchmethod
 from typing import Any
 
-from layerdiffuse_mcp import infotext
-from layerdiffuse_mcp.engine import latents
-from layerdiffuse_mcp.engine.cancellation import asking
-from layerdiffuse_mcp.engine.chunks import count_tokens
-from layerdiffuse_mcp.engine.conditions import fitted, fitted_mask
-from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate, pixels_of_result
-from layerdiffuse_mcp.engine.manager import ModelManager
-from layerdiffuse_mcp.engine.model import Model
-from layerdiffuse_mcp.engine.placement import is_out_of_memory
-from layerdiffuse_mcp.engine.previews import previews
-from layerdiffuse_mcp.engine.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
-from layerdiffuse_mcp.engine.transparency import ENCODERS, VIEWS, transparent_latent
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import METHODS
-from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.download import prepare
-from layerdiffuse_mcp.images.alpha import alpha_facts
-from layerdiffuse_mcp.images.files import name_of, sha256
-from layerdiffuse_mcp.images.png import png_bytes
-from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
-from layerdiffuse_mcp.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFacts, Timings
-from layerdiffuse_mcp.outputs.names import file_name
-from layerdiffuse_mcp.parameters import infotext_of
-from layerdiffuse_mcp.plan import methods_of, resolve
-from layerdiffuse_mcp.recipes import BASE, GivenPicture, other_weights, recipe_of
-from layerdiffuse_mcp.requests import (
+from layerdiffuse_mcp.api.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFacts, Timings
+from layerdiffuse_mcp.api.plan import methods_of, resolve
+from layerdiffuse_mcp.api.requests import (
     MAX_SIZE,
     DecodeRequest,
     EncodeRequest,
@@ -53,7 +29,31 @@ from layerdiffuse_mcp.requests import (
     StatusRequest,
     UnloadRequest,
 )
+from layerdiffuse_mcp.engine.device.cancellation import asking
+from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
+from layerdiffuse_mcp.engine.model import Model
+from layerdiffuse_mcp.engine.model_manager import ModelManager
+from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
+from layerdiffuse_mcp.engine.pipeline.pipeline import Drawn, Given, decode_rgba, draw_size, generate, pixels_of_result
+from layerdiffuse_mcp.engine.pipeline.previews import previews
+from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
+from layerdiffuse_mcp.engine.transparency import latent_file as latents
+from layerdiffuse_mcp.engine.transparency.decode import ENCODERS, VIEWS, transparent_latent
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.download import prepare
+from layerdiffuse_mcp.images.alpha import alpha_facts
+from layerdiffuse_mcp.images.files import name_of, sha256
+from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
+from layerdiffuse_mcp.outputs.names import file_name
+from layerdiffuse_mcp.recipes import infotext
+from layerdiffuse_mcp.recipes.a1111 import infotext_of
+from layerdiffuse_mcp.recipes.recipe import BASE, GivenPicture, other_weights, recipe_of
 from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.text.chunks import count_tokens
 from layerdiffuse_mcp.wording import printable
 
 MAX_TOKENS = 4096

@@ -20,19 +20,20 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.checkpoints import Checkpoint
-from layerdiffuse_mcp.engine.loras import read_lora
-from layerdiffuse_mcp.engine.offload import PHASES, BlockByBlock, Level, Sizes, sizes_of
-from layerdiffuse_mcp.engine.offsets import OffsetNetwork, read_offsets
-from layerdiffuse_mcp.engine.patching import Patch, PatchStack
-from layerdiffuse_mcp.engine.placement import Placement
-from layerdiffuse_mcp.engine.prompts import encode_sd15, encode_sdxl, sdxl_vector
+from layerdiffuse_mcp.api.requests import Stage
+from layerdiffuse_mcp.engine.device.placement import Placement
+from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork, SharingModel
+from layerdiffuse_mcp.engine.layers.weight_offset import OffsetNetwork, read_offsets
+from layerdiffuse_mcp.engine.models.offload import PHASES, BlockByBlock, Level, Sizes, sizes_of
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Network
 from layerdiffuse_mcp.engine.sampling.schedules import SigmaTable, sigma_table
-from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharingModel
-from layerdiffuse_mcp.engine.text_encoder import TextEncoder
-from layerdiffuse_mcp.engine.transparency import load_decoder, load_offset_encoder
-from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.text.clip import TextEncoder
+from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdxl, sdxl_vector
+from layerdiffuse_mcp.engine.transparency.decode import load_decoder, load_offset_encoder
+from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
+from layerdiffuse_mcp.engine.weights.lora import read_lora
+from layerdiffuse_mcp.engine.weights.patcher import Patch, PatchStack
 from layerdiffuse_mcp.errors import ModelNotFound
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import FamilySpec, Phase
@@ -41,8 +42,7 @@ from layerdiffuse_mcp.hub.catalog import ModelEntry
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version
-from layerdiffuse_mcp.recipes import BASE
-from layerdiffuse_mcp.requests import Stage
+from layerdiffuse_mcp.recipes.recipe import BASE
 from layerdiffuse_mcp.settings import Settings
 
 EMBEDDINGS_KEPT = 64

@@ -16,6 +16,7 @@ from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
+from layerdiffuse_mcp.api.requests import near
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import (
@@ -31,7 +32,6 @@ from layerdiffuse_mcp.families.registry import (
 )
 from layerdiffuse_mcp.families.spec import LayerMethod, Task
 from layerdiffuse_mcp.hub.folder import Shelf, read_shelf
-from layerdiffuse_mcp.requests import near
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 

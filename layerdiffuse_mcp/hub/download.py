@@ -31,6 +31,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import DownloadError, ModelError
 from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
 from layerdiffuse_mcp.hub import catalog
@@ -38,7 +39,6 @@ from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up, sweep
 from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import file_sha256, read_header
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version
-from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 

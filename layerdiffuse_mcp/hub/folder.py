@@ -38,12 +38,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from layerdiffuse_mcp.api.requests import explain
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
 from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES, KNOWN_NAMES, FamilyName, folder_family
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, identify
-from layerdiffuse_mcp.requests import explain
 from layerdiffuse_mcp.wording import printable
 
 SUFFIX = ".safetensors"

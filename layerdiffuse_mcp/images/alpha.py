@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from layerdiffuse_mcp.api.outcome import AlphaFacts, Edge
 from layerdiffuse_mcp.images.tasks import Colour
-from layerdiffuse_mcp.outcome import AlphaFacts, Edge
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]  # float32 wherever it is made here

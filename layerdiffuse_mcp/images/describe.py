@@ -1,6 +1,6 @@
 """Alpha facts in words, for those who read no numbers; nothing heavy is imported."""
 
-from layerdiffuse_mcp.outcome import AlphaFacts
+from layerdiffuse_mcp.api.outcome import AlphaFacts
 
 
 def describe(facts: AlphaFacts) -> str:

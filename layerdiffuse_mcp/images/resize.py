@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from layerdiffuse_mcp.choices import RESIZE_MODES
+from layerdiffuse_mcp.api.choices import RESIZE_MODES
 from layerdiffuse_mcp.images.alpha import Bytes, Floats, tiles, to_float
 
 CROP, FILL, STRETCH = RESIZE_MODES

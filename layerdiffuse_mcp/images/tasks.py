@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from layerdiffuse_mcp.outcome import AlphaFacts, Progress
+from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
 
 MAX_PIXELS = 64_000_000
 CHECKERBOARD = "checkerboard"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts, halo
 from layerdiffuse_mcp.images.colour import background_colour
@@ -33,7 +34,6 @@ from layerdiffuse_mcp.images.tasks import (
     SheetTask,
     Shown,
 )
-from layerdiffuse_mcp.outcome import Progress
 
 MAX_EMBEDDED = 20_000
 """Characters of embedded text that a result may carry."""

@@ -20,8 +20,8 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path, PurePath
 
+from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome
 from layerdiffuse_mcp.errors import Cancelled, OutputError
-from layerdiffuse_mcp.outcome import EncodedFile, ImageResult, Outcome
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.outputs.names import dated
 

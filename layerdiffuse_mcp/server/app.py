@@ -31,12 +31,12 @@ from mcp_types import (
 )
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.backends import Backend
+from layerdiffuse_mcp.api.requests import near
+from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.jobs import Jobs
+from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import writer
-from layerdiffuse_mcp.requests import near
 from layerdiffuse_mcp.server import contents, stdio
 from layerdiffuse_mcp.server.declare import catalogue
 from layerdiffuse_mcp.server.prompts import add_prompts

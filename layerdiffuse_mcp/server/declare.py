@@ -16,8 +16,8 @@ from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
+from layerdiffuse_mcp.api.requests import explain, near
 from layerdiffuse_mcp.errors import LayerDiffuseError
-from layerdiffuse_mcp.requests import explain, near
 from layerdiffuse_mcp.wording import quoted
 
 # What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.

@@ -24,10 +24,10 @@ from mcp_types import (
     ResourceTemplateReference,
 )
 
-from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.jobs import Job, State
+from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.access import open_readable
 from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured
 from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services

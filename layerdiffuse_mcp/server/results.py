@@ -14,12 +14,12 @@ from typing import Any
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 from pydantic import BaseModel, Field
 
+from layerdiffuse_mcp.api.outcome import AlphaFacts, ImageResult, Outcome
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import SheetTask, Shown
-from layerdiffuse_mcp.jobs import Job, State
-from layerdiffuse_mcp.outcome import AlphaFacts, ImageResult, Outcome
+from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.services import IMAGES
 
 MEDIA_TYPES = {

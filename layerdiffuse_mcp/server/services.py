@@ -17,8 +17,8 @@ from layerdiffuse_mcp.errors import ImageError, JobNotFound, ModelNotFound
 from layerdiffuse_mcp.families.registry import families_for
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.jobs import Jobs
-from layerdiffuse_mcp.recipes import GivenPicture
+from layerdiffuse_mcp.jobs.queue import Jobs
+from layerdiffuse_mcp.recipes.recipe import GivenPicture
 from layerdiffuse_mcp.server.access import OpenedFile, find_picture, open_readable
 from layerdiffuse_mcp.server.contents import Contents
 from layerdiffuse_mcp.settings import Settings

@@ -7,9 +7,9 @@ import anyio
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.requests import EncodeRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import OutOfMemory
-from layerdiffuse_mcp.requests import EncodeRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 

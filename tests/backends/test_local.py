@@ -15,10 +15,10 @@ import anyio
 import psutil
 import pytest
 
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory, WorkerDied
-from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest
 from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -272,7 +272,7 @@ async def test_the_worker_of_a_killed_server_ends_too(settings: Settings, rehear
         textwrap.dedent("""
             import anyio
             from layerdiffuse_mcp.backends.local import LocalBackend
-            from layerdiffuse_mcp.requests import GenerateRequest
+            from layerdiffuse_mcp.api.requests import GenerateRequest
             from layerdiffuse_mcp.settings import Settings
 
             async def main():

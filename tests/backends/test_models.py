@@ -3,9 +3,9 @@
 import anyio
 import pytest
 
+from layerdiffuse_mcp.api.outcome import Outcome
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
-from layerdiffuse_mcp.outcome import Outcome
-from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 

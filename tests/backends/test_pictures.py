@@ -15,11 +15,11 @@ import psutil
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.backends.pictures_worker import OVER_LIMIT
 from layerdiffuse_mcp.errors import ImageError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PlacedFile, SheetTask
-from layerdiffuse_mcp.outcome import Progress
 
 pytestmark = pytest.mark.anyio
 

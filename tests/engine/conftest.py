@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine import threads
+from layerdiffuse_mcp.engine.device import threads
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 from tests.saving import Engine

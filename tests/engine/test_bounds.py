@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine.conditions import check_fits, fitted, fitted_mask
-from layerdiffuse_mcp.engine.latents import MAX_SIDE, read_latent
+from layerdiffuse_mcp.api.requests import MAX_SIZE, EncodeRequest
+from layerdiffuse_mcp.engine.pipeline.conditions import check_fits, fitted, fitted_mask
+from layerdiffuse_mcp.engine.transparency.latent_file import MAX_SIDE, read_latent
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.images.resize import CROP, FILL, STRETCH
-from layerdiffuse_mcp.requests import MAX_SIZE, EncodeRequest
 from tests.saving import Engine
 
 PEAK = """
 import resource, sys
 import numpy as np
-from layerdiffuse_mcp.engine.conditions import control_picture, fitted, fitted_mask
+from layerdiffuse_mcp.engine.pipeline.conditions import control_picture, fitted, fitted_mask
 picture = np.full((8000, 8000, 4), 100, np.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 {work}(picture, 64, 64, "Crop and Resize")
@@ -43,7 +43,7 @@ def test_a_large_picture_is_fitted_as_a_smaller_one_but_for_its_hidden_colour(mo
     for mode in (CROP, FILL, STRETCH):
         padded = fitted(picture, 64, 64, mode).astype(int)
         with monkeypatch.context() as patch:
-            patch.setattr("layerdiffuse_mcp.engine.conditions.MOST_PADDED", 1000)
+            patch.setattr("layerdiffuse_mcp.engine.pipeline.conditions.MOST_PADDED", 1000)
             weighted = fitted(picture, 64, 64, mode).astype(int)
         assert np.abs(padded[..., 3] - weighted[..., 3]).max() <= 1
         solid = padded[..., 3] == 255
@@ -52,7 +52,7 @@ def test_a_large_picture_is_fitted_as_a_smaller_one_but_for_its_hidden_colour(mo
 
 
 def test_no_halo_comes_from_the_hidden_colour_of_a_large_picture(monkeypatch) -> None:
-    monkeypatch.setattr("layerdiffuse_mcp.engine.conditions.MOST_PADDED", 1000)
+    monkeypatch.setattr("layerdiffuse_mcp.engine.pipeline.conditions.MOST_PADDED", 1000)
     picture = np.zeros((201, 201, 4), np.uint8)
     picture[...] = (255, 255, 255, 0)
     picture[:, :101] = (200, 30, 30, 255)

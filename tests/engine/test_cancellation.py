@@ -12,21 +12,21 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from layerdiffuse_mcp.engine import threads
-from layerdiffuse_mcp.engine.cancellation import CHECK_BYTES, asking, check
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.latents import read_latent
+from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.api.requests import EncodeRequest, GenerateRequest, Request
+from layerdiffuse_mcp.engine.device import threads
+from layerdiffuse_mcp.engine.device.cancellation import CHECK_BYTES, asking, check
+from layerdiffuse_mcp.engine.device.placement import place
 from layerdiffuse_mcp.engine.model import LoraUse, Model
-from layerdiffuse_mcp.engine.patching import Full, Patch, PatchStack
-from layerdiffuse_mcp.engine.placement import place
-from layerdiffuse_mcp.engine.tensorfile import TensorFile, is_finite
-from layerdiffuse_mcp.engine.transparency import decode
-from layerdiffuse_mcp.engine.transparency_networks import TransparentDecoder
+from layerdiffuse_mcp.engine.transparency.decode import decode
+from layerdiffuse_mcp.engine.transparency.latent_file import read_latent
+from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
+from layerdiffuse_mcp.engine.weights.patcher import Full, Patch, PatchStack
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
+from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile, is_finite
 from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.outcome import Progress
-from layerdiffuse_mcp.requests import EncodeRequest, GenerateRequest, Request
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_base, write_lora
 from tests.saving import Engine, same_pixels

@@ -10,14 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from layerdiffuse_mcp.engine.checkpoints import (
-    METADATA_KEY,
-    parameter_key,
-    read_checkpoint,
-    text_encoder_from_ldm,
-    unet_from_ldm,
-)
-from layerdiffuse_mcp.engine.ldm_export import save_single_file, single_file
+from layerdiffuse_mcp.engine.weights.checkpoint import parameter_key
+from layerdiffuse_mcp.engine.weights.ldm_export import save_single_file, single_file
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
+from layerdiffuse_mcp.engine.weights.single_file import METADATA_KEY, text_encoder_from_ldm, unet_from_ldm
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub.identify import identify

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from layerdiffuse_mcp.engine.chunks import CHUNK_SIZE, count_tokens, tokenize_prompt
-from layerdiffuse_mcp.engine.tokenizer import clip_tokenizer
 from layerdiffuse_mcp.errors import CheckpointError
+from layerdiffuse_mcp.text.chunks import CHUNK_SIZE, count_tokens, tokenize_prompt
+from layerdiffuse_mcp.text.tokenizer import clip_tokenizer
 
 START, END, COMMA = 49406, 49407, 267
 
@@ -99,6 +99,6 @@ def test_ten_thousand_words_are_cut_at_once() -> None:
 
 
 def test_counting_tokens_needs_no_torch() -> None:
-    code = "import sys, layerdiffuse_mcp.engine.chunks as c; print(c.count_tokens('a cat'), 'torch' in sys.modules)"
+    code = "import sys, layerdiffuse_mcp.text.chunks as c; print(c.count_tokens('a cat'), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]

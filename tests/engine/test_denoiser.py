@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layerdiffuse_mcp.choices import SAMPLERS
+from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.prediction import EPSILON, FLOW, V_PREDICTION

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerdiffuse_mcp.engine.emphasis import BREAK, LIMIT, LoraTag, Span, extract_loras, parse_emphasis
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.text.emphasis import BREAK, LIMIT, LoraTag, Span, extract_loras, parse_emphasis
 
 MARKS = ["BREAK ", " BREAK", ":1.5)", "a", "b", *" ((([[[)))]]]:\\.125+-,"]
 marked_texts = st.lists(st.sampled_from(MARKS), max_size=60).map("".join)

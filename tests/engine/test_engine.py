@@ -10,15 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from layerdiffuse_mcp.engine.latents import read_latent
-from layerdiffuse_mcp.engine.text_encoder import TextEncoder
-from layerdiffuse_mcp.errors import Cancelled, ImageError, InvalidRequest, LayerDiffuseError, ModelNotFound
-from layerdiffuse_mcp.families.registry import METHODS, ROUTES, task_inputs
-from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.images.png import read_parameters, read_recipe
-from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.recipes import request_from
-from layerdiffuse_mcp.requests import (
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import (
     DecodeRequest,
     EncodeRequest,
     GenerateRequest,
@@ -26,6 +19,13 @@ from layerdiffuse_mcp.requests import (
     StatusRequest,
     UnloadRequest,
 )
+from layerdiffuse_mcp.engine.text.clip import TextEncoder
+from layerdiffuse_mcp.engine.transparency.latent_file import read_latent
+from layerdiffuse_mcp.errors import Cancelled, ImageError, InvalidRequest, LayerDiffuseError, ModelNotFound
+from layerdiffuse_mcp.families.registry import METHODS, ROUTES, task_inputs
+from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.images.png import read_parameters, read_recipe
+from layerdiffuse_mcp.recipes.recipe import request_from
 from tests.narrow import write_lora
 from tests.saving import Engine, same_pixels
 

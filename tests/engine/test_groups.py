@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, batch_key, validated
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.recipes import read_recipe
-from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, batch_key, validated
+from layerdiffuse_mcp.recipes.recipe import read_recipe
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine.ldm_keys import unet_modules
-from layerdiffuse_mcp.engine.loras import parse_lora, read_lora
-from layerdiffuse_mcp.engine.offsets import offsets_from_tensors
-from layerdiffuse_mcp.engine.patching import PatchStack
+from layerdiffuse_mcp.engine.layers.weight_offset import offsets_from_tensors
+from layerdiffuse_mcp.engine.weights.ldm_names import unet_modules
+from layerdiffuse_mcp.engine.weights.lora import parse_lora, read_lora
+from layerdiffuse_mcp.engine.weights.patcher import PatchStack
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
 from tests.narrow import networks
 

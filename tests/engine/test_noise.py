@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerdiffuse_mcp.choices import NOISE_SOURCES
+from layerdiffuse_mcp.api.choices import NOISE_SOURCES
 from layerdiffuse_mcp.engine.sampling.noise import SOURCES, BatchNoise, BrownianNoise, CpuNormal, PhiloxNormal
 
 SHAPE = (4, 6, 10)

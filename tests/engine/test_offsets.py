@@ -7,10 +7,10 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine.ldm_export import to_ldm
-from layerdiffuse_mcp.engine.ldm_keys import unet_key_map
-from layerdiffuse_mcp.engine.offsets import OffsetNetwork, offsets_from_tensors, read_offsets
-from layerdiffuse_mcp.engine.patching import Patch, PatchStack
+from layerdiffuse_mcp.engine.layers.weight_offset import OffsetNetwork, offsets_from_tensors, read_offsets
+from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
+from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
+from layerdiffuse_mcp.engine.weights.patcher import Patch, PatchStack
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
 from tests.narrow import networks
 

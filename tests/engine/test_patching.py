@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from layerdiffuse_mcp.engine.patching import Full, LowRank, Patch, PatchStack, extra_channels, misfits
+from layerdiffuse_mcp.engine.weights.patcher import Full, LowRank, Patch, PatchStack, extra_channels, misfits
 from tests.narrow import networks
 
 from .narrow_bases import copy_of, read_base, same

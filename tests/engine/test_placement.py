@@ -6,14 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine import placement
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint, with_vae
-from layerdiffuse_mcp.engine.ldm_export import to_ldm
-from layerdiffuse_mcp.engine.ldm_keys import vae_key_map
-from layerdiffuse_mcp.engine.placement import Placement, place
+from layerdiffuse_mcp.api.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.engine.device import placement
+from layerdiffuse_mcp.engine.device.placement import Placement, place
+from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
+from layerdiffuse_mcp.engine.weights.ldm_names import vae_key_map
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
+from layerdiffuse_mcp.engine.weights.single_file import with_vae
 from layerdiffuse_mcp.errors import CheckpointError, InvalidRequest
 from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 from tests.saving import Engine, same_pixels

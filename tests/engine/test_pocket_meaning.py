@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.outcome import Outcome
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.outcome import Outcome
-from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.saving import Engine
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.previews import latent_pictures, sheet
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.engine.pipeline.previews import latent_pictures, sheet
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.outcome import Outcome, Progress
-from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 from tests.saving import Engine, same_pixels

@@ -5,8 +5,8 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.prompts import encode_sd15, encode_sdxl, sdxl_vector
-from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdxl, sdxl_vector
 from layerdiffuse_mcp.errors import InvalidRequest
 
 WIDTH = 16

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from layerdiffuse_mcp.engine.tensorfile import TensorFile
+from layerdiffuse_mcp.api.outcome import Outcome
+from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest, UnloadRequest
+from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import Cancelled, CheckpointError, ModelNotFound
 from layerdiffuse_mcp.hub.hashes import cache_file
-from layerdiffuse_mcp.outcome import Outcome
-from layerdiffuse_mcp.recipes import read_recipe, request_from
-from layerdiffuse_mcp.requests import GenerateRequest, PrepareRequest, UnloadRequest
+from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_lora, write_models
 from tests.saving import Engine, same_pixels

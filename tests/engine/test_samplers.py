@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layerdiffuse_mcp.choices import NOISE_SOURCES, SAMPLERS
+from layerdiffuse_mcp.api.choices import NOISE_SOURCES, SAMPLERS
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import FUNCTIONS, sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.engine.sampling.schedules import img2img_sigmas, plan, sigma_table, sigmas
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import FAMILIES

@@ -4,9 +4,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork, SharedProcessor
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
+    PROJECTIONS,
+    SharedAttention,
+    SharingModel,
+    attention_places,
+)
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
-from layerdiffuse_mcp.engine.sharing import SharedNetwork, SharedProcessor
-from layerdiffuse_mcp.engine.sharing_model import PROJECTIONS, SharedAttention, SharingModel, attention_places
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
 from tests.narrow import TEXT_WIDTH, networks
 

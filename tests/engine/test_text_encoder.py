@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from layerdiffuse_mcp.engine.checkpoints import make_text_encoder, parameter_key
+from layerdiffuse_mcp.engine.weights.checkpoint import parameter_key
+from layerdiffuse_mcp.engine.weights.networks import make_text_encoder
 from layerdiffuse_mcp.errors import CheckpointError
 
 SHAPE = {

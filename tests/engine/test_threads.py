@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from layerdiffuse_mcp.engine.threads import SMALL, for_denoiser, side_by_side
+from layerdiffuse_mcp.engine.device.threads import SMALL, for_denoiser, side_by_side
 
 
 def test_results_come_in_order_from_several_threads_at_once() -> None:

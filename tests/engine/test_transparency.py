@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from layerdiffuse_mcp.engine.transparency import (
+from layerdiffuse_mcp.engine.transparency.decode import (
     OffsetEncoder,
     TransparentDecoder,
     decode,
@@ -170,7 +170,7 @@ def test_progress_is_told_and_can_stop_the_work(decoder):
 def test_the_number_of_threads_changes_nothing_and_stays(decoder, monkeypatch, number):
     pixel, latent = inputs(128, 64)
     expected, before = decode(decoder, pixel, latent), torch.get_num_threads()
-    monkeypatch.setattr("layerdiffuse_mcp.engine.threads.ALL", number)
+    monkeypatch.setattr("layerdiffuse_mcp.engine.device.threads.ALL", number)
     assert relative(decode(decoder, pixel, latent), expected) < 1e-5
     assert torch.get_num_threads() == before
 
@@ -179,7 +179,7 @@ def test_what_fails_in_a_view_is_raised(decoder, monkeypatch):
     def fail(*_):
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr("layerdiffuse_mcp.engine.transparency_bands.BandedDecoder.__call__", fail)
+    monkeypatch.setattr("layerdiffuse_mcp.engine.transparency.banded_decoder.BandedDecoder.__call__", fail)
     with pytest.raises(RuntimeError, match="allocate"):
         decode(decoder, *inputs(64, 64))
 

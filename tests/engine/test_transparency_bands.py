@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from layerdiffuse_mcp.engine import transparency_bands
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.transparency import (
+from layerdiffuse_mcp.engine.transparency import banded_decoder as transparency_bands
+from layerdiffuse_mcp.engine.transparency.banded_decoder import BandedDecoder
+from layerdiffuse_mcp.engine.transparency.decode import (
     TransparentDecoder,
     decode,
     decoder_latent,
@@ -18,7 +18,7 @@ from layerdiffuse_mcp.engine.transparency import (
     load_offset_encoder,
     transparent_latent,
 )
-from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from tests.engine.test_transparency import WIDTHS, inputs, randomised, relative
 

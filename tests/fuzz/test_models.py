@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.latents import SavedLatent, read_latent, write_latent
-from layerdiffuse_mcp.engine.loras import read_lora
-from layerdiffuse_mcp.engine.offsets import read_offsets
-from layerdiffuse_mcp.engine.sharing_model import SharingModel
-from layerdiffuse_mcp.engine.transparency_networks import load_decoder, load_offset_encoder
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.layers.weight_offset import read_offsets
+from layerdiffuse_mcp.engine.transparency.latent_file import SavedLatent, read_latent, write_latent
+from layerdiffuse_mcp.engine.transparency.networks import load_decoder, load_offset_encoder
+from layerdiffuse_mcp.engine.weights.lora import read_lora
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.hub.folder import read_shelf
 from tests.fuzz.damage import damaged, damaged_safetensors

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from layerdiffuse_mcp.api.plan import resolve
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.compose import Layer as Placed
 from layerdiffuse_mcp.images.compose import arrange
 from layerdiffuse_mcp.images.export import export
 from layerdiffuse_mcp.images.png import RECIPE_KEY, png_bytes, read_parameters, read_recipe
 from layerdiffuse_mcp.images.read import MAX_PIXELS, read_picture
-from layerdiffuse_mcp.plan import resolve
-from layerdiffuse_mcp.recipes import recipe_of
-from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.recipes.recipe import recipe_of
 from tests.fuzz.damage import damaged, damaged_json, damaged_png
 from tests.fuzz.examples import bounded, examples, refusable
 from tests.fuzz.serving import Server

@@ -24,10 +24,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from layerdiffuse_mcp.api.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import LayerDiffuseError, QueueFull
-from layerdiffuse_mcp.jobs import FINAL, Job, Jobs, State
-from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.jobs.job import FINAL, Job, State
+from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.settings import Settings
 from tests.conftest import PROGRAMS
 from tests.fuzz.examples import check_words, examples

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 
 from .recipe import Recipe
 

@@ -16,11 +16,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from layerdiffuse_mcp.engine.checkpoints import METADATA_KEY
-from layerdiffuse_mcp.engine.ldm_export import single_file
-from layerdiffuse_mcp.engine.sharing_model import SharingModel
-from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
-from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
+from layerdiffuse_mcp.engine.weights.ldm_export import single_file
+from layerdiffuse_mcp.engine.weights.single_file import METADATA_KEY
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.families.spec import LayerMethod
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from layerdiffuse_mcp.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.server.tools.drawing import ROWS
 

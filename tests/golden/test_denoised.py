@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layerdiffuse_mcp.engine.networks import UNetNetwork
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.schedules import sigma_table
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.choices import SAMPLERS
-from layerdiffuse_mcp.engine.offsets import OffsetNetwork, read_offsets
-from layerdiffuse_mcp.engine.patching import PatchStack
+from layerdiffuse_mcp.api.choices import SAMPLERS
+from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.layers.weight_offset import OffsetNetwork, read_offsets
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
-from layerdiffuse_mcp.engine.sharing import SharedNetwork
-from layerdiffuse_mcp.engine.sharing_model import SharingModel
+from layerdiffuse_mcp.engine.weights.patcher import PatchStack
 
 from .networks import base_shapes, base_unet, conditionings
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from layerdiffuse_mcp.engine.prompts import encode_sd15, encode_sdxl
-from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdxl
 
 from .conftest import GoldenSet
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from layerdiffuse_mcp.engine.chunks import count_tokens, tokenize_prompt
-from layerdiffuse_mcp.engine.emphasis import parse_emphasis
-from layerdiffuse_mcp.engine.tokenizer import clip_tokenizer
+from layerdiffuse_mcp.text.chunks import count_tokens, tokenize_prompt
+from layerdiffuse_mcp.text.emphasis import parse_emphasis
+from layerdiffuse_mcp.text.tokenizer import clip_tokenizer
 
 from .conftest import GoldenSet
 

@@ -3,8 +3,8 @@
 import pytest
 from torch import Tensor
 
-from layerdiffuse_mcp.choices import SAMPLERS
-from layerdiffuse_mcp.engine.networks import UNetNetwork
+from layerdiffuse_mcp.api.choices import SAMPLERS
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample

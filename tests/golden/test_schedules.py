@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layerdiffuse_mcp.choices import SAMPLERS
+from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
 
 PLAIN = "Euler"  # a sampler that takes the levels as they are

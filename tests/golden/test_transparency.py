@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from layerdiffuse_mcp.engine.transparency import OffsetEncoder, TransparentDecoder, decode, encode_offset
+from layerdiffuse_mcp.engine.transparency.decode import OffsetEncoder, TransparentDecoder, decode, encode_offset
 
 pytestmark = pytest.mark.golden_file("transparency")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import Cancelled, DownloadError, ModelError, ModelNotFound
 from layerdiffuse_mcp.families.entries import HubFile
 from layerdiffuse_mcp.families.registry import BASES, LAYER_FILES, METHODS, ROUTES
@@ -16,7 +17,6 @@ from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog, download
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.hub.hashes import cache_file
-from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.double import Break, Damage, Hub, Slow, sha256
 from tests.hub.files import LORA_KEYS, SD15_KEYS, tensors, weights, write

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.registry import LAYER_FILES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.outcome import Progress
-from layerdiffuse_mcp.requests import GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.settings import Settings
 from tests import narrow
 from tests.hub.double import Hub, Slow

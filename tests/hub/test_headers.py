@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layerdiffuse_mcp.engine import tensorfile
+from layerdiffuse_mcp.engine.weights import tensor_file as tensorfile
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
 from layerdiffuse_mcp.hub import headers
 from layerdiffuse_mcp.hub.headers import read_header

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerdiffuse_mcp.choices import RESIZE_MODES
+from layerdiffuse_mcp.api.choices import RESIZE_MODES
 from layerdiffuse_mcp.images.resize import resized
 
 sides = st.integers(1, 90)

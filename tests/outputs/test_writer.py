@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts
 from layerdiffuse_mcp.errors import Cancelled, OutputError
-from layerdiffuse_mcp.outcome import EncodedFile, Outcome, PictureFacts
 from layerdiffuse_mcp.outputs import folder as folders
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.outputs.writer import save, saved, sweep
@@ -185,7 +185,7 @@ def test_files_are_readable_by_others_as_the_umask_says(output: Path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from layerdiffuse_mcp.outcome import EncodedFile
+from layerdiffuse_mcp.api.outcome import EncodedFile
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.outputs.writer import save
 

@@ -20,9 +20,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Progress
+from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request, StatusRequest, UnloadRequest
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.outcome import EncodedFile, Outcome, PictureFacts, Progress
-from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, Request, StatusRequest, UnloadRequest
 from layerdiffuse_mcp.settings import Settings
 
 STEP = 0.03

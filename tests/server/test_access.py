@@ -11,7 +11,7 @@ import pytest
 import layerdiffuse_mcp
 from layerdiffuse_mcp.errors import AccessDenied, ImageError
 from layerdiffuse_mcp.images.files import sha256
-from layerdiffuse_mcp.recipes import GivenPicture
+from layerdiffuse_mcp.recipes.recipe import GivenPicture
 from layerdiffuse_mcp.server import access
 from layerdiffuse_mcp.server.access import find_picture, open_readable
 from layerdiffuse_mcp.server.contents import Contents

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mcp_types import Tool
 
-from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.server.app import INSTRUCTIONS, create_server
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings

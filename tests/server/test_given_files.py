@@ -18,10 +18,10 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import BlobResourceContents, ResourceLink
 from PIL import Image, PngImagePlugin
 
+from layerdiffuse_mcp.api.plan import resolve
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.images.png import png_bytes
-from layerdiffuse_mcp.plan import resolve
-from layerdiffuse_mcp.recipes import GivenPicture, recipe_of
-from layerdiffuse_mcp.requests import GenerateRequest
+from layerdiffuse_mcp.recipes.recipe import GivenPicture, recipe_of
 from layerdiffuse_mcp.server.contents import PREFIX
 from tests.results import facts_of, text_of
 

@@ -19,7 +19,7 @@ from mcp_types import (
 )
 from PIL import Image
 
-from layerdiffuse_mcp.choices import SAMPLERS
+from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.server.resources import PAGE
 from layerdiffuse_mcp.server.tools import TOOLS
 

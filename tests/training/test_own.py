@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.offsets import read_offsets
-from layerdiffuse_mcp.engine.sharing_model import SharingModel
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.layers.weight_offset import read_offsets
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from layerdiffuse_mcp.hub.headers import read_header
-from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 from tests.saving import Engine

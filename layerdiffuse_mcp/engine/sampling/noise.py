@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torchsde import BrownianTree
 
-from layerdiffuse_mcp.choices import NoiseSource
+from layerdiffuse_mcp.api.choices import NoiseSource
 
 Shape = tuple[int, ...]
 

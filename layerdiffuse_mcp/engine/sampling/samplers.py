@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerdiffuse_mcp.choices import Sampler
+from layerdiffuse_mcp.api.choices import Sampler
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise, StepNoise
 from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.unipc import sample_unipc

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerdiffuse_mcp.choices import SCHEDULES, Sampler
+from layerdiffuse_mcp.api.choices import SCHEDULES, Sampler
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.sd15 import SD15
 

@@ -13,12 +13,12 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 
+from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import ROLES, Role, Task
-from layerdiffuse_mcp.requests import GenerateRequest, validated
+from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.declare import WRITES, Declaration
 from layerdiffuse_mcp.server.results import JobResult
-from layerdiffuse_mcp.server.running import run
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import DRAWING
 
@@ -153,7 +153,7 @@ TOOLS = tuple(_declared(row) for row in ROWS)
 
 def _request(known: Services, row: Drawing, arguments: dict[str, Any]) -> GenerateRequest:
     """The request that the arguments ask for; reads files, so it belongs in a thread."""
-    from layerdiffuse_mcp.recipes import read_recipe, request_from
+    from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
 
     source = arguments.pop("recipe_from", None)
     with known.contents.keeping() as keep:

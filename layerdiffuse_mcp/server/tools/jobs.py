@@ -6,10 +6,10 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
-from layerdiffuse_mcp.jobs import Job, State
+from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.server.calls import result, wait
 from layerdiffuse_mcp.server.declare import READS, STOPS, Declaration
 from layerdiffuse_mcp.server.results import JobResult, facts_of, plain
-from layerdiffuse_mcp.server.running import result, wait
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import JobId, Preview, Wait
 

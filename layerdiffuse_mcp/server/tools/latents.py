@@ -6,10 +6,10 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 
-from layerdiffuse_mcp.requests import DecodeRequest, EncodeRequest
+from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest
+from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.declare import WRITES, Declaration
 from layerdiffuse_mcp.server.results import JobResult
-from layerdiffuse_mcp.server.running import run
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import Model, Preview, Wait, named
 

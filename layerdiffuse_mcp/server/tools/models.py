@@ -10,13 +10,13 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.backends import Phase
+from layerdiffuse_mcp.api.requests import PrepareRequest, UnloadRequest
+from layerdiffuse_mcp.backends.backend import Phase
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.requests import PrepareRequest, UnloadRequest
+from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.declare import FETCHES, FREES, READS, Declaration
 from layerdiffuse_mcp.server.results import JobResult, plain
-from layerdiffuse_mcp.server.running import run
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import Model, Wait
 from layerdiffuse_mcp.settings import Settings

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from layerdiffuse_mcp import requests
+from layerdiffuse_mcp.api import requests
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Task
 

@@ -9,17 +9,18 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel, ConfigDict, Field
 
+from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, Progress
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PictureTask, PlacedFile, ResultT
-from layerdiffuse_mcp.jobs import HEARTBEAT, Job
-from layerdiffuse_mcp.outcome import EncodedFile, ImageResult, Outcome, Progress
+from layerdiffuse_mcp.jobs.job import Job
+from layerdiffuse_mcp.jobs.queue import HEARTBEAT
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.outputs.writer import save
+from layerdiffuse_mcp.server.calls import Reporter
 from layerdiffuse_mcp.server.declare import READS, WRITES, Declaration
 from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, link_to, structured
-from layerdiffuse_mcp.server.running import Reporter
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import Preview, named
 

@@ -1,0 +1,58 @@
+"""Where engines run: the one interface that the queue knows.
+
+A backend runs requests on engines that live outside the server's process. It knows
+no MCP and keeps no queue: `jobs.py` gives it at most `workers` requests at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import Request
+
+Report = Callable[[Progress], None]
+Phase = Literal["stopped", "starting", "ready", "busy"]
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What is known of a worker without asking it anything.
+
+    `engine` is the engine's own report (device, memory, cached models) as of the end of
+    the last request; empty until the worker has started.
+    """
+
+    phase: Phase
+    pid: int | None
+    engine: dict[str, Any]
+
+
+class Backend(Protocol):
+    """Runs requests; cancelling a `run` stops its request and leaves the backend ready."""
+
+    @property
+    def workers(self) -> int:
+        """How many requests may run at once."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Start whatever takes long to start, and return without waiting for it."""
+        ...
+
+    async def run(self, request: Request, report: Report) -> Outcome:
+        """Run one request to its end; `report` is called in the caller's event loop.
+
+        Raises:
+            WorkerDied: the process that ran it ended.
+            LayerDiffuseError: whatever the engine raised.
+        """
+        ...
+
+    def state(self) -> list[WorkerState]:
+        """One entry a worker, at once."""
+        ...
+
+    async def close(self) -> None:
+        """End every worker."""
+        ...

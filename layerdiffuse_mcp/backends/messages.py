@@ -1,0 +1,69 @@
+"""What a server and its worker processes say to each other.
+
+Run, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.errors import LayerDiffuseError
+
+
+@dataclass(frozen=True)
+class Run:
+    """Do this request; `number` names it in every report about it."""
+
+    number: int
+    request: Request
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop the request of that number where it next asks (see `cancellation`), or never begin it."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine is loaded and takes requests."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The engine could not be loaded; the worker ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a request is."""
+
+    number: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Done:
+    """A request ended well."""
+
+    number: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A request ended with an error, `Cancelled` included."""
+
+    number: int
+    error: LayerDiffuseError
+
+
+@dataclass(frozen=True)
+class State:
+    """The engine's own report, sent whenever it may have changed."""
+
+    engine: dict[str, Any]

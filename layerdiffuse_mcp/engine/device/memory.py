@@ -1,0 +1,59 @@
+"""How much memory there is, and giving it back."""
+
+import ctypes
+import errno
+import gc
+import os
+import sys
+
+import psutil
+import torch
+from safetensors import SafetensorError
+
+OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+"""How allocators say so, in any case of letters: torch's for CPUs, on Linux and on Windows, for MPS, and the system's
+where a file is mapped."""
+
+
+def memory_free(device: torch.device) -> tuple[int, int]:
+    """Bytes free and bytes in all on a device (the machine's memory for cpu and mps), after `trim_heap`."""
+    trim_heap()
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
+    machine = psutil.virtual_memory()
+    return machine.available, machine.total
+
+
+def memory_used() -> int:
+    """Bytes that this process keeps resident."""
+    return psutil.Process(os.getpid()).memory_info().rss
+
+
+def release_memory() -> None:
+    """Give what has been dropped back to the system, from Python, the device's cache and the C library's heap."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Give the memory that the C library keeps (see `runtime.keep_freed_memory`) back to the system.
+
+    A matter of milliseconds, and of as many for what is allocated next.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc has it, musl has not
+        libc.malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    said = str(error).casefold()
+    return isinstance(error, RuntimeError | OSError | SafetensorError) and any(words in said for words in OUT_OF_MEMORY)

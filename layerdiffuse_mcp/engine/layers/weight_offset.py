@@ -1,0 +1,166 @@
+"""Layer models that are offsets of a base's weights (all SDXL methods), in any of the layouts in which they are shared.
+
+    patch = read_offsets("layer_xl_transparent_attn.safetensors", unet)
+    with OffsetNetwork(stack, patch.scaled(0.6)) as run:
+        run.network(x, timestep, conditioning)          # base + offsets
+        run.base_network(x, timestep, conditioning)     # the base; what was patched before (user LoRAs) stays
+
+Layouts: `MODEL_KEY::lora|diff::SLOT` (the released files), plain diffusers keys with full differences, LoRA in
+diffusers layout. A file fits whole or not at all. Both networks are the same module: its touched weights change
+places, so one model's memory is enough, and nothing happens while the same network is asked again and again.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
+from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
+from layerdiffuse_mcp.engine.weights.lora import parse_lora
+from layerdiffuse_mcp.engine.weights.patcher import Full, LowRank, Offset, Patch, PatchStack, misfits
+from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
+from layerdiffuse_mcp.errors import LayerFileError
+from layerdiffuse_mcp.hub.identify import identify
+
+SLOTS: Mapping[str, tuple[str, ...]] = {"lora": ("up", "down", "alpha", "mid"), "diff": ("difference",)}
+MODEL_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+
+
+def read_offsets(path: str | os.PathLike[str], unet: UNet2DConditionModel) -> Patch:
+    """The offsets of a layer file for `unet`, patched or not, at strength 1.
+
+    Raises `LayerFileError` when the file is damaged, of another kind or for another base, lacks a tensor or has one
+    that finds no place; up to five keys are named.
+    """
+    file = TensorFile(path, LayerFileError)
+    patch = offsets_from_tensors(file, unet, file.path.name)
+    file.require_finite()
+    return patch
+
+
+def offsets_from_tensors(
+    tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str = "The layer file"
+) -> Patch:
+    """As `read_offsets`, from a file's tensors, which are kept and not copied; `name` stands in errors."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    parameters = {key for key, _ in unet.named_parameters()}
+    homeless: list[str]
+    offsets: Mapping[str, tuple[Offset, ...]]
+    if any("::" in key for key in tensors):
+        offsets, homeless = _slotted(tensors, unet_key_map(unet.config), parameters)
+    elif parameters.issuperset(tensors) or not _looks_like_lora(tensors):
+        offsets = {key: (Full(tensor),) for key, tensor in tensors.items() if key in parameters}
+        homeless = [key for key in tensors if key not in parameters]
+    else:
+        lora = parse_lora(tensors, name)
+        offsets, homeless = lora.offsets("unet", unet)
+    patch = Patch(name, offsets)
+    problem = None
+    if homeless or not offsets:
+        problem = f"has tensors that find no place in this base: {_some(homeless or list(tensors))}"
+    elif wrong := misfits(patch, unet):
+        problem = f"is for a base of another size: {_some(wrong)} do not fit"
+    elif absent := _absent(offsets, parameters):
+        problem = f"is incomplete: it lacks {_some(absent)}"
+    if problem:
+        family = "SD 1.5" if unet.config["addition_embed_type"] is None else "SDXL"
+        raise LayerFileError(
+            f"{name} (it looks like {identify(shapes).title}; this base is {family}) {problem}. "
+            "Use a layer file of the base's own family, or fetch the file again."
+        )
+    return patch
+
+
+class OffsetNetwork:
+    """A base under an offset patch, for one run: a `Network` with and without the patch.
+
+    below: patches that stay in both (user LoRAs). Weights change when a network is called that they are not set for,
+    so a patch that is on already costs nothing. As a context manager it takes the patch off at the end; a caller who
+    will need the same patch again can leave it on.
+    """
+
+    def __init__(self, stack: PatchStack, patch: Patch, below: Sequence[Patch] = ()):
+        self._stack = stack
+        self._patch = patch
+        self._below = tuple(below)
+        self._network = UNetNetwork(cast(UNet2DConditionModel, stack.module))
+
+    def network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """The patched base, as `sampling.denoiser.Network`."""
+        self._stack.set(*self._below, self._patch)
+        return self._network(x, timestep, conditioning)
+
+    def base_network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """The base without the patch, as `sampling.denoiser.Network`."""
+        self.remove()
+        return self._network(x, timestep, conditioning)
+
+    def remove(self) -> None:
+        """Take the patch off."""
+        self._stack.set(*self._below)
+
+    def __enter__(self) -> "OffsetNetwork":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def _slotted(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], parameters: set[str]
+) -> tuple[dict[str, tuple[Offset, ...]], list[str]]:
+    """The offsets of `MODEL_KEY::TYPE::SLOT` tensors by parameter, and the keys that have no place."""
+    groups: dict[tuple[str, str], dict[str, Tensor]] = {}
+    homeless: list[str] = []
+    for key, tensor in tensors.items():
+        parameter, kind, slot = _slot(key, names)
+        if parameter in parameters and slot:
+            groups.setdefault((parameter, kind), {})[slot] = tensor
+        else:
+            homeless.append(key)
+    offsets: dict[str, tuple[Offset, ...]] = {}
+    for (parameter, kind), parts in groups.items():
+        if kind == "diff":
+            offset = Full(parts["difference"])
+        elif "up" in parts and "down" in parts:
+            alpha = parts.get("alpha")
+            offset = LowRank(parts["up"], parts["down"], None if alpha is None else float(alpha), parts.get("mid"))
+        else:
+            homeless.append(f"{parameter} ({' and '.join(parts)} alone)")
+            continue
+        offsets[parameter] = (*offsets.get(parameter, ()), offset)
+    return offsets, homeless
+
+
+def _slot(key: str, names: Mapping[str, str]) -> tuple[str, str, str | None]:
+    """(diffusers parameter or the key itself, type, slot's name or None when there is no such slot)."""
+    model_key, _, rest = key.partition("::")
+    kind, _, index = rest.partition("::")
+    for prefix in MODEL_PREFIXES:
+        model_key = model_key.removeprefix(prefix)
+    slots = SLOTS.get(kind, ())
+    slot = slots[int(index)] if index.isdecimal() and int(index) < len(slots) else None
+    return names.get(model_key, model_key), kind, slot
+
+
+def _absent(offsets: Mapping[str, object], parameters: Iterable[str]) -> list[str]:
+    """Parameters without an offset whose like elsewhere have one: a released file has all of a sort or none."""
+    present = {_role(name) for name in offsets}
+    return [name for name in parameters if name not in offsets and _role(name) in present]
+
+
+def _role(name: str) -> str:
+    return re.sub(r"\d+", "#", name.replace("down_blocks", "blocks").replace("up_blocks", "blocks"))
+
+
+def _looks_like_lora(tensors: Iterable[str]) -> bool:
+    return any("lora" in key for key in tensors)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

@@ -1,0 +1,195 @@
+"""Which models are in memory: loaded once, kept while there is room and work, given back.
+
+    manager = ModelManager(settings)
+    model = manager.get(catalog.find("pocket", settings), meter.tell)
+    manager.fit(model, together=4 * 128 * 128, each=128 * 128)
+    manager.unload()
+
+Memory is counted in bytes of weights, in the number format in which they run, and of activations, estimated from the
+size of the pictures. Where the estimate was wrong, `relieve` takes less from then on.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from layerdiffuse_mcp.engine.device.memory import memory_free, memory_used, release_memory
+from layerdiffuse_mcp.engine.device.placement import Placement, place
+from layerdiffuse_mcp.engine.model import Model
+from layerdiffuse_mcp.engine.models.offload import LEVELS, Level, estimated_sizes, fitting, lower
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
+from layerdiffuse_mcp.engine.weights.single_file import with_vae
+from layerdiffuse_mcp.errors import ModelError, OutOfMemory
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.catalog import ModelEntry
+from layerdiffuse_mcp.hub.hashes import BackgroundHashes
+from layerdiffuse_mcp.hub.versions import versions_below
+from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import in_words
+
+SHARE = 0.8
+"""Of the device's memory; what models may take unless it is set."""
+
+
+class ModelManager:
+    """The models in memory, most recently used last."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._models: OrderedDict[str, Model] = OrderedDict()
+        self._at_least: dict[str, Level] = {}
+        self._hashes = BackgroundHashes()
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Where models run; decided when it is first needed."""
+        return place(self._settings.device, self._settings.dtype)
+
+    @property
+    def budget(self) -> int:
+        """Bytes that models and what they compute with may take now."""
+        free, total = memory_free(self.placement.device)
+        limit = self._settings.max_memory
+        own = sum(model.bytes for model in self._models.values())
+        return min(int(limit * 1e9) if limit else int(total * SHARE), free + own)
+
+    def get(self, entry: ModelEntry, tell: Callable[[str], None]) -> Model:
+        """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
+
+        Raises:
+            ModelNotFound: its file is not on this machine.
+            CheckpointError: its file is damaged or of another kind.
+            OutOfMemory: it is too large even layer by layer.
+        """
+        path = catalog.base_file(entry, self._settings)
+        files = tuple(version for part in (path, entry.vae) if part is not None for version in versions_below(part))
+        if entry.name in self._models and self._models[entry.name].files != files:
+            self.unload(entry.name)
+        model = self._models.get(entry.name)
+        if model is None:
+            tell(f"loading {entry.name}")
+            checkpoint = read_checkpoint(path)
+            if entry.vae is not None:
+                checkpoint = with_vae(checkpoint, entry.vae)
+            model = Model(entry, self._settings, self.placement, checkpoint, files, self._hashes)
+        self._models[entry.name] = model
+        self._models.move_to_end(entry.name)
+        try:
+            self.fit(model, model.checkpoint.native_size**2, model.checkpoint.native_size**2)
+            model.load()
+        except (ModelError, OutOfMemory):
+            self.unload(entry.name)
+            raise
+        self._hashes.start(*model.files[:1])
+        return model
+
+    def fit(self, model: Model, together: int, each: int) -> None:
+        """Make room for drawing `together` pixels as one batch, in pictures of `each`: others go, then parts of it.
+
+        Raises:
+            OutOfMemory: it is too large even layer by layer.
+        """
+        sizes = model.sizes.drawing(min(together, max(model.pixels_at_once, each)), each, self.placement)
+        asked = self._settings.offload
+        self._make_room(model, sizes.at("none" if asked == "auto" else asked))
+        level = fitting(sizes, self.budget) if asked == "auto" else asked
+        if model.sizes.at(level) > self.budget:
+            raise OutOfMemory(
+                f"{model.entry.name} takes {in_words(model.sizes.at(level))} with offload={level}, and there are "
+                f"{in_words(self.budget)} for models. Raise LAYERDIFFUSE_MAX_MEMORY, set LAYERDIFFUSE_OFFLOAD=auto, "
+                "close other programs, or name a smaller model."
+            )
+        least = self._at_least.get(model.entry.name, level)
+        model.offload = least if LEVELS.index(least) > LEVELS.index(level) else level
+        model.spare = max(0, self.budget - sizes.at("none")) // 2
+
+    def relieve(self) -> str | None:
+        """After memory ran out: free all of it, and let the model that ran take less from now on.
+
+        Returns what is different then, in words, or None when no more can be done.
+        """
+        model = next(reversed(self._models.values()), None)
+        if model is None:
+            return None
+        for name in [name for name in self._models if name != model.entry.name]:
+            self.unload(name)
+        level, (count, each) = lower(model.offload), model.batch
+        if level is None and count == 1 and model.pixels_at_once < each:
+            return None
+        model.leave()
+        release_memory()
+        self._at_least[model.entry.name] = model.offload = level or model.offload
+        together = ""
+        if level is None or count > 1:
+            model.pixels_at_once = each * count // 2
+            together = f" and {count // 2} at a time" if count > 1 else " and guidance's two passes in turn"
+        return (
+            f"The memory of {self.placement.title} ran out: drawn again with offload={model.offload}{together}, "
+            "which is slower. Smaller or fewer pictures take less."
+        )
+
+    def unload(self, name: str | None = None) -> list[str]:
+        """Drop one model, or all of them; returns the names of those that were dropped."""
+        names = [known for known in self._models if name in (None, known)]
+        for known in names:
+            del self._models[known]
+            self._at_least.pop(known, None)
+        release_memory()
+        return names
+
+    def close(self) -> None:
+        """Drop all models, and stop what is done in the background."""
+        self._hashes.close()
+        self.unload()
+
+    def forecast(self, entry: ModelEntry) -> str:
+        """Which offload level a base would get now with nothing else loaded, for pictures of its native size."""
+        if entry.path is None and entry.family is not None:
+            sizes = estimated_sizes(FAMILIES[entry.family], self.placement)
+        else:
+            checkpoint = read_checkpoint(catalog.base_file(entry, self._settings))
+            sizes = Model(entry, self._settings, self.placement, checkpoint).sizes
+        pixels = entry.native_size**2
+        sizes = sizes.drawing(pixels, pixels, self.placement)
+        asked = self._settings.offload
+        level = fitting(sizes, self.budget) if asked == "auto" else asked
+        return f"offload {level}: about {in_words(sizes.at(level))} at once, of {in_words(self.budget)} for models"
+
+    def status(self) -> dict[str, Any]:
+        """Device, number format, memory and the models that are loaded."""
+        free, total = memory_free(self.placement.device)
+        return {
+            "device": self.placement.title,
+            "dtype": str(self.placement.dtype).removeprefix("torch."),
+            **({"dtype_reason": self.placement.reason} if self.placement.reason else {}),
+            "torch": str(torch.__version__),  # of a class of torch's, which would import torch wherever it is unpickled
+            "memory_free": free,
+            "memory_total": total,
+            "memory_budget": self.budget,
+            "memory_resident": memory_used(),
+            "loaded": [
+                {"model": model.entry.name, "bytes": model.bytes, "offload": model.offload}
+                for model in self._models.values()
+            ],
+        }
+
+    def _make_room(self, model: Model, needed: int) -> None:
+        """Until `needed` bytes fit into the budget beside the other models, these give up what they keep to spare,
+        then the least recently used of them go.
+        """
+        others = [other for other in self._models.values() if other is not model]
+
+        def crowded() -> bool:
+            rest = sum(other.bytes for other in self._models.values() if other is not model)
+            return needed + rest > self.budget
+
+        for other in others:
+            if crowded():
+                other.spare = 0
+        for other in others:
+            if crowded():
+                self.unload(other.entry.name)

@@ -1,0 +1,154 @@
+"""How much of a model is on the device at once: the three levels, what each takes, and which one fits.
+
+| level     | on the device at once                                                              |
+|-----------|------------------------------------------------------------------------------------|
+| `none`    | everything                                                                         |
+| `in_turn` | the text encoders, or the denoiser, or the autoencoder and the transparency files  |
+| `layers`  | as `in_turn`, but of the denoiser's blocks one after another as they are computed  |
+
+Whatever is not on the device takes no memory of its own: it is read from the memory-mapped file when its turn comes,
+which the system keeps in its cache as long as there is room. Results are the same at every level, bit for bit.
+
+    sizes = sizes_of(checkpoint, placement, transparency)
+    level = fitting(sizes.drawing(1024 * 1024, 1024 * 1024, placement), budget)
+    blocks = BlockByBlock(stack, device)          # from here on the denoiser needs no more than a block
+"""
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from layerdiffuse_mcp.engine.device.placement import Placement
+from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
+from layerdiffuse_mcp.engine.weights.patcher import PatchStack
+from layerdiffuse_mcp.families.spec import FamilySpec, Parameters, Phase
+
+Level = Literal["none", "in_turn", "layers"]
+
+LEVELS: tuple[Level, ...] = ("none", "in_turn", "layers")
+PHASES: tuple[Phase, ...] = ("text", "denoising", "pictures")
+"""In which networks are used; the transparency files go with the pictures."""
+
+BLOCK = re.compile(r"(.+\.(?:resnets|transformer_blocks)\.\d+)\.")
+"""What of a UNet is moved as one: its residual blocks and its transformer blocks hold nearly all of its weights."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes that a model's networks take in the number formats in which they run, and that they compute with.
+
+    `block`: the most that is there of the denoiser when its blocks are taken one after another.
+    """
+
+    text: int
+    denoiser: int
+    block: int
+    pictures: int
+    denoising: int = 0
+    decoding: int = 0
+
+    def drawing(self, together: int, each: int, placement: Placement) -> "Sizes":
+        """With the activations of `together` pixels that are denoised as one batch, in pictures of `each` pixels."""
+        size = placement.dtype.itemsize
+        return replace(self, denoising=together * DENOISING * size // 4, decoding=each * DECODING * size // 4)
+
+    def at(self, level: Level) -> int:
+        """Bytes on the device at once."""
+        if level == "none":
+            return self.text + self.denoiser + self.pictures + max(self.denoising, self.decoding)
+        denoiser = self.denoiser if level == "in_turn" else self.block
+        return max(self.text, denoiser + self.denoising, self.pictures + self.decoding)
+
+
+DENOISING, DECODING = 2100, 4100
+"""Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
+
+
+def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) -> Sizes:
+    """What a checkpoint's networks take; `transparency`: numbers in the family's decoder and encoder files."""
+    numbers = {
+        name: {key: part.weights[key].numel() for key in part.weights} for name, part in checkpoint.parts.items()
+    }
+    count = {name: sum(weights.values()) for name, weights in numbers.items()}
+    vae_bytes = placement.vae_dtype(checkpoint.vae_fits_float16).itemsize
+    return Sizes(
+        text=sum(count.get(name, 0) for name in checkpoint.spec.names("text")) * placement.text_dtype.itemsize,
+        denoiser=count["unet"] * placement.dtype.itemsize,
+        block=_largest_block(numbers["unet"]) * placement.dtype.itemsize,
+        pictures=(count.get("vae", 0) + transparency) * vae_bytes,
+    )
+
+
+def estimated_sizes(spec: FamilySpec, placement: Placement) -> Sizes:
+    """As `sizes_of`, for a base of that family of which there is no file."""
+    numbers = spec.parameters or Parameters(0, 0, 0, 0)
+    return Sizes(
+        text=numbers.text * placement.text_dtype.itemsize,
+        denoiser=numbers.denoiser * placement.dtype.itemsize,
+        block=numbers.block * placement.dtype.itemsize,
+        pictures=numbers.pictures * placement.vae_dtype(spec.vae_fits_float16).itemsize,
+    )
+
+
+def fitting(sizes: Sizes, budget: int) -> Level:
+    """The first level that fits into `budget` bytes, else the last."""
+    for level in LEVELS:
+        if sizes.at(level) <= budget:
+            return level
+    return LEVELS[-1]
+
+
+def lower(level: Level) -> Level | None:
+    """The next level down, None below the last."""
+    below: list[Level] = [*LEVELS[LEVELS.index(level) + 1 :]]
+    return below[0] if below else None
+
+
+class BlockByBlock:
+    """Keeps a UNet's blocks put away but for the one that is computed; its other layers stay."""
+
+    def __init__(self, stack: PatchStack, device: torch.device):
+        blocks = _by_block([name for name, _ in stack.module.named_parameters()])
+        self.rest = blocks.pop(None, [])
+        self._stack, self._device = stack, device
+        self._handles: list[RemovableHandle] = []
+        stack.put_away(itertools.chain.from_iterable(blocks.values()))
+        for block, names in blocks.items():
+            self._watch(stack.module.get_submodule(str(block)), names)
+
+    def _watch(self, block: nn.Module, names: list[str]) -> None:
+        def bring(*_: object) -> None:
+            self._stack.bring(self._device, names)
+
+        def put_away(*_: object) -> None:
+            self._stack.put_away(names)
+
+        self._handles += [
+            block.register_forward_pre_hook(bring),
+            block.register_forward_hook(put_away, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Let the network be as it was; its weights stay put away."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _by_block(names: list[str]) -> dict[str | None, list[str]]:
+    blocks: dict[str | None, list[str]] = {}
+    for name in names:
+        match = BLOCK.match(name)
+        blocks.setdefault(match[1] if match else None, []).append(name)
+    return blocks
+
+
+def _largest_block(numbers: Mapping[str, int]) -> int:
+    """The numbers in a UNet's largest block and in all that is in none."""
+    blocks = {block: sum(map(numbers.__getitem__, names)) for block, names in _by_block([*numbers]).items()}
+    return blocks.pop(None, 0) + max(blocks.values(), default=0)

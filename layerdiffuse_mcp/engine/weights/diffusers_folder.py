@@ -1,0 +1,109 @@
+"""Base models in diffusers' folder layout: `model_index.json`, `unet/`, `vae/`, `text_encoder/`, `text_encoder_2/`.
+
+Weights may be one file or shards with an index, plain or of the fp16 variant; only `.safetensors` files are opened.
+Configurations are the folder's own. `checkpoints.read_checkpoint` is the way in.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part, Weights, parameter_key
+from layerdiffuse_mcp.engine.weights.ldm_names import Origin
+from layerdiffuse_mcp.engine.weights.networks import VectorUNet, make_text_encoder
+from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
+from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
+from layerdiffuse_mcp.families.registry import folder_family
+from layerdiffuse_mcp.families.spec import Component
+from layerdiffuse_mcp.hub.headers import PICKLE_SUFFIXES
+
+STEMS = {"text": "model"}  # by phase; diffusers' own networks have the other
+STEM = "diffusion_pytorch_model"
+VARIANTS = ("", ".fp16", ".bf16")  # the first that is there is used
+# attention names of VAEs saved before diffusers 0.13
+OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def read_folder(path: Path) -> Checkpoint:
+    """Open a diffusers folder; loads no weights. Raises `ModelNotFound` or `CheckpointError`, saying what is wrong."""
+    index_path = path / "model_index.json"
+    if not index_path.is_file():
+        raise ModelNotFound(
+            f"{path} holds no model_index.json, so it is not a diffusers folder; "
+            "give the folder that has unet/, vae/ and text_encoder/ in it, or a single .safetensors file."
+        )
+    pipeline = str(_json(index_path).get("_class_name", "unnamed pipeline"))
+    unet_config = _json(path / "unet" / "config.json") if (path / "unet").is_dir() else {}
+    spec = folder_family(path.name, pipeline, unet_config)
+    vae_config = _json(path / "vae" / "config.json") if (path / "vae").is_dir() else {}
+    scheduler_path = path / "scheduler" / "scheduler_config.json"
+    scheduler = _json(scheduler_path) if scheduler_path.is_file() else {}
+    prediction = "v_prediction" if scheduler.get("prediction_type") == "v_prediction" else "epsilon"
+    parts = {one.name: _part(path / one.name, one) for one in spec.components if (path / one.name).is_dir()}
+    return Checkpoint(
+        path=path,
+        spec=spec,
+        prediction=prediction,
+        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+        native_size=int(unet_config.get("sample_size") or 0) * spec.latent.downscale or spec.native_size,
+        latent=replace(spec.latent, scale=vae_config.get("scaling_factor", spec.latent.scale)),
+        parts=parts,
+        name=path.name,
+        vae_fits_float16=spec.vae_fits_float16 or vae_config.get("force_upcast") is False,
+    )
+
+
+def _part(folder: Path, component: Component) -> Part:
+    config = {key: value for key, value in _json(folder / "config.json").items() if not key.startswith("_")}
+    files = _files(folder, STEMS.get(component.phase, STEM))
+    origins = {_key(key, component): (file, Origin(key)) for file in files for key in file}
+    projected = "text_projection.weight" in origins
+    makers: dict[str, Callable[[], Any]] = {
+        "denoising": lambda: VectorUNet.from_config(config),
+        "pictures": lambda: AutoencoderKL.from_config(config),
+        "text": lambda: make_text_encoder(config, projected),
+    }
+    return Part(component.name, component.title, makers[component.phase], Weights(origins))
+
+
+def _files(folder: Path, stem: str) -> list[TensorFile]:
+    for variant in VARIANTS:
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if not index.is_file():
+            index = folder / f"{stem}{variant}.safetensors.index.json"
+        if index.is_file():
+            names = sorted(set(_json(index)["weight_map"].values()))
+            if any(Path(name).name != name for name in names):
+                raise CheckpointError(f"{index} names files outside its folder; fetch the model again.")
+            return [TensorFile(folder / name) for name in names]
+        single = folder / f"{stem}{variant}.safetensors"
+        if single.is_file():
+            return [TensorFile(single)]
+    pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES]
+    only = f" but only {pickles[0]}, a pickle, which can run any code it carries" if pickles else ""
+    raise CheckpointError(f"{folder} holds no {stem}.safetensors{only}; fetch the .safetensors files of the model.")
+
+
+def _key(key: str, component: Component) -> str:
+    if component.phase == "text":
+        return parameter_key(key)
+    if component.phase == "pictures":
+        for old, new in OLD_ATTENTION.items():
+            key = key.replace(old, new)
+    return key
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as reason:
+        raise CheckpointError(f"{path} is missing; fetch the model's folder whole.") from reason
+    except (ValueError, OSError) as reason:
+        raise CheckpointError(f"{path} cannot be read ({reason}); fetch it again.") from reason
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object; fetch it again.")
+    return value

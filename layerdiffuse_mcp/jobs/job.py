@@ -1,0 +1,107 @@
+"""A job: one request on its way, its state, progress and end."""
+
+import secrets
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+import anyio
+
+from layerdiffuse_mcp.api.outcome import ImageResult, Outcome, Progress
+from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.errors import LayerDiffuseError
+
+
+class State(StrEnum):
+    """The life of a job, in order; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED})
+
+
+def _nothing() -> None:
+    """What is to be done at most jobs' end."""
+
+
+class Job:
+    """One request on its way. Read it freely; only `Jobs` changes it.
+
+    Jobs of one `batch_key` can be drawn as one batch; one without a key is drawn alone.
+    """
+
+    def __init__(self, what: str, request: Request | None, batch_key: str | None = None) -> None:
+        self.id = f"job-{secrets.token_hex(4)}"
+        self.what = what
+        self.request = request
+        self.batch_key = batch_key
+        self.state = State.QUEUED
+        self.progress = Progress(fraction=0.0, message="waiting")
+        self.outcome: Outcome | None = None
+        self.error: LayerDiffuseError | None = None
+        self.created = time.time()
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.scope = anyio.CancelScope()
+        self.group: list[Job] = [self]
+        self.changed = anyio.Event()
+        self.at_end: Callable[[], None] = _nothing
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is final."""
+        return self.state in FINAL
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, or ran."""
+        return 0.0 if self.started is None else (self.ended or time.time()) - self.started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """A guess from the progress made so far; None while there is nothing to guess from."""
+        fraction = self.progress.fraction
+        if self.state is not State.RUNNING or fraction < 0.05:
+            return None
+        return self.seconds * (1 - fraction) / fraction
+
+    def image(self, number: int) -> ImageResult | None:
+        """The picture of that number, from 1."""
+        images = self.outcome.images if self.outcome else ()
+        return images[number - 1] if 1 <= number <= len(images) else None
+
+    def _announce(self) -> None:
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def report(self, progress: Progress) -> None:
+        """Take note of progress, which ends with the job; the fraction never falls."""
+        if self.finished:
+            return
+        if progress.fraction < self.progress.fraction:
+            progress = progress.model_copy(update={"fraction": self.progress.fraction})
+        self.progress = progress
+        self._announce()
+
+    def begin(self, group: "list[Job] | None" = None) -> None:
+        """Its turn has come, alone or in a group, which is stopped as a whole."""
+        self.group = group or [self]
+        self.scope = self.group[0].scope if group else anyio.CancelScope()
+        self.state, self.started = State.RUNNING, time.time()
+        self.report(Progress(fraction=0.0, message="starting"))
+
+    def end(self, state: State, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
+        """It has ended in a final state; the first end is the one that counts."""
+        if self.finished:
+            return
+        self.state, self.outcome, self.error, self.ended = state, outcome, error, time.time()
+        fraction = 1.0 if state is State.DONE else self.progress.fraction
+        self.progress = Progress(fraction=fraction, message=state.value)
+        self.at_end()
+        self.at_end = _nothing
+        self._announce()

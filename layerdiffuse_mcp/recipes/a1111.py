@@ -1,0 +1,123 @@
+"""Between requests and the A1111 parameter text: a published recipe becomes a request, a picture tells its own.
+
+    request = request_of(infotext.parse(text))
+    text = infotext.format(infotext_of(plan, model_hash="15012c538f"))
+
+The text names no picture files, so a request made of it has none: give `inputs` before it is run.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.api.requests import GenerateRequest, near, validated
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.registry import METHODS, ROUTES
+from layerdiffuse_mcp.families.spec import LayerMethod, Role, Task
+from layerdiffuse_mcp.recipes.infotext import Infotext
+from layerdiffuse_mcp.wording import quoted
+
+_BY_FORGE_NAME = {method.forge_name: method for method in METHODS.values()}
+_NEWER_PREFIX = "(SDXL) "
+_NEWER_NOTE = " (need batch size"
+
+
+def request_of(info: Infotext) -> GenerateRequest:
+    """The request that a parameter text describes; what the text leaves out stays open.
+
+    Raises:
+        InvalidRequest: a value is out of range, or the layer method is unknown.
+    """
+    prompts: dict[Role, str | None] = {
+        "foreground": info.foreground_prompt,
+        "background": info.background_prompt,
+        "blended": info.blended_prompt,
+    }
+    fields: dict[str, Any] = {
+        "prompt": info.prompt,
+        "negative_prompt": info.negative_prompt,
+        "layer_prompts": {role: text for role, text in prompts.items() if text},
+        "model": info.model,
+        "sampler": info.sampler,
+        "schedule": info.schedule,
+        "steps": info.steps,
+        "guidance_scale": info.guidance_scale,
+        "seed": info.seed,
+        "width": info.size and info.size[0],
+        "height": info.size and info.size[1],
+        "clip_skip": info.clip_skip,
+        "noise_source": info.noise_source,
+        "emphasis": info.emphasis,
+        "resize_mode": info.resize_mode,
+        "layer_weight": info.layer_weight,
+        "stop_at": info.stop_at,
+        "strength": info.strength,
+    }
+    if info.layer_method is not None:
+        method = _method(info.layer_method)
+        fields |= {"method": method.id, "task": _task(method)}
+    return validated(GenerateRequest, {name: value for name, value in fields.items() if value is not None})
+
+
+def infotext_of(request: GenerateRequest, like: Infotext | None = None, *, model_hash: str | None = None) -> Infotext:
+    """The parameter text's fields for a request or a plan.
+
+    What a request does not hold (the program's version, which pictures were given to the extension) is taken from
+    `like`, by default from this version of ours. Of a plan with two stages the last is told.
+    """
+    base = like or Infotext(version=f"layerdiffuse-mcp {__version__}", model_hash=model_hash, layer_enabled=True)
+    settings: Any = request.stages[-1] if request.stages else request
+    method = METHODS[settings.method] if settings.method else None
+    told: dict[str, Any] = {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "model": request.model,
+        "sampler": settings.sampler,
+        "schedule": settings.schedule,
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "seed": request.seed,
+        "size": (request.width, request.height) if request.width and request.height else None,
+        "clip_skip": request.clip_skip,
+        "layer_weight": settings.layer_weight,
+        "stop_at": settings.stop_at,
+        "foreground_prompt": request.layer_prompts.get("foreground"),
+        "background_prompt": request.layer_prompts.get("background"),
+        "blended_prompt": request.layer_prompts.get("blended"),
+        "strength": request.strength if request.image is not None else None,
+        "noise_source": request.noise_source,
+        "emphasis": request.emphasis,
+        "resize_mode": request.resize_mode,
+    }
+    if method is not None and not (base.layer_method and _method(base.layer_method) is method):
+        told["layer_method"] = method.forge_name
+    if like is None:
+        told |= {f"{role}_given": role in request.inputs for role in ("foreground", "background", "blended")}
+    else:
+        told = {name: value for name, value in told.items() if value is not None and _differs(like, name, value)}
+    return replace(base, **told)
+
+
+def _differs(like: Infotext, name: str, value: Any) -> bool:
+    """Whether a value says something that the text did not: a default that it leaves out says nothing."""
+    written = getattr(like, name)
+    if written is None and name in GenerateRequest.model_fields:
+        return value != GenerateRequest.model_fields[name].default
+    return value != written
+
+
+def _method(name: str) -> LayerMethod:
+    """The row of the extension's name for a method, in its earlier or later spelling."""
+    earlier = name.removeprefix(_NEWER_PREFIX).split(_NEWER_NOTE)[0]
+    if earlier not in _BY_FORGE_NAME:
+        raise InvalidRequest(f"Unknown layerdiffusion_method {quoted(name)}. {near(earlier, list(_BY_FORGE_NAME))}")
+    return _BY_FORGE_NAME[earlier]
+
+
+def _task(method: LayerMethod) -> Task:
+    """The task that a method does alone."""
+    for (task, family), route in ROUTES.items():
+        same = [(METHODS[stage].inputs, METHODS[stage].outputs) for stage in route]
+        if family == method.family and same == [(method.inputs, method.outputs)]:
+            return task
+    raise AssertionError(f"no task for {method.id}")
