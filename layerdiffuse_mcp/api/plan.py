@@ -1,14 +1,21 @@
-"""From a request to its plan: everything left open is decided here, and nowhere else.
+"""Plans: what an engine is asked to do, with nothing left open.
 
-The plan is a `GenerateRequest` again, with a seed, a size and every stage's settings. Running a plan
-needs no more decisions, and the recipe inside a picture is the plan that drew it.
+A plan is a value: frozen, it pickles, and its JSON makes it again. The planner (`jobs/planner.py`) makes one of a
+request before anything waits; batch keys compare plans, and the recipe inside a picture is the plan that drew it.
+Pictures are named in it by their content's SHA-256; the files behind go beside it, as `inputs` (SHA-256 -> path).
+
+    plan = make_plan(GenerateRequest(prompt="a red apple"), FAMILIES["sd15"], model="pocket", native_size=128)
+    any_task(plan.model_dump(mode="json")) == plan
 """
 
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
 from layerdiffuse_mcp.api.requests import (
     DRAW_SEED,
@@ -22,60 +29,217 @@ from layerdiffuse_mcp.api.requests import (
     validated,
 )
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families import spec
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
-from layerdiffuse_mcp.families.spec import LayerMethod, Role
+from layerdiffuse_mcp.families.spec import FamilySpec, LayerMethod, Role
 
 AUTOMATIC = "Automatic"
-SIZE_STEP = 64
 FRAMES_AT_MOST = max(method.frames for method in METHODS.values())
+MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent", "notes"})
+"""In what plans may differ that are drawn as one batch."""
 
 
-def resolve(
+class _Plan(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GivenPicture(BaseModel):
+    """A picture or a latent that is given: the name it had, and its content's SHA-256 and size.
+
+    Read from a recipe of the first format, `name` is a path and the size is not known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Annotated[str, Field(max_length=4096)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: int | None = None
+
+
+class PlannedLora(_Plan):
+    """A LoRA by its name in the catalogue, and its strength on the denoising network and on the text encoder."""
+
+    name: str
+    strength: float
+    text_strength: float
+
+
+class DrawPlan(_Plan):
+    """Draw `count` results. Sizes are in pixels; `stages` run in order, each with all of its settings.
+
+    `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
+    `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say both.
+    """
+
+    kind: Literal["draw"] = "draw"
+    task: spec.Task
+    model: str
+    family: str
+    prompt: str
+    negative_prompt: str = ""
+    layer_prompts: dict[Role, str] = Field(default_factory=dict)
+    loras: tuple[PlannedLora, ...] = ()
+    inputs: dict[Role, GivenPicture] = Field(default_factory=dict)
+    image: GivenPicture | None = None
+    mask: GivenPicture | None = None
+    strength: float
+    resize_mode: str
+    seed: int
+    count: int
+    width: int
+    height: int
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    clip_skip: int | None = None
+    emphasis: str
+    noise_source: str
+    save_latent: bool = False
+    notes: tuple[str, ...] = ()
+    drawn_with: dict[str, str | None] | None = None
+
+    @property
+    def pictures(self) -> dict[str, GivenPicture]:
+        """The pictures that it starts from, by the name of their field or layer; the first gives the shape."""
+        given = {"image": self.image, **self.inputs, "mask": self.mask}
+        return {name: picture for name, picture in given.items() if picture is not None}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of its stages, in the order in which they run."""
+        return tuple(stage.method for stage in self.stages)
+
+
+class GroupPlan(_Plan):
+    """Several drawings as one batch; the outcome has a part for each."""
+
+    kind: Literal["group"] = "group"
+    plans: tuple[DrawPlan, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _are_alike(self) -> "GroupPlan":
+        if len({batch_key(plan) for plan in self.plans}) > 1:
+            raise ValueError(f"plans of a group may differ only in {', '.join(sorted(MAY_DIFFER))}")
+        return self
+
+
+class DecodePlan(_Plan):
+    """Turn a saved transparent latent into an RGBA picture."""
+
+    kind: Literal["decode"] = "decode"
+    model: str
+    latent: GivenPicture
+
+
+class EncodePlan(_Plan):
+    """Turn an RGBA picture into a transparent latent."""
+
+    kind: Literal["encode"] = "encode"
+    model: str
+    image: GivenPicture
+
+
+class PreparePlan(_Plan):
+    """Fetch what a model lacks for its `methods`, and load it; of a LoRA, which has none, only fetch it."""
+
+    kind: Literal["prepare"] = "prepare"
+    model: str
+    methods: tuple[str, ...] = ()
+    lora: bool = False
+
+
+Task = DrawPlan | GroupPlan | DecodePlan | EncodePlan | PreparePlan
+Inputs = Mapping[str, Path]
+"""Where the content of given pictures lies: a file by its SHA-256."""
+
+_TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Discriminator("kind")])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request as it is handed to the queue: its tasks in order, and the files that they start from."""
+
+    tasks: tuple[Task, ...]
+    inputs: Inputs = field(default_factory=dict[str, Path])
+
+
+def any_task(data: Mapping[str, Any]) -> Task:
+    """The task whose JSON this is; pydantic's ValidationError where it is none."""
+    return _TASKS.validate_python(dict(data))
+
+
+def batch_key(task: Task) -> str | None:
+    """Equal for plans that can be drawn as one batch; None for a task that cannot share one at all."""
+    return task.model_dump_json(exclude={*MAY_DIFFER}) if isinstance(task, DrawPlan) else None
+
+
+def make_plan(
     request: GenerateRequest,
-    family: str,
+    family: FamilySpec,
+    *,
+    model: str,
     native_size: int,
+    pictures: Mapping[str, GivenPicture] | None = None,
     picture_size: tuple[int, int] | None = None,
-    advice: Mapping[str, Any] | None = None,
-) -> GenerateRequest:
+    advice: Sequence[Mapping[str, Any]] = (),
+    loras: tuple[PlannedLora, ...] = (),
+) -> DrawPlan:
     """Decide whatever `request` leaves open.
 
     Args:
-        family: of the base model.
+        family: of the base model `model`.
         native_size: side in pixels of the pictures that the base was trained on.
+        pictures: what the request's pictures hold, by the names of `request.pictures`.
         picture_size: width and height of the first picture given, whose shape the result takes by default.
-        advice: what the base itself advises (fields of `methods.Advice`); it wins over the method's advice.
+        advice: what the base, then each LoRA advises (fields of `spec.Advice`): a later one wins over an earlier one,
+            all over the method's advice, and the request over all.
 
     Raises:
-        InvalidRequest: the family cannot do the task, a picture the task starts from is missing, or the seeds of
-            all results pass the largest.
+        InvalidRequest: the family cannot do the task, an option does not act on it, a picture is missing or one too
+            many, or the seeds of all results pass the largest.
     """
-    stages = request.stages or tuple(_stage(method, request, advice or {}) for method in methods_of(request, family))
-    _check_family([METHODS[stage.method] for stage in stages], family)
-    _check_inputs(request, [METHODS[stage.method] for stage in stages])
+    stages = request.stages or tuple(_stage(method, request, advice) for method in methods_of(request, family.id))
+    methods = [METHODS[stage.method] for stage in stages]
+    _check_family(methods, family.id)
+    _check_options(request, family, methods)
+    _check_inputs(request, methods)
     seed = draw_seed() if request.seed == DRAW_SEED else request.seed
     if (last := seed + (request.count - 1) * _frames(stages)) > MAX_SEED:
         raise InvalidRequest(
             f"The last of {request.count} results would have the seed {last}, and the largest is {MAX_SEED}: "
             "choose a smaller seed or a smaller count."
         )
-    width, height = fit(picture_size or (native_size, native_size), native_size)
-    left_open = request.model_copy(
-        update={name: None for name in Stage.model_fields if name in GenerateRequest.model_fields}
-    )
-    return left_open.model_copy(
-        update={
-            "stages": stages,
-            "seed": seed,
-            "width": request.width or width,
-            "height": request.height or height,
-        }
+    width, height = fit(picture_size or (native_size, native_size), native_size, family.size_step)
+    given = dict(pictures or {})
+    return DrawPlan(
+        task=request.task,
+        model=model,
+        family=family.id,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        layer_prompts=request.layer_prompts,
+        loras=loras,
+        inputs={role: given[role] for role in request.inputs},
+        image=given.get("image"),
+        mask=given.get("mask"),
+        strength=request.strength,
+        resize_mode=request.resize_mode,
+        seed=seed,
+        count=request.count,
+        width=request.width or width,
+        height=request.height or height,
+        stages=stages,
+        clip_skip=request.clip_skip,
+        emphasis=request.emphasis,
+        noise_source=request.noise_source,
+        save_latent=request.save_latent,
+        notes=request.notes,
+        drawn_with=request.drawn_with,
     )
 
 
-def seeds(request: GenerateRequest) -> list[int]:
+def seeds(plan: DrawPlan) -> list[int]:
     """The seed of each result: those of its frames follow it, as in the reference."""
-    frames = _frames(request.stages or ())
-    return [request.seed + index * frames for index in range(request.count)]
+    frames = _frames(plan.stages)
+    return [plan.seed + index * frames for index in range(plan.count)]
 
 
 def _frames(stages: Sequence[Stage]) -> int:
@@ -88,10 +252,10 @@ def draw_seed() -> int:
     return secrets.randbelow(MAX_SEED - MAX_COUNT * FRAMES_AT_MOST)
 
 
-def fit(size: tuple[int, int], native_size: int) -> tuple[int, int]:
-    """The size of about native_size^2 pixels with the shape of `size`, in steps of 64 pixels."""
+def fit(size: tuple[int, int], native_size: int, step: int = 64) -> tuple[int, int]:
+    """The size of about native_size^2 pixels with the shape of `size`, in steps of `step` pixels."""
     scale = native_size / math.sqrt(size[0] * size[1])
-    width, height = (min(MAX_SIZE, max(MIN_SIZE, round(side * scale / SIZE_STEP) * SIZE_STEP)) for side in size)
+    width, height = (min(MAX_SIZE, max(MIN_SIZE, round(side * scale / step) * step)) for side in size)
     return width, height
 
 
@@ -117,9 +281,11 @@ def methods_of(request: GenerateRequest, family: str) -> tuple[str, ...]:
     return tuple(chosen.id if can_replace(chosen.id, stage) else stage for stage in route)
 
 
-def _stage(method_id: str, request: GenerateRequest, base_advice: Mapping[str, Any]) -> Stage:
+def _stage(method_id: str, request: GenerateRequest, advice: Sequence[Mapping[str, Any]]) -> Stage:
     asked = {name: value for name in Stage.model_fields if (value := getattr(request, name, None)) is not None}
-    advised = {**asdict(METHODS[method_id].advice), **base_advice}
+    advised = asdict(METHODS[method_id].advice)
+    for more in advice:
+        advised |= more
     if "sampler" in asked:
         advised["schedule"] = AUTOMATIC  # the advised schedule goes with the advised sampler
     return validated(Stage, {**advised, **asked, "method": method_id})
@@ -132,6 +298,27 @@ def _check_family(methods: Sequence[LayerMethod], family: str) -> None:
                 f"The method {method.id} belongs to {method.family} models and the model is {family}. "
                 f"Name a {method.family} model, or leave the method open."
             )
+
+
+ALWAYS_ACT = frozenset(
+    {"kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "stages", "notes", "drawn_with"}
+)
+"""Fields of a request that mean something whatever the family; each of the others stands in `FamilySpec.accepts`."""
+
+
+def _check_options(request: GenerateRequest, family: FamilySpec, methods: Sequence[LayerMethod]) -> None:
+    """Refuse what was asked for and would change nothing."""
+    options = GenerateRequest.model_fields.keys() - ALWAYS_ACT
+    acting = options & family.accepts
+    if not any(method.strength_acts for method in methods):
+        acting -= {"layer_weight"}
+    defaults = {name: GenerateRequest.model_fields[name].get_default(call_default_factory=True) for name in options}
+    given = {name for name in request.model_fields_set & options if getattr(request, name) != defaults[name]}
+    if idle := sorted(given - acting):
+        raise InvalidRequest(
+            f"{' and '.join(idle)} would change nothing: {family.title} models do not act on it. Leave it out. "
+            f"Options that act here: {', '.join(sorted(acting))}."
+        )
 
 
 def _check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:

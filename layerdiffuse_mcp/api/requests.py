@@ -1,9 +1,8 @@
 """What can be asked of the engine: the one vocabulary of tools, command line and Python API.
 
 A request is validated the moment it is made, knows no MCP and no model, and pickles.
-What it leaves open (`None`) the engine fills from the method's advice and the model's
-native size; the outcome's recipe is the same request with nothing left open, so that
-validating a recipe gives a request that draws the same picture again.
+What it leaves open (`None`) the planner decides (`jobs/planner.py`); a recipe holds the
+same fields with nothing left open, and is read as a request again.
 
     request = validated(GenerateRequest, {"prompt": "a red apple", "seed": 7})
 """
@@ -38,8 +37,6 @@ MAX_STEPS = 150
 MAX_COUNT = 8
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARACTERS = 20_000
-MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent"})
-"""In what requests may differ that are drawn as one batch."""
 DRAW_SEED = -1
 MOST_ERRORS = 8
 """Wrong parameters that one message names."""
@@ -246,31 +243,6 @@ def is_route(task: Task, methods: Sequence[str]) -> bool:
     )
 
 
-def batch_key(request: "Request") -> str | None:
-    """Equal for requests that can be drawn as one batch; None for one that cannot share a batch at all."""
-    if not isinstance(request, GenerateRequest):
-        return None
-    if any("<lora:" in text for text in (request.prompt, *request.layer_prompts.values())):
-        return None  # it changes the weights that all would be drawn with
-    return request.model_dump_json(exclude={*MAY_DIFFER, "notes"})
-
-
-class GroupRequest(_Request):
-    """Several generations drawn as one batch; the outcome has a part for each."""
-
-    kind: Literal["group"] = "group"
-    requests: tuple[GenerateRequest, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _are_alike(self) -> "GroupRequest":
-        keys = {batch_key(request) for request in self.requests}
-        if len(keys) > 1 or None in keys:
-            raise ValueError(
-                f"requests of a group may differ only in {', '.join(sorted(MAY_DIFFER))}, and name no LoRA"
-            )
-        return self
-
-
 class DecodeRequest(_Request):
     """Turn a saved transparent latent into an RGBA picture."""
 
@@ -285,7 +257,6 @@ class EncodeRequest(_Request):
     kind: Literal["encode"] = "encode"
     image: Path
     model: ModelName | None = None
-    seed: Annotated[int, bounded(0, MAX_SEED, "Seed of the autoencoder's noise")] = 0
 
 
 class PrepareRequest(_Request):
@@ -296,22 +267,7 @@ class PrepareRequest(_Request):
     task: Task = Task.TRANSPARENT
 
 
-class UnloadRequest(_Request):
-    """Drop cached models and give their memory back; all of them when no model is named."""
-
-    kind: Literal["unload"] = "unload"
-    model: ModelName | None = None
-
-
-class StatusRequest(_Request):
-    """Ask what the engine runs on and what it holds."""
-
-    kind: Literal["status"] = "status"
-
-
-Request = (
-    GenerateRequest | GroupRequest | DecodeRequest | EncodeRequest | PrepareRequest | UnloadRequest | StatusRequest
-)
+Request = GenerateRequest | DecodeRequest | EncodeRequest | PrepareRequest
 
 
 def files_of(request: Request) -> tuple[Path, ...]:

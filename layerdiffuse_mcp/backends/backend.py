@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.api.plan import Inputs, Task
 
 Report = Callable[[Progress], None]
 Phase = Literal["stopped", "starting", "ready", "busy"]
@@ -40,13 +40,17 @@ class Backend(Protocol):
         """Start whatever takes long to start, and return without waiting for it."""
         ...
 
-    async def run(self, request: Request, report: Report) -> Outcome:
-        """Run one request to its end; `report` is called in the caller's event loop.
+    async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
+        """Run one task to its end; `report` is called in the caller's event loop.
 
         Raises:
             WorkerDied: the process that ran it ended.
             LayerDiffuseError: whatever the engine raised.
         """
+        ...
+
+    async def unload(self, model: str | None = None) -> list[str]:
+        """Drop a model, or all, from every worker as soon as it is between two tasks; the names of those dropped."""
         ...
 
     def state(self) -> list[WorkerState]:

@@ -24,7 +24,7 @@ import anyio
 import anyio.to_thread
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.api.plan import Inputs, Task
 from layerdiffuse_mcp.backends.backend import Phase, Report, WorkerState
 from layerdiffuse_mcp.engine.startup import ENGINE
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
@@ -91,12 +91,10 @@ class _Worker:
         """What it does now."""
         return "starting" if not self.ready else "ready" if self.task is None else "busy"
 
-    def hand_over(self, task: _Task, request: Request) -> None:
-        """Give it a request."""
-        from layerdiffuse_mcp.backends.messages import Run
-
+    def hand_over(self, task: _Task, command: object) -> None:
+        """Give it a command of the task's number."""
         self.task = task
-        self._outbox.put(Run(task.number, request))
+        self._outbox.put(command)
 
     def cancel(self, task: _Task) -> None:
         """Ask it to stop a request, of which nothing more is reported."""
@@ -215,24 +213,41 @@ class LocalBackend:
         """Start the worker; it imports torch while the server goes on."""
         await self._living()
 
-    async def run(self, request: Request, report: Report) -> Outcome:
-        """Run one request; see `Backend.run`."""
+    async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
+        """Run one task; see `Backend.run`."""
+        from layerdiffuse_mcp.backends.messages import Run
+
         async with self._turn:
             for _ in range(ATTEMPTS):
-                worker = await self._living()
-                task = _Task(next(self._numbers), report)
-                worker.hand_over(task, request)
-                try:
-                    await task.over.wait()
-                except anyio.get_cancelled_exc_class():
-                    with anyio.CancelScope(shield=True):
-                        await self._stop(worker, task)
-                    raise
-                if task.outcome is not None:
-                    return task.outcome
-                if task.error is not None:
-                    raise task.error
+                outcome = await self._done(await self._living(), lambda number: Run(number, task, inputs), report)
+                if outcome is not None:
+                    return outcome
             raise WorkerDied("The worker process ends as soon as it starts; its log is on the server's stderr.")
+
+    async def unload(self, model: str | None = None) -> list[str]:
+        """Drop a model, or all, ahead of whatever waits; see `Backend.unload`. It starts no worker."""
+        from layerdiffuse_mcp.backends.messages import Unload
+
+        async with self._turn:
+            worker = self._current
+            if worker is None or not worker.usable or not worker.ready:
+                return []
+            outcome = await self._done(worker, lambda number: Unload(number, model), _ignore)
+            return list(outcome.status["unloaded"]) if outcome and outcome.status else []
+
+    async def _done(self, worker: _Worker, command: Callable[[int], object], report: Report) -> Outcome | None:
+        """What came of a command, made of its number; None if the worker ended without having begun it."""
+        task = _Task(next(self._numbers), report)
+        worker.hand_over(task, command(task.number))
+        try:
+            await task.over.wait()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._stop(worker, task)
+            raise
+        if task.error is not None:
+            raise task.error
+        return task.outcome
 
     def state(self) -> list[WorkerState]:
         """The worker's phase, process id and last report."""

@@ -1,22 +1,31 @@
 """What a server and its worker processes say to each other.
 
-Run, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
+Run, Unload, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.api.plan import Inputs, Task
 from layerdiffuse_mcp.errors import LayerDiffuseError
 
 
 @dataclass(frozen=True)
 class Run:
-    """Do this request; `number` names it in every report about it."""
+    """Do this task; `number` names it in every report about it."""
 
     number: int
-    request: Request
+    task: Task
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Drop the model of that name, or all; `Done` says in the outcome's status which were `unloaded`."""
+
+    number: int
+    model: str | None
 
 
 @dataclass(frozen=True)

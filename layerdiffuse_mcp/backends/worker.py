@@ -5,7 +5,7 @@ second thread listens, so that a `Cancel` is seen while the engine computes and 
 end of the server (the pipe closes, however it died) ends the worker too. An engine
 that says it is exhausted gets no further request: the worker ends, for a new one.
 
-    Run, Cancel, End ->  | worker |  -> Ready | Broken, Begun, Step, Done | Failed, State
+    Run, Unload, Cancel, End ->  | worker |  -> Ready | Broken, Begun, Step, Done | Failed, State
 """
 
 import logging
@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from layerdiffuse_mcp.api.outcome import EXHAUSTED, Progress
-from layerdiffuse_mcp.api.requests import StatusRequest, UnloadRequest
-from layerdiffuse_mcp.backends.messages import Broken, Cancel, Done, Failed, Ready, Run, State, Step
+from layerdiffuse_mcp.api.outcome import EXHAUSTED, Outcome, Progress
+from layerdiffuse_mcp.backends.messages import Broken, Cancel, Done, Failed, Ready, Run, State, Step, Unload
 from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.settings import Settings
@@ -62,7 +61,7 @@ def main(connection: "Connection[Any, Any]", settings: Settings, engine: str) ->
 class _Worker:
     connection: "Connection[Any, Any]"
     settings: Settings
-    inbox: "queue.SimpleQueue[Run | None]" = field(default_factory=lambda: queue.SimpleQueue())
+    inbox: "queue.SimpleQueue[Run | Unload | None]" = field(default_factory=lambda: queue.SimpleQueue())
     cancelled: set[int] = field(default_factory=lambda: set[int]())
     deserted: bool = False
 
@@ -82,7 +81,7 @@ class _Worker:
             try:
                 command = self.inbox.get(timeout=timeout)
             except queue.Empty:
-                engine.run(UnloadRequest(), _ignore)
+                engine.unload()
                 self._send(self._state(engine))
                 timeout = None
                 continue
@@ -97,7 +96,7 @@ class _Worker:
             timeout = idle_timeout
         engine.close()
 
-    def _answer(self, engine: Engine, command: Run) -> Done | Failed:
+    def _answer(self, engine: Engine, command: Run | Unload) -> Done | Failed:
         def cancelled() -> bool:
             return self.deserted or command.number in self.cancelled
 
@@ -110,7 +109,9 @@ class _Worker:
         try:
             if command.number in self.cancelled:
                 raise Cancelled("The job was cancelled before it began.")
-            return Done(command.number, engine.run(command.request, on_step, cancelled))
+            if isinstance(command, Unload):
+                return Done(command.number, Outcome(status={"unloaded": engine.unload(command.model)}))
+            return Done(command.number, engine.run(command.task, command.inputs, on_step, cancelled))
         except LayerDiffuseError as error:
             return Failed(command.number, type(error)(str(error)))
         except Exception as error:  # a bug, ours or a library's: the job fails, the worker lives
@@ -122,7 +123,7 @@ class _Worker:
 
     def _state(self, engine: Engine) -> State:
         try:
-            return State(engine.run(StatusRequest(), _ignore).status or {})
+            return State(engine.status())
         except LayerDiffuseError as error:
             return State({"error": str(error), **({EXHAUSTED: True} if isinstance(error, OutOfMemory) else {})})
 
@@ -145,7 +146,3 @@ class _Worker:
             self.connection.send(report)
         except OSError:
             self.deserted = True
-
-
-def _ignore(_: Progress) -> None:
-    return None

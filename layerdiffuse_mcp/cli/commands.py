@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from layerdiffuse_mcp.api import outcome
-from layerdiffuse_mcp.api.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.families.entries import ModelEntry
@@ -48,9 +48,10 @@ def reproduce(file: Path, settings: Settings) -> int:
     Returns 0 for the first two: pixels are promised within 1 of 255 on one device and version, as the rounding of a sum
     depends on how many pictures were drawn at once.
     """
+    from layerdiffuse_mcp.api.plan import GivenPicture
     from layerdiffuse_mcp.images.files import open_regular
     from layerdiffuse_mcp.images.read import levels_apart, opened_file
-    from layerdiffuse_mcp.recipes.recipe import GivenPicture, read_recipe, request_from
+    from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
     from layerdiffuse_mcp.server.access import OpenedFile, find_picture
 
     def find(wanted: GivenPicture) -> Path:
@@ -116,7 +117,7 @@ def prepare(name: str, task: Task | None, settings: Settings, *, verify: bool = 
 def doctor(settings: Settings) -> int:
     """One screen: machine, versions, folders, models, and the command for whatever is missing."""
     with contextlib.closing(load_engine()(settings)) as engine:
-        status = engine.run(StatusRequest(), lambda _: None).status or {}
+        status = engine.status()
     table = Table(show_header=False, box=None)
     for name, value in status.items():
         table.add_row(name.replace("_", " "), _shown(value))
@@ -154,10 +155,12 @@ def _bar() -> Generator[Callable[[outcome.Progress], None]]:
 def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     """Draw, put the pictures and their previews on disk together, and print what there is; the pictures' paths."""
     from layerdiffuse_mcp.images.describe import describe
+    from layerdiffuse_mcp.jobs.planner import plan
     from layerdiffuse_mcp.outputs.writer import save
 
+    planned = plan(request, settings)
     with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
-        result = engine.run(request, on_step)
+        result = engine.run(planned.tasks[0], planned.inputs, on_step)
     drawn = [(file, file.picture) for file in result.encoded if file.picture]
     others = [file for file in result.encoded if not file.picture]
     files = [*(file for file, _ in drawn), *(_preview(file) for file, _ in drawn), *others]

@@ -1,33 +1,34 @@
-"""The engine's one door: a request goes in, an outcome with encoded pictures comes out.
+"""The engine's one door: a task goes in, an outcome with encoded pictures comes out.
 
     engine = Engine(settings)
-    outcome = engine.run(GenerateRequest(prompt="a red apple"), on_step=print)
+    [task], inputs = planned.tasks, planned.inputs  # jobs/planner.py: of a request
+    outcome = engine.run(task, inputs, print)
     outcome = saved(outcome, settings.output)       # outputs/writer.py: the files of `outcome.encoded`, on disk
     engine.close()
 
-It knows no MCP, no queue and no folder to write to. `on_step` is its only way to report. A run is stopped by raising
-from it, or sooner by `cancelled`, which is asked all the time (see `cancellation.py`). Models stay in memory between
-requests. Runs one request at a time, in one thread.
+It knows no MCP, no queue and no folder to write to, and decides nothing: a plan names model, files and settings, and
+`inputs` the files with the content of given pictures. `report` is its only way to tell of progress. A run is stopped
+by raising from it, or sooner by `cancelled`, which is asked all the time (see `cancellation.py`). Models stay in memory
+between tasks. Runs one task at a time, in one thread.
 """
 
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from functools import singledispatchmethod
+from pathlib import Path
 from typing import Any
 
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFacts, Timings
-from layerdiffuse_mcp.api.plan import methods_of, resolve
-from layerdiffuse_mcp.api.requests import (
-    MAX_SIZE,
-    DecodeRequest,
-    EncodeRequest,
-    GenerateRequest,
-    GroupRequest,
-    PrepareRequest,
-    Request,
-    StatusRequest,
-    UnloadRequest,
+from layerdiffuse_mcp.api.plan import (
+    DecodePlan,
+    DrawPlan,
+    EncodePlan,
+    GivenPicture,
+    GroupPlan,
+    Inputs,
+    PreparePlan,
+    Task,
 )
 from layerdiffuse_mcp.engine.device.cancellation import asking
 from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
@@ -40,23 +41,21 @@ from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, DOWNLOADING,
 from layerdiffuse_mcp.engine.transparency import latent_file as latents
 from layerdiffuse_mcp.engine.transparency.decode import ENCODERS, VIEWS, transparent_latent
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
+from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.images.alpha import alpha_facts
-from layerdiffuse_mcp.images.files import name_of, sha256
+from layerdiffuse_mcp.images.files import sha256
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.recipes import infotext
 from layerdiffuse_mcp.recipes.a1111 import infotext_of
-from layerdiffuse_mcp.recipes.recipe import BASE, GivenPicture, other_weights, recipe_of
+from layerdiffuse_mcp.recipes.recipe import BASE, SHORT, other_weights, recipe_of
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
-from layerdiffuse_mcp.wording import printable
 
-MAX_TOKENS = 4096
 LONG_PROMPT = 8 * 75
 """Tokens from which on a prompt's length counts beside the picture's size."""
 NO_TRANSPARENCY = (
@@ -73,12 +72,13 @@ class Engine:
         self._manager = ModelManager(settings)
         self._exhausted = False
 
-    def run(self, request: Request, on_step: OnStep, cancelled: Callable[[], bool] | None = None) -> Outcome:
-        """Do what a request asks for; once more with less of the model on the device if its memory runs out.
+    def run(self, task: Task, inputs: Inputs, report: OnStep, cancelled: Callable[[], bool] | None = None) -> Outcome:
+        """Do a task; once more with less of the model on the device if its memory runs out.
 
         Args:
-            on_step: hears of progress.
-            cancelled: whether the request is no longer wanted; it ends soon after with `Cancelled`.
+            inputs: the files with the content of the pictures that the task names, by SHA-256.
+            report: hears of progress.
+            cancelled: whether the task is no longer wanted; it ends soon after with `Cancelled`.
 
         Raises:
             LayerDiffuseError: of the kind that fits; nothing half done is left on disk, and the engine is ready. Only
@@ -86,13 +86,13 @@ class Engine:
                 (`outcome.EXHAUSTED`).
         """
         with asking(cancelled):
-            return self._run_or_relieve(request, on_step)
+            return self._run_or_relieve(task, inputs, report)
 
-    def _run_or_relieve(self, request: Request, on_step: OnStep) -> Outcome:
-        meter, notes = Meter(on_step), ()
+    def _run_or_relieve(self, task: Task, inputs: Inputs, report: OnStep) -> Outcome:
+        meter, notes = Meter(report), ()
         while True:
             try:
-                return _noted(self._run(request, meter), notes)
+                return _noted(self._run(task, inputs, meter), notes)
             except (RuntimeError, OSError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
@@ -102,52 +102,54 @@ class Engine:
             if note is None:
                 break
             self._exhausted = False
-            meter, notes = Meter(on_step, meter.reached), (note,)
+            meter, notes = Meter(report, meter.reached), (note,)
         self._manager.unload()
         raise OutOfMemory(
-            f"The request does not fit into the memory of {self._manager.placement.title}. {_smaller(request)}, "
+            f"The request does not fit into the memory of {self._manager.placement.title}. {_smaller(task)}, "
             "close other programs, or set LAYERDIFFUSE_OFFLOAD=layers where it is not yet."
         )
+
+    def unload(self, model: str | None = None) -> list[str]:
+        """Drop the model of that name, or all, and give the memory back; the names of those dropped."""
+        return self._manager.unload(model)
+
+    def status(self) -> dict[str, Any]:
+        """What the engine runs on and what it holds."""
+        return self._manager.status() | ({EXHAUSTED: True} if self._exhausted else {})
 
     def close(self) -> None:
         """Drop all models."""
         self._manager.close()
 
     @singledispatchmethod
-    def _run(self, request: Any, meter: Meter) -> Outcome:
-        raise InvalidRequest(f"The engine does not know requests of the kind {type(request).__name__}.")
+    def _run(self, task: Any, inputs: Inputs, meter: Meter) -> Outcome:
+        raise InvalidRequest(f"The engine does not know tasks of the kind {type(task).__name__}.")
 
     @_run.register
-    def _(self, request: GenerateRequest, meter: Meter) -> Outcome:
-        return self._generate([request], meter)[0]
+    def _(self, task: DrawPlan, inputs: Inputs, meter: Meter) -> Outcome:
+        return self._draw([task], inputs, meter)[0]
 
     @_run.register
-    def _(self, request: GroupRequest, meter: Meter) -> Outcome:
-        return Outcome(parts=tuple(self._generate(request.requests, meter)))
+    def _(self, task: GroupPlan, inputs: Inputs, meter: Meter) -> Outcome:
+        return Outcome(parts=tuple(self._draw(task.plans, inputs, meter)))
 
-    def _generate(self, requests: Sequence[GenerateRequest], meter: Meter) -> list[Outcome]:
-        """Draw requests that can be drawn as one batch (see `requests.batch_key`); an outcome for each."""
+    def _draw(self, plans: Sequence[DrawPlan], inputs: Inputs, meter: Meter) -> list[Outcome]:
+        """Draw plans of one batch (see `plan.batch_key`); an outcome for each."""
         clock = _Clock()
-        for request in requests:
-            _check_length(request)
-        given, origins = self._read(requests[0])
+        given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
-            model = self._model(requests[0].model, meter, requests[0])
-        first = next(iter(given.values()), None)
-        size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
+            model = self._model(plans[0].model, meter, plans[0].methods, [lora.name for lora in plans[0].loras])
         base = model.checkpoint
-        plans = [resolve(one, base.family, base.native_size, size, base.settings.get("advice")) for one in requests]
-        plans = [plan.model_copy(update={"model": model.entry.name, "drawn_with": None}) for plan in plans]
         width, height = draw_size(plans[0])
         count = sum(plan.count for plan in plans)
         self._manager.fit(model, count * pixels_of_result(plans[0]), width * height)
         with clock("draw"), previews(self._settings, base) as show:
             drawn = generate(plans, model, _given(plans[0], given), meter, show)
         with clock("load"):
-            model.identify(methods_of(plans[0], model.family), meter.tell)
+            model.identify(plans[0].methods, meter.tell)
         with clock("write"):
             meter.tell("writing")
-            encoded = [self._encoded(plan, model, layers, origins) for plan, layers in zip(plans, drawn, strict=True)]
+            encoded = [self._encoded(plan, model, layers) for plan, layers in zip(plans, drawn, strict=True)]
         return [
             self._outcome(
                 model,
@@ -159,45 +161,35 @@ class Engine:
                     *_notes(given),
                     *_warnings(plan, files),
                 ),
-                recipe=self._recipe(plan, model, origins),
+                recipe=self._recipe(plan, model),
             )
             for plan, files in zip(plans, encoded, strict=True)
         ]
 
     @_run.register
-    def _(self, request: DecodeRequest, meter: Meter) -> Outcome:
+    def _(self, task: DecodePlan, inputs: Inputs, meter: Meter) -> Outcome:
         clock = _Clock()
-        saved = latents.read_latent(request.latent)
+        saved = latents.read_latent(inputs[task.latent.sha256])
         with clock("load"):
-            model = self._model(request.model or saved.model, meter)
-        if saved.family not in (None, model.family):
-            raise InvalidRequest(
-                f"{request.latent.name} is a latent of a {saved.family} model, and {model.entry.name} is "
-                f"{model.family}. Name a {saved.family} model."
-            )
+            model = self._model(task.model, meter)
         self._manager.fit(model, 0, saved.width * saved.height)
         meter.expect(len(VIEWS) * DECODED_VIEW)
         steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
         with clock("draw"):
             pixels = decode_rgba(model, saved.latent, steps.next)[: saved.height, : saved.width]
         with clock("write"):
-            name = file_name(request.latent.stem, saved.seed, "decoded")
+            name = file_name(Path(task.latent.name).stem, saved.seed, "decoded")
             picture = _facts(pixels, "foreground", saved.seed)
             file = EncodedFile(name=name, data=png_bytes(pixels), picture=picture)
         return self._outcome(model, clock, encoded=(file,), warnings=_transparency_warnings([file]))
 
     @_run.register
-    def _(self, request: EncodeRequest, meter: Meter) -> Outcome:
+    def _(self, task: EncodePlan, inputs: Inputs, meter: Meter) -> Outcome:
         clock = _Clock()
-        picture = read_picture(request.image, min(self._settings.max_pixels, MAX_SIZE**2))
+        picture = self._read(task.image, inputs)
         height, width = picture.rgba.shape[:2]
-        if max(height, width) > MAX_SIZE:
-            raise ImageError(
-                f"{request.image.name} has {width}x{height} pixels; at most {MAX_SIZE} a side can be encoded. "
-                "Give a smaller copy."
-            )
         with clock("load"):
-            model = self._model(request.model, meter)
+            model = self._model(task.model, meter)
         self._manager.fit(model, 0, width * height)
         meter.expect(ENCODERS)
         steps = meter.steps("encoding", ENCODERS)
@@ -207,46 +199,33 @@ class Engine:
             latent = transparent_latent(model.vae, model.encoder, rgba, steps.next)[0]
         with clock("write"):
             saved = latents.SavedLatent(latent.cpu(), width, height, model.family, model.entry.name, 0)
-            name = file_name(request.image.stem, 0, "latent", latents.SUFFIX)
+            name = file_name(Path(task.image.name).stem, 0, "latent", latents.SUFFIX)
             file = EncodedFile(name=name, data=latents.latent_bytes(saved))
         return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
 
     @_run.register
-    def _(self, request: PrepareRequest, meter: Meter) -> Outcome:
+    def _(self, task: PreparePlan, inputs: Inputs, meter: Meter) -> Outcome:
         clock = _Clock()
         with clock("load"):
-            entry = catalog.find_any(request.model, self._settings)
-            if isinstance(entry, LoraEntry):
-                prepare(entry.name, self._settings, meter.portion(1.0))
-                return Outcome(model=entry.name, timings=clock.timings())
-            methods = catalog.methods_for(entry, request.task)
-            entry = self._fetched(entry, methods, meter)
-            for method in methods:
+            if task.lora:
+                prepare(task.model, self._settings, meter.portion(1.0))
+                return Outcome(model=task.model, timings=clock.timings())
+            entry = self._fetched(catalog.find(task.model, self._settings), task.methods, meter)
+            for method in task.methods:
                 catalog.layer_file(entry, METHODS[method].file, self._settings)
             model = self._manager.get(entry, meter.tell)
             _ = model.decoder, model.encoder
         return self._outcome(model, clock)
 
-    @_run.register
-    def _(self, request: UnloadRequest, meter: Meter) -> Outcome:
-        dropped = self._manager.unload(request.model)
-        if request.model is not None and not dropped:  # another name of it
-            dropped = self._manager.unload(catalog.find(request.model, self._settings).name)
-        what = "no model was" if request.model is None else f"{printable(request.model, 80)} was not"
-        notes = () if dropped else (f"Nothing was unloaded: {what} in memory.",)
-        return Outcome(status={"unloaded": dropped, **self._manager.status()}, warnings=notes)
-
-    @_run.register
-    def _(self, request: StatusRequest, meter: Meter) -> Outcome:
-        return Outcome(status=self._manager.status() | ({EXHAUSTED: True} if self._exhausted else {}))
-
-    def _model(self, name: str | None, meter: Meter, request: GenerateRequest | None = None) -> Model:
-        """The model in memory; what it lacks for the request is fetched first if a generation may do that."""
+    def _model(self, name: str, meter: Meter, methods: Collection[str] = (), loras: Collection[str] = ()) -> Model:
+        """The model in memory; what it lacks for a task is fetched first if a generation may do that."""
         entry = catalog.find(name, self._settings)
-        if self._settings.auto_download and entry.family:
-            methods = methods_of(request, entry.family) if request else ()
+        if self._settings.auto_download:
             if catalog.missing(entry, self._settings, methods):
                 entry = self._fetched(entry, methods, meter)
+            for lora in loras:
+                if catalog.find_lora(lora, self._settings).path is None:
+                    prepare(lora, self._settings, meter.portion(0.0))
         return self._manager.get(entry, meter.tell)
 
     def _fetched(self, entry: ModelEntry, methods: Collection[str], meter: Meter) -> ModelEntry:
@@ -255,25 +234,21 @@ class Engine:
         prepare(entry, self._settings, meter.portion(share), methods=methods)
         return catalog.find(entry.name, self._settings)
 
-    def _read(self, request: GenerateRequest) -> tuple[dict[str, Picture], dict[str, GivenPicture]]:
-        """The pictures of a request and what its recipe says of each; every file is opened once."""
-        pictures: dict[str, Picture] = {}
-        origins: dict[str, GivenPicture] = {}
-        for name, path in request.pictures.items():
-            with opened_file(path) as file:
-                origins[name] = GivenPicture(name=name_of(path), sha256=sha256(file), bytes=file.seek(0, 2))
-                pictures[name] = read_picture(file, self._settings.max_pixels)
-        return pictures, origins
+    def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
+        """A given picture, which is what it was when the plan was made, or an ImageError."""
+        with opened_file(inputs[picture.sha256]) as file:
+            if sha256(file) != picture.sha256:
+                raise ImageError(f"{picture.name} was changed after it was given. Repeat the call.")
+            return read_picture(file, self._settings.max_pixels)
 
-    def _encoded(
-        self, plan: GenerateRequest, model: Model, drawn: list[Drawn], origins: dict[str, GivenPicture]
-    ) -> list[EncodedFile]:
+    def _encoded(self, plan: DrawPlan, model: Model, drawn: list[Drawn]) -> list[EncodedFile]:
         """A plan's pictures, each with the recipe that draws it alone inside, and its latents if they are wanted."""
         files: list[EncodedFile] = []
+        base = model.weights[BASE]
         for one in drawn:
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
-            text = infotext.format(infotext_of(alone, model_hash=model.weights[BASE]))
-            recipe = self._recipe(alone, model, origins) | {"role": one.role}
+            text = infotext.format(infotext_of(alone, model_hash=base and base[:SHORT]))
+            recipe = self._recipe(alone, model) | {"role": one.role}
             data = png_bytes(one.pixels, recipe=recipe, parameters=text)
             words = plan.prompt or one.role
             picture = _facts(one.pixels, one.role, one.seed)
@@ -286,11 +261,10 @@ class Engine:
                 files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
         return files
 
-    def _recipe(self, plan: GenerateRequest, model: Model, origins: dict[str, GivenPicture]) -> dict[str, Any]:
+    def _recipe(self, plan: DrawPlan, model: Model) -> dict[str, Any]:
         placement = model.placement
         return recipe_of(
             plan,
-            pictures=origins,
             weights=model.weights,
             device=placement.device.type,
             dtype=str(placement.dtype).removeprefix("torch."),
@@ -325,38 +299,27 @@ class _Clock:
         return Timings(**{stage: round(seconds, 3) for stage, seconds in spent.items()})
 
 
-def _smaller(request: Request) -> str:
-    """What would let a request take less memory."""
-    match request:
-        case GroupRequest(requests=requests):
-            return _smaller(max(requests, key=_tokens))
-        case GenerateRequest() if (tokens := _tokens(request)) > LONG_PROMPT:
+def _smaller(task: Task) -> str:
+    """What would let a task take less memory."""
+    match task:
+        case GroupPlan(plans=plans):
+            return _smaller(max(plans, key=_tokens))
+        case DrawPlan() if (tokens := _tokens(task)) > LONG_PROMPT:
             return f"Shorten the prompts, the longest of which has {tokens} tokens, lower width and height or count"
-        case GenerateRequest():
+        case DrawPlan():
             return "Lower width and height or count"
-        case EncodeRequest():
+        case EncodePlan():
             return "Give a smaller picture"
         case _:
             return "Use a smaller model or latent"
 
 
-def _tokens(request: GenerateRequest) -> int:
-    """Of the longest prompt of a request."""
-    return max(map(count_tokens, (request.prompt, request.negative_prompt, *request.layer_prompts.values())))
+def _tokens(plan: DrawPlan) -> int:
+    """Of the longest prompt of a plan."""
+    return max(map(count_tokens, (plan.prompt, plan.negative_prompt, *plan.layer_prompts.values())))
 
 
-def _check_length(request: GenerateRequest) -> None:
-    """Refuse prompts that would fill the memory with text: time and memory grow with every 75 tokens."""
-    for name, text in {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        **request.layer_prompts,
-    }.items():
-        if (count := count_tokens(text)) > MAX_TOKENS:
-            raise InvalidRequest(f"{name} has {count} tokens; at most {MAX_TOKENS} are allowed. Shorten it.")
-
-
-def _given(plan: GenerateRequest, pictures: dict[str, Picture]) -> Given:
+def _given(plan: DrawPlan, pictures: dict[str, Picture]) -> Given:
     """The pictures as a generation takes them: the one to edit and its mask at the size that is drawn."""
     width, height = draw_size(plan)
     image, mask = pictures.get("image"), pictures.get("mask")
@@ -383,7 +346,7 @@ def _notes(pictures: dict[str, Picture]) -> list[str]:
     return [f"{name} picture: {note}" for name, picture in pictures.items() for note in picture.notes]
 
 
-def _warnings(plan: GenerateRequest, files: list[EncodedFile]) -> list[str]:
+def _warnings(plan: DrawPlan, files: list[EncodedFile]) -> list[str]:
     warnings = list(_transparency_warnings(files))
     for stage in plan.stages or ():
         if stage.method in ("layer_xl_fgble2bg", "layer_xl_bgble2fg") and stage.sampler.startswith("DPM++"):

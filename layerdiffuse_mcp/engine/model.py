@@ -48,7 +48,6 @@ from layerdiffuse_mcp.settings import Settings
 EMBEDDINGS_KEPT = 64
 """Distinct prompts whose embeddings a model keeps; one of 75 tokens takes 0.5 MB on SDXL."""
 
-SHORT = 10
 """Digits of a file's SHA-256 that name it in a recipe, as A1111's model hash does."""
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024
@@ -80,7 +79,7 @@ class Model:
     """A base model. Its networks are read when they are first used, or all at once by `load`.
 
     files: the versions of the files that it was made of, the base's first. weights: of what was drawn with last the
-    first ten digits of the SHA-256 by file name, the base's as `BASE`; None for a folder, and for a file that was
+    SHA-256 by file name, the base's as `BASE`; None for a folder, and for a file that was
     replaced meanwhile. pixels_at_once: how many pixels may be drawn as one batch. batch: the results in the batch that
     is being drawn, and the pixels of each.
     """
@@ -314,7 +313,7 @@ class Model:
         hashes = {
             name: version and self.hashes.sha256(version, report) for name, version in {BASE: base, **used}.items()
         }
-        self.weights = {name: sha256 and sha256[:SHORT] for name, sha256 in hashes.items()}
+        self.weights = hashes
 
     def _parts(self, phase: Phase) -> list[str]:
         return [*self.spec.names(phase)]

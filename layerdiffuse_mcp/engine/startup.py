@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.api.plan import Inputs, Task
 from layerdiffuse_mcp.settings import Settings
 
 ENGINE = "layerdiffuse_mcp.engine.engine:Engine"
@@ -43,8 +43,16 @@ class Engine(Protocol):
     """What draws; `layerdiffuse_mcp.engine.engine.Engine` is the real one."""
 
     def run(
-        self, request: Request, on_step: Callable[[Progress], None], cancelled: Callable[[], bool] | None = None
+        self,
+        task: Task,
+        inputs: Inputs,
+        report: Callable[[Progress], None],
+        cancelled: Callable[[], bool] | None = None,
     ) -> Outcome: ...
+
+    def unload(self, model: str | None = None) -> list[str]: ...
+
+    def status(self) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
 

@@ -42,7 +42,7 @@ from layerdiffuse_mcp.api.requests import explain
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
 from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES, KNOWN_NAMES, FamilyName, folder_family
-from layerdiffuse_mcp.hub.headers import read_header
+from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, identify
 from layerdiffuse_mcp.wording import printable
 
@@ -202,8 +202,7 @@ def _kind_of_file(path: Path, changed: int, size: int) -> Kind:
 @functools.lru_cache(maxsize=256)
 def _native_size_of_file(path: Path, changed: int) -> int | None:
     """The native size that a file made by this project states in its metadata."""
-    stated = json.loads(read_header(path).metadata.get("layerdiffuse_mcp", "{}"))
-    size = stated.get("native_size") if isinstance(stated, dict) else None
+    size = stated_by(path).get("native_size")
     return size if size in NATIVE_SIZES else None
 
 

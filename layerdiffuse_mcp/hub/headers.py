@@ -26,6 +26,8 @@ DTYPES = frozenset(
 )
 """Number formats that are read, by the names they have in a header."""
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
+METADATA_KEY = "layerdiffuse_mcp"
+"""Under which a header holds what only this project reads, as JSON."""
 MAX_HEADER_BYTES = 16_000_000
 """Ten times what the largest bases have; parsed, a header takes some twenty times its size."""
 HASH_CHUNK = 1 << 22
@@ -107,6 +109,15 @@ def _header(content: Any, data_start: int, version: FileVersion) -> Header:
         if type(row["dtype"]) is not str or not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("a row has a dtype, a shape and where its bytes begin and end")
     return Header(cast(Mapping[str, Mapping[str, Any]], content), metadata, data_start, version)
+
+
+def stated_by(path: Path) -> dict[str, Any]:
+    """What a base made by this project states of itself in its header; nothing where it states or is none."""
+    try:
+        stated = json.loads(read_header(path).metadata.get(METADATA_KEY, "{}"))
+    except (ModelError, OSError, ValueError, RecursionError):
+        return {}
+    return cast(dict[str, Any], stated) if isinstance(stated, dict) else {}
 
 
 def refuse_pickle(path: Path, error: type[ModelError] = CheckpointError) -> None:

@@ -1,4 +1,4 @@
-"""A job: one request on its way, its state, progress and end."""
+"""A job: tasks on their way, its state, progress and end."""
 
 import secrets
 import time
@@ -8,7 +8,7 @@ from enum import StrEnum
 import anyio
 
 from layerdiffuse_mcp.api.outcome import ImageResult, Outcome, Progress
-from layerdiffuse_mcp.api.requests import Request
+from layerdiffuse_mcp.api.plan import Planned, batch_key
 from layerdiffuse_mcp.errors import LayerDiffuseError
 
 
@@ -30,16 +30,16 @@ def _nothing() -> None:
 
 
 class Job:
-    """One request on its way. Read it freely; only `Jobs` changes it.
+    """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
-    Jobs of one `batch_key` can be drawn as one batch; one without a key is drawn alone.
+    Jobs of one `batch_key` can be drawn as one batch; one without a key, as with several tasks, is drawn alone.
     """
 
-    def __init__(self, what: str, request: Request | None, batch_key: str | None = None) -> None:
+    def __init__(self, what: str, planned: Planned) -> None:
         self.id = f"job-{secrets.token_hex(4)}"
         self.what = what
-        self.request = request
-        self.batch_key = batch_key
+        self.tasks, self.inputs = planned.tasks, planned.inputs
+        self.batch_key = batch_key(self.tasks[0]) if len(self.tasks) == 1 else None
         self.state = State.QUEUED
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcome: Outcome | None = None

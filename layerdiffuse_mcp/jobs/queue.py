@@ -1,7 +1,7 @@
-"""The queue: every request becomes a job, and every job ends as done, failed or cancelled.
+"""The queue: every planned request becomes a job, and every job ends as done, failed or cancelled.
 
     async with Jobs(backend, settings) as jobs:
-        job = jobs.submit(GenerateRequest(prompt="a red apple"))
+        job = jobs.submit(planned)                        # of jobs/planner.py
         await jobs.follow(job, seconds=50, tell=print)   # or whatever shows progress
         if job.state is State.DONE:
             show(job.outcome.images)
@@ -25,8 +25,9 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request, batch_key, near
+from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
+from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned
+from layerdiffuse_mcp.api.requests import near
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs.job import Job, State
@@ -89,12 +90,12 @@ class Jobs:
         assert self._tasks is not None
         self._tasks.start_soon(self._warm_up)
 
-    def submit(self, request: Request, what: str | None = None) -> Job:
-        """Queue a request.
+    def submit(self, planned: Planned, what: str | None = None) -> Job:
+        """Queue the tasks of a request, at least one, as one job.
 
         Args:
-            request: what to do.
-            what: how lists of jobs call it; the request's kind when left out.
+            planned: what to do, and with which files.
+            what: how lists of jobs call it; the first task's kind when left out.
 
         Raises:
             QueueFull: as many jobs wait as may wait.
@@ -104,14 +105,14 @@ class Jobs:
                 f"{len(self._waiting)} jobs wait already, and no more may. "
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
-        job = self._remember(Job(what or request.kind, request, _key(request) if self._grouping else None))
+        job = self._remember(Job(what or planned.tasks[0].kind, planned))
         self._waiting.append(job)
         self._arrivals.release()
         return job
 
     def record(self, what: str, outcome: Outcome) -> Job:
         """Remember work that was done without a worker, so that its pictures have a name too."""
-        job = Job(what, None)
+        job = Job(what, Planned(()))
         job.started = job.created
         job.end(State.DONE, outcome)
         return self._remember(job)
@@ -212,7 +213,7 @@ class Jobs:
     def _next(self) -> list[Job]:
         """Take the first job that waits and others that can share its batch."""
         taken = [self._waiting.popleft()]
-        key = taken[0].batch_key
+        key = taken[0].batch_key if self._grouping else None
         room = GROUP_RESULTS - _results(taken[0])
         for job in list(self._waiting) if key is not None else ():
             if _results(job) <= room and job.batch_key == key:
@@ -232,8 +233,8 @@ class Jobs:
 
         try:
             with jobs[0].scope:
-                request = GroupRequest(requests=tuple(cast(GenerateRequest, job.request) for job in jobs))
-                outcome = await self.backend.run(request, report)
+                group = GroupPlan(plans=tuple(cast(DrawPlan, job.tasks[0]) for job in jobs))
+                outcome = await self.backend.run(group, jobs[0].inputs, report)
                 for job, part in zip(jobs, outcome.parts, strict=True):
                     if not job.finished:
                         job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
@@ -249,10 +250,16 @@ class Jobs:
 
     async def _run(self, job: Job) -> None:
         job.begin()
-        assert job.request is not None
+        outcomes: list[Outcome] = []
+
+        def report(progress: Progress) -> None:
+            job.report(progress.model_copy(update={"fraction": (len(outcomes) + progress.fraction) / len(job.tasks)}))
+
         try:
             with job.scope:
-                await self._save(job, await self.backend.run(job.request, job.report))
+                for task in job.tasks:
+                    outcomes.append(await self.backend.run(task, job.inputs, report))
+                await self._save(job, _together(outcomes))
         except LayerDiffuseError as error:
             job.end(State.FAILED, error=error)
         except Exception:  # a bug in the backend must not take the queue with it
@@ -276,15 +283,23 @@ class Jobs:
             job.end(State.DONE, outcome)
 
 
-def _key(request: Request) -> str | None:
-    try:
-        return batch_key(request)
-    except ValueError:  # it holds what no JSON can, a file name that is not UTF-8 for one: it is drawn alone
-        return None
+def _together(outcomes: list[Outcome]) -> Outcome:
+    """What a job's tasks made, as one; what it was made with is the last one's."""
+    first, *others = outcomes
+    for other in others:
+        times = {name: seconds + getattr(first.timings, name) for name, seconds in other.timings}
+        first = other.model_copy(
+            update={
+                "encoded": (*first.encoded, *other.encoded),
+                "warnings": (*first.warnings, *other.warnings),
+                "timings": Timings(**times),
+            }
+        )
+    return first
 
 
 def _results(job: Job) -> int:
-    return job.request.count if isinstance(job.request, GenerateRequest) else 0
+    return sum(task.count for task in job.tasks if isinstance(task, DrawPlan))
 
 
 def _throw_away(outcome: Outcome) -> None:

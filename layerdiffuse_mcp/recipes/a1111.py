@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest, near, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES
@@ -59,7 +60,9 @@ def request_of(info: Infotext) -> GenerateRequest:
     return validated(GenerateRequest, {name: value for name, value in fields.items() if value is not None})
 
 
-def infotext_of(request: GenerateRequest, like: Infotext | None = None, *, model_hash: str | None = None) -> Infotext:
+def infotext_of(
+    request: GenerateRequest | DrawPlan, like: Infotext | None = None, *, model_hash: str | None = None
+) -> Infotext:
     """The parameter text's fields for a request or a plan.
 
     What a request does not hold (the program's version, which pictures were given to the extension) is taken from

@@ -15,11 +15,12 @@ parameter line (`infotext.py`), which other tools read.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture
 from layerdiffuse_mcp.api.requests import GenerateRequest, can_replace, validated
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS
@@ -27,22 +28,15 @@ from layerdiffuse_mcp.images.files import name_of
 from layerdiffuse_mcp.wording import short
 
 FORMAT = 2
+SHORT = 10
+"""Digits of a SHA-256 that messages and the A1111 text hold."""
 BASE = "model"
 """The base model's name among the weights that a picture was drawn with; the others have their file's."""
 STAGE_FIELDS = ("sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight")
 """Settings of a recipe that a change of the same name replaces in every stage."""
 _NAMED_BY_FIELD = ("image", "mask")
 _NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes", "drawn_with"}
-
-
-class GivenPicture(BaseModel):
-    """A picture that a recipe starts from. `name` is a path in recipes of the first format, which knew no size."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: Annotated[str, Field(max_length=4096)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    bytes: int | None = None
+_WRITTEN = {*GenerateRequest.model_fields} - _NOT_WRITTEN - {"kind"}
 
 
 class _Recipe(BaseModel):
@@ -60,22 +54,21 @@ Find = Callable[[GivenPicture], Path]
 
 
 def recipe_of(
-    plan: GenerateRequest,
+    plan: DrawPlan,
     *,
-    pictures: Mapping[str, GivenPicture] | None = None,
     weights: Mapping[str, str | None],
     device: str,
     dtype: str,
 ) -> dict[str, Any]:
-    """The recipe of a resolved request: one result, all stages explicit.
+    """The recipe of a plan: its fields under the names that a request has for them, all stages explicit.
 
-    `pictures` are by the names of `plan.pictures`, `weights` as of `Model.weights`.
+    `weights` as of `Model.weights`: the SHA-256 of the base and of each other file.
     """
     return {
         "format": FORMAT,
         "software": f"layerdiffuse-mcp {__version__}",
-        "request": plan.model_dump(mode="json", exclude=_NOT_WRITTEN),
-        "pictures": {name: picture.model_dump(mode="json") for name, picture in (pictures or {}).items()},
+        "request": {"kind": "generate"} | plan.model_dump(mode="json", include=_WRITTEN),
+        "pictures": {name: picture.model_dump(mode="json") for name, picture in plan.pictures.items()},
         "model_hash": weights.get(BASE),
         "weights": {name: digest for name, digest in weights.items() if name != BASE},
         "device": device,
@@ -106,8 +99,7 @@ def request_from(
     fields["notes"] = _notes_on_prompts(old, changes, fields)
     if "stages" not in changes:
         fields["stages"] = _changed_stages(old.get("stages"), changes)
-        for name in {*STAGE_FIELDS, "method"} & changes.keys():
-            del fields[name]
+        fields.pop("method", None)  # the others stay: the planner refuses those that change nothing
     fields["drawn_with"] = _drawn_with(raw, changes)
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
     return validated(GenerateRequest, fields | _found(pictures, given, changes, find))
@@ -124,8 +116,8 @@ def other_weights(before: Mapping[str, str | None] | None, now: Mapping[str, str
             notes.append(f"{what} was not checked to be the recipe's: {where}.")
         elif not (was.startswith(digest) or digest.startswith(was)):
             notes.append(
-                f"{what} is another file than the recipe's (its SHA-256 begins with {digest} instead of {was[:10]}): "
-                "the picture is not the same."
+                f"{what} is another file than the recipe's (its SHA-256 begins with {digest[:SHORT]} instead of "
+                f"{was[:SHORT]}): the picture is not the same."
             )
     return tuple(sorted(notes))
 

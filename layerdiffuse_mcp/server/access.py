@@ -18,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.api.requests import QUOTED
 from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError
 from layerdiffuse_mcp.images.files import open_regular, sha256, valid_text
-from layerdiffuse_mcp.recipes.recipe import GivenPicture
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import short
 

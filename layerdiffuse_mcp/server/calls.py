@@ -1,12 +1,13 @@
 """From a request to a tool's result: submit, wait with progress, hand back pictures or a handle."""
 
+import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 
-from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.requests import Request, files_of
-from layerdiffuse_mcp.errors import Cancelled
+from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.results import of_job, preview_of
 from layerdiffuse_mcp.server.sendable import utf8
@@ -38,11 +39,14 @@ async def run(
     """Do a request as a job; whoever abandons the call cancels it. Its files are released when the job has ended.
 
     Raises:
-        LayerDiffuseError: whatever the job failed with.
+        LayerDiffuseError: what the planner refused, at once, or whatever the job failed with.
     """
+    from layerdiffuse_mcp.jobs.planner import plan
+
     jobs, contents = services(ctx).jobs, services(ctx).contents
     try:
-        job = jobs.submit(request, what)
+        planned = await anyio.to_thread.run_sync(plan, request, services(ctx).settings)
+        job = jobs.submit(planned, what)
     except BaseException:
         contents.release(files_of(request))
         raise
@@ -57,6 +61,27 @@ async def run(
     if job.state is State.CANCELLED:
         raise Cancelled(f"{job.id} was cancelled while this call waited for it; it left no pictures.")
     return await result(ctx, job, preview=preview)
+
+
+async def unload(ctx: Context[Services], model: str | None, wait_seconds: float | None = None) -> CallToolResult:
+    """Have every worker drop a model, or all, as soon as it is between two tasks: ahead of all jobs that wait.
+
+    Raises:
+        LayerDiffuseError: the worker was busy for longer than the call may wait; nothing was unloaded.
+    """
+    known = services(ctx)
+    dropped: list[str] | None = None
+    with anyio.move_on_after(known.settings.wait_seconds if wait_seconds is None else wait_seconds):
+        dropped = await known.jobs.backend.unload(model)
+    if dropped is None:
+        raise LayerDiffuseError(
+            "The worker is still busy with a job, and nothing was unloaded. Call again when it has ended, or end it "
+            "with cancel_job (list_jobs names it)."
+        )
+    what = "no model was" if model is None else f"{model} was not"
+    notes = () if dropped else (f"Nothing was unloaded: {what} in memory.",)
+    job = known.jobs.record("unload_models", Outcome(status={"unloaded": dropped}, warnings=notes))
+    return await result(ctx, job, preview=False)
 
 
 async def wait(ctx: Context[Services], job: Job, wait_seconds: float | None) -> None:

@@ -12,13 +12,10 @@ from urllib.parse import unquote_to_bytes
 
 from mcp.server.mcpserver import Context
 
+from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import ImageError, JobNotFound, ModelNotFound
-from layerdiffuse_mcp.families.registry import families_for
-from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.errors import ImageError, JobNotFound
 from layerdiffuse_mcp.jobs.queue import Jobs
-from layerdiffuse_mcp.recipes.recipe import GivenPicture
 from layerdiffuse_mcp.server.access import OpenedFile, find_picture, open_readable
 from layerdiffuse_mcp.server.contents import Contents
 from layerdiffuse_mcp.settings import Settings
@@ -100,37 +97,6 @@ class Services:
 
         with find_picture(wanted, self.settings.readable, opener) as file:
             return keep(file)
-
-    def check_model(self, name: str | None, task: Task) -> None:
-        """Make sure that the model exists and that its layer files for the task are here.
-
-        Raises:
-            ModelNotFound: no such model, or it cannot do the task; says which models can.
-        """
-        entry = catalog.find(name, self.settings)
-        able = catalog.tasks(entry, self.settings)
-        if entry.prepared and able.get(task):
-            return
-        if self.settings.auto_download and task in able:
-            return  # the engine fetches what is missing
-        can = [
-            other.name
-            for other in catalog.models(self.settings)
-            if other.prepared and catalog.tasks(other, self.settings).get(task)
-        ]
-        if not entry.prepared:
-            why = f"The model {entry.name} is not on this machine"
-        elif task not in able:
-            why = f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}"
-        else:
-            why = f"The model {entry.name} lacks the layer files for {task.value}"
-        if can:
-            raise ModelNotFound(f"{why}. Models that can do it now: {', '.join(can)}.")
-        families = " or ".join(families_for(task))
-        raise ModelNotFound(
-            f"{why}, and no model on this machine can do it yet. It needs a base of the family {families} and its "
-            "layer files: prepare_model fetches them; list_models shows what there is."
-        )
 
 
 def _path(given: str) -> str:

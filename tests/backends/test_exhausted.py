@@ -7,9 +7,11 @@ import anyio
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.requests import EncodeRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import OutOfMemory
+from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 
@@ -26,17 +28,23 @@ async def test_after_memory_ran_out_under_a_limit_a_new_worker_does_the_next_job
     sizes = {"small": 64, "large": 2048}
     for name, side in sizes.items():
         Image.new("RGBA", (side, side), (200, 30, 30, 128)).save(tmp_path / f"{name}.png")
+    settings = settings.model_copy(update={"device": "cpu"})
     requests = {name: EncodeRequest(image=tmp_path / f"{name}.png", model="tiny-sd15") for name in sizes}
-    backend = LocalBackend(settings.model_copy(update={"device": "cpu"}), rehearsal.replace("rehearsal", "limited"))
+    planned = {name: plan(request, settings) for name, request in requests.items()}
+
+    async def encode(name: str) -> Outcome:
+        return await backend.run(planned[name].tasks[0], planned[name].inputs, lambda _: None)
+
+    backend = LocalBackend(settings, rehearsal.replace("rehearsal", "limited"))
     try:
-        await backend.run(requests["small"], lambda _: None)
+        await encode("small")
         first = backend.state()[0].pid
         with pytest.raises(OutOfMemory, match="Give a smaller picture"):
-            await backend.run(requests["large"], lambda _: None)
+            await encode("large")
         with anyio.fail_after(60):
             while backend.state()[0].pid == first:
                 await anyio.sleep(0.05)
-        assert (await backend.run(requests["small"], lambda _: None)).model == "tiny-sd15"
+        assert (await encode("small")).model == "tiny-sd15"
         assert backend.state()[0].pid != first
     finally:
         await backend.close()

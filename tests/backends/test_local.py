@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest
+from layerdiffuse_mcp.api.plan import GroupPlan
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.settings import Settings
+from tests.tasks import drawing
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ async def open_backend(settings: Settings, engine: str, cancel_grace: float = 20
 
 
 async def obey(backend: LocalBackend, prompt: str, seen: list[Progress] | None = None) -> Outcome:
-    return await backend.run(GenerateRequest(prompt=prompt), (seen if seen is not None else []).append)
+    return await backend.run(drawing(prompt), {}, (seen if seen is not None else []).append)
 
 
 def pid_of(outcome: Outcome) -> int:
@@ -133,7 +134,7 @@ async def test_the_event_loop_goes_on_while_a_stopped_worker_takes_nothing(setti
         with anyio.move_on_after(1):
             async with anyio.create_task_group() as tasks:
                 # many long prompts: more than a pipe holds
-                request = GroupRequest(requests=(GenerateRequest(prompt="long " + "x" * 19_000),) * 40)
+                request = GroupPlan(plans=(drawing("long " + "x" * 19_000),) * 40)
                 tasks.start_soon(backend.run, request, lambda _: None)
                 while True:
                     before = time.monotonic()
@@ -188,7 +189,7 @@ async def test_cancelling_stops_at_a_step_and_keeps_the_worker(settings: Setting
                 seen.append(progress)
                 scope.cancel()
 
-            await backend.run(GenerateRequest(prompt="steps 100000"), see)
+            await backend.run(drawing("steps 100000"), {}, see)
         assert scope.cancelled_caught
         assert pid_of(await obey(backend, "steps 1")) == pid
         assert 0 < len(seen) < 1000
@@ -274,12 +275,13 @@ async def test_the_worker_of_a_killed_server_ends_too(settings: Settings, rehear
             from layerdiffuse_mcp.backends.local import LocalBackend
             from layerdiffuse_mcp.api.requests import GenerateRequest
             from layerdiffuse_mcp.settings import Settings
+from tests.tasks import drawing
 
             async def main():
                 backend = LocalBackend(Settings(), "rehearsal:Engine")
-                outcome = await backend.run(GenerateRequest(prompt="steps 1"), lambda _: None)
+                outcome = await backend.run(drawing("steps 1"), {}, lambda _: None)
                 print(outcome.warnings[0], flush=True)
-                await backend.run(GenerateRequest(prompt="steps 100000"), lambda _: None)
+                await backend.run(drawing("steps 100000"), {}, lambda _: None)
 
             if __name__ == "__main__":
                 anyio.run(main)

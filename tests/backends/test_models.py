@@ -6,6 +6,7 @@ import pytest
 from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 
@@ -14,13 +15,15 @@ pytestmark = pytest.mark.anyio
 
 async def test_requests_at_once_for_one_model_load_it_once(settings: Settings):
     write_models(settings.models_dir, ("sd15",))
-    backend = LocalBackend(settings.model_copy(update={"device": "cpu"}))
+    settings = settings.model_copy(update={"device": "cpu"})
+    backend = LocalBackend(settings)
     messages: list[str] = []
     outcomes: list[Outcome] = []
 
     async def draw(seed: int) -> None:
         request = GenerateRequest(prompt="a cup", model="tiny-sd15", steps=1, seed=seed)
-        outcomes.append(await backend.run(request, lambda step: messages.append(step.message)))
+        [task] = plan(request, settings).tasks
+        outcomes.append(await backend.run(task, {}, lambda step: messages.append(step.message)))
 
     try:
         async with anyio.create_task_group() as tasks:

@@ -16,8 +16,6 @@ from layerdiffuse_mcp.api.requests import (
     EncodeRequest,
     GenerateRequest,
     PrepareRequest,
-    StatusRequest,
-    UnloadRequest,
 )
 from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from layerdiffuse_mcp.engine.transparency.latent_file import read_latent
@@ -123,9 +121,7 @@ def test_what_was_decided_before_a_request_is_said_in_its_warnings(engine) -> No
 
 def test_the_engine_hands_over_its_files_and_writes_none(engine, folder) -> None:
     before = files(folder)
-    outcome = super(type(engine), engine).run(
-        GenerateRequest(prompt="x", model="tiny-sd15", steps=1, save_latent=True), lambda _: None
-    )
+    outcome = engine.drawn(GenerateRequest(prompt="x", model="tiny-sd15", steps=1, save_latent=True))
     assert [file.name.rpartition(".")[2] for file in outcome.encoded] == ["png", "safetensors"]
     assert (outcome.images, outcome.latents, files(folder)) == ((), (), before)
 
@@ -245,15 +241,15 @@ def test_a_cancelled_run_leaves_no_file_and_a_ready_engine(engine, folder) -> No
 
 def test_models_stay_until_they_are_unloaded(engine) -> None:
     draw(engine)
-    loaded = engine.run(StatusRequest(), lambda _: None).status["loaded"]
+    loaded = engine.status()["loaded"]
     assert "tiny-sd15" in [model["model"] for model in loaded]
     assert all(model["bytes"] > 0 for model in loaded)
-    assert "tiny-sd15" in engine.run(UnloadRequest(), lambda _: None).status["unloaded"]
-    assert engine.run(StatusRequest(), lambda _: None).status["loaded"] == []
+    assert "tiny-sd15" in engine.unload()
+    assert engine.status()["loaded"] == []
 
 
 def test_what_an_engine_reports_is_read_without_importing_torch(engine) -> None:
-    assert b"torch." not in pickle.dumps((draw(engine), engine.run(StatusRequest(), lambda _: None)))
+    assert b"torch." not in pickle.dumps((draw(engine), engine.status()))
 
 
 def test_a_prepared_model_is_warm(engine) -> None:

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, batch_key, validated
-from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.api.plan import GroupPlan
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.recipes.recipe import read_recipe
+from tests.tasks import drawing
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -51,7 +53,7 @@ def test_each_request_of_a_group_gets_the_pictures_it_would_get_alone(engine, fo
     if role := common.pop("inputs", None):
         common["inputs"] = {role: folder / "given.png"}
     requests = tuple(GenerateRequest(**common, **own) for own in OWN)
-    parts = engine.run(GroupRequest(requests=requests), quiet).parts
+    parts = engine.run(requests, quiet).parts
     for request, part in zip(requests, parts, strict=True):
         alone = engine.run(request, quiet)
         assert facts(part) == facts(alone)
@@ -63,13 +65,8 @@ def test_each_request_of_a_group_gets_the_pictures_it_would_get_alone(engine, fo
 
 
 def test_requests_that_are_not_alike_are_no_group() -> None:
-    with pytest.raises(InvalidRequest, match="differ only in count, negative_prompt, prompt"):
-        validated(GroupRequest, {"requests": [{"prompt": "a"}, {"prompt": "b", "steps": 3}]})
-
-
-def test_a_prompt_that_names_a_lora_shares_no_batch() -> None:
-    assert batch_key(GenerateRequest(prompt="a cup <lora:spice:0.8>")) is None
-    assert batch_key(GenerateRequest(prompt="a cup")) == batch_key(GenerateRequest(prompt="a jug", seed=3))
+    with pytest.raises(ValueError, match="differ only in count, negative_prompt, notes, prompt"):
+        GroupPlan(plans=(drawing("a"), drawing("b", steps=3)))
 
 
 def test_a_request_that_cannot_be_drawn_fails_its_group_before_anything_is_written(engine, folder) -> None:
@@ -77,5 +74,5 @@ def test_a_request_that_cannot_be_drawn_fails_its_group_before_anything_is_writt
     alike = {"model": "tiny-sd15", "steps": 1}
     requests = (GenerateRequest(prompt="a cup", **alike), GenerateRequest(prompt="cup " * 4097, **alike))
     with pytest.raises(LayerDiffuseError, match="tokens"):
-        engine.run(GroupRequest(requests=requests), quiet)
+        engine.run(requests, quiet)
     assert set((folder / "out").rglob("*")) == before

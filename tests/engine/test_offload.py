@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, PrepareRequest, StatusRequest, UnloadRequest
+from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.model_manager import SHARE
 from layerdiffuse_mcp.engine.models.offload import DECODING, estimated_sizes, fitting
@@ -67,7 +67,7 @@ def draw(engine: Engine, on_step: Callable[[Progress], None] = lambda _: None, *
 
 
 def loaded(engine: Engine) -> dict[str, dict]:
-    status = engine.run(StatusRequest(), lambda _: None).status
+    status = engine.status()
     return {model["model"]: model for model in status["loaded"]}
 
 
@@ -211,7 +211,7 @@ def test_each_of_a_group_hears_of_a_shortage(start, short_of_memory) -> None:
     engine = start()
     short_of_memory(SHORTAGES["of a GPU"], 1)
     pair = [GenerateRequest(prompt="a cup", model="tiny-sd15", steps=1, seed=seed) for seed in (1, 2)]
-    outcome = engine.run(GroupRequest(requests=pair), lambda _: None)
+    outcome = engine.run(pair)
     assert all("ran out" in part.warnings[0] for part in outcome.parts)
 
 
@@ -257,7 +257,7 @@ def test_what_is_unloaded_is_given_back_to_the_system(start) -> None:
     prepare(engine, "pocket")
     held = psutil.Process().memory_info().rss
     size = loaded(engine)["pocket"]["bytes"]
-    engine.run(UnloadRequest(), lambda _: None)
+    engine.unload()
     assert held - psutil.Process().memory_info().rss > size / 2
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.api.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.device import placement
 from layerdiffuse_mcp.engine.device.placement import Placement, place
 from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
@@ -36,7 +36,7 @@ def test_the_fastest_format_of_a_cpu_is_the_one_that_was_measured_to_be(monkeypa
 
 
 def test_the_status_says_why_the_fastest_format_was_chosen() -> None:
-    status = Engine(Settings(device="cpu", dtype="fastest")).run(StatusRequest(), lambda _: None).status
+    status = Engine(Settings(device="cpu", dtype="fastest")).status()
     assert status["dtype"] in ("float32", "bfloat16")
     assert re.search(r"takes 1/\d+\.\d of its time|no bfloat16", status["dtype_reason"])
 

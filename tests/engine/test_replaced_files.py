@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerdiffuse_mcp.api.outcome import Outcome
-from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest, UnloadRequest
+from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
-from layerdiffuse_mcp.errors import Cancelled, CheckpointError, ModelNotFound
+from layerdiffuse_mcp.errors import Cancelled, CheckpointError
 from layerdiffuse_mcp.hub.hashes import cache_file
 from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
 from layerdiffuse_mcp.settings import Settings
@@ -126,25 +126,10 @@ def test_weights_of_a_file_that_is_replaced_in_use_are_not_mixed(models: Path) -
         file.read(key)
 
 
-@pytest.mark.parametrize("name", ["tiny-sd15", "TINY-sd15", "tiny-sd15.safetensors"])
-def test_a_model_is_unloaded_by_any_of_its_names(engine: Engine, name: str) -> None:
-    draw(engine)
-    outcome = engine.run(UnloadRequest(model=name), lambda _: None)
-    assert (outcome.status["unloaded"], outcome.status["loaded"], outcome.warnings) == (["tiny-sd15"], [], ())
-    again = engine.run(UnloadRequest(model=name), lambda _: None)
-    assert again.warnings == (f"Nothing was unloaded: {name} was not in memory.",)
-    assert engine.run(UnloadRequest(), lambda _: None).warnings == ("Nothing was unloaded: no model was in memory.",)
-
-
-def test_an_unknown_model_to_unload_is_told(engine: Engine) -> None:
-    with pytest.raises(ModelNotFound, match="no model 'poket'"):
-        engine.run(UnloadRequest(model="poket"), lambda _: None)
-
-
 def test_a_model_whose_file_has_gone_can_still_be_unloaded(engine: Engine, models: Path) -> None:
     draw(engine)
     os.unlink(models / BASE)
-    assert engine.run(UnloadRequest(model="tiny-sd15"), lambda _: None).status["unloaded"] == ["tiny-sd15"]
+    assert engine.unload("tiny-sd15") == ["tiny-sd15"]
 
 
 def test_preparing_a_lora_that_is_here_loads_no_model(engine: Engine) -> None:

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from layerdiffuse_mcp.api.plan import resolve
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.compose import Layer as Placed
@@ -24,9 +23,10 @@ from layerdiffuse_mcp.recipes.recipe import recipe_of
 from tests.fuzz.damage import damaged, damaged_json, damaged_png
 from tests.fuzz.examples import bounded, examples, refusable
 from tests.fuzz.serving import Server
+from tests.tasks import plan_of
 
 REQUEST = GenerateRequest(prompt="steps 1", seed=3, model="pocket")
-RECIPE = recipe_of(resolve(REQUEST, "sd15", 128), model_hash="00" * 32, device="cpu", dtype="float32")
+RECIPE = recipe_of(plan_of(REQUEST), weights={"model": "00" * 32}, device="cpu", dtype="float32")
 NUMBERS = itertools.count()
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of damage that it reads past

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from layerdiffuse_mcp.api.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import LayerDiffuseError, QueueFull
 from layerdiffuse_mcp.jobs.job import FINAL, Job, State
@@ -32,6 +32,7 @@ from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.settings import Settings
 from tests.conftest import PROGRAMS
 from tests.fuzz.examples import check_words, examples
+from tests.tasks import planned
 
 PATIENCE = 60.0
 GRACE = 0.5
@@ -77,17 +78,14 @@ class Queue(RuleBasedStateMachine):
     @rule(prompt=st.sampled_from(sorted(ENDS)), seed=st.integers(0, 99))
     def submit(self, prompt: str, seed: int) -> None:
         try:
-            self.submitted.append(self._do(self.jobs.submit, GenerateRequest(prompt=prompt, seed=seed)))
+            self.submitted.append(self._do(self.jobs.submit, planned(prompt, seed=seed)))
         except QueueFull as error:
             check_words(str(error))
 
     @rule()
     def ask_for_the_status(self) -> None:
         if len(self.submitted) < 50:
-            try:
-                self._do(self.jobs.submit, StatusRequest())
-            except QueueFull as error:
-                check_words(str(error))
+            self._do(self.jobs.backend.state)
 
     @precondition(lambda self: self.submitted)
     @rule(data=st.data())
@@ -140,14 +138,15 @@ class Queue(RuleBasedStateMachine):
 
     def _check(self, job: Job) -> None:
         """A job has ended, in a way in which it may."""
-        assert isinstance(job.request, GenerateRequest)
+        [task] = job.tasks
+        assert isinstance(task, DrawPlan)
         assert job.state in FINAL, job.state
         assert (job.outcome is not None) == (job.state is State.DONE)
         assert (job.error is not None) == (job.state is State.FAILED)
         if isinstance(job.error, LayerDiffuseError):
             check_words(str(job.error))
         if job.id not in self.disturbed:
-            assert job.state is ENDS[job.request.prompt]
+            assert job.state is ENDS[task.prompt]
 
     def pid(self) -> int | None:
         """The worker's process, which is remembered: it has to be gone in the end."""

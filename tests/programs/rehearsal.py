@@ -11,7 +11,7 @@ signal 34      its process is ended by that signal
 unfit          an error of ours, after which its process ends by itself
 long ...       nothing: a prompt to make it as long as is wanted
 
-A group obeys each prompt that is not steps, then the steps of the first, and has an empty picture for each request.
+A group obeys each prompt that is not steps, then the steps of the first, and has an empty picture for each plan.
 """
 
 import os
@@ -19,9 +19,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Progress
-from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request, StatusRequest, UnloadRequest
+from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Inputs, Task
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.settings import Settings
 
@@ -32,36 +33,43 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.done: list[str] = []
 
+    def status(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "done": list(self.done)}
+
+    def unload(self, model: str | None = None) -> list[str]:
+        dropped = list(self.done)
+        self.done.clear()
+        return dropped
+
     def run(
-        self, request: Request, on_step: Callable[[Progress], None], cancelled: Callable[[], bool] | None = None
+        self,
+        task: Task,
+        inputs: Inputs,
+        on_step: Callable[[Progress], None],
+        cancelled: Callable[[], bool] | None = None,
     ) -> Outcome:
-        match request:
-            case StatusRequest():
-                return Outcome(status={"pid": os.getpid(), "done": list(self.done)})
-            case UnloadRequest():
-                self.done.clear()
-                return Outcome(status={})
-            case GenerateRequest(prompt=prompt):
+        match task:
+            case DrawPlan(prompt=prompt):
                 self._obey(prompt, on_step)
                 self.done.append(prompt)
                 if prompt.startswith("draw"):
-                    return self._drawn_for(request)
+                    return self._drawn_for(task)
                 return Outcome(model="rehearsal", device="cpu", warnings=(str(os.getpid()),))
-            case GroupRequest(requests=requests):
-                for other in requests:
+            case GroupPlan(plans=plans):
+                for other in plans:
                     if not other.prompt.startswith("steps"):
                         self._obey(other.prompt, on_step)
-                self._obey(requests[0].prompt, on_step)
-                self.done.append(" and ".join(one.prompt for one in requests))
-                return Outcome(parts=tuple(self._drawn_for(one) for one in requests))
+                self._obey(plans[0].prompt, on_step)
+                self.done.append(" and ".join(one.prompt for one in plans))
+                return Outcome(parts=tuple(self._drawn_for(one) for one in plans))
             case _:
-                raise LayerDiffuseError(f"cannot rehearse {request.kind}")
+                raise LayerDiffuseError(f"cannot rehearse {task.kind}")
 
-    def _drawn_for(self, request: GenerateRequest) -> Outcome:
-        facts = PictureFacts(role="foreground", width=1, height=1, seed=request.seed, alpha=None)
+    def _drawn_for(self, plan: DrawPlan) -> Outcome:
+        facts = PictureFacts(role="foreground", width=1, height=1, seed=plan.seed, alpha=None)
         files = tuple(
-            EncodedFile(name=f"{request.seed + number}.png", data=b"x" * 10_000, picture=facts)
-            for number in range(request.count)
+            EncodedFile(name=f"{plan.seed + number}.png", data=b"x" * 10_000, picture=facts)
+            for number in range(plan.count)
         )
         return Outcome(model="rehearsal", device="cpu", encoded=files)
 

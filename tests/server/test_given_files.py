@@ -18,12 +18,13 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import BlobResourceContents, ResourceLink
 from PIL import Image, PngImagePlugin
 
-from layerdiffuse_mcp.api.plan import resolve
+from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.images.png import png_bytes
-from layerdiffuse_mcp.recipes.recipe import GivenPicture, recipe_of
+from layerdiffuse_mcp.recipes.recipe import recipe_of
 from layerdiffuse_mcp.server.contents import PREFIX
 from tests.results import facts_of, text_of
+from tests.tasks import plan_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -60,10 +61,10 @@ def picture_with(path: Path, recipe: dict[str, Any]) -> Path:
 
 def edit_recipe(cup: Path, name: str, sha256: str | None = None) -> dict[str, Any]:
     """Of an edit of `cup` that was called `name` then."""
-    plan = resolve(GenerateRequest(prompt="steps 1", image=cup, seed=1), "sd15", 128)
     digest = sha256 or hashlib.sha256(cup.read_bytes()).hexdigest()
     pictures = {"image": GivenPicture(name=name, sha256=digest, bytes=cup.stat().st_size)}
-    return recipe_of(plan, pictures=pictures, model_hash=None, device="cpu", dtype="float32")
+    plan = plan_of(GenerateRequest(prompt="steps 1", image=cup, seed=1), model="pocket", pictures=pictures)
+    return recipe_of(plan, weights={}, device="cpu", dtype="float32")
 
 
 async def inspected(client: Client, name: str) -> str:

@@ -4,7 +4,7 @@
 
 A plan's stages run one after another; each hands its pictures to the next. Everything here works on
 whole batches and knows no file: what comes back are arrays, what goes in are arrays. Plans that differ only in
-`requests.MAY_DIFFER` share their batches.
+`plan.MAY_DIFFER` share their batches.
 
 What depends on the batch: the noise does not, on any device. Texts, the autoencoder and the transparent decoder work on
 one picture at a time. The denoiser works on all of a batch, and its convolutions and smallest matrix products sum in an
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.choices import SAMPLERS, NoiseSource
-from layerdiffuse_mcp.api.plan import seeds
-from layerdiffuse_mcp.api.requests import GenerateRequest, Stage
+from layerdiffuse_mcp.api.plan import DrawPlan, seeds
+from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.device.threads import for_denoiser
 from layerdiffuse_mcp.engine.model import LoraUse, Model
 from layerdiffuse_mcp.engine.pipeline.conditions import control_picture, encode_condition, mask_latent, original_outside
@@ -70,18 +70,16 @@ class Given:
 class _Result:
     """One result of a plan, and its layers as far as they are drawn."""
 
-    plan: GenerateRequest
+    plan: DrawPlan
     seed: int
     layers: list[Drawn] = field(default_factory=list[Drawn])
 
 
-def generate(
-    plans: Sequence[GenerateRequest], model: Model, given: Given, meter: Meter, show: Show
-) -> list[list[Drawn]]:
-    """Run plans (see `plan.resolve`); returns for each every layer of every result, results first.
+def generate(plans: Sequence[DrawPlan], model: Model, given: Given, meter: Meter, show: Show) -> list[list[Drawn]]:
+    """Run plans (see `plan.make_plan`); returns for each every layer of every result, results first.
 
     Args:
-        plans: at least one; they differ at most in `requests.MAY_DIFFER` and name the same LoRAs.
+        plans: at least one; they differ at most in `plan.MAY_DIFFER` and name the same LoRAs.
         given: the pictures that all of them start from.
         show: sees each step.
 
@@ -95,7 +93,7 @@ def generate(
     for batch in _batches(results, model):
         model.batch = len(batch), pixels_of_result(plans[0])
         known: dict[Role, list[Bytes]] = {role: [picture] * len(batch) for role, picture in given.layers.items()}
-        for stage in _stages(plans[0]):
+        for stage in plans[0].stages:
             outputs = METHODS[stage.method].outputs
             layers = _draw(stage, model, batch, known, given, meter, show)
             known |= {role: [one.pixels for one in layers if one.role == role] for role in outputs}
@@ -167,21 +165,17 @@ def _draw(
     return list(_decoded(plan, model, method, batch_seeds, latents, given, meter))
 
 
-def _with_loras(plan: GenerateRequest, model: Model) -> GenerateRequest:
+def _with_loras(plan: DrawPlan, model: Model) -> DrawPlan:
     """The plan without the `<lora:...>` tags of its prompts, which have been put on the model."""
-    prompt, tags = extract_loras(plan.prompt)
-    own: dict[Role, str] = {}
-    for role, text in plan.layer_prompts.items():
-        own[role], more = extract_loras(text)
-        tags += more
-    named = {tag.name: tag for tag in tags}.values()
+    prompt, _ = extract_loras(plan.prompt)
+    own = {role: extract_loras(text)[0] for role, text in plan.layer_prompts.items()}
     model.use_loras(
-        tuple(LoraUse(catalog.lora(tag.name, model.settings), tag.strength, tag.text_strength) for tag in named)
+        tuple(LoraUse(catalog.lora(one.name, model.settings), one.strength, one.text_strength) for one in plan.loras)
     )
     return plan.model_copy(update={"prompt": prompt, "layer_prompts": own})
 
 
-def _prompts(plan: GenerateRequest, method: LayerMethod, model: Model) -> _Prompts:
+def _prompts(plan: DrawPlan, method: LayerMethod, model: Model) -> _Prompts:
     """Positive and negative conditioning, and the embeddings of frames with a prompt of their own."""
     width, height = draw_size(plan)
 
@@ -225,9 +219,7 @@ def join_prompts(extra: str, prompt: str) -> str:
     return ", ".join(part for part in (extra, prompt) if part)
 
 
-def _start(
-    plan: GenerateRequest, model: Model, given: Given, noise: BatchNoise
-) -> tuple[Tensor | None, Inpainting | None]:
+def _start(plan: DrawPlan, model: Model, given: Given, noise: BatchNoise) -> tuple[Tensor | None, Inpainting | None]:
     """The latent that an edit starts from and what its mask protects."""
     if given.image is None:
         return None, None
@@ -238,7 +230,7 @@ def _start(
 
 
 def _decoded(
-    plan: GenerateRequest,
+    plan: DrawPlan,
     model: Model,
     method: LayerMethod,
     batch: list[int],
@@ -246,7 +238,7 @@ def _decoded(
     given: Given,
     meter: Meter,
 ) -> Iterator[Drawn]:
-    width, height = cast(int, plan.width), cast(int, plan.height)
+    width, height = plan.width, plan.height
     transparent = [role for role in method.outputs if role == method.transparent]
     views = meter.steps("decoding", len(VIEWS) * len(transparent) * len(batch), DECODED_VIEW)
     roles: list[tuple[int, Role]] = [(seed, role) for seed in batch for role in method.outputs]
@@ -295,16 +287,16 @@ def decode_pixels(model: Model, latents: Tensor) -> Tensor:
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
-def draw_size(plan: GenerateRequest) -> tuple[int, int]:
+def draw_size(plan: DrawPlan) -> tuple[int, int]:
     """Width and height that are drawn: the next multiples of 8, cropped again at the right and the bottom."""
-    width, height = cast(int, plan.width), cast(int, plan.height)
+    width, height = plan.width, plan.height
     return width + -width % LATENT_FACTOR, height + -height % LATENT_FACTOR
 
 
-def pixels_of_result(plan: GenerateRequest) -> int:
+def pixels_of_result(plan: DrawPlan) -> int:
     """Pixels that are denoised together for one result: of all its frames."""
     width, height = draw_size(plan)
-    return width * height * max(METHODS[stage.method].frames for stage in _stages(plan))
+    return width * height * max(METHODS[stage.method].frames for stage in plan.stages)
 
 
 def _batches(results: Sequence[_Result], model: Model) -> Iterator[list[_Result]]:
@@ -318,18 +310,18 @@ def _batches(results: Sequence[_Result], model: Model) -> Iterator[list[_Result]
             yield same[begin : begin + at_once]
 
 
-def _lengths(plan: GenerateRequest, model: Model) -> tuple[int, ...]:
+def _lengths(plan: DrawPlan, model: Model) -> tuple[int, ...]:
     """Of every text that is read while the plan is drawn."""
     found: list[Tensor | None] = []
-    for stage in _stages(plan):
+    for stage in plan.stages:
         positive, negative, own = _prompts(plan, METHODS[stage.method], model)
         found += [positive.context, negative.context, *own]
     return tuple(0 if context is None else context.shape[1] for context in found)
 
 
-def _announce(plan: GenerateRequest, count: int, model: Model, meter: Meter) -> None:
+def _announce(plan: DrawPlan, count: int, model: Model, meter: Meter) -> None:
     """Tell the meter the work for `count` results of the plan."""
-    for stage in _stages(plan):
+    for stage in plan.stages:
         strength = plan.strength if plan.image is not None else None
         run: Plan = levels(SAMPLERS[stage.sampler], stage.schedule, stage.steps, model.table, strength)
         meter.expect(run.steps * NETWORK_STEP * count)
@@ -337,9 +329,5 @@ def _announce(plan: GenerateRequest, count: int, model: Model, meter: Meter) -> 
             meter.expect(len(VIEWS) * count * DECODED_VIEW)
 
 
-def _stages(plan: GenerateRequest) -> tuple[Stage, ...]:
-    return cast(tuple[Stage, ...], plan.stages)
-
-
-def _source(plan: GenerateRequest) -> NoiseSource:
+def _source(plan: DrawPlan) -> NoiseSource:
     return cast(NoiseSource, plan.noise_source)

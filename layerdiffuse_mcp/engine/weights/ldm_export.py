@@ -24,8 +24,8 @@ from layerdiffuse_mcp.engine.weights.ldm_names import (
     unet_key_map,
     vae_key_map,
 )
-from layerdiffuse_mcp.engine.weights.single_file import METADATA_KEY
 from layerdiffuse_mcp.families.spec import FamilySpec
+from layerdiffuse_mcp.hub.headers import METADATA_KEY
 
 
 def save_single_file(

@@ -19,10 +19,8 @@ from layerdiffuse_mcp.engine.weights.networks import VectorUNet, make_text_encod
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.spec import Component, FamilySpec
+from layerdiffuse_mcp.hub.headers import METADATA_KEY
 from layerdiffuse_mcp.hub.identify import identify
-
-METADATA_KEY = "layerdiffuse_mcp"
-
 
 V_PREDICTION_KEYS = ("v_pred", "ztsnr")
 

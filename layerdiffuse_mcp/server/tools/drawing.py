@@ -166,7 +166,6 @@ def _request(known: Services, row: Drawing, arguments: dict[str, Any]) -> Genera
                 recipe = read_recipe(opened.file, known.settings.max_pixels)
             changes = _fields(known, row, arguments, keep)
             request = request_from(recipe, changes, lambda wanted: known.find(wanted, keep))
-        known.check_model(request.model, request.task)
     return request
 
 

@@ -10,11 +10,11 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.requests import PrepareRequest, UnloadRequest
+from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import Phase
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.server.calls import run
+from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.declare import FETCHES, FREES, READS, Declaration
 from layerdiffuse_mcp.server.results import JobResult, plain
 from layerdiffuse_mcp.server.services import Services, services
@@ -90,7 +90,6 @@ async def prepare_model(
     wait_seconds: Wait | None = None,
 ) -> CallToolResult:
     """Fetch what a model lacks for a task (gigabytes for real bases) and load it: the next call is warm."""
-    await anyio.to_thread.run_sync(catalog.find_any, model, services(ctx).settings)
     return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
 
 
@@ -100,7 +99,7 @@ async def unload_models(
     """Drop the named model, or all, from memory; the next call loads it again."""
     if model is not None:
         model = (await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)).name
-    return await run(ctx, UnloadRequest(model=model), "unload_models", wait_seconds=wait_seconds)
+    return await unload(ctx, model, wait_seconds)
 
 
 async def server_status(ctx: Context[Services]) -> CallToolResult:

@@ -1,7 +1,6 @@
 """A recipe says all that draws a picture again and nothing private, and its changes are honoured or refused."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +8,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerdiffuse_mcp.api.plan import resolve, seeds
+from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture, seeds
 from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, MAX_SEED, GenerateRequest
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.recipes.recipe import GivenPicture, recipe_of, request_from
+from layerdiffuse_mcp.recipes.recipe import other_weights, recipe_of, request_from
+from tests.tasks import plan_of
 
-GIVEN = {"foreground": GivenPicture(name="cup.png", sha256="ab" * 32, bytes=7)}
-
-
-def plan(family: str = "sd15", **fields: Any) -> GenerateRequest:
-    return resolve(GenerateRequest(**{"prompt": "an apple", "seed": 3, **fields}), family, 512)
+DATA = Path(__file__).parent / "data"
+WEIGHTS = {"model": "15012c538f" + "0" * 54, "layer_sd15_joint.safetensors": None}
 
 
-def recipe(request: GenerateRequest, pictures: Mapping[str, GivenPicture] | None = None) -> dict[str, Any]:
-    made = recipe_of(request, pictures=pictures, model_hash="15012c538f", device="cpu", dtype="float32")
-    return json.loads(json.dumps(made))
+def plan(family: str = "sd15", **fields: Any) -> DrawPlan:
+    return plan_of(GenerateRequest(**{"prompt": "an apple", "seed": 3, **fields}), family)
+
+
+def recipe(made: DrawPlan) -> dict[str, Any]:
+    return json.loads(json.dumps(recipe_of(made, weights=WEIGHTS, device="cpu", dtype="float32")))
+
+
+def planned_again(request: GenerateRequest, like: DrawPlan) -> DrawPlan:
+    """The plan of a recipe's request, but for what it says of its files."""
+    return plan_of(request, like.family, model=like.model, loras=like.loras).model_copy(update={"drawn_with": None})
 
 
 def found(wanted: GivenPicture) -> Path:
@@ -33,35 +38,64 @@ def found(wanted: GivenPicture) -> Path:
 
 def test_a_recipe_holds_every_setting_also_those_that_are_the_default() -> None:
     written = recipe(plan())["request"]
-    kept_elsewhere = {"inputs", "image", "mask", "notes"}
-    assert written.keys() == GenerateRequest.model_fields.keys() - kept_elsewhere
-    assert written["stages"][0].keys() >= {"stop_at", "layer_weight"}
+    decided_by_stages = {"method", "sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight"}
+    kept_elsewhere = {"inputs", "image", "mask", "notes", "drawn_with"}
+    assert written.keys() == GenerateRequest.model_fields.keys() - kept_elsewhere - decided_by_stages
+    assert written["stages"][0].keys() == decided_by_stages
 
 
 def test_a_recipe_names_pictures_by_name_and_hash_and_holds_no_path() -> None:
     task = Task.BACKGROUND_FROM_FOREGROUND
-    request = plan(task=task, inputs={"foreground": Path("/home/anna/secret/cup.png")})
-    written = recipe(request, GIVEN)
+    made = plan(task=task, inputs={"foreground": Path("/home/anna/secret/cup.png")})
+    written = recipe(made)
     assert "anna" not in json.dumps(written)
     assert written["pictures"] == {"foreground": {"name": "cup.png", "sha256": "ab" * 32, "bytes": 7}}
     again = request_from(written, find=found)
-    assert again == request.model_copy(update={"inputs": {"foreground": Path("/kept/cup.png")}})
+    assert again.inputs == {"foreground": Path("/kept/cup.png")}
+    assert planned_again(again, made) == made
 
 
-def test_a_recipe_of_the_first_format_is_still_read() -> None:
-    task = Task.BACKGROUND_FROM_FOREGROUND
-    request = plan(task=task, inputs={"foreground": Path("/old/cup.png")})
-    old = {
-        "format": 1,
-        "software": "layerdiffuse-mcp 0.1.0",
-        "request": request.model_dump(mode="json", exclude_defaults=True),
-        "model_hash": None,
-        "input_sha256": {"/old/cup.png": "ab" * 32},
-    }
+def test_a_recipe_holds_whole_hashes_and_leads_back_to_the_plan() -> None:
+    made = plan(negative_prompt="bad")
+    written = recipe(made)
+    assert (written["model_hash"], written["weights"]) == (
+        WEIGHTS["model"],
+        {"layer_sd15_joint.safetensors": None},
+    )
+    again = request_from(written)
+    assert again.drawn_with == WEIGHTS
+    assert planned_again(again, made) == made
+
+
+@pytest.mark.parametrize(("format", "known"), [(1, None), (2, "15012c538f")])
+def test_recipes_of_earlier_versions_make_the_plan_that_they_were(format: int, known: str | None) -> None:
+    old = json.loads((DATA / f"format-{format}.json").read_text())
     asked = list[GivenPicture]()
     again = request_from(old, find=lambda wanted: asked.append(wanted) or Path("/kept/cup.png"))
-    assert [(wanted.name, wanted.sha256) for wanted in asked] == [("/old/cup.png", "ab" * 32)]
-    assert again == request.model_copy(update={"inputs": {"foreground": Path("/kept/cup.png")}})
+    assert [(Path(wanted.name).name, wanted.sha256) for wanted in asked] == [("cup.png", "ab" * 32)]
+    made = plan_of(again)
+    assert made.prompt == "a cup on a <lora:spice:0.8> table"
+    assert made.negative_prompt == "ugly"
+    assert made.layer_prompts == {"background": "a table"}
+    assert (made.seed, made.count, made.width, made.height) == (3, 1, 704, 384)
+    assert [(s.method, s.sampler, s.schedule, s.steps) for s in made.stages] == [
+        ("layer_sd15_fg2bg", "DPM++ 2M", "Karras", 7)
+    ]
+    assert (again.drawn_with or {}).get("model") == known
+
+
+def test_what_an_old_recipe_has_no_hash_of_is_said_to_be_unchecked() -> None:
+    now = {"model": "15012c538f" + "0" * 54}
+    assert other_weights({"model": "15012c538f"}, now) == ()
+    assert "was not checked" in other_weights({"model": None}, now)[0]
+    assert "is another file" in other_weights({"model": "0123456789"}, now)[0]
+
+
+def test_a_changed_option_that_would_change_nothing_is_refused() -> None:
+    """Put into the stages it was ignored."""
+    request = request_from(recipe(plan()), {"layer_weight": 0.5})
+    with pytest.raises(InvalidRequest, match="layer_weight would change nothing"):
+        plan_of(request)
 
 
 @pytest.mark.parametrize("format", [1, 2])
@@ -81,7 +115,7 @@ def test_no_path_in_a_recipe_reaches_the_request_unless_it_was_found(format: int
 
 def test_a_picture_given_anew_is_not_searched() -> None:
     task = Task.BACKGROUND_FROM_FOREGROUND
-    written = recipe(plan(task=task, inputs={"foreground": Path("cup.png")}), GIVEN)
+    written = recipe(plan(task=task, inputs={"foreground": Path("cup.png")}))
     again = request_from(written, {"inputs": {"foreground": Path("/new/jug.png")}})
     assert again.inputs == {"foreground": Path("/new/jug.png")}
     with pytest.raises(ImageError, match=r"cup.png, which is not given. Give it as foreground"):
@@ -94,7 +128,7 @@ def test_another_method_takes_the_place_of_the_recipes_or_is_refused() -> None:
     assert changed.stages is not None
     assert [(stage.method, stage.steps) for stage in changed.stages] == [("layer_xl_transparent_conv", 4)]
     assert changed.method is None
-    two = recipe(plan("sdxl", task=Task.BACKGROUND_FROM_FOREGROUND, inputs={"foreground": Path("cup.png")}), GIVEN)
+    two = recipe(plan("sdxl", task=Task.BACKGROUND_FROM_FOREGROUND, inputs={"foreground": Path("cup.png")}))
     with pytest.raises(InvalidRequest, match="layer_xl_transparent_conv draws something else"):
         request_from(two, {"method": "layer_xl_transparent_conv"}, found)
 
@@ -123,7 +157,7 @@ def test_a_picture_can_be_drawn_again_from_its_own_recipe_whatever_its_seed(task
     for one in seeds(whole):
         alone = whole.model_copy(update={"seed": one, "count": 1})
         again = request_from(recipe(alone))
-        assert resolve(again, "sd15", 512) == alone
+        assert planned_again(again, alone) == alone
 
 
 STAGE = {"method": "layer_sd15_transparent_attn", "sampler": "Euler a", "schedule": "Automatic", "steps": 150}

@@ -1,6 +1,5 @@
 """The queue: jobs keep their order, can be waited for and cancelled, and always end."""
 
-import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,15 +11,15 @@ import anyio.to_thread
 import pytest
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import GenerateRequest, Request, StatusRequest
+from layerdiffuse_mcp.api.plan import Inputs, Planned, PreparePlan, Task
 from layerdiffuse_mcp.backends.backend import Report, WorkerState
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, OutputError, QueueFull, WorkerDied
-from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.settings import Settings
+from tests.tasks import drawing, planned
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +31,7 @@ async def open_jobs(settings: Settings, engine: str, heartbeat: float = 3.0) -> 
 
 
 def ask(jobs: Jobs, prompt: str) -> Job:
-    return jobs.submit(GenerateRequest(prompt=prompt))
+    return jobs.submit(planned(prompt))
 
 
 async def test_a_job_ends_with_its_outcome(settings: Settings, rehearsal: str):
@@ -145,7 +144,7 @@ async def test_whoever_waits_hears_of_a_cancellation_at_once_and_the_next_job_wa
 
 async def test_a_job_has_ended_when_cancel_returns_wherever_it_was(grouping: Settings, rehearsal: str):
     async with open_jobs(grouping, rehearsal) as jobs:
-        running, waiting = ask(jobs, "steps 100"), jobs.submit(StatusRequest())
+        running, waiting = ask(jobs, "steps 100"), jobs.submit(Planned((PreparePlan(model="pocket"),)))
         grouped = ask_all(jobs, "steps 100", "refused", "steps 101", steps=9)  # fails as a group: each runs alone
         with anyio.fail_after(30):
             while running.progress.fraction == 0:
@@ -176,11 +175,14 @@ class TwoWorkers:
     async def warm_up(self) -> None:
         raise OSError(24, "Too many open files")
 
-    async def run(self, request: Request, report: Report) -> Outcome:
+    async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
         self.running += 1
         await self.may_end.wait()
         self.running -= 1
         return Outcome()
+
+    async def unload(self, model: str | None = None) -> list[str]:
+        return []
 
     def state(self) -> list[WorkerState]:
         return [WorkerState("ready", None, {})] * 2
@@ -215,22 +217,6 @@ async def test_a_warm_up_that_fails_ends_nothing(settings: Settings, caplog: pyt
     assert "Too many open files" in caplog.text
 
 
-async def test_a_job_whose_batch_cannot_be_told_is_drawn_alone(grouping: Settings, rehearsal: str):
-    """A file name that is not UTF-8, which no key can hold."""
-    odd = Path(os.fsdecode(b"/tmp/\xff.png"))
-    async with open_jobs(grouping, rehearsal) as jobs:
-        first = ask(jobs, "steps 3")
-        queued = [
-            jobs.submit(
-                GenerateRequest(prompt="steps 1", task=Task.BLENDED_FROM_FOREGROUND, inputs={"foreground": odd})
-            )
-            for _ in range(2)
-        ]
-        for job in (first, *queued):
-            await jobs.follow(job, 30)
-            assert job.state is State.DONE
-
-
 async def test_cancelling_an_ended_job_changes_nothing(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
         job = ask(jobs, "steps 1")
@@ -253,7 +239,7 @@ async def done_by(jobs: Jobs) -> list[str]:
 
 
 def ask_all(jobs: Jobs, *prompts: str, **fields: Any) -> list[Job]:
-    return [jobs.submit(GenerateRequest(prompt=p, seed=n, **fields)) for n, p in enumerate(prompts)]
+    return [jobs.submit(planned(p, seed=n, **fields)) for n, p in enumerate(prompts)]
 
 
 async def test_waiting_jobs_that_are_alike_are_drawn_together_if_that_is_set(settings: Settings, rehearsal: str):
@@ -278,7 +264,7 @@ async def test_what_is_not_alike_keeps_its_turn(grouping: Settings, rehearsal: s
     async with open_jobs(grouping, rehearsal) as jobs:
         queued = [
             *ask_all(jobs, "steps 1"),
-            jobs.submit(StatusRequest()),
+            jobs.submit(Planned((PreparePlan(model="pocket"),))),
             *ask_all(jobs, "steps 2", steps=9),
             *ask_all(jobs, "steps 3"),
             *ask_all(jobs, "steps 4", "steps 5 <lora:a:1>", count=8),
@@ -328,14 +314,14 @@ async def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_none(
 ):
     reached, go_on = held_writer
     async with open_jobs(settings, rehearsal) as jobs:
-        job = jobs.submit(GenerateRequest(prompt="draw", seed=0, count=3))
+        job = jobs.submit(planned("draw", seed=0, count=3))
         await reach(reached)
         jobs.cancel(job)
         go_on.set()
         await jobs.follow(job, 30)
         assert job.state is State.CANCELLED
         assert [path for path in settings.output.rglob("*") if path.is_file()] == []
-        after = jobs.submit(GenerateRequest(prompt="draw", seed=0, count=3))
+        after = jobs.submit(planned("draw", seed=0, count=3))
         await jobs.follow(after, 30)
         assert (after.state, len(list(settings.output.rglob("*.png")))) == (State.DONE, 3)
 
@@ -346,8 +332,7 @@ async def test_one_of_a_group_that_is_cancelled_while_its_files_are_written_leav
     reached, go_on = held_writer
     async with open_jobs(grouping, rehearsal) as jobs:
         first, second, third = (
-            jobs.submit(GenerateRequest(prompt="draw", seed=seed, count=count))
-            for seed, count in ((0, 1), (10, 2), (20, 1))
+            jobs.submit(planned("draw", seed=seed, count=count)) for seed, count in ((0, 1), (10, 2), (20, 1))
         )
         await reach(reached)
         jobs.cancel(second)
@@ -363,11 +348,11 @@ async def test_a_job_whose_files_cannot_be_written_fails_in_words_and_the_next_o
 ):
     settings.output.write_text("no folder")
     async with open_jobs(settings, rehearsal) as jobs:
-        job = jobs.submit(GenerateRequest(prompt="draw", seed=0))
+        job = jobs.submit(planned("draw", seed=0))
         await jobs.follow(job, 30)
         assert isinstance(job.error, OutputError)
         settings.output.unlink()
-        after = jobs.submit(GenerateRequest(prompt="draw", seed=0))
+        after = jobs.submit(planned("draw", seed=0))
         await jobs.follow(after, 30)
         assert after.state is State.DONE
 
@@ -440,3 +425,30 @@ async def test_closing_the_queue_ends_its_jobs(settings: Settings, rehearsal: st
         await jobs.follow(running, 1)
     assert running.finished
     assert waiting.state is State.CANCELLED
+
+
+async def test_a_job_of_several_tasks_ends_with_its_last_and_keeps_all_files(settings: Settings, rehearsal: str):
+    tasks = tuple(drawing("draw", seed=seed) for seed in (1, 2, 3))
+    async with open_jobs(settings, rehearsal) as jobs:
+        job = jobs.submit(Planned(tasks), "a set")
+        refused = jobs.submit(Planned((drawing("draw", seed=7), drawing("refused"), drawing("draw", seed=8))))
+        for one in (job, refused):
+            await jobs.follow(one, 30)
+    assert job.outcome is not None
+    assert [image.seed for image in job.outcome.images] == [1, 2, 3]
+    assert all(image.path.is_file() for image in job.outcome.images)
+    assert refused.state is State.FAILED
+    assert len(list(settings.output.rglob("*.png"))) == 3
+
+
+async def test_unloading_waits_for_the_task_and_for_no_job_that_waits(settings: Settings, rehearsal: str):
+    async with open_jobs(settings, rehearsal) as jobs:
+        assert await jobs.backend.unload() == []
+        assert jobs.backend.state()[0].phase == "stopped"
+        running, waiting = ask(jobs, "steps 20"), ask(jobs, "steps 1000000")
+        with anyio.fail_after(60):
+            while running.progress.fraction == 0:
+                await anyio.sleep(0.01)
+            assert await jobs.backend.unload() == ["steps 20"]
+        assert running.state is State.DONE
+        assert not waiting.finished

@@ -1,0 +1,235 @@
+"""From a request to its tasks: everything is decided, and whatever can be refused is refused, before anything waits.
+
+    planned = plan(GenerateRequest(prompt="a red apple"), settings)     # in a thread: it reads headers and hashes
+    job = jobs.submit(planned)
+
+It knows the catalogue, the headers of files, tokens and the sizes of pictures; no torch, no weights, no queue. Every
+given file is opened once, to be checked and hashed: the plan names it by its SHA-256 and display name.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from layerdiffuse_mcp.api.plan import (
+    DecodePlan,
+    EncodePlan,
+    GivenPicture,
+    Inputs,
+    Planned,
+    PlannedLora,
+    PreparePlan,
+    make_plan,
+    methods_of,
+)
+from layerdiffuse_mcp.api.requests import (
+    MAX_SIZE,
+    DecodeRequest,
+    EncodeRequest,
+    GenerateRequest,
+    PrepareRequest,
+    Request,
+)
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, LayerFileError, ModelNotFound
+from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
+from layerdiffuse_mcp.families.registry import FAMILIES, families_for
+from layerdiffuse_mcp.families.spec import FamilySpec, Task
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.headers import read_header, stated_by
+from layerdiffuse_mcp.hub.identify import identify
+from layerdiffuse_mcp.images.files import name_of, sha256
+from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.text.chunks import count_tokens
+from layerdiffuse_mcp.text.emphasis import extract_loras
+
+MAX_TOKENS = 4096
+"""Of one prompt: time and memory grow with every 75 tokens."""
+
+
+def plan(request: Request, settings: Settings) -> Planned:
+    """The tasks of a request. It reads files, so it belongs in a thread.
+
+    Raises:
+        InvalidRequest: the model cannot do what is asked, an option would change nothing, a prompt is too long.
+        ModelNotFound: there is no such model or LoRA, or a file of it is missing and may not be fetched.
+        ImageError: a given picture or latent cannot be read, or is too large.
+    """
+    match request:
+        case GenerateRequest():
+            return _drawing(request, settings)
+        case DecodeRequest():
+            return _decoding(request, settings)
+        case EncodeRequest():
+            return _encoding(request, settings)
+        case PrepareRequest():
+            return _preparing(request, settings)
+
+
+def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
+    entry = catalog.find(request.model, settings)
+    family = _family(entry, request.task, settings)
+    methods = methods_of(request, family.id)
+    _check_files(entry, request.task, methods, settings)
+    _check_lengths(request)
+    loras = _loras(request, family, settings)
+    pictures, sizes, inputs = _opened(request.pictures, settings.max_pixels)
+    planned = make_plan(
+        request,
+        family,
+        model=entry.name,
+        native_size=entry.native_size,
+        pictures=pictures,
+        picture_size=next(iter(sizes.values()), None),
+        advice=[_advice(entry), *(lora.advice for lora, _ in loras)],
+        loras=tuple(named for _, named in loras),
+    )
+    return Planned((planned,), inputs)
+
+
+def _decoding(request: DecodeRequest, settings: Settings) -> Planned:
+    name = name_of(request.latent)
+    try:
+        metadata = read_header(request.latent, LayerFileError).metadata
+    except LayerDiffuseError as error:
+        raise ImageError(f"{name} cannot be read as a latent. {error}") from None
+    entry = catalog.find(request.model or metadata.get("model"), settings)
+    family = metadata.get("family")
+    if family in FAMILIES and entry.family != family:
+        raise InvalidRequest(
+            f"{name} is a latent of a {family} model, and {entry.name} is {entry.family}. Name a {family} model."
+        )
+    _check_files(entry, None, (), settings)
+    given = _given(request.latent)
+    return Planned((DecodePlan(model=entry.name, latent=given),), {given.sha256: request.latent})
+
+
+def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
+    entry = catalog.find(request.model, settings)
+    _check_files(entry, None, (), settings)
+    pictures, sizes, inputs = _opened({"image": request.image}, min(settings.max_pixels, MAX_SIZE**2))
+    width, height = sizes["image"]
+    if max(width, height) > MAX_SIZE:
+        raise ImageError(
+            f"{name_of(request.image)} has {width}x{height} pixels; at most {MAX_SIZE} a side can be encoded. "
+            "Give a smaller copy."
+        )
+    return Planned((EncodePlan(model=entry.name, image=pictures["image"]),), inputs)
+
+
+def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
+    entry = catalog.find_any(request.model, settings)
+    if isinstance(entry, LoraEntry):
+        return Planned((PreparePlan(model=entry.name, lora=True),))
+    return Planned((PreparePlan(model=entry.name, methods=catalog.methods_for(entry, request.task)),))
+
+
+def _family(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
+    """The card of a base that can do the task.
+
+    Raises:
+        ModelNotFound: its family has no layer files for the task; says which models can do it.
+        ModelError: its file is missing, or is of no family.
+    """
+    if entry.family is None:
+        path = catalog.base_file(entry, settings)
+        header = read_header(path) if path.is_file() else None
+        what = identify(header.shapes, header.metadata).title if header else "a folder of no family that is known"
+        raise InvalidRequest(f"The model {entry.name} is {what}: layer models do not fit it{_who_can(task, settings)}")
+    if task not in FAMILIES[entry.family].routes:
+        raise ModelNotFound(
+            f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}"
+            f"{_who_can(task, settings)}"
+        )
+    return FAMILIES[entry.family]
+
+
+def _check_files(entry: ModelEntry, task: Task | None, methods: Sequence[str], settings: Settings) -> None:
+    """Make sure that the base, its transparency files and the layer files of `methods` are here or may be fetched."""
+    if settings.auto_download and entry.family:
+        return
+    try:
+        catalog.base_file(entry, settings)
+        if entry.family:
+            for name in FAMILIES[entry.family].layer_files(methods):
+                catalog.layer_file(entry, name, settings)
+    except ModelNotFound as error:
+        others = f" {_now(task, settings)}" if task else ""
+        raise ModelNotFound(f"{error}{others}".rstrip()) from None
+
+
+def _able(task: Task, settings: Settings) -> list[str]:
+    """The models that can do a task with what is on this machine."""
+    models = catalog.models(settings)
+    return [model.name for model in models if model.prepared and catalog.tasks(model, settings).get(task)]
+
+
+def _now(task: Task, settings: Settings) -> str:
+    can = _able(task, settings)
+    return f"Models that can do it now: {', '.join(can)}." if can else ""
+
+
+def _who_can(task: Task, settings: Settings) -> str:
+    """The rest of a sentence that says what cannot be done: with which model it can."""
+    if now := _now(task, settings):
+        return f". {now}"
+    families = " or ".join(families_for(task))
+    return (
+        f", and no model on this machine can do it yet. It needs a base of the family {families} and its "
+        "layer files: prepare_model fetches them; list_models shows what there is."
+    )
+
+
+def _check_lengths(request: GenerateRequest) -> None:
+    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    for name, text in (texts | {f"{role}_prompt": text for role, text in request.layer_prompts.items()}).items():
+        if (count := count_tokens(text)) > MAX_TOKENS:
+            raise InvalidRequest(f"{name} has {count} tokens; at most {MAX_TOKENS} are allowed. Shorten it.")
+
+
+def _loras(request: GenerateRequest, family: FamilySpec, settings: Settings) -> list[tuple[LoraEntry, PlannedLora]]:
+    """The LoRAs that the prompts name, in order; of one that is named twice, the last strengths."""
+    texts = (request.prompt, *request.layer_prompts.values())
+    tags = {tag.name: tag for text in texts for tag in extract_loras(text)[1]}
+    found: list[tuple[LoraEntry, PlannedLora]] = []
+    for tag in tags.values():
+        entry = catalog.find_lora(tag.name, settings)
+        if entry.path is None and not (settings.auto_download and entry.remote):
+            catalog.lora(tag.name, settings)  # says how to fetch it
+        if entry.family not in (None, family.id):
+            raise InvalidRequest(
+                f"The LoRA {entry.name} is for {entry.family} models, and the model is {family.id}. "
+                f"Name a {entry.family} model or leave the LoRA out."
+            )
+        named = PlannedLora(name=entry.name, strength=tag.strength, text_strength=tag.text_strength)
+        found.append((entry, named))
+    return found
+
+
+def _advice(entry: ModelEntry) -> Mapping[str, Any]:
+    """What a base advises: its own file's header over its row in the catalogue."""
+    advice = stated_by(entry.path).get("advice") if entry.path else None
+    return entry.advice | advice if isinstance(advice, dict) else entry.advice
+
+
+def _given(path: Path) -> GivenPicture:
+    from layerdiffuse_mcp.images.read import opened_file
+
+    with opened_file(path) as file:
+        return GivenPicture(name=name_of(path), sha256=sha256(file), bytes=file.seek(0, 2))
+
+
+def _opened(
+    paths: Mapping[str, Path], max_pixels: int
+) -> tuple[dict[str, GivenPicture], dict[str, tuple[int, int]], Inputs]:
+    """Of given pictures by name: what they hold, their sizes (width, height), and where their contents lie."""
+    from layerdiffuse_mcp.images.read import opened_file, picture_size
+
+    pictures: dict[str, GivenPicture] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    inputs: dict[str, Path] = {}
+    for name, path in paths.items():
+        with opened_file(path) as file:
+            sizes[name] = picture_size(file, max_pixels)
+            pictures[name] = GivenPicture(name=name_of(path), sha256=sha256(file), bytes=file.seek(0, 2))
+        inputs[pictures[name].sha256] = path
+    return pictures, sizes, inputs

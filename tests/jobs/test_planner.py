@@ -1,0 +1,137 @@
+"""Whatever can be refused is refused when it is asked for: before anything waits, loads, or starts a worker."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from PIL import Image
+
+from layerdiffuse_mcp.api.plan import DrawPlan, EncodePlan, PlannedLora, batch_key
+from layerdiffuse_mcp.api.requests import EncodeRequest, GenerateRequest
+from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, ModelNotFound
+from layerdiffuse_mcp.jobs.planner import MAX_TOKENS, plan
+from layerdiffuse_mcp.server.app import create_server
+from layerdiffuse_mcp.settings import Settings
+from tests.hub.files import LORA_KEYS, tensors, write
+from tests.results import facts_of, text_of
+
+DRAW, EDIT, ENCODE = "generate_transparent", "edit_transparent", "encode_transparent_image"
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "an unknown model": (DRAW, {"model": "poket"}, "There is no model 'poket'. Allowed: pocket"),
+    "a model that is not here": (DRAW, {"model": "realvisxl-v4"}, "not on this machine. Fetch it"),
+    "a method of another family": (DRAW, {"method": "layer_xl_transparent_attn"}, "belongs to sdxl models"),
+    "an option that does not act": (DRAW, {"layer_weight": 0.5}, "layer_weight would change nothing: SD 1.5"),
+    "a missing LoRA": (DRAW, {"prompt": "a cup <lora:none:1>"}, "There is no LoRA 'none'"),
+    "a LoRA without strength": (DRAW, {"prompt": "a cup <lora:none:x>"}, "write <lora:name:0.8>"),
+    "a prompt that is too long": (DRAW, {"prompt": "cup " * 4097}, f"at most {MAX_TOKENS} are allowed"),
+    "a negative prompt that is too long": (DRAW, {"negative_prompt": "a " * 4097}, "negative_prompt has 4097 tokens"),
+    "a seed past the largest": (DRAW, {"seed": 2**32 - 1, "count": 2}, "choose a smaller seed"),
+    "seeds of frames past the largest": ("generate_layers", {"seed": 2**32 - 3, "count": 2}, "smaller seed"),
+    "a size out of range": (DRAW, {"width": 4096}, "less than or equal to 2048"),
+    "no picture": (EDIT, {"image": "text.png"}, "is not a picture"),
+    "a picture that is too large": (EDIT, {"image": "wide.png"}, "too large"),
+    "a picture too wide to encode": (ENCODE, {"image": "strip.png"}, "at most 2048 a side"),
+    "a missing picture": (EDIT, {"image": "none.png"}, "There is no file"),
+    "no latent": ("decode_transparent_latent", {"latent": "text.png"}, "cannot be read as a latent"),
+}
+
+
+@pytest.fixture
+def pictures(settings: Settings) -> Path:
+    """Pictures that may be read, good and bad."""
+    folder = settings.output
+    folder.mkdir(parents=True)
+    (folder / "text.png").write_text("no picture, and long enough for a header")
+    Image.new("RGBA", (20, 10), "red").save(folder / "cup.png")
+    Image.new("L", (4000, 3000)).save(folder / "wide.png")
+    Image.new("L", (2100, 4)).save(folder / "strip.png")
+    return folder
+
+
+@pytest.mark.anyio
+async def test_what_can_be_refused_is_refused_at_once_and_starts_no_worker(
+    settings: Settings, rehearsal: str, pictures: Path
+) -> None:
+    backends: list[LocalBackend] = []
+
+    def open_backend(given: Settings) -> LocalBackend:
+        backends.append(LocalBackend(given, rehearsal))
+        return backends[-1]
+
+    server = create_server(settings.model_copy(update={"max_pixels": 10_000_000}), open_backend)
+    async with Client(server) as client:
+        for name, (tool, arguments, words) in REFUSED.items():
+            plain = {} if tool in (ENCODE, "decode_transparent_latent") else {"prompt": "a cup"}
+            result = await client.call_tool(tool, plain | arguments)
+            assert result.is_error, name
+            assert words in text_of(result), f"{name}: {text_of(result)}"
+            assert backends[0].state()[0].phase == "stopped", name
+        assert facts_of(await client.call_tool("list_jobs", {}))["total"] == 0
+        assert not (await client.call_tool("unload_models", {})).is_error
+        assert backends[0].state()[0].phase == "stopped"
+
+
+def test_planning_imports_no_torch(settings: Settings) -> None:
+    code = (
+        "import sys\n"
+        "from layerdiffuse_mcp.api.requests import GenerateRequest\n"
+        "from layerdiffuse_mcp.jobs.planner import plan\n"
+        "from layerdiffuse_mcp.settings import Settings\n"
+        "plan(GenerateRequest(prompt='a cup', model='pocket'), Settings())\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "LAYERDIFFUSE_MODELS_DIR": "none"})
+
+
+def test_a_picture_is_named_by_its_content_and_its_shape_is_the_results(settings: Settings, pictures: Path) -> None:
+    made = plan(GenerateRequest(prompt="a cup", image=pictures / "cup.png", seed=1), settings)
+    [task] = made.tasks
+    assert isinstance(task, DrawPlan)
+    assert task.image is not None
+    assert made.inputs == {task.image.sha256: pictures / "cup.png"}
+    assert (task.image.name, task.model, task.width, task.height) == ("cup.png", "pocket", 192, 64)
+    (pictures / "cup.png").rename(pictures / "mug.png")
+    [encode] = plan(EncodeRequest(image=pictures / "mug.png"), settings).tasks
+    assert isinstance(encode, EncodePlan)
+    assert (encode.image.name, encode.image.sha256) == ("mug.png", task.image.sha256)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names that are not UTF-8")
+def test_a_file_name_that_is_not_utf_8_hinders_no_plan(settings: Settings, pictures: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(pictures) + b"/\xff.png"))
+    (pictures / "cup.png").rename(odd)
+    [task] = plan(GenerateRequest(prompt="a cup", image=odd), settings).tasks
+    assert batch_key(task)
+
+
+def test_the_base_advises_through_its_header(settings: Settings) -> None:
+    [task] = plan(GenerateRequest(prompt="a cup", model="pocket"), settings).tasks
+    assert isinstance(task, DrawPlan)
+    assert {stage.guidance_scale for stage in task.stages} == {4.0}
+
+
+def test_a_lora_is_resolved_and_one_that_is_not_here_is_fetched_only_if_it_may_be(settings: Settings) -> None:
+    write(settings.models_dir / "loras" / "spice.safetensors", tensors(LORA_KEYS))
+    listed = b'[[lora]]\nname = "far"\nrepo = "me/mine"\nfile = "far.safetensors"\n'
+    write(settings.models_dir / "models.toml", listed)
+    [task] = plan(GenerateRequest(prompt="a cup <lora:SPICE:0.5:0.8>"), settings).tasks
+    assert isinstance(task, DrawPlan)
+    assert task.loras == (PlannedLora(name="spice", strength=0.8, text_strength=0.5),)
+    with pytest.raises(ModelNotFound, match="prepare_model with model='far'"):
+        plan(GenerateRequest(prompt="a cup <lora:far:1>"), settings)
+    may = settings.model_copy(update={"auto_download": True})
+    [task] = plan(GenerateRequest(prompt="a cup <lora:far:1>"), may).tasks
+    assert isinstance(task, DrawPlan)
+    assert [lora.name for lora in task.loras] == ["far"]
+
+
+def test_an_unusable_request_says_what_to_do(settings: Settings) -> None:
+    with pytest.raises(InvalidRequest, match="leave the method open"):
+        plan(GenerateRequest(prompt="x", method="layer_xl_transparent_conv"), settings)
+    with pytest.raises(LayerDiffuseError, match="prepare_model fetches them"):
+        plan(GenerateRequest(prompt="x", task="extract_foreground", inputs={}), settings)
