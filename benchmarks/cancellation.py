@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from _engine import Engine
 from _full_size import too_little_memory
 from _report import header, table
 from picture import GIGABYTES, write_files
@@ -20,7 +21,6 @@ from PIL import Image
 
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.api.requests import EncodeRequest, GenerateRequest, Request
-from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.settings import Settings
 
@@ -69,7 +69,7 @@ def main() -> None:
         write_files(folder, "sd15")
         given = folder / "given.png"
         Image.new("RGBA", (options.size, options.size), (200, 30, 30, 128)).save(given)
-        engine = load_engine()(Settings(models_dir=folder, output_dir=folder / "out", device="cpu", dtype="float32"))
+        engine = Engine(Settings(models_dir=folder, output_dir=folder / "out", device="cpu", dtype="float32"))
         sides = {"width": options.size, "height": options.size}
         drawing = GenerateRequest(prompt="a red apple", seed=1, model="sd15", steps=2, **sides)
         for phase, begins in PHASES.items():

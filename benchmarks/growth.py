@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _engine import Engine
 from _report import header, peak_memory, reset_peak_memory, resident_memory, table
 
 from layerdiffuse_mcp.api.requests import GenerateRequest
-from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -48,7 +48,7 @@ def main() -> None:
 
     header("What grows how, pocket model on the CPU")
     with tempfile.TemporaryDirectory() as folder:
-        engine = load_engine()(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
+        engine = Engine(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
         asked: dict[str, list[tuple[str, int, dict[str, Any]]]] = {
             "size": [(f"{n}x{n}", n * n, {"width": n, "height": n}) for n in SIZES if n <= options.largest],
             "steps": [(str(n), n, {"steps": n}) for n in STEPS],

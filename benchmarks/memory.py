@@ -11,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from _engine import Engine
 from _report import header, resident_memory, table
 
 from layerdiffuse_mcp.api.requests import GenerateRequest
-from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.settings import Settings
 
 BUDGET = 1.05
@@ -31,7 +31,7 @@ def main() -> int:
     options = parser.parse_args()
     kept: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        engine = load_engine()(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
+        engine = Engine(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
         kept[0] = resident_memory()
         for job in range(1, options.jobs + 1):
             sizes = {"width": options.size, "height": options.size}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _engine import Engine
 from _full_size import SD15, random_tensors, sdxl, too_little_memory, unet_without_weights, write
 from _report import apart, header, median_of, peak_memory, reset_peak_memory, table
 from diffusers import (
@@ -37,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
-from layerdiffuse_mcp.engine.startup import DEFAULTS, load_engine
+from layerdiffuse_mcp.engine.startup import DEFAULTS
 from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
 from layerdiffuse_mcp.engine.transparency.decode import VIEWS, to_rgba8
 from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
@@ -234,7 +235,7 @@ def drawn_by_us(job: Job) -> tuple[float, float]:
     """Seconds and gigabytes at the peak."""
     dtype = str(job.dtype).removeprefix("torch.")
     settings = {"models_dir": job.folder, "output_dir": job.folder, "dtype": dtype, "device": job.device}
-    engine = load_engine()(Settings(**settings))
+    engine = Engine(Settings(**settings))
     request = GenerateRequest(
         prompt=PROMPT,
         seed=1,

@@ -11,10 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from _engine import Engine
 from _report import header, table
 
 from layerdiffuse_mcp.api.requests import GenerateRequest
-from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.settings import Settings
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     header(f"A picture of 128x128, {options.steps} steps, pocket model, warm")
     with tempfile.TemporaryDirectory() as folder:
-        engine = load_engine()(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
+        engine = Engine(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
         from layerdiffuse_mcp.engine.device import threads  # after the engine, which sets torch's environment first
 
         request = GenerateRequest(prompt="a red apple", seed=1, steps=options.steps)

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from _engine import Engine
 from _report import header, table
 from PIL import Image
 
 from layerdiffuse_mcp.api.outcome import ImageResult
-from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request
-from layerdiffuse_mcp.engine.startup import Engine, load_engine
+from layerdiffuse_mcp.api.requests import GenerateRequest, Request
 from layerdiffuse_mcp.settings import Settings
 
 PROMPTS = ("a red apple", "a dog", "a glass", "a book", "a fish", "a cup", "a tree", "a car")
@@ -34,7 +34,7 @@ def main() -> None:
 
     header(f"Seconds a picture, pocket model, 128x128, {options.steps} steps")
     with tempfile.TemporaryDirectory() as folder:
-        engine = load_engine()(Settings(output_dir=Path(folder), model="pocket"))
+        engine = Engine(Settings(output_dir=Path(folder), model="pocket"))
         common = {"model": "pocket", "steps": options.steps}
         alone = [GenerateRequest(prompt=p, seed=n, **common) for n, p in enumerate(PROMPTS[: max(options.counts)])]
         draw(engine, [alone[0].model_copy(update={"steps": 1})])  # loads the model
@@ -43,7 +43,7 @@ def main() -> None:
         for count in options.counts:
             ways: dict[str, Request] = {
                 "one request": alone[0].model_copy(update={"count": count}),
-                "group": GroupRequest(requests=tuple(alone[:count])),
+                "group": alone[:count],
             }
             for way, request in ways.items():
                 drawn, *seconds = draw(engine, [request])
@@ -54,7 +54,9 @@ def main() -> None:
     table(rows)
 
 
-def draw(engine: Engine, requests: Sequence[Request]) -> tuple[list[ImageResult], float, float]:
+def draw(
+    engine: Engine, requests: Sequence[Request | Sequence[GenerateRequest]]
+) -> tuple[list[ImageResult], float, float]:
     """The pictures of requests run in turn, and the seconds that each took: processor and wall."""
     processor, wall = time.process_time(), time.perf_counter()
     outcomes = [engine.run(request, lambda _: None) for request in requests]

@@ -30,7 +30,8 @@ began, way, output = float(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 marks = {}
 mark = lambda name: marks.setdefault(name, (time.time() - began, time.process_time()))
 
-from layerdiffuse_mcp import runtime
+from layerdiffuse_mcp.engine import startup
+from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 settings = Settings(model="pocket", output_dir=output, device="cpu")
@@ -42,7 +43,7 @@ if way == "plain":
     from diffusers import AutoencoderKL, UNet2DConditionModel
     transformers.CLIPTextModel
 if way == "ours":
-    Engine = runtime.load_engine()
+    Engine = startup.load_engine()
 else:
     from layerdiffuse_mcp.engine.engine import Engine
 engine = Engine(settings)
@@ -54,7 +55,8 @@ def on_step(progress):
         print(json.dumps(marks))
         sys.exit()
 
-engine.run(GenerateRequest(prompt="a red apple", seed=1), on_step)
+planned = plan(GenerateRequest(prompt="a red apple", seed=1), settings)
+engine.run(planned.tasks[0], planned.inputs, on_step)
 """
 
 

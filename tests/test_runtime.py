@@ -17,10 +17,13 @@ from pathlib import Path
 
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.startup import load_engine
+from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.settings import Settings
 
-engine = load_engine()(Settings(model="pocket", output_dir=Path(sys.argv[1]), device="cpu"))
-outcome = engine.run(GenerateRequest(prompt="a red apple", steps=2), lambda _: None)
+settings = Settings(model="pocket", output_dir=Path(sys.argv[1]), device="cpu")
+engine = load_engine()(settings)
+planned = plan(GenerateRequest(prompt="a red apple", steps=2), settings)
+outcome = engine.run(planned.tasks[0], planned.inputs, lambda _: None)
 assert outcome.encoded[0].data.startswith(b"\\x89PNG")
 heavy = {"transformers", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "accelerate"}
 print(sorted(heavy & sys.modules.keys()))

@@ -114,15 +114,18 @@ class Studio:
         models.mkdir()
         for file in pocket.glob("*.safetensors"):
             shutil.copy(file, models / file.name.replace("pocket.", "trained."))
-        self.engine = Engine(Settings(output_dir=folder, read_dirs=(folder,), models_dir=models, model="trained"))
+        self.settings = Settings(output_dir=folder, read_dirs=(folder,), models_dir=models, model="trained")
+        self.engine = Engine(self.settings)
 
     def draw(self, prompt: str, **given: object) -> dict[str, Path]:
         """The layers of one result, by role."""
         from layerdiffuse_mcp.api.requests import GenerateRequest
+        from layerdiffuse_mcp.jobs.planner import plan
         from layerdiffuse_mcp.outputs.writer import saved
 
         request = GenerateRequest.model_validate({"prompt": prompt, **given})
-        drawn = saved(self.engine.run(request, lambda *_: None), self.folder)
+        planned = plan(request, self.settings)
+        drawn = saved(self.engine.run(planned.tasks[0], planned.inputs, lambda *_: None), self.folder)
         return {image.role: image.path for image in drawn.images}
 
 

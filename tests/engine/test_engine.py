@@ -261,7 +261,7 @@ def test_a_prepared_model_is_warm(engine) -> None:
 
 WRONG = {
     "unknown model": ({"model": "tiny-sd16"}, ModelNotFound, "tiny-sd15"),
-    "task of another family": ({"task": Task.LAYERS, "model": "tiny-sdxl"}, InvalidRequest, "sd15"),
+    "task of another family": ({"task": Task.LAYERS, "model": "tiny-sdxl"}, ModelNotFound, "tiny-sd15"),
     "method of another family": ({"method": "layer_xl_transparent_conv"}, InvalidRequest, "sdxl"),
     "picture missing": ({"task": Task.BACKGROUND_FROM_FOREGROUND}, InvalidRequest, "foreground"),
     "picture not wanted": ({"inputs": {"foreground": Path(__file__)}}, ImageError, "not a picture"),
