@@ -135,7 +135,7 @@ async def test_the_event_loop_goes_on_while_a_stopped_worker_takes_nothing(setti
             async with anyio.create_task_group() as tasks:
                 # many long prompts: more than a pipe holds
                 request = GroupPlan(plans=(drawing("long " + "x" * 19_000),) * 40)
-                tasks.start_soon(backend.run, request, lambda _: None)
+                tasks.start_soon(backend.run, request, {}, lambda _: None)
                 while True:
                     before = time.monotonic()
                     await anyio.sleep(0.01)
@@ -273,9 +273,8 @@ async def test_the_worker_of_a_killed_server_ends_too(settings: Settings, rehear
         textwrap.dedent("""
             import anyio
             from layerdiffuse_mcp.backends.local import LocalBackend
-            from layerdiffuse_mcp.api.requests import GenerateRequest
             from layerdiffuse_mcp.settings import Settings
-from tests.tasks import drawing
+            from tests.tasks import drawing
 
             async def main():
                 backend = LocalBackend(Settings(), "rehearsal:Engine")
