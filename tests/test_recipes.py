@@ -13,8 +13,9 @@ from layerdiffuse_mcp.api.plan import resolve, seeds
 from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, MAX_SEED, GenerateRequest
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.spec import Task
-from layerdiffuse_mcp.recipes.recipe import GivenPicture, recipe_of, request_from
+from layerdiffuse_mcp.recipes.recipe import BASE, GivenPicture, recipe_of, request_from
 
+WEIGHTS = {BASE: "15012c538f"}
 GIVEN = {"foreground": GivenPicture(name="cup.png", sha256="ab" * 32, bytes=7)}
 
 
@@ -23,7 +24,7 @@ def plan(family: str = "sd15", **fields: Any) -> GenerateRequest:
 
 
 def recipe(request: GenerateRequest, pictures: Mapping[str, GivenPicture] | None = None) -> dict[str, Any]:
-    made = recipe_of(request, pictures=pictures, model_hash="15012c538f", device="cpu", dtype="float32")
+    made = recipe_of(request, pictures=pictures, weights=WEIGHTS, device="cpu", dtype="float32")
     return json.loads(json.dumps(made))
 
 
@@ -33,7 +34,7 @@ def found(wanted: GivenPicture) -> Path:
 
 def test_a_recipe_holds_every_setting_also_those_that_are_the_default() -> None:
     written = recipe(plan())["request"]
-    kept_elsewhere = {"inputs", "image", "mask", "notes"}
+    kept_elsewhere = {"inputs", "image", "mask", "notes", "drawn_with"}
     assert written.keys() == GenerateRequest.model_fields.keys() - kept_elsewhere
     assert written["stages"][0].keys() >= {"stop_at", "layer_weight"}
 
@@ -45,7 +46,8 @@ def test_a_recipe_names_pictures_by_name_and_hash_and_holds_no_path() -> None:
     assert "anna" not in json.dumps(written)
     assert written["pictures"] == {"foreground": {"name": "cup.png", "sha256": "ab" * 32, "bytes": 7}}
     again = request_from(written, find=found)
-    assert again == request.model_copy(update={"inputs": {"foreground": Path("/kept/cup.png")}})
+    same = {"inputs": {"foreground": Path("/kept/cup.png")}, "drawn_with": WEIGHTS}
+    assert again == request.model_copy(update=same)
 
 
 def test_a_recipe_of_the_first_format_is_still_read() -> None:
@@ -61,7 +63,8 @@ def test_a_recipe_of_the_first_format_is_still_read() -> None:
     asked = list[GivenPicture]()
     again = request_from(old, find=lambda wanted: asked.append(wanted) or Path("/kept/cup.png"))
     assert [(wanted.name, wanted.sha256) for wanted in asked] == [("/old/cup.png", "ab" * 32)]
-    assert again == request.model_copy(update={"inputs": {"foreground": Path("/kept/cup.png")}})
+    same = {"inputs": {"foreground": Path("/kept/cup.png")}, "drawn_with": {BASE: None}}
+    assert again == request.model_copy(update=same)
 
 
 @pytest.mark.parametrize("format", [1, 2])
@@ -123,7 +126,7 @@ def test_a_picture_can_be_drawn_again_from_its_own_recipe_whatever_its_seed(task
     for one in seeds(whole):
         alone = whole.model_copy(update={"seed": one, "count": 1})
         again = request_from(recipe(alone))
-        assert resolve(again, "sd15", 512) == alone
+        assert resolve(again, "sd15", 512) == alone.model_copy(update={"drawn_with": WEIGHTS})
 
 
 STAGE = {"method": "layer_sd15_transparent_attn", "sampler": "Euler a", "schedule": "Automatic", "steps": 150}
