@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
-from layerdiffuse_mcp.engine.latents import SavedLatent, read_latent, write_latent
+from layerdiffuse_mcp.engine.latents import SavedLatent, latent_bytes, read_latent
 from layerdiffuse_mcp.engine.loras import read_lora
 from layerdiffuse_mcp.engine.offsets import read_offsets
 from layerdiffuse_mcp.engine.sharing_model import SharingModel
@@ -55,7 +55,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_models(folder)
     write_lora(folder / "loras" / "mine.safetensors")
-    write_latent(folder / "latent.safetensors", SavedLatent(torch.zeros(4, 8, 8), 64, 64, "sd15", "pocket", 7))
+    latent = latent_bytes(SavedLatent(torch.zeros(4, 8, 8), 64, 64, "sd15", "pocket", 7))
+    (folder / "latent.safetensors").write_bytes(latent)
     return folder
 
 
