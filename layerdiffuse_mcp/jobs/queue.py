@@ -179,7 +179,7 @@ class Jobs:
         if job.state is State.QUEUED:
             ahead = self.ahead_of(job)
             place = f"waiting: {ahead} job{'s' * (ahead != 1)} ahead" if ahead else "waiting for the worker"
-            return Progress(fraction=0.0, message=f"{place} ({time.time() - job.created:.0f} s)")
+            return Progress(fraction=0.0, message=f"{place} ({time.monotonic() - job.created:.0f} s)")
         message = job.progress.message
         if job.state is State.RUNNING and message == "starting":
             starting = any(worker.phase == "starting" for worker in self.backend.state())

@@ -63,7 +63,7 @@ def edit_recipe(cup: Path, name: str, sha256: str | None = None) -> dict[str, An
     plan = resolve(GenerateRequest(prompt="steps 1", image=cup, seed=1), "sd15", 128)
     digest = sha256 or hashlib.sha256(cup.read_bytes()).hexdigest()
     pictures = {"image": GivenPicture(name=name, sha256=digest, bytes=cup.stat().st_size)}
-    return recipe_of(plan, pictures=pictures, model_hash=None, device="cpu", dtype="float32")
+    return recipe_of(plan, pictures=pictures, weights={}, device="cpu", dtype="float32")
 
 
 async def inspected(client: Client, name: str) -> str:
