@@ -154,6 +154,7 @@ def _bar() -> Generator[Callable[[outcome.Progress], None]]:
 def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     """Draw, put the pictures and their previews on disk together, and print what there is; the pictures' paths."""
     from layerdiffuse_mcp.images.describe import describe
+    from layerdiffuse_mcp.outputs.index import Index
     from layerdiffuse_mcp.outputs.writer import save
 
     with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
@@ -162,6 +163,8 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     others = [file for file in result.encoded if not file.picture]
     files = [*(file for file, _ in drawn), *(_preview(file) for file, _ in drawn), *others]
     paths = save(settings.output, files)
+    images = [outcome.ImageResult(path=path, **dict(made)) for (_, made), path in zip(drawn, paths, strict=False)]
+    Index(settings).add(images, result.model)
     for number, (_, picture) in enumerate(drawn):
         OUT.print(f"{picture.role}: {paths[number]}")
         OUT.print(f"preview: {paths[len(drawn) + number]}")

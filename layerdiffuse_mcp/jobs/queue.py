@@ -30,6 +30,7 @@ from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
@@ -58,6 +59,7 @@ class Jobs:
 
     def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
         self.backend = backend
+        self.index = Index(settings)
         self._limit = settings.queue_size
         self._output = settings.output
         self._grouping = settings.group_jobs
@@ -264,16 +266,22 @@ class Jobs:
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
         scope = job.scope
+
+        def write() -> Outcome:
+            made = saved(outcome, self._output, lambda: scope.cancel_called)
+            self.index.add(made.images, made.model, job.id)
+            return made
+
         try:
-            outcome = await anyio.to_thread.run_sync(saved, outcome, self._output, lambda: scope.cancel_called)
+            made = await anyio.to_thread.run_sync(write)
         except Cancelled:
             job.end(State.CANCELLED)
         except LayerDiffuseError as error:
             job.end(State.FAILED, error=error)
         else:
             if job.finished:  # cancelled in the moment in which they appeared
-                _throw_away(outcome)
-            job.end(State.DONE, outcome)
+                _throw_away(made)
+            job.end(State.DONE, made)
 
 
 def _key(request: Request) -> str | None:

@@ -158,7 +158,8 @@ class LayerServer(MCPServer[Services]):
         read = await super().read_resource(uri, context)
         if context is None or isinstance(read, InputRequiredResult):
             return read
-        return [with_its_type(context.request_context.lifespan_context, str(uri), part) for part in read]
+        known = context.request_context.lifespan_context
+        return [await anyio.to_thread.run_sync(with_its_type, known, str(uri), part) for part in read]
 
     async def _complete(self, ctx: ServerRequestContext[Services], params: CompleteRequestParams) -> CompleteResult:
         return CompleteResult(completion=await completed(ctx.lifespan_context, params.ref, params.argument))

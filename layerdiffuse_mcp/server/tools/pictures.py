@@ -190,6 +190,7 @@ async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix
             role="blended", path=path, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
         )
         job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=composed.notes))
+        await anyio.to_thread.run_sync(known.jobs.index.add, [made], "", job.id)
     assert job is not None
     return job
 
