@@ -31,7 +31,7 @@ from mcp_types import (
 )
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.requests import near
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.backends.pictures import PictureRoom

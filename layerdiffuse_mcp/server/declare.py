@@ -16,7 +16,7 @@ from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
-from layerdiffuse_mcp.api.requests import explain, near
+from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.wording import quoted
 
