@@ -24,6 +24,8 @@ MAX_COUNT = 8
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARACTERS = 20_000
 DRAW_SEED = -1
+STRENGTH = 0.6
+RESIZE_MODE = "Crop and Resize"
 MOST_ERRORS = 8
 """Wrong parameters that one message names."""
 

@@ -25,6 +25,8 @@ from pydantic import (
 from layerdiffuse_mcp.api.fields import (
     DRAW_SEED,
     MAX_SEED,
+    RESIZE_MODE,
+    STRENGTH,
     ClipSkip,
     Count,
     Denoising,
@@ -95,8 +97,8 @@ class GenerateRequest(_Request):
     inputs: dict[Role, Path] = Field(default_factory=dict)
     image: Annotated[Path | None, Field(description="RGBA picture to change")] = None
     mask: Annotated[Path | None, Field(description="Picture whose white part says where to change image")] = None
-    strength: Denoising = 0.6
-    resize_mode: ResizeMode = "Crop and Resize"
+    strength: Denoising = STRENGTH
+    resize_mode: ResizeMode = RESIZE_MODE
 
     seed: Seed = DRAW_SEED
     count: Count = 1
