@@ -128,7 +128,7 @@ Denoising = Annotated[
 Prompt = Annotated[
     str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to draw; (word:1.2) stresses, [word] weakens")
 ]
-NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to keep out")]
+NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to keep out of the picture")]
 ModelName = Annotated[
     str, Field(max_length=200, description="Base model, one of list_models; default: the best prepared")
 ]
