@@ -10,17 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from layerdiffuse_mcp.api.requests import (
-    DRAW_SEED,
-    MAX_COUNT,
-    MAX_SEED,
-    MAX_SIZE,
-    MIN_SIZE,
-    GenerateRequest,
-    Stage,
-    can_replace,
-    validated,
-)
+from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED, MAX_SIZE, MIN_SIZE
+from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
 from layerdiffuse_mcp.families.spec import LayerMethod, Role

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from functools import singledispatchmethod
 from typing import Any
 
+from layerdiffuse_mcp.api.fields import MAX_SIZE
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFacts, Timings
 from layerdiffuse_mcp.api.plan import methods_of, resolve
 from layerdiffuse_mcp.api.requests import (
-    MAX_SIZE,
     DecodeRequest,
     EncodeRequest,
     GenerateRequest,

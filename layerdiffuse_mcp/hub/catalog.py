@@ -16,7 +16,7 @@ from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
-from layerdiffuse_mcp.api.requests import near
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import (

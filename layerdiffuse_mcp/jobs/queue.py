@@ -25,8 +25,9 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request, batch_key, near
+from layerdiffuse_mcp.api.requests import GenerateRequest, GroupRequest, Request, batch_key
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs.job import Job, State

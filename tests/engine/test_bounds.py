@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.api.requests import MAX_SIZE, EncodeRequest
+from layerdiffuse_mcp.api.fields import MAX_SIZE
+from layerdiffuse_mcp.api.requests import EncodeRequest
 from layerdiffuse_mcp.engine.pipeline.conditions import check_fits, fitted, fitted_mask
 from layerdiffuse_mcp.engine.transparency.latent_file import MAX_SIDE, read_latent
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest

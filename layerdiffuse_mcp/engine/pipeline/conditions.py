@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.choices import NoiseSource
-from layerdiffuse_mcp.api.requests import MAX_SIZE
+from layerdiffuse_mcp.api.fields import MAX_SIZE
 from layerdiffuse_mcp.engine.device.cancellation import check
 from layerdiffuse_mcp.engine.model import Model
 from layerdiffuse_mcp.engine.sampling.latent_space import to_sampled

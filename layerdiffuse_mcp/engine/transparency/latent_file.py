@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from layerdiffuse_mcp.api.requests import MAX_SEED, MAX_SIZE
+from layerdiffuse_mcp.api.fields import MAX_SEED, MAX_SIZE
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import Cancelled, ImageError, LayerDiffuseError, LayerFileError
 from layerdiffuse_mcp.families.registry import FAMILIES
