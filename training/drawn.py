@@ -57,12 +57,15 @@ def sheets(pictures: torch.Tensor) -> list[Image.Image]:
     return found
 
 
+def singular(words: str) -> str:
+    """ "a Cherries " -> "a cherry": what plurals and singulars have in common."""
+    plain = words.lower().strip()
+    return plain[:-3] + "y" if plain.endswith("ies") else plain.removesuffix("s")
+
+
 def says(answer: str, words: Sequence[str]) -> bool:
-    """Whether an answer holds one of the subject's words whole, or the other way round: "hot dog" is no "dog"."""
-    said = f" {answer.lower().strip().removesuffix('s')} "
-    return any(
-        f" {word.lower().removesuffix('s')} " in said or said == f" {word.split()[-1].lower()} " for word in words
-    )
+    """Whether an answer holds one of the subject's words whole: "a hot dog" is a "hot dog", and "dog" is none."""
+    return any(f" {singular(word)} " in f" {singular(answer)} " for word in words)
 
 
 def named(answers: Sequence[Sequence[str]], asked: Sequence[Sequence[str]]) -> list[bool]:

@@ -172,7 +172,7 @@ def layers_sheet(pocket: Path, scenes: list[str], seed: int) -> Image.Image:
 
 
 def drawn(work: Path, pocket: Path, folder: Path, seed: int, coloured: bool) -> str:
-    """Draws the subjects and their sheets into `folder`; with `coloured` also every colour of some. A Markdown table."""
+    """Draws the subjects and their sheets into `folder`, and if `coloured` some in every colour. A Markdown table."""
     asked = [words for words in subjects() if words[0] in known_subjects(pocket)]
     cutout = {subject.words[0]: subject.pictures.get("3d") for subject in vocabulary(work)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,11 +217,12 @@ def answered(file: Path) -> str:
     return "\n".join([f"named by most of {len(answers)}: {sum(right)} of {len(asked)}", *missed])
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--pocket", type=Path, default=Path("layerdiffuse_mcp/pocket"))
-    parser.add_argument("--count", type=int, default=1000, help="how many held-out pictures at most")
+    parser.add_argument("--count", type=int, default=1000, help="how many held-out pictures at most; 0: no table")
     parser.add_argument("--sheet", type=Path, help="where the contact sheet goes")
     parser.add_argument("--layers-sheet", type=Path, help="where the sheet of the other layer methods goes")
     parser.add_argument("--drawn", type=Path, help="where the numbered sheets of random subjects go")
@@ -232,11 +233,17 @@ if __name__ == "__main__":
     parser.add_argument("--guidance", type=float)
     arguments = parser.parse_args()
     if arguments.answers:
-        raise SystemExit(print(answered(arguments.answers)))
-    print(table(arguments.work, arguments.pocket, arguments.count))
+        print(answered(arguments.answers))
+        return
+    if arguments.count:
+        print(table(arguments.work, arguments.pocket, arguments.count))
     if arguments.sheet:
         contact_sheet(arguments.pocket, arguments.prompts, arguments.seed, arguments.guidance).save(arguments.sheet)
     if arguments.drawn:
         print(drawn(arguments.work, arguments.pocket, arguments.drawn, arguments.seed, arguments.colours))
     if arguments.layers_sheet:
         layers_sheet(arguments.pocket, SCENES, arguments.seed).save(arguments.layers_sheet)
+
+
+if __name__ == "__main__":
+    main()
