@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.ldm_export import save_single_file
 from training import autoencoder, data, layer, mixing, transparency, unet
+from training.text import CONFIG
 from training.vocabulary import LOOKS, WIDE, vocabulary
 
 LIMIT = 60_000_000
@@ -77,7 +78,7 @@ def export(work: Path, out: Path, draft: bool) -> None:
             "norm_num_groups": unet.UNET["norm_num_groups"],
         },
         "vae": {"norm_num_groups": autoencoder.CONFIG["norm_num_groups"], "scaling_factor": scaling},
-        "text_encoder": {"num_attention_heads": unet.TEXT["num_attention_heads"]},
+        "text_encoder": {"num_attention_heads": CONFIG.num_attention_heads},
     }
     if (work / "pictures.json").exists():
         pictures, rows = data.load(work)

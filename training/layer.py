@@ -32,6 +32,7 @@ from training.captions import Tokens
 from training.common import Average, Run, autocast, device, once, stage_parser
 from training.latents import TINTS, Drawn, shown
 from training.optimizer import Muon
+from training.text import contexts
 from training.triples import ROLES, triples
 from training.vocabulary import LOOKS, cutouts, vocabulary
 
@@ -184,7 +185,7 @@ def train(work: Path, method: str, minutes: float, rate: float) -> None:
     tokens = Tokens()
 
     def embed(texts: list[str]) -> torch.Tensor:
-        return text(tokens(texts).to(device())).last_hidden_state
+        return contexts(text, tokens(texts).to(device()))
 
     run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
     predict = through(base, model, embed)

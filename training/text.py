@@ -16,17 +16,43 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import CLIPTextModel
 
+from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from training.backgrounds import KINDS
-from training.captions import Tokens
+from training.captions import LENGTH, ROWS, Tokens
 from training.common import autocast
 from training.optimizer import Muon
 from training.vocabulary import LOOKS, Subject
 
+WIDTH = 128
+CONFIG = TextConfig(
+    vocab_size=ROWS,
+    hidden_size=WIDTH,
+    intermediate_size=4 * WIDTH,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=LENGTH,
+    projection_dim=WIDTH,
+)
 SHOWN = 24  # tokens looked at: the text is causal, so what comes later changes nothing before
 BATCH = 64
 HOLD, HEADS_ALONE = 20.0, 0.25  # weight of what is held; share of the steps in which the classifiers learn alone
+
+
+def text_encoder() -> TextEncoder:
+    """A new one, small where it begins: from the engine's wide embeddings it would have to find its way back first."""
+    text = TextEncoder(CONFIG)
+    for name, value in text.named_parameters():
+        if value.ndim > 1:
+            torch.nn.init.normal_(value, std=WIDTH**-0.5 if "encoder" in name else 0.02)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(value)
+    return text
+
+
+def contexts(text: TextEncoder, ids: torch.Tensor) -> torch.Tensor:
+    """What the UNet attends to: (B, T) token ids -> (B, T, WIDTH)."""
+    return text.final_layer_norm(text(ids)[-1])
 
 
 class Known(NamedTuple):
@@ -37,7 +63,7 @@ class Known(NamedTuple):
 
 
 def warm_up(
-    text: CLIPTextModel,
+    text: TextEncoder,
     subjects: Sequence[Subject],
     steps: int = 300,
     rate: float = 2e-3,
@@ -48,7 +74,7 @@ def warm_up(
     """
     kinds = [*KINDS, None]
     counts = (len(subjects), len(LOOKS), len(kinds))
-    heads = torch.nn.ModuleList([torch.nn.Linear(text.config.hidden_size, count) for count in counts])
+    heads = torch.nn.ModuleList([torch.nn.Linear(WIDTH, count) for count in counts])
     both = torch.nn.ModuleDict({"text": text, "heads": heads})
     before = deepcopy(text) if known else None
     optimizer = Muon(both, rate, plain=("embedding", "heads"))
@@ -66,7 +92,7 @@ def warm_up(
         captions = [subjects[s].caption(rng, LOOKS[k], kinds[b]) for s, k, b in chosen.T]
         ids = tokens(captions)[:, :SHOWN]
         with autocast():
-            states = text(ids).last_hidden_state.float()
+            states = contexts(text, ids).float()
         ends = (ids == tokens.tokenizer.end).int().argmax(1).numpy()
         place = torch.from_numpy(rng.integers(ends, SHOWN))
         state = states[torch.arange(BATCH), place]
@@ -78,7 +104,7 @@ def warm_up(
         if known and before:
             held = torch.tensor([s in known.subjects and k in known.looks for s, k in chosen[:2].T])
             with torch.no_grad(), autocast():
-                wanted = before(ids).last_hidden_state.float()
+                wanted = contexts(before, ids).float()
             moved = (states[held] - wanted[held]).square().mean()
             loss = loss + HOLD * moved
         both.zero_grad()

@@ -15,38 +15,24 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from training.backgrounds import KINDS
-from training.captions import LENGTH, ROWS, Tokens
+from training.captions import Tokens
 from training.common import Average, Run, autocast, device, stage_parser
 from training.concepts import with_article
 from training.latents import Drawn, held_latents, ordinary_latents
 from training.optimizer import Muon
-from training.text import warm_up
+from training.text import WIDTH, contexts, text_encoder, warm_up
 from training.vocabulary import LOOKS, vocabulary
 
-TEXT_WIDTH = 128
 UNET = {
     "sample_size": 16,
     "block_out_channels": (64, 96, 96, 64),
     "attention_head_dim": (2, 3, 3, 2),
-    "cross_attention_dim": TEXT_WIDTH,
+    "cross_attention_dim": WIDTH,
     "layers_per_block": 2,
     "norm_num_groups": 8,
-}
-TEXT = {
-    "vocab_size": ROWS,
-    "hidden_size": TEXT_WIDTH,
-    "intermediate_size": 4 * TEXT_WIDTH,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": LENGTH,
-    "hidden_act": "quick_gelu",
-    "bos_token_id": ROWS - 2,
-    "eos_token_id": ROWS - 1,
-    "pad_token_id": ROWS - 1,
-    "projection_dim": TEXT_WIDTH,
 }
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 SIGNAL = torch.cumprod(1 - BETAS, 0).float()  # alpha-bar
@@ -54,9 +40,9 @@ HELD_EVERY = 100  # steps
 EMPTY_SHARE, MIN_SNR, BATCH = 0.1, 5.0, 32  # the batch of each process
 
 
-def networks() -> tuple[UNet2DConditionModel, CLIPTextModel]:
+def networks() -> tuple[UNet2DConditionModel, TextEncoder]:
     torch.manual_seed(3)
-    return UNet2DConditionModel(**UNET), CLIPTextModel(CLIPTextConfig(**TEXT))
+    return UNet2DConditionModel(**UNET), text_encoder()
 
 
 def noised(
@@ -103,7 +89,7 @@ class Ordinary:
 class Held:
     """The error of the noise on pictures that are held out, under the same noise each time."""
 
-    def __init__(self, work: Path, text: CLIPTextModel) -> None:
+    def __init__(self, work: Path, text: TextEncoder) -> None:
         latents = held_latents(work)["latents"].float()
         texts = [with_article(subject.words[0]) for subject in vocabulary(work)]
         parts = noised(latents, torch.Generator().manual_seed(20))
@@ -111,7 +97,7 @@ class Held:
         noisy, steps, noise, _ = (part[shuffled] for part in parts)
         tokens = Tokens()(texts)[shuffled].to(device())
         with torch.no_grad():
-            context = torch.cat([text(part).last_hidden_state for part in tokens.split(BATCH)])
+            context = torch.cat([contexts(text, part) for part in tokens.split(BATCH)])
         self.batches = [*zip(*(part.split(BATCH) for part in (noisy, steps, context, noise)), strict=True)]
         self.count = len(latents)
 
@@ -154,7 +140,7 @@ def train(work: Path, minutes: float, rate: float) -> None:
         noisy, steps, noise, weight = noised(latents, generator)
         with autocast():
             with torch.no_grad():
-                context = text(tokens.to(device())).last_hidden_state
+                context = contexts(text, tokens.to(device()))
             predicted = unet(noisy, steps, context).sample.float()
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
         loss = (error * weight).mean()
@@ -168,7 +154,7 @@ def train(work: Path, minutes: float, rate: float) -> None:
     run.keep()
 
 
-def load(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+def load(work: Path) -> tuple[UNet2DConditionModel, TextEncoder]:
     """The trained base (EMA weights), frozen."""
     unet, text = networks()
     both = torch.nn.ModuleDict({"unet": unet, "text": text})

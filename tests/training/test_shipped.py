@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPTextModel
 
+from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from training import shipped, unet
 from training.captions import Tokens
 from training.export import export
-from training.text import Known, warm_up
+from training.text import Known, contexts, warm_up
 from training.vocabulary import Subject
 
 
@@ -41,11 +41,11 @@ def test_what_the_shipped_encoder_knows_is_told_by_its_concepts():
     assert {0, 1, 2, 3} <= known.looks
 
 
-def moved(text: CLIPTextModel, before: CLIPTextModel, said: str) -> float:
+def moved(text: TextEncoder, before: TextEncoder, said: str) -> float:
     """How far the states after these words are from what they were."""
     ids = Tokens()([said])[:, :12]
     with torch.no_grad():
-        return float((text(ids).last_hidden_state - before(ids).last_hidden_state).square().mean())
+        return float((contexts(text, ids) - contexts(before, ids)).square().mean())
 
 
 def test_a_known_word_stays_where_it_was_while_a_new_one_is_learnt():
