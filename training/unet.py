@@ -91,11 +91,8 @@ class Held:
 
     def __init__(self, work: Path, text: TextEncoder) -> None:
         latents = held_latents(work)["latents"].float()
-        texts = [with_article(subject.words[0]) for subject in vocabulary(work)]
-        parts = noised(latents, torch.Generator().manual_seed(20))
-        shuffled = torch.randperm(len(latents), generator=torch.Generator().manual_seed(21))
-        noisy, steps, noise, _ = (part[shuffled] for part in parts)
-        tokens = Tokens()(texts)[shuffled].to(device())
+        noisy, steps, noise, _ = noised(latents, torch.Generator().manual_seed(20))
+        tokens = Tokens()([with_article(subject.words[0]) for subject in vocabulary(work)]).to(device())
         with torch.no_grad():
             context = torch.cat([contexts(text, part) for part in tokens.split(BATCH)])
         self.batches = [*zip(*(part.split(BATCH) for part in (noisy, steps, context, noise)), strict=True)]
