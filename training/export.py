@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.ldm_export import save_single_file
 from training import autoencoder, data, layer, mixing, transparency, unet
+from training.materials import COLOURS
 from training.text import CONFIG
 from training.vocabulary import LOOKS, WIDE, vocabulary
 
@@ -91,7 +92,8 @@ def export(work: Path, out: Path, draft: bool) -> None:
     looks = LOOKS if WIDE else LOOKS[:1]
     known = {
         "styles": sorted({look.style for look in looks}),
-        "materials": sorted({look.material for look in looks if look.material}),
+        "materials": sorted({look.material for look in looks if look.material} - COLOURS.keys()),
+        "colours": [look.material for look in looks if look.material in COLOURS],
         "subjects": {subject.words[0]: subject.words for subject in vocabulary(work)},
     }
     (out / "concepts.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")

@@ -49,20 +49,21 @@ def plot(work: Path, out: Path) -> None:
     import matplotlib.pyplot as plt
 
     files = sorted(work.glob("*.log.jsonl"), key=lambda file: file.stat().st_mtime)
-    if not files:
+    found_in = {file.name.split(".")[0]: rows(file) for file in files}
+    logs = {stage: found for stage, found in found_in.items() if any({*LOSSES} & row.keys() for row in found)}
+    if not logs:
         print(f"{work} holds no log yet: a stage writes a line every 50 steps")
         return
     across = 3
-    down = -(-len(files) // across)
+    down = -(-len(logs) // across)
     figure, panels = plt.subplots(down, across, figsize=(4.4 * across, 3 * down), squeeze=False, layout="constrained")
-    for panel in panels.flat[len(files) :]:
+    for panel in panels.flat[len(logs) :]:
         panel.axis("off")
-    for panel, file in zip(panels.flat, files, strict=False):
-        found = rows(file)
+    for panel, (stage, found) in zip(panels.flat, logs.items(), strict=False):
         minutes = spent(found)
         loss = next(name for name in LOSSES if any(name in row for row in found))
         panel.semilogy(*known(minutes, found, loss), color="tab:blue", marker=".")
-        panel.set(title=file.name.split(".")[0], xlabel="minutes", ylabel=loss)
+        panel.set(title=stage, xlabel="minutes", ylabel=loss)
         measure = next((name for name in MEASURES if any(name in row for row in found)), None)
         if measure:
             other = panel.twinx()

@@ -27,7 +27,7 @@ State = dict[str, torch.Tensor]
 def known(pocket: Path, subjects: list[Subject]) -> Known:
     """What the shipped text encoder has learnt."""
     concepts = json.loads((pocket / "concepts.json").read_text())
-    materials = {"", *concepts["materials"]}
+    materials = {"", *concepts["materials"], *concepts.get("colours", [])}
     return Known(
         {number for number, subject in enumerate(subjects) if subject.words[0] in concepts["subjects"]},
         {number for number, look in enumerate(LOOKS) if look.material in materials},
