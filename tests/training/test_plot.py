@@ -34,4 +34,5 @@ def test_a_stage_that_has_logged_no_loss_yet_has_no_panel(tmp_path: Path):
     assert not (tmp_path / "one.png").exists()
     log(tmp_path / "layer.log.jsonl", {"step": 49, "seconds": 3, "loss": 0.5}, {"step": 99, "seconds": 6, "loss": 0.4})
     plot.plot(tmp_path, tmp_path / "one.png")
-    assert Image.open(tmp_path / "one.png").width > 100
+    with Image.open(tmp_path / "one.png") as drawn:
+        assert drawn.width > 100
