@@ -1,15 +1,22 @@
-# make demo   install into .venv and draw one transparent picture with the embedded model
-# make test   install and run every test
-# make check  lint and types
-# make bench  print the benchmark tables
-# make train  repeat the training of the embedded model from an empty machine
+# make demo      install into .venv and draw one transparent picture with the embedded model
+# make test      install and run every test that a plain install can run
+# make test-all  those, then what needs the train extra and Node; what is missing fails
+# make quick     the tests that take a minute together: no network computes
+# make fuzz      hostile input for ten minutes, other input each time
+# make check     lint and types
+# make bench     print the benchmark tables
+# make train     repeat the training of the embedded model from an empty machine
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format bench train clean
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := --numprocesses 2 --dist loadfile
+SLOW := end_to_end engine fuzz golden training
+
+.PHONY: demo test test-all quick fuzz check format bench train clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -29,7 +36,16 @@ demo: $(VENV)/.installed
 	$(BIN)/layerdiffuse-mcp generate "a red apple" --seed 1 --output demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) $(PARALLEL)
+
+test-all: test $(VENV)/.train
+	$(PYTEST) -m extras
+
+quick: $(VENV)/.dev
+	$(PYTEST) $(PARALLEL) $(SLOW:%=--ignore tests/%)
+
+fuzz: $(VENV)/.dev
+	FUZZ_TIMES=10 $(PYTEST) $(PARALLEL) tests/fuzz
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

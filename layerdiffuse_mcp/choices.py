@@ -21,6 +21,7 @@ class Sampler:
     `automatic_schedule` is what the schedule "Automatic" means; None if the sampler has timesteps of its own and heeds
     no schedule. `noise` is what it draws after the start: nothing, one draw a step, or a Brownian tree.
     `discard_penultimate`: one more step is asked of the schedule and the last sigma but one is dropped.
+    `timestep_stride`: its schedules know every so-many-th training timestep, as its bases were distilled on those.
     `second_order`: two network passes a step, so a step takes twice as long. `aliases` are the reference's ids.
     """
 
@@ -30,6 +31,7 @@ class Sampler:
     automatic_schedule: str | None
     noise: NoiseKind = "none"
     discard_penultimate: bool = False
+    timestep_stride: int = 1
     second_order: bool = False
     aliases: tuple[str, ...] = ()
 
@@ -145,8 +147,9 @@ SAMPLERS: dict[str, Sampler] = {
             "LCM",
             "sample_lcm",
             "For distilled (LCM) bases: 4 to 8 steps at guidance 1 to 2.",
-            "SGM Uniform",
+            "Uniform",
             noise="ancestral",
+            timestep_stride=20,
             aliases=("k_lcm",),
         ),
     )
@@ -161,7 +164,7 @@ SCHEDULES: dict[str, Schedule] = {
         Schedule("Uniform", "uniform", "Evenly spaced timesteps, from the first to the last."),
         Schedule("SGM Uniform", "sgm_uniform", "Evenly spaced timesteps without the last; for distilled bases."),
         Schedule("Simple", "simple", "Every so-many-th noise level of the training table."),
-        Schedule("Normal", "normal", "Evenly spaced timesteps, one by one; equals Uniform on these models."),
+        Schedule("Normal", "uniform", "The same as Uniform on these models; here for recipes that name it."),
         Schedule("DDIM", "ddim", "The timesteps of DDIM; may make a step more than asked."),
         Schedule("Beta", "beta", "Steps crowded at both ends of the noise range."),
         Schedule("KL Optimal", "kl_optimal", "Minimises the divergence between steps; ends just above zero noise."),

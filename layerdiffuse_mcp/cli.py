@@ -27,7 +27,7 @@ from layerdiffuse_mcp.methods import ROLES, Task
 from layerdiffuse_mcp.requests import GenerateRequest, OneOf, explain, validated
 from layerdiffuse_mcp.settings import Settings
 
-NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts"}
+NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes", "drawn_with"}
 """Fields of a request that no flag of the same name sets."""
 
 
@@ -57,7 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdio")
     serve.add_argument("--host", default="127.0.0.1", help="address for --http; anything but loopback needs --token")
     serve.add_argument("--port", type=int, default=8000, help="port for --http")
-    serve.add_argument("--token", help="bearer token that --http clients must send")
+    serve.add_argument("--token", help="bearer token that --http clients must send, of 16 characters or more")
+    serve.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that --http clients may have for this machine; can be given again",
+    )
     serve.set_defaults(run=_serve)
 
     generate = commands.add_parser("generate", help="draw pictures")
@@ -142,10 +149,9 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     if options.http:
-        app.serve_http(settings, host=options.host, port=options.port, token=options.token)
-    else:
-        app.serve_stdio(settings)
-    return 0
+        app.serve_http(settings, options.host, options.port, options.token, options.allowed_host)
+        return 0
+    return app.serve_stdio(settings)
 
 
 def _generate(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ Results go to stdout as plain lines, so that they can be piped; bars and warning
 """
 
 import contextlib
+import io
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ from rich.table import Table
 from layerdiffuse_mcp import outcome
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.entries import ModelEntry, in_words
+from layerdiffuse_mcp.hub.entries import ModelEntry, in_words, printable
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.runtime import load_engine
@@ -36,25 +37,44 @@ PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
 
 def generate(request: GenerateRequest, settings: Settings) -> int:
     """Draw, showing a bar; print each picture's path, its preview's and what its alpha holds."""
-    with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
-        result = engine.run(request, on_step)
-    _print_outcome(result)
+    _drawn(request, settings)
     return 0
 
 
 def reproduce(file: Path, settings: Settings) -> int:
-    """Draw a picture again from its recipe and say whether the new one is the same."""
-    from layerdiffuse_mcp.images.read import same_pixels
-    from layerdiffuse_mcp.recipes import request_from
+    """Draw a picture again from its recipe and say whether the new one is identical, equal within 1, or different.
 
-    with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
-        result = engine.run(request_from(file), on_step)
-    _print_outcome(result)
-    same = any(same_pixels(file, image.path) for image in result.images)
-    OUT.print(
-        "identical: yes" if same else "identical: no (another version, device or number format drew the original)"
-    )
-    return 0 if same else 1
+    Returns 0 for the first two: pixels are promised within 1 of 255 on one device and version, as the rounding of a sum
+    depends on how many pictures were drawn at once.
+    """
+    from layerdiffuse_mcp.images.files import open_regular
+    from layerdiffuse_mcp.images.read import levels_apart, opened_file
+    from layerdiffuse_mcp.recipes import GivenPicture, read_recipe, request_from
+    from layerdiffuse_mcp.server.access import OpenedFile, find_picture
+
+    def find(wanted: GivenPicture) -> Path:
+        folders = (file.absolute().parent, *settings.readable)
+        with find_picture(wanted, folders, lambda path: OpenedFile(path, open_regular(path))) as found:
+            return found.path
+
+    with opened_file(file) as picture:
+        recipe = read_recipe(picture, settings.max_pixels)
+    apart = [levels_apart(file, path) for path in _drawn(request_from(recipe, find=find), settings)]
+    nearest = min((levels for levels in apart if levels is not None), default=None)
+    OUT.print(f"reproduced: {_sameness(nearest)}")
+    return 0 if nearest is not None and nearest <= 1 else 1
+
+
+def _sameness(levels: int | None) -> str:
+    """What is said of a picture that differs by at most `levels` of 255 from its original; None: by its size."""
+    match levels:
+        case 0:
+            return "identical"
+        case 1:
+            return "equal within 1 of 255"
+        case _:
+            how = "in size" if levels is None else f"by up to {levels} of 255"
+            return f"different {how} (another version, device, number format or model drew the original)"
 
 
 def models(settings: Settings) -> int:
@@ -69,7 +89,8 @@ def models(settings: Settings) -> int:
         )  # fmt: skip
     OUT.print(table)
     for entry in catalog.loras(settings):
-        OUT.print(f"LoRA {entry.name}{f' (say: {entry.trigger})' if entry.trigger else ''}: {entry.path or 'not here'}")
+        where = printable(entry.path) if entry.path else "not here"
+        OUT.print(f"LoRA {entry.name}{f' (say: {entry.trigger})' if entry.trigger else ''}: {where}")
     OUT.print("Fetch one: layerdiffuse-mcp models prepare NAME (or sdxl, sd15)")
     OUT.print(f"Your own bases, LoRAs and layer files (.safetensors) go into {settings.models_dir}")
     return 0
@@ -129,29 +150,39 @@ def _bar() -> Generator[Callable[[outcome.Progress], None]]:
         yield lambda step: bar.update(task, completed=step.fraction, description=step.message)
 
 
-def _print_outcome(result: outcome.Outcome) -> None:
-    from layerdiffuse_mcp.images.alpha import describe
+def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
+    """Draw, put the pictures and their previews on disk together, and print what there is; the pictures' paths."""
+    from layerdiffuse_mcp.images.describe import describe
+    from layerdiffuse_mcp.outputs.writer import save
 
-    for image in result.images:
-        OUT.print(f"{image.role}: {image.path}")
-        OUT.print(f"preview: {_save_preview(image.path)}")
-        if image.alpha is not None:
-            OUT.print(f"alpha: {describe(image.alpha)}")
-    for latent in result.latents:
+    with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
+        result = engine.run(request, on_step)
+    drawn = [(file, file.picture) for file in result.encoded if file.picture]
+    others = [file for file in result.encoded if not file.picture]
+    files = [*(file for file, _ in drawn), *(_preview(file) for file, _ in drawn), *others]
+    paths = save(settings.output, files)
+    for number, (_, picture) in enumerate(drawn):
+        OUT.print(f"{picture.role}: {paths[number]}")
+        OUT.print(f"preview: {paths[len(drawn) + number]}")
+        if picture.alpha is not None:
+            OUT.print(f"alpha: {describe(picture.alpha)}")
+    for latent in paths[2 * len(drawn) :]:
         OUT.print(f"latent: {latent}")
     OUT.print(f"{result.model} on {result.device}, {result.timings.total:.1f} s")
     for warning in result.warnings:
         ERR.print(f"[yellow]warning:[/yellow] {warning}")
+    return paths[: len(drawn)]
 
 
-def _save_preview(path: Path) -> Path:
-    """The picture on a checkerboard, beside it: for viewers that show transparency as black."""
-    from layerdiffuse_mcp.images.png import write_atomically
+def _preview(file: outcome.EncodedFile) -> outcome.EncodedFile:
+    """The picture on a checkerboard, to go beside it: for viewers that show transparency as black."""
     from layerdiffuse_mcp.images.preview import preview
     from layerdiffuse_mcp.images.read import read_picture
 
-    made = preview([read_picture(path).rgba])
-    return write_atomically(path.with_name(path.stem + PREVIEW_SUFFIXES[made.mime_type]), made.data)
+    with io.BytesIO(file.data) as data:
+        data.name = file.name
+        made = preview([read_picture(data).rgba])
+    return outcome.EncodedFile(name=Path(file.name).stem + PREVIEW_SUFFIXES[made.mime_type], data=made.data)
 
 
 def _shown(value: object) -> str:

@@ -18,7 +18,8 @@
         └── WorkerDied        the process that ran the job ended
 
 A message is one or two sentences: what was wrong, what is allowed, what to do next.
-All of them take the message alone, so they survive the way between processes.
+All of them take the message alone, so they survive the way between processes. What was given
+is repeated with `quoted`, never as a whole.
 """
 
 
@@ -119,3 +120,24 @@ class WorkerDied(JobError):
     """The process that ran the job ended."""
 
     code = "worker_died"
+
+
+QUOTED = 80
+"""Most characters of what was given that a message repeats."""
+
+
+def quoted(given: object) -> str:
+    """What was given, as messages repeat it: text in quotes, at most `QUOTED` characters of it."""
+    try:
+        text = given if isinstance(given, str) else str(given)
+    except ValueError:
+        return "a number of thousands of digits"
+    shown = repr(text[:QUOTED]) if isinstance(given, str) else text[:QUOTED]
+    return shown if len(text) <= QUOTED else f"{shown}... ({len(text)} characters)"
+
+
+def short(given: object) -> str:
+    """The same without quotes: at most `QUOTED` characters, which UTF-8 can say."""
+    text = given if isinstance(given, str) else repr(given)
+    text = text[: QUOTED - 1] + "…" if len(text) > QUOTED else text
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")

@@ -7,9 +7,10 @@
             show(job.outcome.images)
 
 Jobs run in the order in which they came, one a worker; or with `group_jobs` a job together
-with those waiting that can share its batch. A job outlives the call that submitted it. This
-module knows no MCP and no model, and its state lives in one event loop: nothing here is
-shared with threads.
+with those waiting that can share its batch. A job outlives the call that submitted it. One
+that is cancelled has ended at once for whoever waits for it; the worker that ran it takes the
+next one as soon as it has stopped. This module knows no MCP and no model, and its state lives
+in one event loop: nothing here is shared with threads.
 """
 
 import contextlib
@@ -23,11 +24,13 @@ from types import TracebackType
 from typing import cast
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.backends import Backend
-from layerdiffuse_mcp.errors import JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
+from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied, quoted
 from layerdiffuse_mcp.outcome import ImageResult, Outcome, Progress
+from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, Request, batch_key, near
 from layerdiffuse_mcp.settings import Settings
 
@@ -56,12 +59,16 @@ Tell = Callable[[Progress], Awaitable[None]]
 
 
 class Job:
-    """One request on its way. Read it freely; only `Jobs` changes it."""
+    """One request on its way. Read it freely; only `Jobs` changes it.
 
-    def __init__(self, what: str, request: Request | None) -> None:
+    Jobs of one `batch_key` can be drawn as one batch; one without a key is drawn alone.
+    """
+
+    def __init__(self, what: str, request: Request | None, batch_key: str | None = None) -> None:
         self.id = f"job-{secrets.token_hex(4)}"
         self.what = what
         self.request = request
+        self.batch_key = batch_key
         self.state = State.QUEUED
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcome: Outcome | None = None
@@ -72,6 +79,7 @@ class Job:
         self.scope = anyio.CancelScope()
         self.group: list[Job] = [self]
         self.changed = anyio.Event()
+        self.at_end: Callable[[], None] = _nothing
 
     @property
     def finished(self) -> bool:
@@ -101,7 +109,9 @@ class Job:
         self.changed = anyio.Event()
 
     def report(self, progress: Progress) -> None:
-        """Take note of progress; the fraction never falls."""
+        """Take note of progress, which ends with the job; the fraction never falls."""
+        if self.finished:
+            return
         if progress.fraction < self.progress.fraction:
             progress = progress.model_copy(update={"fraction": self.progress.fraction})
         self.progress = progress
@@ -115,10 +125,14 @@ class Job:
         self.report(Progress(fraction=0.0, message="starting"))
 
     def end(self, state: State, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
-        """It has ended in a final state."""
+        """It has ended in a final state; the first end is the one that counts."""
+        if self.finished:
+            return
         self.state, self.outcome, self.error, self.ended = state, outcome, error, time.time()
-        if state is State.DONE:
-            self.progress = Progress(fraction=1.0, message="done")
+        fraction = 1.0 if state is State.DONE else self.progress.fraction
+        self.progress = Progress(fraction=fraction, message=state.value)
+        self.at_end()
+        self.at_end = _nothing
         self._announce()
 
 
@@ -134,11 +148,12 @@ class Jobs:
     def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
         self.backend = backend
         self._limit = settings.queue_size
+        self._output = settings.output
         self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
-        self._arrived = anyio.Event()
+        self._arrivals = anyio.Semaphore(0)
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> "Jobs":
@@ -178,9 +193,9 @@ class Jobs:
                 f"{len(self._waiting)} jobs wait already, and no more may. "
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
-        job = self._remember(Job(what or request.kind, request))
+        job = self._remember(Job(what or request.kind, request, _key(request) if self._grouping else None))
         self._waiting.append(job)
-        self._arrived.set()
+        self._arrivals.release()
         return job
 
     def record(self, what: str, outcome: Outcome) -> Job:
@@ -199,7 +214,7 @@ class Jobs:
         job = self._jobs.get(job_id)
         if job is None:
             known = near(job_id, list(reversed(self._jobs))[:8]) if self._jobs else "This server has run no job yet."
-            raise JobNotFound(f"There is no job {job_id!r} on this server. {known}")
+            raise JobNotFound(f"There is no job {quoted(job_id)} on this server. {known}")
         return job
 
     def newest_first(self) -> list[Job]:
@@ -222,17 +237,15 @@ class Jobs:
         return [job for job in self._jobs.values() if job.state is State.RUNNING]
 
     def cancel(self, job: Job) -> None:
-        """Stop a job: at once when it waits, at its next step when it runs; no effect when it has ended.
+        """End a job for whoever waits for it; the worker that runs it stops at its next step.
 
-        One of a running group ends at once too; the group goes on, and what it draws for the job is thrown away.
+        No effect on one that has ended. When one of a running group is cancelled the group goes on, and what it
+        draws for the job is thrown away; the last one stops it.
         """
         if job in self._waiting:
             self._waiting.remove(job)
-            job.end(State.CANCELLED)
-        elif any(not other.finished for other in job.group if other is not job):
-            if not job.finished:
-                job.end(State.CANCELLED)
-        elif not job.finished:
+        job.end(State.CANCELLED)
+        if all(other.finished for other in job.group):
             job.scope.cancel()
 
     async def follow(self, job: Job, seconds: float, tell: Tell | None = None) -> None:
@@ -274,22 +287,24 @@ class Jobs:
             await self.backend.warm_up()
         except LayerDiffuseError as error:
             logger.warning("the worker could not be started ahead of time: %s", error)
+        except Exception:  # the first job meets it again, and says so
+            logger.exception("the worker could not be started ahead of time")
 
     async def _work(self) -> None:
+        """Run what waits, for ever: whatever a job holds or meets, the next one has its turn."""
         while True:
-            while not self._waiting:
-                self._arrived = anyio.Event()
-                await self._arrived.wait()
-            first, *others = self._next()
-            await (self._run_group([first, *others]) if others else self._run(first))
+            await self._arrivals.acquire()
+            if self._waiting:  # not taken by another's group, nor cancelled
+                first, *others = self._next()
+                await (self._run_group([first, *others]) if others else self._run(first))
 
     def _next(self) -> list[Job]:
-        """Take the first job that waits and, if jobs are grouped, others that can share its batch."""
+        """Take the first job that waits and others that can share its batch."""
         taken = [self._waiting.popleft()]
-        key = _key(taken[0]) if self._grouping else None
+        key = taken[0].batch_key
         room = GROUP_RESULTS - _results(taken[0])
-        for job in list(self._waiting) if key else ():
-            if _results(job) <= room and _key(job) == key:
+        for job in list(self._waiting) if key is not None else ():
+            if _results(job) <= room and job.batch_key == key:
                 self._waiting.remove(job)
                 taken.append(job)
                 room -= _results(job)
@@ -302,18 +317,16 @@ class Jobs:
 
         def report(progress: Progress) -> None:
             for job in jobs:
-                if not job.finished:
-                    job.report(progress)
+                job.report(progress)
 
         try:
             with jobs[0].scope:
                 request = GroupRequest(requests=tuple(cast(GenerateRequest, job.request) for job in jobs))
                 outcome = await self.backend.run(request, report)
                 for job, part in zip(jobs, outcome.parts, strict=True):
-                    if job.finished:
-                        _throw_away(part)
-                    else:
-                        job.end(State.DONE, part)
+                    if not job.finished:
+                        job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
+                        await self._save(job, part)
         except Exception:  # of one of them, as a rule; it comes again for that one
             logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
             for job in jobs:
@@ -321,28 +334,46 @@ class Jobs:
                     await self._run(job)
         finally:
             for job in jobs:
-                if not job.finished:
-                    job.end(State.CANCELLED)
+                job.end(State.CANCELLED)
 
     async def _run(self, job: Job) -> None:
         job.begin()
         assert job.request is not None
         try:
             with job.scope:
-                outcome = await self.backend.run(job.request, job.report)
-                job.end(State.DONE, outcome)
+                await self._save(job, await self.backend.run(job.request, job.report))
         except LayerDiffuseError as error:
             job.end(State.FAILED, error=error)
         except Exception:  # a bug in the backend must not take the queue with it
             logger.exception("the backend failed unexpectedly")
             job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
         finally:
-            if not job.finished:
-                job.end(State.CANCELLED)
+            job.end(State.CANCELLED)
+
+    async def _save(self, job: Job, outcome: Outcome) -> None:
+        """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
+        scope = job.scope
+        try:
+            outcome = await anyio.to_thread.run_sync(saved, outcome, self._output, lambda: scope.cancel_called)
+        except Cancelled:
+            job.end(State.CANCELLED)
+        except LayerDiffuseError as error:
+            job.end(State.FAILED, error=error)
+        else:
+            if job.finished:  # cancelled in the moment in which they appeared
+                _throw_away(outcome)
+            job.end(State.DONE, outcome)
 
 
-def _key(job: Job) -> str | None:
-    return None if job.request is None else batch_key(job.request)
+def _nothing() -> None:
+    """What is to be done at most jobs' end."""
+
+
+def _key(request: Request) -> str | None:
+    try:
+        return batch_key(request)
+    except ValueError:  # it holds what no JSON can, a file name that is not UTF-8 for one: it is drawn alone
+        return None
 
 
 def _results(job: Job) -> int:
@@ -350,7 +381,6 @@ def _results(job: Job) -> int:
 
 
 def _throw_away(outcome: Outcome) -> None:
-    """Remove the files of a job that was cancelled while its group was drawn."""
     for path in (*(image.path for image in outcome.images), *outcome.latents):
         with contextlib.suppress(OSError):
             path.unlink()

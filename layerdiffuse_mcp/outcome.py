@@ -1,7 +1,7 @@
-"""What comes back from the engine: pictures on disk and facts about them.
+"""What comes back from the engine: encoded pictures and facts about them, and then their paths.
 
-These types cross the process boundary and become, nearly as they are, the
-structured content of a tool result. They hold paths and numbers, never pixels.
+These types cross the process boundary and become, once the files are on disk, nearly as they
+are the structured content of a tool result: paths and numbers, never pixels.
 """
 
 from pathlib import Path
@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from layerdiffuse_mcp.methods import Role
 
 Edge = Literal["top", "right", "bottom", "left"]
+
+EXHAUSTED = "exhausted"
+"""True in an engine's status after memory ran out, which only the end of its process gives back for sure."""
 
 
 class Frozen(BaseModel):
@@ -33,15 +36,28 @@ class AlphaFacts(Frozen):
     has_transparency: bool = Field(description="False when the picture is practically opaque everywhere")
 
 
-class ImageResult(Frozen):
-    """One picture file."""
+class PictureFacts(Frozen):
+    """What is known of one picture, wherever it is."""
 
     role: Role = Field(description="Which layer this is")
-    path: Path = Field(description="Absolute path of the PNG")
     width: int
     height: int
     seed: int = Field(description="Seed that draws this picture alone")
     alpha: AlphaFacts | None = Field(description="Alpha facts; null for an opaque layer")
+
+
+class ImageResult(PictureFacts):
+    """One picture file."""
+
+    path: Path = Field(description="Absolute path of the PNG")
+
+
+class EncodedFile(Frozen):
+    """A file that is not on disk yet: a picture, or with `picture` None a latent."""
+
+    name: str = Field(description="What it is (`outputs.names.file_name`); the writer puts date and time first")
+    data: bytes = Field(repr=False)
+    picture: PictureFacts | None = None
 
 
 class Timings(Frozen):
@@ -54,8 +70,13 @@ class Timings(Frozen):
 
 
 class Outcome(Frozen):
-    """All that a finished request left behind."""
+    """All that a finished request left behind.
 
+    An engine hands over `encoded` files; `outputs.writer.saved` puts them on disk and makes `images` and `latents` of
+    them, which is what everybody else sees.
+    """
+
+    encoded: tuple[EncodedFile, ...] = Field(default=(), exclude=True)
     images: tuple[ImageResult, ...] = ()
     latents: tuple[Path, ...] = ()
     model: str = ""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import InvalidRequest, quoted
 from layerdiffuse_mcp.infotext import Infotext
 from layerdiffuse_mcp.methods import METHODS, ROUTES, Method, Role, Task
 from layerdiffuse_mcp.requests import GenerateRequest, near, validated
@@ -108,7 +108,7 @@ def _method(name: str) -> Method:
     """The row of the extension's name for a method, in its earlier or later spelling."""
     earlier = name.removeprefix(_NEWER_PREFIX).split(_NEWER_NOTE)[0]
     if earlier not in _BY_FORGE_NAME:
-        raise InvalidRequest(f"Unknown layerdiffusion_method {name!r}. {near(earlier, list(_BY_FORGE_NAME))}")
+        raise InvalidRequest(f"Unknown layerdiffusion_method {quoted(name)}. {near(earlier, list(_BY_FORGE_NAME))}")
     return _BY_FORGE_NAME[earlier]
 
 

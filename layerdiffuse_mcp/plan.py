@@ -20,6 +20,7 @@ from layerdiffuse_mcp.requests import (
     MIN_SIZE,
     GenerateRequest,
     Stage,
+    can_replace,
     validated,
 )
 
@@ -44,11 +45,18 @@ def resolve(
         advice: what the base itself advises (fields of `methods.Advice`); it wins over the method's advice.
 
     Raises:
-        InvalidRequest: the family cannot do the task, or a picture the task starts from is missing.
+        InvalidRequest: the family cannot do the task, a picture the task starts from is missing, or the seeds of
+            all results pass the largest.
     """
     stages = request.stages or tuple(_stage(method, request, advice or {}) for method in methods_of(request, family))
     _check_family([METHODS[stage.method] for stage in stages], family)
     _check_inputs(request, [METHODS[stage.method] for stage in stages])
+    seed = draw_seed() if request.seed == DRAW_SEED else request.seed
+    if (last := seed + (request.count - 1) * _frames(stages)) > MAX_SEED:
+        raise InvalidRequest(
+            f"The last of {request.count} results would have the seed {last}, and the largest is {MAX_SEED}: "
+            "choose a smaller seed or a smaller count."
+        )
     width, height = fit(picture_size or (native_size, native_size), native_size)
     left_open = request.model_copy(
         update={name: None for name in Stage.model_fields if name in GenerateRequest.model_fields}
@@ -56,7 +64,7 @@ def resolve(
     return left_open.model_copy(
         update={
             "stages": stages,
-            "seed": draw_seed() if request.seed == DRAW_SEED else request.seed,
+            "seed": seed,
             "width": request.width or width,
             "height": request.height or height,
         }
@@ -65,8 +73,13 @@ def resolve(
 
 def seeds(request: GenerateRequest) -> list[int]:
     """The seed of each result: those of its frames follow it, as in the reference."""
-    frames = max(METHODS[stage.method].frames for stage in request.stages or ())
+    frames = _frames(request.stages or ())
     return [request.seed + index * frames for index in range(request.count)]
+
+
+def _frames(stages: Sequence[Stage]) -> int:
+    """How many seeds a result of these stages takes."""
+    return max(METHODS[stage.method].frames for stage in stages)
 
 
 def draw_seed() -> int:
@@ -100,10 +113,7 @@ def methods_of(request: GenerateRequest, family: Family) -> tuple[str, ...]:
         return route
     chosen = METHODS[request.method]
     _check_family([chosen], family)
-    return tuple(
-        chosen.id if (METHODS[stage].inputs, METHODS[stage].outputs) == (chosen.inputs, chosen.outputs) else stage
-        for stage in route
-    )
+    return tuple(chosen.id if can_replace(chosen.id, stage) else stage for stage in route)
 
 
 def _stage(method_id: str, request: GenerateRequest, base_advice: Mapping[str, Any]) -> Stage:

@@ -1,90 +1,216 @@
 """Recipes: what is written into a picture so that it can be made again.
 
-A recipe is a JSON object: the request with nothing left open (seed, size and every stage's settings),
-the hash of the base model and of each input picture. `request_from` turns it back into a request; with
-the same files, device and version that request draws the same pixels.
+A recipe is a JSON object: the whole request with nothing left open (seed, size and every stage's settings), the hash
+of the base model, and of each picture that it started from the file's name, size and SHA-256; no path, for a picture
+is made to be passed on. `request_from` turns it back into a request; with the same files, device and version that
+request draws the same pixels, within 1 of 255 (`engine/generate.py`).
 
-    request = request_from(Path("apple.png"))
-    request = request_from(Path("apple.png"), {"seed": 8})      # the same, but for the seed
+    request = request_from(read_recipe(Path("apple.png")))
+    request = request_from(recipe, {"seed": 8})         # the same, but for the seed
+    request = request_from(recipe, find=find)           # `find` tells where the pictures it names are now
 
-The same facts are written as an A1111 parameter line (`infotext.py`), which other tools read.
+The first format named pictures by their absolute paths; it is still read. The same facts are written as an A1111
+parameter line (`infotext.py`), which other tools read.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.methods import METHODS, Role
-from layerdiffuse_mcp.requests import GenerateRequest, validated
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, short
+from layerdiffuse_mcp.images.files import name_of
+from layerdiffuse_mcp.methods import METHODS
+from layerdiffuse_mcp.requests import GenerateRequest, can_replace, validated
 
-FORMAT = 1
+FORMAT = 2
+BASE = "model"
+"""The base model's name among the weights that a picture was drawn with; the others have their file's."""
 STAGE_FIELDS = ("sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight")
 """Settings of a recipe that a change of the same name replaces in every stage."""
+_NAMED_BY_FIELD = ("image", "mask")
+_NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes", "drawn_with"}
 
 
-def recipe_of(request: GenerateRequest, *, model_hash: str | None, device: str, dtype: str) -> dict[str, Any]:
-    """The recipe of a resolved request: one result, all stages explicit."""
-    files = {**request.inputs, "image": request.image, "mask": request.mask}
+class GivenPicture(BaseModel):
+    """A picture that a recipe starts from. `name` is a path in recipes of the first format, which knew no size."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Annotated[str, Field(max_length=4096)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: int | None = None
+
+
+class _Recipe(BaseModel):
+    """What is read of a recipe; the rest is for people."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    request: dict[str, Any]
+    pictures: dict[str, GivenPicture] = Field(default_factory=dict, max_length=8)
+    input_sha256: dict[str, str] = Field(default_factory=dict, max_length=8)
+
+
+Find = Callable[[GivenPicture], Path]
+"""Where a picture is now; raises LayerDiffuseError when it is not found."""
+
+
+def recipe_of(
+    plan: GenerateRequest,
+    *,
+    pictures: Mapping[str, GivenPicture] | None = None,
+    weights: Mapping[str, str | None],
+    device: str,
+    dtype: str,
+) -> dict[str, Any]:
+    """The recipe of a resolved request: one result, all stages explicit.
+
+    `pictures` are by the names of `plan.pictures`, `weights` as of `Model.weights`.
+    """
     return {
         "format": FORMAT,
         "software": f"layerdiffuse-mcp {__version__}",
-        "request": request.model_dump(mode="json", exclude_defaults=True),
-        "model_hash": model_hash,
+        "request": plan.model_dump(mode="json", exclude=_NOT_WRITTEN),
+        "pictures": {name: picture.model_dump(mode="json") for name, picture in (pictures or {}).items()},
+        "model_hash": weights.get(BASE),
+        "weights": {name: digest for name, digest in weights.items() if name != BASE},
         "device": device,
         "dtype": dtype,
-        "input_sha256": {str(path): sha256(path) for path in files.values() if path is not None},
     }
 
 
-def request_from(source: Path | Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> GenerateRequest:
+def request_from(
+    source: Path | Mapping[str, Any], changes: Mapping[str, Any] | None = None, find: Find | None = None
+) -> GenerateRequest:
     """The request that a picture or a recipe was made by, with `changes` to its fields.
 
+    Its `notes` say what of the recipe had to go for a change.
+
     Raises:
-        ImageError: the picture holds no recipe, or an input picture has changed since.
-        InvalidRequest: the recipe is of a later format, or a change is not allowed.
+        ImageError: the picture holds no recipe, or a picture that it starts from is not found.
+        InvalidRequest: the recipe is damaged or of a later format, or a change is not allowed.
     """
-    recipe = read_recipe(source) if isinstance(source, Path) else source
-    if recipe.get("format") != FORMAT or not isinstance(recipe.get("request"), dict):
+    raw = read_recipe(source) if isinstance(source, Path) else source
+    if raw.get("format") not in (1, FORMAT):
         raise InvalidRequest(
-            f"The recipe has format {recipe.get('format')!r}, and this version reads format {FORMAT}. "
-            "Use the version of layerdiffuse-mcp that made it: " + str(recipe.get("software", "unknown"))
+            f"The recipe has format {short(raw.get('format'))}, and this version reads formats 1 and {FORMAT}. "
+            f"Use the version of layerdiffuse-mcp that made it: {short(raw.get('software', 'unknown'))}"
         )
-    fields = {**recipe["request"], **(changes or {})}
-    if changes and "stages" not in changes:
-        in_stages = {name: changes[name] for name in STAGE_FIELDS if name in changes}
-        fields["stages"] = [{**stage, **in_stages} for stage in recipe["request"]["stages"]]
-        for name in in_stages:
+    old, pictures = _read(raw)
+    changes = dict(changes or {})
+    fields = {**old, **changes}
+    fields["notes"] = _notes_on_prompts(old, changes, fields)
+    if "stages" not in changes:
+        fields["stages"] = _changed_stages(old.get("stages"), changes)
+        for name in {*STAGE_FIELDS, "method"} & changes.keys():
             del fields[name]
-    request = validated(GenerateRequest, fields)
-    given = set(map(str, (*request.inputs.values(), request.image, request.mask)))
-    for path, digest in recipe.get("input_sha256", {}).items():
-        if path in given and sha256(Path(path)) != digest:
-            raise ImageError(f"{path} has changed since the recipe was written. Restore it, or give another picture.")
-    return request
+    fields["drawn_with"] = _drawn_with(raw, changes)
+    given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
+    return validated(GenerateRequest, fields | _found(pictures, given, changes, find))
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe inside a picture; raises ImageError when there is none."""
-    from layerdiffuse_mcp.images.png import read_recipe as read
+def other_weights(before: Mapping[str, str | None] | None, now: Mapping[str, str | None]) -> tuple[str, ...]:
+    """What to say of a recipe's files that are others now, or cannot be compared; nothing without a recipe."""
+    notes: list[str] = []
+    for name in now.keys() & (before or {}).keys():
+        was, digest = (before or {})[name], now[name]
+        what = "The base model" if name == BASE else name
+        if was is None or digest is None:
+            where = "the recipe holds no hash of it" if was is None else "it has none that can be told here"
+            notes.append(f"{what} was not checked to be the recipe's: {where}.")
+        elif not (was.startswith(digest) or digest.startswith(was)):
+            notes.append(
+                f"{what} is another file than the recipe's (its SHA-256 begins with {digest} instead of {was[:10]}): "
+                "the picture is not the same."
+            )
+    return tuple(sorted(notes))
 
-    recipe = read(path)
+
+def _drawn_with(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of its files; of another base that is asked for it says nothing."""
+    others = recipe.get("weights", {})
+    same = changes.get("model") in (None, recipe["request"].get("model"))
+    base = {BASE: recipe.get("model_hash")} if same else {}
+    return {**(others if isinstance(others, Mapping) else {}), **base}
+
+
+def read_recipe(source: Path | BinaryIO, max_pixels: int | None = None) -> dict[str, Any]:
+    """The recipe inside a picture; raises ImageError when there is none, or the picture has too many pixels."""
+    from layerdiffuse_mcp.images import png, read
+
+    recipe = png.read_recipe(source, max_pixels or read.MAX_PIXELS)
     if recipe is None:
-        raise ImageError(f"{path} holds no recipe. Give a PNG made by layerdiffuse-mcp and not rewritten since.")
+        raise ImageError(
+            f"{name_of(source)} holds no recipe. Give a PNG made by layerdiffuse-mcp and not rewritten since."
+        )
     return recipe
 
 
-def outputs_of(request: GenerateRequest) -> tuple[Role, ...]:
-    """The roles that the request's stages draw, in the order of drawing."""
-    return tuple(role for stage in request.stages or () for role in METHODS[stage.method].outputs)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file as hex digits; raises ImageError when it cannot be read."""
+def _read(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, GivenPicture]]:
+    """A recipe's request, without its pictures, and these."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}. Give the path of an existing file.") from None
+        recipe = validated(_Recipe, raw)
+        pictures = recipe.pictures if raw["format"] == FORMAT else _pictures_by_path(recipe)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"The recipe is damaged: {error}") from None
+    return {name: value for name, value in recipe.request.items() if name not in _NOT_WRITTEN}, pictures
+
+
+def _pictures_by_path(recipe: _Recipe) -> dict[str, GivenPicture]:
+    """The pictures of a recipe of the first format, which named them by path."""
+    inputs = recipe.request.get("inputs")
+    named = {**(inputs if isinstance(inputs, dict) else {}), **{n: recipe.request.get(n) for n in _NAMED_BY_FIELD}}
+    facts = {name: {"name": path, "sha256": recipe.input_sha256.get(str(path))} for name, path in named.items() if path}
+    return validated(_Recipe, {"request": {}, "pictures": facts}).pictures
+
+
+def _changed_stages(stages: Any, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A recipe's stages with the settings that are changed, and with another method where that can take the place."""
+    if not isinstance(stages, Sequence) or not all(isinstance(stage, Mapping) for stage in stages):
+        raise InvalidRequest(
+            "The recipe is damaged: it names no stages. Give another picture made by layerdiffuse-mcp."
+        )
+    changed = [{**stage, **{name: changes[name] for name in STAGE_FIELDS if name in changes}} for stage in stages]
+    method = changes.get("method")
+    if method is None:
+        return changed
+    places = [stage for stage in changed if _may_take(method, stage.get("method"))]
+    if not places:
+        methods = ", ".join(short(stage.get("method")) for stage in changed)
+        raise InvalidRequest(f"The method {method} draws something else than the recipe's {methods}: leave it out.")
+    for stage in places:
+        stage["method"] = method
+    return changed
+
+
+def _may_take(method: str, place: Any) -> bool:
+    return isinstance(place, str) and method in METHODS and place in METHODS and can_replace(method, place)
+
+
+def _notes_on_prompts(old: Mapping[str, Any], changes: Mapping[str, Any], fields: dict[str, Any]) -> tuple[str, ...]:
+    """With a new prompt the old one's layers are others: their own prompts go, which is said."""
+    own = old.get("layer_prompts")
+    same = changes.get("prompt", old.get("prompt")) == old.get("prompt")
+    if same or not own or not isinstance(own, Mapping) or "layer_prompts" in changes:
+        return ()
+    del fields["layer_prompts"]
+    roles = ", ".join(short(role) for role in own)
+    return (f"The recipe's own prompts for {roles} were dropped, since the prompt is another.",)
+
+
+def _found(
+    pictures: Mapping[str, GivenPicture], given: Collection[str], changes: Mapping[str, Any], find: Find | None
+) -> dict[str, Any]:
+    """The fields for the pictures: those given now, and where the others are."""
+    fields: dict[str, Any] = {"inputs": dict(changes.get("inputs", {}))}
+    for name, picture in pictures.items():
+        if name in given:
+            continue
+        if find is None:
+            raise ImageError(f"The recipe starts from {short(picture.name)}, which is not given. Give it as {name}.")
+        place = fields if name in _NAMED_BY_FIELD else fields["inputs"]
+        place[name] = find(picture)
+    return fields

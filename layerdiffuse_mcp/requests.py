@@ -9,7 +9,7 @@ validating a recipe gives a request that draws the same picture again.
 """
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from layerdiffuse_mcp.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import QUOTED, InvalidRequest, quoted, short
 from layerdiffuse_mcp.methods import METHODS, ROUTES, Role, Task, families_for
 
 MIN_SIZE, MAX_SIZE = 64, 2048
@@ -39,11 +39,14 @@ MAX_PROMPT_CHARACTERS = 20_000
 MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent"})
 """In what requests may differ that are drawn as one batch."""
 DRAW_SEED = -1
+MOST_ERRORS = 8
+"""Wrong parameters that one message names."""
+LONGEST_ROUTE = max(map(len, ROUTES.values()))
 
 
 def near(name: str, names: Collection[str]) -> str:
     """A sentence that lists `names`, the nearest to `name` first when there are many."""
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    close = difflib.get_close_matches(name[:QUOTED], names, n=3, cutoff=0.4)
     if len(names) > 6 and close:
         return f"Did you mean {', '.join(close)}? Allowed: {', '.join(names)}."
     return f"Allowed: {', '.join(names)}."
@@ -59,7 +62,7 @@ class OneOf:
     def check(self, value: str) -> str:
         """The value itself; ValueError when it is none of the names."""
         if value not in self.names:
-            raise ValueError(f"unknown {self.what} {value!r}. {near(value, self.names)}")
+            raise ValueError(f"unknown {self.what} {quoted(value)}. {near(value, self.names)}")
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -121,6 +124,11 @@ ModelName = Annotated[
     str, Field(max_length=200, description="Base model, one of list_models; default: the best prepared")
 ]
 
+DrawnWith = Annotated[
+    dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(pattern=r"^[0-9a-f]{10,64}$")] | None],
+    Field(max_length=64, description="What a recipe says of its files: the beginnings of their SHA-256, by name"),
+]
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -174,12 +182,20 @@ class GenerateRequest(_Request):
     guidance_scale: Guidance | None = None
     stop_at: StopAt | None = None
     layer_weight: LayerWeight | None = None
-    stages: tuple[Stage, ...] | None = None
+    stages: Annotated[tuple[Stage, ...] | None, Field(min_length=1, max_length=LONGEST_ROUTE)] = None
 
     clip_skip: ClipSkip | None = None
     emphasis: Emphasis = "Original"
     noise_source: NoiseSource = "nvidia"
     save_latent: Annotated[bool, Field(description="Also save the latent, for decode_transparent_latent")] = False
+    notes: Annotated[tuple[str, ...], Field(description="What was decided before; the outcome's warnings say it")] = ()
+    drawn_with: DrawnWith | None = None
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """The pictures that it starts from, by the name of their field or layer; the first gives the shape."""
+        files = {"image": self.image, **self.inputs, "mask": self.mask}
+        return {name: path for name, path in files.items() if path is not None}
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "GenerateRequest":
@@ -195,6 +211,9 @@ class GenerateRequest(_Request):
             self._method_can_do_the_task(self.method)
         for stage in self.stages or ():
             self._method_can_do_the_task(stage.method)
+        if self.stages and not is_route(self.task, [stage.method for stage in self.stages]):
+            methods = ", then ".join(stage.method for stage in self.stages)
+            raise ValueError(f"the stages {methods} do not make the task {self.task.value}: leave stages out")
         return self
 
     def _method_can_do_the_task(self, method: str) -> None:
@@ -204,16 +223,24 @@ class GenerateRequest(_Request):
 
 
 def can_do(method: str, task: Task) -> bool:
-    """Whether `method` has a place in one of the task's routes.
-
-    A route's method may be replaced by one of the same family with the same inputs and outputs.
-    """
-    row = METHODS[method]
+    """Whether `method` has a place in one of the task's routes."""
     return any(
-        (row.inputs, row.outputs) == (METHODS[stage].inputs, METHODS[stage].outputs)
+        family == METHODS[method].family and can_replace(method, stage)
         for family in families_for(task)
-        if family == row.family
         for stage in ROUTES[task, family]
+    )
+
+
+def can_replace(method: str, other: str) -> bool:
+    """Whether a route's method may be replaced by another: when that has the same inputs and outputs."""
+    return (METHODS[method].inputs, METHODS[method].outputs) == (METHODS[other].inputs, METHODS[other].outputs)
+
+
+def is_route(task: Task, methods: Sequence[str]) -> bool:
+    """Whether the methods, in this order, are one of the task's routes."""
+    return any(
+        len(methods) == len(ROUTES[task, family]) and all(map(can_replace, methods, ROUTES[task, family]))
+        for family in families_for(task)
     )
 
 
@@ -223,7 +250,7 @@ def batch_key(request: "Request") -> str | None:
         return None
     if any("<lora:" in text for text in (request.prompt, *request.layer_prompts.values())):
         return None  # it changes the weights that all would be drawn with
-    return request.model_dump_json(exclude=set(MAY_DIFFER))
+    return request.model_dump_json(exclude={*MAY_DIFFER, "notes"})
 
 
 class GroupRequest(_Request):
@@ -283,6 +310,21 @@ class StatusRequest(_Request):
 Request = (
     GenerateRequest | GroupRequest | DecodeRequest | EncodeRequest | PrepareRequest | UnloadRequest | StatusRequest
 )
+
+
+def files_of(request: Request) -> tuple[Path, ...]:
+    """The files that a request reads."""
+    match request:
+        case GenerateRequest():
+            return tuple(request.pictures.values())
+        case EncodeRequest():
+            return (request.image,)
+        case DecodeRequest():
+            return (request.latent,)
+        case _:
+            return ()
+
+
 _ANY: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Discriminator("kind")])
 
 R = TypeVar("R", bound=BaseModel)
@@ -311,12 +353,12 @@ def any_request(data: Mapping[str, Any]) -> Request:
 def explain(error: ValidationError) -> str:
     """One line for an agent: each wrong parameter, what was given and what is allowed."""
     parts: list[str] = []
-    for item in error.errors():
-        where = ".".join(str(step) for step in item["loc"])
+    for item in error.errors()[:MOST_ERRORS]:
+        where = ".".join(short(step) for step in item["loc"])
         text, given = item["msg"], item["input"]
         if item["type"] == "value_error":  # our own words, which quote what was given
             text = text.removeprefix("Value error, ")
-        elif isinstance(given, str | int | float) and len(repr(given)) <= 60:
-            text += f" (got {given!r})"
+        elif isinstance(given, str | int | float):
+            text += f" (got {quoted(given)})"
         parts.append(f"{where}: {text}" if where else text)
     return "; ".join(parts) + ("" if parts[-1].endswith((".", "?")) else ".")

@@ -42,7 +42,9 @@ logger = logging.getLogger(__name__)
 class Engine(Protocol):
     """What draws; `layerdiffuse_mcp.engine.engine.Engine` is the real one."""
 
-    def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome: ...
+    def run(
+        self, request: Request, on_step: Callable[[Progress], None], cancelled: Callable[[], bool] | None = None
+    ) -> Outcome: ...
 
     def close(self) -> None: ...
 

@@ -1,20 +1,58 @@
 """Every setting of the server, the worker and the command line, in one place.
 
 Each is read from `LAYERDIFFUSE_<NAME>` in the environment and may be overridden by a flag of
-the command line. The object is frozen and pickles: it goes to the worker as it is.
+the command line; what is empty counts as not set. The object is frozen and pickles: it goes to
+the worker as it is.
 """
 
+import logging
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import platformdirs
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from layerdiffuse_mcp.errors import quoted
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "fastest", "float32", "bfloat16", "float16"]
 Offload = Literal["auto", "none", "in_turn", "layers"]
+
+DAY = 86_400.0
+UNREPLACED = re.compile(r"\$\{[^{}]*\}")
+"""A variable that the client should have filled in, as `${HOME}`."""
+
+logger = logging.getLogger(__name__)
+
+
+def _folder(value: object) -> object:
+    """A folder as an absolute path, `~` expanded."""
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if "${" in text:
+        raise ValueError(
+            f"{quoted(text)} holds a variable that was not filled in. Write the folder itself, "
+            "for example ~/Pictures: the program that starts this server has to replace ${...}, and did not"
+        )
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # no such user; or the working directory is gone
+        raise ValueError(f"{quoted(text)} is no folder that can be found ({error}). Give an absolute path") from None
+
+
+def _folders(value: object) -> object:
+    """Folders joined by the path separator, or in a sequence."""
+    parts = value.split(os.pathsep) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return parts
+    return tuple(_folder(part) for part in cast("list[object]", parts) if part != "")
+
+
+Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 class Settings(BaseSettings):
@@ -23,11 +61,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LAYERDIFFUSE_", frozen=True, extra="ignore")
 
     model: str = Field("auto", description="Model used when a call names none; auto takes a prepared base, else pocket")
-    output_dir: Path | None = Field(None, description="Folder that pictures are written to, the only one")
-    read_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
+    output_dir: Folder | None = Field(None, description="Folder that pictures are written to, the only one")
+    read_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_folders)] = Field(
         (), description="Folders that pictures may be read from, joined by the path separator; the output folder always"
     )
-    models_dir: Path = Field(
+    models_dir: Folder = Field(
         platformdirs.user_data_path("layerdiffuse") / "models",
         description="Folder for your own base models (.safetensors) and layer files",
     )
@@ -35,29 +73,45 @@ class Settings(BaseSettings):
     dtype: Dtype = Field(
         "auto", description="Number format; auto is exact float32 on a CPU, fastest bfloat16 where that is faster"
     )
-    max_memory: float | None = Field(None, gt=0, description="Memory that models may take, in GB")
+    max_memory: float | None = Field(
+        None, gt=0, le=1e6, allow_inf_nan=False, description="Memory that models may take, in GB"
+    )
     offload: Offload = Field("auto", description="What of a model leaves the device while unused; auto by free memory")
     auto_download: bool = Field(False, description="Let a generation download the model it needs")
-    idle_timeout: float = Field(900, ge=0, description="Seconds without work after which models are dropped; 0: never")
+    idle_timeout: float = Field(
+        900,
+        ge=0,
+        le=365 * DAY,
+        allow_inf_nan=False,
+        description="Seconds without work after which models are dropped; 0: never",
+    )
     warm_up: bool = Field(True, description="Start the worker once the server has answered a first request")
     queue_size: int = Field(32, ge=1, le=1000, description="Jobs that may wait at once")
-    wait_seconds: float = Field(50, ge=0, le=600, description="How long a call waits before it hands back a job id")
+    wait_seconds: float = Field(
+        50, ge=0, le=600, allow_inf_nan=False, description="How long a call waits before it hands back a job id"
+    )
     group_jobs: bool = Field(False, description="Draw waiting jobs that differ only in prompt and seed as one batch")
     previews: bool = Field(False, description="Tell a running job's progress with a small picture of it")
-    max_pixels: int = Field(64_000_000, ge=4096, description="Largest picture that is read, in pixels")
+    max_pixels: int = Field(64_000_000, ge=4096, le=10**9, description="Largest picture that is read, in pixels")
 
-    @field_validator("read_dirs", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _split_paths(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
-        return value
+    def _without_what_is_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave out settings that are empty, and those that are nothing but a variable the client did not fill in."""
+        given: dict[str, Any] = {}
+        for name, value in values.items():
+            text = value.strip() if isinstance(value, str) else None
+            if text is not None and UNREPLACED.fullmatch(text):
+                logger.warning("%s is %s, which was not filled in: it counts as not set", name, quoted(text))
+            elif text != "":
+                given[name] = value
+        return given
 
     @property
     def output(self) -> Path:
         """The output folder: as set, else `layerdiffuse/` in a writable project folder, else below the pictures."""
         if self.output_dir is not None:
-            return self.output_dir.expanduser().absolute()
+            return self.output_dir
         here = Path.cwd()
         if here not in (Path.home(), Path(here.anchor)) and os.access(here, os.W_OK):
             return here / "layerdiffuse"
@@ -68,4 +122,4 @@ class Settings(BaseSettings):
         """Folders that pictures may be read from: those set (else the project folder), and the output folder."""
         here = Path.cwd()
         project = () if here in (Path.home(), Path(here.anchor)) else (here,)
-        return tuple(path.expanduser().absolute() for path in (*(self.read_dirs or project), self.output))
+        return (*(self.read_dirs or project), self.output)

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each computes on one core, its servers' workers too
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Two threads on every machine, as many as work side by side at least in the product: what threads share is shared here
+# too. They sleep while they wait, as in the product (runtime.DEFAULTS), so that several test processes do not stall
+# each other. Torch looks at both once, when it is imported.
+os.environ |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 
 from layerdiffuse_mcp.settings import Settings
+from tests.memory import MemoryLimit
 
 PROGRAMS = Path(__file__).parent / "programs"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the one process above all others
+        config.pluginmanager.register(MemoryLimit(), "memory-limit")
 
 
 @pytest.fixture

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from layerdiffuse_mcp.cli import main
+from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.images.read import read_picture
+from layerdiffuse_mcp.recipes import read_recipe
 from tests.narrow import write_models
 
 
@@ -38,13 +42,60 @@ def test_generate_prints_the_picture_its_preview_and_what_the_alpha_holds(argume
     assert "transparent" in printed["alpha"] or "opaque" in printed["alpha"]
 
 
-def test_reproduce_says_that_the_picture_is_the_same(arguments, capsys) -> None:
+@pytest.fixture
+def cup(arguments, capsys) -> Path:
+    """A picture drawn alone."""
     main(["generate", "a cup", "--model", "tiny-sd15", "--steps", "2", "--seed", "4", *arguments])
+    return Path(lines(capsys)["foreground"])
+
+
+def test_reproduce_draws_the_picture_again_and_calls_it_identical(cup, arguments, capsys) -> None:
+    assert main(["reproduce", str(cup), *arguments]) == 0
+    again = lines(capsys)
+    assert again["reproduced"] == "identical"
+    assert again["foreground"] != str(cup)
+
+
+@pytest.mark.parametrize(
+    ("levels", "status", "words"), [(1, 0, "equal within 1 of 255"), (2, 1, "different by up to 2 of 255")]
+)
+def test_reproduce_tells_rounding_from_another_picture(cup, arguments, capsys, levels, status, words) -> None:
+    pixels = read_picture(cup).rgba
+    pixels[3, 5, 1] ^= levels
+    moved = cup.with_name("moved.png")
+    moved.write_bytes(png_bytes(pixels, recipe=read_recipe(cup)))
+    assert main(["reproduce", str(moved), *arguments]) == status
+    assert lines(capsys)["reproduced"].startswith(words)
+
+
+def test_reproduce_calls_a_picture_of_another_size_different(cup, arguments, capsys) -> None:
+    cut = cup.with_name("cut.png")
+    cut.write_bytes(png_bytes(read_picture(cup).rgba[:-1], recipe=read_recipe(cup)))
+    assert main(["reproduce", str(cut), *arguments]) == 1
+    assert lines(capsys)["reproduced"].startswith("different in size")
+
+
+def test_pictures_of_a_batch_come_back_from_their_own_recipes(arguments, capsys, tmp_path) -> None:
+    several = ["--count", "3", "--steps", "4", "--width", "192"]
+    main(["generate", "a cup", "--model", "tiny-sd15", "--seed", "4", *several, *arguments])
+    pictures = sorted(path for path in tmp_path.rglob("*.png") if "preview" not in path.name)
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert main(["reproduce", str(picture), *arguments]) == 0
+
+
+def test_reproduce_finds_the_picture_that_was_edited_beside_its_result(arguments, capsys, tmp_path) -> None:
+    given = tmp_path / "given.png"
+    Image.new("RGBA", (64, 64), (200, 30, 30, 128)).save(given)
+    main(
+        ["generate", "a cup", "--model", "tiny-sd15", "--steps", "2", "--seed", "4", "--image", str(given), *arguments]
+    )
     first = lines(capsys)
     assert main(["reproduce", first["foreground"], *arguments]) == 0
-    again = lines(capsys)
-    assert again["identical"] == "yes"
-    assert again["foreground"] != first["foreground"]
+    assert lines(capsys)["identical"] == "yes"
+    Image.new("RGBA", (64, 64), (30, 200, 30, 128)).save(given)
+    assert main(["reproduce", first["foreground"], *arguments]) == 1
+    assert "given.png" in capsys.readouterr().err
 
 
 def test_layers_and_their_own_prompts_have_flags(arguments, capsys) -> None:

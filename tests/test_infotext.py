@@ -177,10 +177,10 @@ def test_a_label_that_would_break_the_line_is_refused() -> None:
 
 
 def test_a_very_long_last_line_is_read_at_once() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for line in ("word " * 40_000, " " * 200_000 + "x", 'aa: "' * 40_000, "aa: {" * 40_000, 'aa: \\",' * 40_000):
         infotext.parse("cat\nx " + line)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 10
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)

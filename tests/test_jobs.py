@@ -1,19 +1,24 @@
 """The queue: jobs keep their order, can be waited for and cancelled, and always end."""
 
-import itertools
-import time
+import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
+from layerdiffuse_mcp.backends import Report, WorkerState
 from layerdiffuse_mcp.backends.local import LocalBackend
-from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, QueueFull, WorkerDied
+from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, OutputError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs import Job, Jobs, State
-from layerdiffuse_mcp.outcome import Progress
-from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
+from layerdiffuse_mcp.methods import Task
+from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.outputs.folder import Folder
+from layerdiffuse_mcp.requests import GenerateRequest, Request, StatusRequest
 from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -51,26 +56,29 @@ async def test_jobs_run_one_at_a_time_in_the_order_they_came(settings: Settings,
 
 async def test_a_wait_ends_when_its_time_is_up_and_the_job_goes_on(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
-        job = ask(jobs, "steps 60")
-        began = time.monotonic()
-        await jobs.follow(job, 0.2)
-        assert time.monotonic() - began < 1
-        assert job.state is State.RUNNING
-        await jobs.follow(jobs.get(job.id), 30)
-        assert job.state is State.DONE
+        job = ask(jobs, "steps 100000")
+        with anyio.fail_after(60):
+            await jobs.follow(job, 0.2)
+            assert job.state is State.RUNNING
+            while job.progress.fraction == 0:
+                await jobs.follow(jobs.get(job.id), 0.05)
 
 
 async def test_whoever_follows_hears_something_within_a_heartbeat(settings: Settings, rehearsal: str):
-    heard: list[tuple[float, Progress]] = []
-
-    async def tell(progress: Progress) -> None:
-        heard.append((time.monotonic(), progress))
+    heard: list[Progress] = []
 
     async with open_jobs(settings, rehearsal, heartbeat=0.1) as jobs:
-        await jobs.follow(ask(jobs, "stuck 1"), 30, tell)
-    times = [when for when, _ in heard]
-    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 0.5
-    assert all(progress.message for _, progress in heard)
+        await jobs.follow(ask(jobs, "steps 1"), 60)
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
+
+            async def tell(progress: Progress) -> None:
+                heard.append(progress)
+                if len(heard) == 5:
+                    scope.cancel()
+
+            await jobs.follow(ask(jobs, "stuck 3"), 60, tell)
+    assert len(heard) == 5
+    assert all(progress.message for progress in heard)
 
 
 async def test_a_waiting_job_says_how_many_are_ahead(settings: Settings, rehearsal: str):
@@ -93,15 +101,133 @@ async def test_a_waiting_job_is_cancelled_at_once(settings: Settings, rehearsal:
 
 async def test_a_running_job_is_cancelled_at_its_next_step_and_the_next_one_runs(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
-        warm, job, after = ask(jobs, "steps 1"), ask(jobs, "steps 1000"), ask(jobs, "steps 1")
+        warm, job, after = ask(jobs, "steps 1"), ask(jobs, "steps 100000"), ask(jobs, "steps 1")
         await jobs.follow(warm, 30)
         await jobs.follow(job, 0.3)
         jobs.cancel(job)
-        began = time.monotonic()
-        await jobs.follow(job, 10)
-        assert (job.state, time.monotonic() - began < 1) == (State.CANCELLED, True)
-        await jobs.follow(after, 10)
+        await jobs.follow(job, 60)
+        assert job.state is State.CANCELLED
+        await jobs.follow(after, 60)
         assert after.state is State.DONE
+        assert after.outcome is not None
+        assert warm.outcome is not None
+        assert after.outcome.warnings == warm.outcome.warnings  # the same process: it stopped at a step
+
+
+async def test_whoever_waits_hears_of_a_cancellation_at_once_and_the_next_job_waits_for_the_worker(
+    settings: Settings, rehearsal: str
+):
+    async with open_jobs(settings, rehearsal) as jobs:
+        job, after = ask(jobs, "stuck 2"), ask(jobs, "steps 1")
+        with anyio.fail_after(30):
+            while jobs.backend.state()[0].phase != "busy":
+                await anyio.sleep(0.01)
+        heard = anyio.Event()
+
+        async def wait() -> None:
+            await jobs.follow(job, 50)
+            heard.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            jobs.cancel(job)
+            assert (job.state, jobs.progress(job).message, job.seconds_left) == (State.CANCELLED, "cancelled", None)
+            with anyio.fail_after(1):
+                await heard.wait()
+        assert after.state is State.QUEUED
+        assert jobs.progress(after).message.startswith("waiting for the worker")
+        await jobs.follow(after, 30)
+        assert (job.state, after.state) == (State.CANCELLED, State.DONE)
+
+
+async def test_a_job_has_ended_when_cancel_returns_wherever_it_was(grouping: Settings, rehearsal: str):
+    async with open_jobs(grouping, rehearsal) as jobs:
+        running, waiting = ask(jobs, "steps 100"), jobs.submit(StatusRequest())
+        grouped = ask_all(jobs, "steps 100", "refused", "steps 101", steps=9)  # fails as a group: each runs alone
+        with anyio.fail_after(30):
+            while running.progress.fraction == 0:
+                await anyio.sleep(0.01)
+        for job in (waiting, running):
+            jobs.cancel(job)
+            assert job.finished
+        with anyio.fail_after(30):
+            while grouped[0].progress.fraction == 0:
+                await anyio.sleep(0.01)
+        for job in (grouped[2], grouped[0]):
+            jobs.cancel(job)
+            assert job.finished
+        after = ask(jobs, "steps 1")
+        await jobs.follow(after, 30)
+        assert after.state is State.DONE
+        assert grouped[1].state is State.FAILED
+
+
+class TwoWorkers:
+    """A backend of two workers, each of which works until it is told to stop."""
+
+    workers = 2
+
+    def __init__(self) -> None:
+        self.running, self.may_end = 0, anyio.Event()
+
+    async def warm_up(self) -> None:
+        raise OSError(24, "Too many open files")
+
+    async def run(self, request: Request, report: Report) -> Outcome:
+        self.running += 1
+        await self.may_end.wait()
+        self.running -= 1
+        return Outcome()
+
+    def state(self) -> list[WorkerState]:
+        return [WorkerState("ready", None, {})] * 2
+
+    async def close(self) -> None:
+        self.may_end.set()
+
+
+async def test_as_many_jobs_run_as_there_are_workers(settings: Settings):
+    backend = TwoWorkers()
+    async with Jobs(backend, settings) as jobs:
+        await anyio.wait_all_tasks_blocked()
+        first = ask(jobs, "a")
+        await anyio.wait_all_tasks_blocked()
+        second, third = ask(jobs, "b"), ask(jobs, "c")
+        await anyio.wait_all_tasks_blocked()
+        assert (backend.running, third.state) == (2, State.QUEUED)
+        backend.may_end.set()
+        for job in (first, second, third):
+            await jobs.follow(job, 5)
+            assert job.state is State.DONE
+
+
+async def test_a_warm_up_that_fails_ends_nothing(settings: Settings, caplog: pytest.LogCaptureFixture):
+    async with Jobs(backend := TwoWorkers(), settings) as jobs:
+        jobs.warm_up()
+        await anyio.wait_all_tasks_blocked()
+        backend.may_end.set()
+        job = ask(jobs, "a")
+        await jobs.follow(job, 5)
+        assert job.state is State.DONE
+    assert "Too many open files" in caplog.text
+
+
+async def test_a_job_whose_batch_cannot_be_told_is_drawn_alone(grouping: Settings, rehearsal: str):
+    """A file name that is not UTF-8, which no key can hold."""
+    odd = Path(os.fsdecode(b"/tmp/\xff.png"))
+    async with open_jobs(grouping, rehearsal) as jobs:
+        first = ask(jobs, "steps 3")
+        queued = [
+            jobs.submit(
+                GenerateRequest(prompt="steps 1", task=Task.BLENDED_FROM_FOREGROUND, inputs={"foreground": odd})
+            )
+            for _ in range(2)
+        ]
+        for job in (first, *queued):
+            await jobs.follow(job, 30)
+            assert job.state is State.DONE
 
 
 async def test_cancelling_an_ended_job_changes_nothing(settings: Settings, rehearsal: str):
@@ -164,15 +290,97 @@ async def test_what_is_not_alike_keeps_its_turn(grouping: Settings, rehearsal: s
 
 async def test_one_of_a_group_is_cancelled_and_the_others_go_on(grouping: Settings, rehearsal: str):
     async with open_jobs(grouping, rehearsal) as jobs:
-        first, second, third = ask_all(jobs, "steps 30", "steps 1", "steps 1")
+        first, second, third = ask_all(jobs, "steps 100", "steps 1", "steps 1")
         with anyio.fail_after(30):
             while second.progress.fraction == 0:
                 await anyio.sleep(0.01)
         jobs.cancel(second)
         assert (first.state, second.state) == (State.RUNNING, State.CANCELLED)
         await jobs.follow(first, 30)
+        await jobs.follow(third, 30)
         assert (first.state, second.state, third.state) == (State.DONE, State.CANCELLED, State.DONE)
-        assert sorted(path.name for path in grouping.output.iterdir()) == ["0.png", "2.png"]
+        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "2.png"]
+
+
+@pytest.fixture
+def held_writer(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Set when a second file of a job is about to be written, and what the writer waits for there."""
+    reached, go_on = threading.Event(), threading.Event()
+    write = Folder.write
+
+    def waits(self: Folder, name: str, data: bytes) -> None:
+        if name == "1":
+            reached.set()
+            assert go_on.wait(30)
+        write(self, name, data)
+
+    monkeypatch.setattr(Folder, "write", waits)
+    return reached, go_on
+
+
+async def reach(event: threading.Event) -> None:
+    assert await anyio.to_thread.run_sync(event.wait, 30)
+
+
+async def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_none(
+    settings: Settings, rehearsal: str, held_writer: tuple[threading.Event, threading.Event]
+):
+    reached, go_on = held_writer
+    async with open_jobs(settings, rehearsal) as jobs:
+        job = jobs.submit(GenerateRequest(prompt="draw", seed=0, count=3))
+        await reach(reached)
+        jobs.cancel(job)
+        go_on.set()
+        await jobs.follow(job, 30)
+        assert job.state is State.CANCELLED
+        assert [path for path in settings.output.rglob("*") if path.is_file()] == []
+        after = jobs.submit(GenerateRequest(prompt="draw", seed=0, count=3))
+        await jobs.follow(after, 30)
+        assert (after.state, len(list(settings.output.rglob("*.png")))) == (State.DONE, 3)
+
+
+async def test_one_of_a_group_that_is_cancelled_while_its_files_are_written_leaves_none(
+    grouping: Settings, rehearsal: str, held_writer: tuple[threading.Event, threading.Event]
+):
+    reached, go_on = held_writer
+    async with open_jobs(grouping, rehearsal) as jobs:
+        first, second, third = (
+            jobs.submit(GenerateRequest(prompt="draw", seed=seed, count=count))
+            for seed, count in ((0, 1), (10, 2), (20, 1))
+        )
+        await reach(reached)
+        jobs.cancel(second)
+        go_on.set()
+        for job in (first, second, third):
+            await jobs.follow(job, 30)
+        assert [job.state for job in (first, second, third)] == [State.DONE, State.CANCELLED, State.DONE]
+        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "20.png"]
+
+
+async def test_a_job_whose_files_cannot_be_written_fails_in_words_and_the_next_one_runs(
+    settings: Settings, rehearsal: str, tmp_path: Path
+):
+    settings.output.write_text("no folder")
+    async with open_jobs(settings, rehearsal) as jobs:
+        job = jobs.submit(GenerateRequest(prompt="draw", seed=0))
+        await jobs.follow(job, 30)
+        assert isinstance(job.error, OutputError)
+        settings.output.unlink()
+        after = jobs.submit(GenerateRequest(prompt="draw", seed=0))
+        await jobs.follow(after, 30)
+        assert after.state is State.DONE
+
+
+@pytest.mark.parametrize("prompt", ["steps 1", "refused", "killed"])
+async def test_what_a_job_held_is_released_once_when_it_has_ended(settings: Settings, rehearsal: str, prompt: str):
+    released = list[str]()
+    async with open_jobs(settings, rehearsal) as jobs:
+        job = ask(jobs, prompt)
+        job.at_end = lambda: released.append(job.state.value)
+        await jobs.follow(job, 30)
+        assert len(released) == 1
+        jobs.cancel(job)
+    assert released == [job.state.value]
 
 
 async def test_a_group_that_nobody_wants_any_more_stops(grouping: Settings, rehearsal: str):
@@ -198,7 +406,7 @@ async def test_an_error_of_one_of_a_group_is_no_others(grouping: Settings, rehea
 
 async def test_a_full_queue_refuses_and_says_what_to_do(settings: Settings, rehearsal: str):
     async with open_jobs(settings.model_copy(update={"queue_size": 2}), rehearsal) as jobs:
-        ask(jobs, "steps 100")
+        ask(jobs, "steps 100000")
         await anyio.sleep(0.01)
         ask(jobs, "steps 1"), ask(jobs, "steps 1")
         with pytest.raises(QueueFull, match=r"2 jobs wait already.*cancel_job"):
@@ -227,9 +435,7 @@ async def test_what_is_left_is_guessed_from_the_progress(settings: Settings, reh
 
 async def test_closing_the_queue_ends_its_jobs(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
-        running, waiting = ask(jobs, "steps 1000"), ask(jobs, "steps 1")
+        running, waiting = ask(jobs, "steps 100000"), ask(jobs, "steps 1")
         await jobs.follow(running, 1)
-        began = time.monotonic()
-    assert time.monotonic() - began < 5
     assert running.finished
     assert waiting.state is State.CANCELLED

@@ -86,15 +86,18 @@ class Average:
 
 
 class Run:
-    """One stage's training run: how far it is, in minutes of its own training time, and where its files lie.
+    """One stage's training run: how far it is, in minutes of its own training time or steps, and where its files lie.
 
-    A stage ends after `minutes` or `steps`, whichever it is given; the learning rate follows a cosine over that span.
-    Its checkpoint holds the time already used, so a stage that was stopped goes on where it was.
+    A stage ends once `steps` are done where they are given, else after `minutes`; the learning rate follows a cosine
+    over that span. Its checkpoint holds the steps and the time already used, so a stage that was stopped goes on where
+    it was.
     """
 
-    def __init__(self, work: Path, name: str, *, minutes: float, rate: float, warmup: int = 100) -> None:
+    def __init__(
+        self, work: Path, name: str, *, minutes: float, rate: float, warmup: int = 100, steps: int | None = None
+    ) -> None:
         self.file, self.log_file = work / f"{name}.pt", work / f"{name}.log.jsonl"
-        self.minutes, self.rate, self.warmup = minutes, rate, warmup
+        self.minutes, self.total, self.rate, self.warmup = minutes, steps, rate, warmup
         self.step, self.used = 0, 0.0
         self.agreed = 0.0  # the team's mean of `used`: all leave at the same step
         self.team = Team()
@@ -137,11 +140,12 @@ class Run:
         return self.step + 1000003 * self.team.rank
 
     def steps(self, optimizer: torch.optim.Optimizer) -> Iterator[int]:
-        """Counts steps until the time is used up; sets the optimizer's learning rate before each."""
+        """Counts steps until the last or until the time is used up; sets the optimizer's learning rate before each."""
         before = time.monotonic()
         self.agreed = self.used
-        while self.agreed < self.minutes * 60:
-            share = min(1.0, self.used / (self.minutes * 60))
+        while (self.agreed < self.minutes * 60) if self.total is None else (self.step < self.total):
+            done = self.used / (self.minutes * 60) if self.total is None else self.step / self.total
+            share = min(1.0, done)
             warm = min(1.0, (self.step + 1) / self.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = (

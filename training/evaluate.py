@@ -115,6 +115,7 @@ class Studio:
         from layerdiffuse_mcp.engine.engine import Engine
         from layerdiffuse_mcp.settings import Settings
 
+        self.folder = folder
         models = folder / "models"
         models.mkdir()
         for file in pocket.glob("*.safetensors"):
@@ -123,10 +124,12 @@ class Studio:
 
     def draw(self, prompt: str, **given: object) -> dict[str, Path]:
         """The layers of one result, by role."""
+        from layerdiffuse_mcp.outputs.writer import saved
         from layerdiffuse_mcp.requests import GenerateRequest
 
         request = GenerateRequest.model_validate({"prompt": prompt, **given})
-        return {image.role: image.path for image in self.engine.run(request, lambda *_: None).images}
+        drawn = saved(self.engine.run(request, lambda *_: None), self.folder)
+        return {image.role: image.path for image in drawn.images}
 
 
 def shown(path: Path) -> torch.Tensor:

@@ -222,7 +222,7 @@ def train(arguments: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=1e-2)
     average = Average(model, 0.999)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    run = Run(arguments.work, method.id, minutes=arguments.minutes, rate=arguments.rate)
+    run = Run(arguments.work, method.id, minutes=arguments.minutes, rate=arguments.rate, steps=arguments.steps)
     learn(run, model, optimizer, average, draw, predict, method.outputs)
     tensors = {key: value.cpu().half().contiguous() for key, value in released(average.values).items()}
     save_file(tensors, arguments.out)
@@ -245,6 +245,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4, help="scenes in a step")
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate (AdamW)")
     parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--steps", type=int, help="end after so many steps, however long they take")
     parser.add_argument("--work", type=Path, default=Path("build/own"), help="folder for checkpoints and the log")
     train(parser.parse_args(given))
 

@@ -2,9 +2,10 @@
 
 The server speaks to it through one two-way pipe. The main thread runs the engine; a
 second thread listens, so that a `Cancel` is seen while the engine computes and the
-end of the server (the pipe closes, however it died) ends the worker too.
+end of the server (the pipe closes, however it died) ends the worker too. An engine
+that says it is exhausted gets no further request: the worker ends, for a new one.
 
-    Run, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
+    Run, Cancel, End ->  | worker |  -> Ready | Broken, Begun, Step, Done | Failed, State
 """
 
 import logging
@@ -18,14 +19,14 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
-from layerdiffuse_mcp.outcome import Outcome, Progress
+from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.outcome import EXHAUSTED, Outcome, Progress
 from layerdiffuse_mcp.requests import Request, StatusRequest, UnloadRequest
 from layerdiffuse_mcp.runtime import Engine, load_engine
 from layerdiffuse_mcp.settings import Settings
 
 LAST_STEP = 2.0
-"""Seconds a request gets to stop at its next step once the server is gone."""
+"""Seconds a request gets to stop once the server is gone."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop the request of that number at its next step, or never begin it."""
+    """Stop the request of that number where it next asks (see `cancellation`), or never begin it."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class End:
+    """End after what is being done."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,13 @@ class Broken:
     """The engine could not be loaded; the worker ends."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A request is being worked on: it is not to be given to another worker if this one dies."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -133,21 +146,28 @@ class _Worker:
             if command is None:
                 break
             answer = self._answer(engine, command)
-            self._send(self._state(engine))  # first: whoever has the answer finds the state up to date
+            state = self._state(engine)
+            self._send(state)  # first: whoever has the answer finds the state up to date
             self._send(answer)
+            if state.engine.get(EXHAUSTED):
+                break
             timeout = idle_timeout
         engine.close()
 
     def _answer(self, engine: Engine, command: Run) -> Done | Failed:
+        def cancelled() -> bool:
+            return self.deserted or command.number in self.cancelled
+
         def on_step(progress: Progress) -> None:
-            if self.deserted or command.number in self.cancelled:
+            if cancelled():
                 raise Cancelled("The job was cancelled.")
             self._send(Step(command.number, progress))
 
+        self._send(Begun(command.number))
         try:
             if command.number in self.cancelled:
                 raise Cancelled("The job was cancelled before it began.")
-            return Done(command.number, engine.run(command.request, on_step))
+            return Done(command.number, engine.run(command.request, on_step, cancelled))
         except LayerDiffuseError as error:
             return Failed(command.number, type(error)(str(error)))
         except Exception as error:  # a bug, ours or a library's: the job fails, the worker lives
@@ -161,7 +181,7 @@ class _Worker:
         try:
             return State(engine.run(StatusRequest(), _ignore).status or {})
         except LayerDiffuseError as error:
-            return State({"error": str(error)})
+            return State({"error": str(error), **({EXHAUSTED: True} if isinstance(error, OutOfMemory) else {})})
 
     def _listen(self) -> None:
         try:
@@ -170,7 +190,7 @@ class _Worker:
                 if isinstance(message, Cancel):
                     self.cancelled.add(message.number)
                 else:
-                    self.inbox.put(message)
+                    self.inbox.put(None if isinstance(message, End) else message)
         except (EOFError, OSError):
             self.deserted = True
             self.inbox.put(None)

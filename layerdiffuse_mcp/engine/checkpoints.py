@@ -1,7 +1,7 @@
 """Base models: a single-file LDM checkpoint or a diffusers folder -> networks, with no hub access.
 
     checkpoint = read_checkpoint("juggernautXL_v6.safetensors")
-    checkpoint.family, checkpoint.native_size, checkpoint.short_hash      # "sdxl", 1024, "1fe6c7ec54"
+    checkpoint.family, checkpoint.native_size        # "sdxl", 1024
     unet = checkpoint.unet()                         # weights are views of the memory-mapped file
     unet = checkpoint.unet(torch.float16, "cuda")    # converted and moved, a tensor at a time
 
@@ -20,7 +20,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +42,6 @@ from layerdiffuse_mcp.engine.ldm_keys import (
 from layerdiffuse_mcp.engine.tensorfile import TensorFile, is_finite
 from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 from layerdiffuse_mcp.errors import CheckpointError
-from layerdiffuse_mcp.hub.hashes import remembered_sha256
 from layerdiffuse_mcp.hub.identify import identify
 
 PartName = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
@@ -167,11 +165,6 @@ class Checkpoint:
     """The header's `layerdiffuse_mcp` entry, whole."""
     vae_fits_float16: bool = False
     """The VAE is known not to overflow in float16, as the one that SDXL was published with does."""
-
-    @cached_property
-    def short_hash(self) -> str | None:
-        """A1111's model hash: the first ten digits of the file's SHA-256; None for a folder."""
-        return remembered_sha256(self.path)[:10] if self.path.is_file() else None
 
     @property
     def missing(self) -> tuple[PartName, ...]:

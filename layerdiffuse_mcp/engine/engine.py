@@ -1,22 +1,24 @@
-"""The engine's one door: a request goes in, an outcome comes out, pictures are on disk.
+"""The engine's one door: a request goes in, an outcome with encoded pictures comes out.
 
     engine = Engine(settings)
     outcome = engine.run(GenerateRequest(prompt="a red apple"), on_step=print)
+    outcome = saved(outcome, settings.output)       # outputs/writer.py: the files of `outcome.encoded`, on disk
     engine.close()
 
-It knows no MCP and no queue. `on_step` is its only way to report, and raising from it is the only way to
-stop it. Models stay in memory between requests. Runs one request at a time, in one thread.
+It knows no MCP, no queue and no folder to write to. `on_step` is its only way to report. A run is stopped by raising
+from it, or sooner by `cancelled`, which is asked all the time (see `cancellation.py`). Models stay in memory between
+requests. Runs one request at a time, in one thread.
 """
 
 import time
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from functools import singledispatchmethod
-from pathlib import Path
 from typing import Any
 
 from layerdiffuse_mcp import infotext
 from layerdiffuse_mcp.engine import latents
+from layerdiffuse_mcp.engine.cancellation import asking
 from layerdiffuse_mcp.engine.chunks import count_tokens
 from layerdiffuse_mcp.engine.conditions import fitted, fitted_mask
 from layerdiffuse_mcp.engine.generate import Drawn, Given, decode_rgba, draw_size, generate, pixels_of_result
@@ -25,21 +27,23 @@ from layerdiffuse_mcp.engine.model import Model
 from layerdiffuse_mcp.engine.placement import is_out_of_memory
 from layerdiffuse_mcp.engine.previews import previews
 from layerdiffuse_mcp.engine.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
-from layerdiffuse_mcp.engine.transparency import VIEWS, transparent_latent
-from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.engine.transparency import ENCODERS, VIEWS, transparent_latent
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
-from layerdiffuse_mcp.hub.entries import ModelEntry
+from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, printable
 from layerdiffuse_mcp.images.alpha import alpha_facts
-from layerdiffuse_mcp.images.png import write_png
-from layerdiffuse_mcp.images.read import Picture, read_picture
+from layerdiffuse_mcp.images.files import name_of, sha256
+from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
 from layerdiffuse_mcp.methods import METHODS
-from layerdiffuse_mcp.naming import output_path
-from layerdiffuse_mcp.outcome import ImageResult, Outcome, Timings
+from layerdiffuse_mcp.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFacts, Timings
+from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.parameters import infotext_of
 from layerdiffuse_mcp.plan import methods_of, resolve
-from layerdiffuse_mcp.recipes import recipe_of
+from layerdiffuse_mcp.recipes import BASE, GivenPicture, other_weights, recipe_of
 from layerdiffuse_mcp.requests import (
+    MAX_SIZE,
     DecodeRequest,
     EncodeRequest,
     GenerateRequest,
@@ -52,6 +56,8 @@ from layerdiffuse_mcp.requests import (
 from layerdiffuse_mcp.settings import Settings
 
 MAX_TOKENS = 4096
+LONG_PROMPT = 8 * 75
+"""Tokens from which on a prompt's length counts beside the picture's size."""
 NO_TRANSPARENCY = (
     "No transparency came out of {role} (seed {seed}): the picture is opaque. Try another seed, name only the subject "
     "and no background in the prompt, or use a base that can draw a plain grey background."
@@ -64,13 +70,24 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._manager = ModelManager(settings)
+        self._exhausted = False
 
-    def run(self, request: Request, on_step: OnStep) -> Outcome:
+    def run(self, request: Request, on_step: OnStep, cancelled: Callable[[], bool] | None = None) -> Outcome:
         """Do what a request asks for; once more with less of the model on the device if its memory runs out.
 
+        Args:
+            on_step: hears of progress.
+            cancelled: whether the request is no longer wanted; it ends soon after with `Cancelled`.
+
         Raises:
-            LayerDiffuseError: of the kind that fits; nothing half done is left on disk, and the engine is ready.
+            LayerDiffuseError: of the kind that fits; nothing half done is left on disk, and the engine is ready. Only
+                after memory ran out for good may it be left with less than a new process has: its status says so
+                (`outcome.EXHAUSTED`).
         """
+        with asking(cancelled):
+            return self._run_or_relieve(request, on_step)
+
+    def _run_or_relieve(self, request: Request, on_step: OnStep) -> Outcome:
         meter, notes = Meter(on_step), ()
         while True:
             try:
@@ -79,19 +96,21 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
             # only here is the failed run's memory free: the error held its tensors
+            self._exhausted = True
             note = None if notes else self._manager.relieve()
             if note is None:
                 break
+            self._exhausted = False
             meter, notes = Meter(on_step, meter.reached), (note,)
         self._manager.unload()
         raise OutOfMemory(
-            f"The request does not fit into the memory of {self._manager.placement.title}. Lower width and height or "
-            "count, close other programs, or set LAYERDIFFUSE_OFFLOAD=layers where it is not yet."
+            f"The request does not fit into the memory of {self._manager.placement.title}. {_smaller(request)}, "
+            "close other programs, or set LAYERDIFFUSE_OFFLOAD=layers where it is not yet."
         )
 
     def close(self) -> None:
         """Drop all models."""
-        self._manager.unload()
+        self._manager.close()
 
     @singledispatchmethod
     def _run(self, request: Any, meter: Meter) -> Outcome:
@@ -110,32 +129,38 @@ class Engine:
         clock = _Clock()
         for request in requests:
             _check_length(request)
-        given = self._read(requests[0])
+        given, origins = self._read(requests[0])
         with clock("load"):
             model = self._model(requests[0].model, meter, requests[0])
         first = next(iter(given.values()), None)
         size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
         base = model.checkpoint
         plans = [resolve(one, base.family, base.native_size, size, base.settings.get("advice")) for one in requests]
-        plans = [plan.model_copy(update={"model": model.entry.name}) for plan in plans]
+        plans = [plan.model_copy(update={"model": model.entry.name, "drawn_with": None}) for plan in plans]
         width, height = draw_size(plans[0])
         count = sum(plan.count for plan in plans)
         self._manager.fit(model, count * pixels_of_result(plans[0]), width * height)
         with clock("draw"), previews(self._settings, base) as show:
             drawn = generate(plans, model, _given(plans[0], given), meter, show)
+        with clock("load"):
+            model.identify(methods_of(plans[0], model.family), meter.tell)
         with clock("write"):
             meter.tell("writing")
-            written = [self._write(plan, model, layers) for plan, layers in zip(plans, drawn, strict=True)]
+            encoded = [self._encoded(plan, model, layers, origins) for plan, layers in zip(plans, drawn, strict=True)]
         return [
             self._outcome(
                 model,
                 clock,
-                images=tuple(images),
-                latents=tuple(files),
-                warnings=(*_notes(given), *_warnings(plan, images)),
-                recipe=self._recipe(plan, model),
+                encoded=tuple(files),
+                warnings=(
+                    *plan.notes,
+                    *other_weights(plan.drawn_with, model.weights),
+                    *_notes(given),
+                    *_warnings(plan, files),
+                ),
+                recipe=self._recipe(plan, model, origins),
             )
-            for plan, (images, files) in zip(plans, written, strict=True)
+            for plan, files in zip(plans, encoded, strict=True)
         ]
 
     @_run.register
@@ -155,31 +180,44 @@ class Engine:
         with clock("draw"):
             pixels = decode_rgba(model, saved.latent, steps.next)[: saved.height, : saved.width]
         with clock("write"):
-            path = output_path(self._settings.output, request.latent.stem, saved.seed, "decoded")
-            image = _result(write_png(path, pixels), pixels, "foreground", saved.seed)
-        return self._outcome(model, clock, images=(image,), warnings=_transparency_warnings([image]))
+            name = file_name(request.latent.stem, saved.seed, "decoded")
+            picture = _facts(pixels, "foreground", saved.seed)
+            file = EncodedFile(name=name, data=png_bytes(pixels), picture=picture)
+        return self._outcome(model, clock, encoded=(file,), warnings=_transparency_warnings([file]))
 
     @_run.register
     def _(self, request: EncodeRequest, meter: Meter) -> Outcome:
         clock = _Clock()
-        picture = read_picture(request.image, self._settings.max_pixels)
+        picture = read_picture(request.image, min(self._settings.max_pixels, MAX_SIZE**2))
+        height, width = picture.rgba.shape[:2]
+        if max(height, width) > MAX_SIZE:
+            raise ImageError(
+                f"{request.image.name} has {width}x{height} pixels; at most {MAX_SIZE} a side can be encoded. "
+                "Give a smaller copy."
+            )
         with clock("load"):
             model = self._model(request.model, meter)
-        height, width = picture.rgba.shape[:2]
         self._manager.fit(model, 0, width * height)
+        meter.expect(ENCODERS)
+        steps = meter.steps("encoding", ENCODERS)
         with clock("draw"):
-            latent = transparent_latent(model.vae, model.encoder, latents.padded(picture.rgba))[0]
+            meter.tell(f"encoding {width}x{height} pixels")
+            rgba = latents.padded(picture.rgba)
+            latent = transparent_latent(model.vae, model.encoder, rgba, steps.next)[0]
         with clock("write"):
-            path = output_path(self._settings.output, request.image.stem, 0, "latent").with_suffix(".safetensors")
             saved = latents.SavedLatent(latent.cpu(), width, height, model.family, model.entry.name, 0)
-            path = latents.write_latent(path, saved)
-        return self._outcome(model, clock, latents=(path,), warnings=picture.notes)
+            name = file_name(request.image.stem, 0, "latent", latents.SUFFIX)
+            file = EncodedFile(name=name, data=latents.latent_bytes(saved))
+        return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
 
     @_run.register
     def _(self, request: PrepareRequest, meter: Meter) -> Outcome:
         clock = _Clock()
         with clock("load"):
-            entry = catalog.find(request.model, self._settings)
+            entry = catalog.find_any(request.model, self._settings)
+            if isinstance(entry, LoraEntry):
+                prepare(entry.name, self._settings, meter.portion(1.0))
+                return Outcome(model=entry.name, timings=clock.timings())
             methods = catalog.methods_for(entry, request.task)
             entry = self._fetched(entry, methods, meter)
             for method in methods:
@@ -191,11 +229,15 @@ class Engine:
     @_run.register
     def _(self, request: UnloadRequest, meter: Meter) -> Outcome:
         dropped = self._manager.unload(request.model)
-        return Outcome(status={"unloaded": dropped, **self._manager.status()})
+        if request.model is not None and not dropped:  # another name of it
+            dropped = self._manager.unload(catalog.find(request.model, self._settings).name)
+        what = "no model was" if request.model is None else f"{printable(request.model, 80)} was not"
+        notes = () if dropped else (f"Nothing was unloaded: {what} in memory.",)
+        return Outcome(status={"unloaded": dropped, **self._manager.status()}, warnings=notes)
 
     @_run.register
     def _(self, request: StatusRequest, meter: Meter) -> Outcome:
-        return Outcome(status=self._manager.status())
+        return Outcome(status=self._manager.status() | ({EXHAUSTED: True} if self._exhausted else {}))
 
     def _model(self, name: str | None, meter: Meter, request: GenerateRequest | None = None) -> Model:
         """The model in memory; what it lacks for the request is fetched first if a generation may do that."""
@@ -212,31 +254,43 @@ class Engine:
         prepare(entry, self._settings, meter.portion(share), methods=methods)
         return catalog.find(entry.name, self._settings)
 
-    def _read(self, request: GenerateRequest) -> dict[str, Picture]:
-        files: dict[str, Path | None] = {"image": request.image, **request.inputs, "mask": request.mask}
-        return {name: read_picture(path, self._settings.max_pixels) for name, path in files.items() if path is not None}
+    def _read(self, request: GenerateRequest) -> tuple[dict[str, Picture], dict[str, GivenPicture]]:
+        """The pictures of a request and what its recipe says of each; every file is opened once."""
+        pictures: dict[str, Picture] = {}
+        origins: dict[str, GivenPicture] = {}
+        for name, path in request.pictures.items():
+            with opened_file(path) as file:
+                origins[name] = GivenPicture(name=name_of(path), sha256=sha256(file), bytes=file.seek(0, 2))
+                pictures[name] = read_picture(file, self._settings.max_pixels)
+        return pictures, origins
 
-    def _write(self, plan: GenerateRequest, model: Model, drawn: list[Drawn]) -> tuple[list[ImageResult], list[Path]]:
-        images: list[ImageResult] = []
-        files: list[Path] = []
+    def _encoded(
+        self, plan: GenerateRequest, model: Model, drawn: list[Drawn], origins: dict[str, GivenPicture]
+    ) -> list[EncodedFile]:
+        """A plan's pictures, each with the recipe that draws it alone inside, and its latents if they are wanted."""
+        files: list[EncodedFile] = []
         for one in drawn:
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
-            path = output_path(self._settings.output, plan.prompt or one.role, one.seed, one.role)
-            text = infotext.format(infotext_of(alone, model_hash=model.checkpoint.short_hash))
-            recipe = self._recipe(alone, model) | {"role": one.role}
-            path = write_png(path, one.pixels, recipe=recipe, parameters=text)
-            images.append(_result(path, one.pixels, one.role, one.seed))
+            text = infotext.format(infotext_of(alone, model_hash=model.weights[BASE]))
+            recipe = self._recipe(alone, model, origins) | {"role": one.role}
+            data = png_bytes(one.pixels, recipe=recipe, parameters=text)
+            words = plan.prompt or one.role
+            picture = _facts(one.pixels, one.role, one.seed)
+            files.append(EncodedFile(name=file_name(words, one.seed, one.role), data=data, picture=picture))
             if plan.save_latent:
-                height, width = one.pixels.shape[:2]
-                saved = latents.SavedLatent(one.latent, width, height, model.family, model.entry.name, one.seed)
-                files.append(latents.write_latent(path.with_suffix(".safetensors"), saved))
-        return images, files
+                saved = latents.SavedLatent(
+                    one.latent, picture.width, picture.height, model.family, model.entry.name, one.seed
+                )
+                name = file_name(words, one.seed, one.role, latents.SUFFIX)
+                files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
+        return files
 
-    def _recipe(self, plan: GenerateRequest, model: Model) -> dict[str, Any]:
+    def _recipe(self, plan: GenerateRequest, model: Model, origins: dict[str, GivenPicture]) -> dict[str, Any]:
         placement = model.placement
         return recipe_of(
             plan,
-            model_hash=model.checkpoint.short_hash,
+            pictures=origins,
+            weights=model.weights,
             device=placement.device.type,
             dtype=str(placement.dtype).removeprefix("torch."),
         )
@@ -270,6 +324,26 @@ class _Clock:
         return Timings(**{stage: round(seconds, 3) for stage, seconds in spent.items()})
 
 
+def _smaller(request: Request) -> str:
+    """What would let a request take less memory."""
+    match request:
+        case GroupRequest(requests=requests):
+            return _smaller(max(requests, key=_tokens))
+        case GenerateRequest() if (tokens := _tokens(request)) > LONG_PROMPT:
+            return f"Shorten the prompts, the longest of which has {tokens} tokens, lower width and height or count"
+        case GenerateRequest():
+            return "Lower width and height or count"
+        case EncodeRequest():
+            return "Give a smaller picture"
+        case _:
+            return "Use a smaller model or latent"
+
+
+def _tokens(request: GenerateRequest) -> int:
+    """Of the longest prompt of a request."""
+    return max(map(count_tokens, (request.prompt, request.negative_prompt, *request.layer_prompts.values())))
+
+
 def _check_length(request: GenerateRequest) -> None:
     """Refuse prompts that would fill the memory with text: time and memory grow with every 75 tokens."""
     for name, text in {
@@ -292,10 +366,10 @@ def _given(plan: GenerateRequest, pictures: dict[str, Picture]) -> Given:
     )
 
 
-def _result(path: Path, pixels: Any, role: Any, seed: int) -> ImageResult:
+def _facts(pixels: Any, role: Any, seed: int) -> PictureFacts:
     height, width, channels = pixels.shape
-    facts = alpha_facts(pixels) if channels == 4 else None
-    return ImageResult(role=role, path=path, width=width, height=height, seed=seed, alpha=facts)
+    alpha = alpha_facts(pixels) if channels == 4 else None
+    return PictureFacts(role=role, width=width, height=height, seed=seed, alpha=alpha)
 
 
 def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
@@ -308,17 +382,17 @@ def _notes(pictures: dict[str, Picture]) -> list[str]:
     return [f"{name} picture: {note}" for name, picture in pictures.items() for note in picture.notes]
 
 
-def _warnings(plan: GenerateRequest, images: list[ImageResult]) -> list[str]:
-    warnings = list(_transparency_warnings(images))
+def _warnings(plan: GenerateRequest, files: list[EncodedFile]) -> list[str]:
+    warnings = list(_transparency_warnings(files))
     for stage in plan.stages or ():
         if stage.method in ("layer_xl_fgble2bg", "layer_xl_bgble2fg") and stage.sampler.startswith("DPM++"):
             warnings.append(f"{stage.sampler} leaves artefacts with {stage.method}: Euler a or UniPC is advised.")
     return warnings
 
 
-def _transparency_warnings(images: list[ImageResult]) -> tuple[str, ...]:
+def _transparency_warnings(files: list[EncodedFile]) -> tuple[str, ...]:
     return tuple(
-        NO_TRANSPARENCY.format(role=image.role, seed=image.seed)
-        for image in images
-        if image.alpha is not None and not image.alpha.has_transparency
+        NO_TRANSPARENCY.format(role=file.picture.role, seed=file.picture.seed)
+        for file in files
+        if file.picture is not None and file.picture.alpha is not None and not file.picture.alpha.has_transparency
     )

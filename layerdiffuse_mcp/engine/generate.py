@@ -5,6 +5,11 @@
 A plan's stages run one after another; each hands its pictures to the next. Everything here works on
 whole batches and knows no file: what comes back are arrays, what goes in are arrays. Plans that differ only in
 `requests.MAY_DIFFER` share their batches.
+
+What depends on the batch: the noise does not, on any device. Texts, the autoencoder and the transparent decoder work on
+one picture at a time. The denoiser works on all of a batch, and its convolutions and smallest matrix products sum in an
+order that the libraries choose by the number of rows: so pixels agree within 1 of 255, alone or in a batch, on one
+device and version.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +31,7 @@ from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
 from layerdiffuse_mcp.engine.threads import for_denoiser
-from layerdiffuse_mcp.engine.transparency import VIEWS, decode, decoder_latent, to_rgba8, transparent_latent
+from layerdiffuse_mcp.engine.transparency import VIEWS, decode, decoder_latent, to_rgb8, to_rgba8, transparent_latent
 from layerdiffuse_mcp.errors import ModelError
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes
@@ -242,7 +247,7 @@ def _decoded(
             if given.image is not None and given.mask is not None:
                 pixels = original_outside(given.mask, given.image, pixels)
         else:
-            pixels = _to_rgb8(decode_pixels(model, latent[None])[0])
+            pixels = to_rgb8(decode_pixels(model, latent[None])[0])
         yield Drawn(role, seed, pixels[:height, :width], latent.float().cpu())
 
 
@@ -277,11 +282,6 @@ def decode_pixels(model: Model, latents: Tensor) -> Tensor:
             "Set LAYERDIFFUSE_DTYPE to bfloat16 or float32 and repeat the call."
         )
     return (pixels / 2 + 0.5).clamp(0, 1)
-
-
-def _to_rgb8(pixels: Tensor) -> Bytes:
-    """(3, H, W) in 0..1 to (H, W, 3), rounded as the reference saves opaque pictures."""
-    return (pixels.movedim(0, -1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def draw_size(plan: GenerateRequest) -> tuple[int, int]:

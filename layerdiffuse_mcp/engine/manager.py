@@ -24,6 +24,8 @@ from layerdiffuse_mcp.errors import ModelError, OutOfMemory
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import ModelEntry
 from layerdiffuse_mcp.hub.entries import in_words
+from layerdiffuse_mcp.hub.hashes import BackgroundHashes
+from layerdiffuse_mcp.hub.versions import versions_below
 from layerdiffuse_mcp.settings import Settings
 
 SHARE = 0.8
@@ -37,6 +39,7 @@ class ModelManager:
         self._settings = settings
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._at_least: dict[str, Level] = {}
+        self._hashes = BackgroundHashes()
 
     @cached_property
     def placement(self) -> Placement:
@@ -52,7 +55,7 @@ class ModelManager:
         return min(int(limit * 1e9) if limit else int(total * SHARE), free + own)
 
     def get(self, entry: ModelEntry, tell: Callable[[str], None]) -> Model:
-        """The model, loaded if it is not; the least recently used others make room for it.
+        """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
         Raises:
             ModelNotFound: its file is not on this machine.
@@ -60,13 +63,16 @@ class ModelManager:
             OutOfMemory: it is too large even layer by layer.
         """
         path = catalog.base_file(entry, self._settings)
+        files = tuple(version for part in (path, entry.vae) if part is not None for version in versions_below(part))
+        if entry.name in self._models and self._models[entry.name].files != files:
+            self.unload(entry.name)
         model = self._models.get(entry.name)
         if model is None:
             tell(f"loading {entry.name}")
             checkpoint = read_checkpoint(path)
             if entry.vae is not None:
                 checkpoint = with_vae(checkpoint, entry.vae)
-            model = Model(entry, self._settings, self.placement, checkpoint)
+            model = Model(entry, self._settings, self.placement, checkpoint, files, self._hashes)
         self._models[entry.name] = model
         self._models.move_to_end(entry.name)
         try:
@@ -75,6 +81,7 @@ class ModelManager:
         except (ModelError, OutOfMemory):
             self.unload(entry.name)
             raise
+        self._hashes.start(*model.files[:1])
         return model
 
     def fit(self, model: Model, together: int, each: int) -> None:
@@ -130,6 +137,11 @@ class ModelManager:
             self._at_least.pop(known, None)
         release_memory()
         return names
+
+    def close(self) -> None:
+        """Drop all models, and stop what is done in the background."""
+        self._hashes.close()
+        self.unload()
 
     def forecast(self, entry: ModelEntry) -> str:
         """Which offload level a base would get now with nothing else loaded, for pictures of its native size."""

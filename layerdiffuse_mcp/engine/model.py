@@ -10,12 +10,12 @@ A network that was asked for is there until one of another turn is. It knows no 
 """
 
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +36,25 @@ from layerdiffuse_mcp.engine.transparency_networks import OffsetEncoder, Transpa
 from layerdiffuse_mcp.errors import ModelNotFound
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import ModelEntry
+from layerdiffuse_mcp.hub.hashes import BackgroundHashes
 from layerdiffuse_mcp.hub.headers import read_header
+from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 from layerdiffuse_mcp.methods import METHODS, TRANSPARENCY_FILES, Family
+from layerdiffuse_mcp.recipes import BASE
 from layerdiffuse_mcp.requests import Stage
 from layerdiffuse_mcp.settings import Settings
 
 EMBEDDINGS_KEPT = 64
 """Distinct prompts whose embeddings a model keeps; one of 75 tokens takes 0.5 MB on SDXL."""
 
+SHORT = 10
+"""Digits of a file's SHA-256 that name it in a recipe, as A1111's model hash does."""
+
 PIXELS_AT_ONCE = 4 * 1024 * 1024
 """Results are drawn together up to this many pixels; more are drawn one batch after another. One result that has more
 is drawn with guidance's two passes in turn."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,24 +78,32 @@ class LoraUse:
 class Model:
     """A base model. Its networks are read when they are first used, or all at once by `load`.
 
-    pixels_at_once: how many pixels may be drawn as one batch. batch: the results in the batch that is being drawn, and
-    the pixels of each.
+    files: the versions of the files that it was made of, the base's first. weights: of what was drawn with last the
+    first ten digits of the SHA-256 by file name, the base's as `BASE`; None for a folder, and for a file that was
+    replaced meanwhile. pixels_at_once: how many pixels may be drawn as one batch. batch: the results in the batch that
+    is being drawn, and the pixels of each.
     """
 
     entry: ModelEntry
     settings: Settings
     placement: Placement
     checkpoint: Checkpoint
+    files: tuple[FileVersion, ...] = ()
+    hashes: BackgroundHashes = field(default_factory=BackgroundHashes)
+    weights: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
     pixels_at_once: int = PIXELS_AT_ONCE
     batch: tuple[int, int] = (1, 0)
     _offload: Level = "none"
     _spare: int = 0
     _blocks: BlockByBlock | None = None
     _stacks: dict[PartName, PatchStack] = field(default_factory=dict[PartName, PatchStack])
-    _transparency: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    _used: dict[str, FileVersion] = field(default_factory=dict[str, FileVersion])
+    """The versions that were last read of layer and transparency files, by the files' published names."""
+    _transparency: dict[str, tuple[FileVersion, nn.Module]] = field(default_factory=dict)
     _embeddings: OrderedDict[Any, tuple[Tensor, Tensor | None]] = field(default_factory=OrderedDict)
-    _layers: dict[str, Patch | SharingModel] = field(default_factory=dict[str, "Patch | SharingModel"])
+    _layers: dict[str, tuple[FileVersion, Patch | SharingModel]] = field(default_factory=dict)
     _loras: tuple[LoraUse, ...] = ()
+    _lora_files: tuple[FileVersion, ...] = ()
     _base_patches: tuple[Patch, ...] = ()
 
     @property
@@ -164,10 +180,8 @@ class Model:
     @property
     def bytes(self) -> int:
         """Memory that the networks take which are on the device now."""
-        others = [
-            *self._transparency.values(),
-            *(layer for layer in self._layers.values() if isinstance(layer, nn.Module)),
-        ]
+        kept = (*self._transparency.values(), *self._layers.values())
+        others = [network for _, network in kept if isinstance(network, nn.Module)]
         weights = (weight for module in others for weight in module.parameters())
         return sum(stack.bytes for stack in self._stacks.values()) + sum(w.numel() * w.element_size() for w in weights)
 
@@ -192,24 +206,32 @@ class Model:
         """Make the base's weights its own plus these LoRAs, in order; layer files come on top.
 
         Raises:
-            LayerFileError: a file is damaged or does not fit the base; the base is then as it was loaded.
+            LayerFileError: a file is damaged or does not fit the base. Whatever is raised, no LoRA is on then.
         """
-        if loras == self._loras:
+        files = tuple(file_version(lora.path) for lora in loras)
+        if (loras, files) == (self._loras, self._lora_files):
             return
         names: list[PartName] = self._parts("denoising") + self._parts("text")
         stacks: dict[PartName, PatchStack] = {name: self._stack(name) for name in names}
         networks: dict[PartName, nn.Module] = {name: stack.module for name, stack in stacks.items()}
-        read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
-        for name, stack in stacks.items():
-            stack.set(*(patches[name] for patches in read if patches[name].offsets))
+        try:
+            read = [read_lora(lora.path).patches(networks, lora.strength, lora.text_strength) for lora in loras]
+            for name, stack in stacks.items():
+                stack.set(*(patches[name] for patches in read if patches[name].offsets))
+        except BaseException:
+            for stack in stacks.values():
+                stack.drop()
+            self._base_patches, self._loras, self._lora_files = (), (), ()
+            raise
         self._base_patches = stacks["unet"].patches
-        self._loras = loras
+        self._loras, self._lora_files = loras, files
+        self.hashes.start(*files)
 
     def embed(
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int
     ) -> Conditioning:
         """The conditioning of one prompt, one row; computed once for a distinct prompt and kept."""
-        key = (prompt, negative and self.family == "sdxl", clip_skip, emphasis, self._loras)
+        key = (prompt, negative and self.family == "sdxl", clip_skip, emphasis, self._loras, self._lora_files)
         if key not in self._embeddings:
             self._embeddings[key] = self._encode(prompt, negative, clip_skip, emphasis)
             while len(self._embeddings) > EMBEDDINGS_KEPT:
@@ -255,14 +277,37 @@ class Model:
 
     def _read_layer(self, method_id: str, unet: Any) -> Patch | SharingModel:
         """An SDXL file stays mapped and costs nothing; an SD 1.5 one takes memory, so there is one at a time."""
-        if method_id not in self._layers:
-            method = METHODS[method_id]
-            path = catalog.layer_file(self.entry, method.file, self.settings)
-            if method.family == "sd15":
-                self._layers.clear()
-            read = SharingModel.read if method.family == "sd15" else read_offsets
-            self._layers[method_id] = read(path, unet)
-        return self._layers[method_id]
+        method = METHODS[method_id]
+        path = catalog.layer_file(self.entry, method.file, self.settings)
+        if method.family == "sd15":
+            for other in self._layers.keys() - {method.file}:
+                del self._layers[other]
+        read = SharingModel.read if method.family == "sd15" else read_offsets
+        return self._current(self._layers, method.file, path, lambda: read(path, unet))
+
+    def _current(self, kept: dict[str, tuple[FileVersion, T]], name: str, path: Path, read: Callable[[], T]) -> T:
+        """What was read of the file that `name` stands for now; read again once that is another."""
+        version = file_version(path)
+        if kept.get(name, (None,))[0] != version:
+            kept.pop(name, None)  # before the other is read: its memory is needed
+            kept[name] = version, read()
+            self._used[name] = version
+            self.hashes.start(version)
+        return kept[name][1]
+
+    def identify(self, methods: Iterable[str], report: Callable[[str], None]) -> None:
+        """Tell in `weights` which files `methods` were drawn with.
+
+        What has not been read for its checksum yet is waited for, and `report` told so; raising from it ends that.
+        """
+        base = self.files[0] if self.files and self.checkpoint.path.is_file() else None
+        names = {METHODS[method].file for method in methods} | set(TRANSPARENCY_FILES[self.family].values())
+        used = {name: version for name, version in self._used.items() if name in names}
+        used |= {file.path.name: file for file in self._lora_files}
+        hashes = {
+            name: version and self.hashes.sha256(version, report) for name, version in {BASE: base, **used}.items()
+        }
+        self.weights = {name: sha256 and sha256[:SHORT] for name, sha256 in hashes.items()}
 
     def _parts(self, turn: Turn) -> list[PartName]:
         return [name for name in PARTS[turn] if name in NEEDED[self.family]]
@@ -315,9 +360,13 @@ class Model:
 
     def _transparent(self, kind: str, load: Any) -> Any:
         self._take("pictures")
-        if kind not in self._transparency:
-            self._transparency[kind] = load(self._transparency_file(kind), self._dtype("vae"), self.placement.device)
-        return self._transparency[kind]
+        path = self._transparency_file(kind)
+        return self._current(
+            self._transparency,
+            TRANSPARENCY_FILES[self.family][kind],
+            path,
+            lambda: load(path, self._dtype("vae"), self.placement.device),
+        )
 
     def _transparency_file(self, kind: str) -> Path:
         return catalog.layer_file(self.entry, TRANSPARENCY_FILES[self.family][kind], self.settings)

@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from layerdiffuse_mcp.engine.cancellation import check
 from layerdiffuse_mcp.engine.checkpoints import Weights, parameter_key
 
 CONV_IN = "conv_in.weight"
@@ -116,7 +117,8 @@ class PatchStack:
 
     `weights` is where the base was loaded from; without it the originals of touched weights are kept. The network may
     be moved or converted between calls of `set`, as long as it has been unpatched (`set()`) for it when nothing is
-    behind it. Weights that are put away are read and patched anew when they are brought back.
+    behind it. Weights that are put away are read and patched anew when they are brought back. Setting and bringing ask
+    `cancellation.check` before each weight.
     """
 
     def __init__(self, module: nn.Module, weights: Weights | None = None):
@@ -161,6 +163,7 @@ class PatchStack:
         """Put the weights of these names, or of all, on `device`, patched, where they are put away."""
         for name in list(self._away) if names is None else names:
             if name in self._away:
+                check()
                 self.module.get_parameter(name).data = self.weight(name, device)
                 self._away.discard(name)
                 _note_channels(self.module, name)
@@ -174,8 +177,9 @@ class PatchStack:
     def set(self, *patches: Patch) -> None:
         """Make the weights base + `patches`, in this order. What no change touches is left alone.
 
-        If an offset cannot be computed (out of memory, say) the weights are brought back to the base before the error
-        is passed on.
+        If that is not done to the end (memory ran out, the job was cancelled) there are no patches any more: where
+        there is a file behind the network, what was touched is put away, at once and without memory, else it is the
+        base's again. Then the error is passed on.
         """
         if _same(patches, self.patches):
             return
@@ -184,13 +188,25 @@ class PatchStack:
         self._take_off(before, patches)
         try:
             for name, now in _changes(before, patches).items():
+                check()
                 self._write(name, now, known.get(name))
         except BaseException:
-            self.patches = ()
-            self._taken_off.clear()
-            for name in _touched((*before, *patches)):
-                self._write(name, ())
+            self.drop((*before, *patches))
             raise
+
+    def drop(self, patches: Iterable[Patch] | None = None) -> None:
+        """Have no patches any more, whatever has become of the weights that these, or those of now, touch.
+
+        Never fails and takes no time: see `set`.
+        """
+        touched = _touched(self.patches if patches is None else patches)
+        self.patches = ()
+        self._taken_off.clear()
+        if self._weights is not None:
+            self.put_away(touched)
+            return
+        for name in touched:
+            self._write(name, ())
 
     def original(self, name: str, device: torch.device | str | None = None) -> Tensor:
         """The base's weight as it was loaded, in the parameter's dtype, on its device or another. To be read only."""

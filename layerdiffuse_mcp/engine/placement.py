@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from safetensors import SafetensorError
 
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.methods import Family
@@ -29,8 +30,9 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""How allocators say so in a plain RuntimeError: torch's for CPUs, on Linux and on Windows, and for MPS."""
+OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+"""How allocators say so, in any case of letters: torch's for CPUs, on Linux and on Windows, for MPS, and the system's
+where a file is mapped."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whichever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    said = str(error).casefold()
+    return isinstance(error, RuntimeError | OSError | SafetensorError) and any(words in said for words in OUT_OF_MEMORY)
 
 
 @functools.cache

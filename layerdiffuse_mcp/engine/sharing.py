@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
+from layerdiffuse_mcp.engine.cancellation import check
 from layerdiffuse_mcp.engine.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.sharing_model import (
@@ -122,12 +123,13 @@ class SharedNetwork:
         features = self._features()
         self._texts = Texts(self._model.frames, self._prompts, self._network.unet.dtype)
         for place, processor in zip(self._places, self._processors, strict=True):
+            check()
             layer = processor.layer
             merged = {
                 name: layer.merged(name, self._weight(f"{place.name}.{linear}.weight"))
                 for name, linear in PROJECTIONS.items()
             }
-            processor.prepare(merged, layer.control(features[place.level]) if features else None)
+            processor.prepare(merged, layer.control(features[place.level]) if features else None, self._texts.mask)
 
     def _features(self) -> list[Tensor]:
         encoder = self._model.kwargs_encoder
@@ -145,31 +147,48 @@ class Texts:
         self._dtype = dtype
         self._prompts = [(f, prompt) for f, prompt in enumerate(prompts) if prompt is not None]
         self._made: MutableMapping[Tensor, tuple[Tensor | None, Tensor]] = WeakIdKeyDictionary()
+        self._masks: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
 
     def __call__(self, conditioning: Conditioning) -> Tensor:
         """context (B, T, C) -> (B, T', C), rows (frame, image), the frames' own prompts in the conditional rows.
 
-        T' is T, or where prompts are of other lengths the least length that all can be repeated to. All passes that
-        bring the same tensors get the same tensor.
+        T' is the length of the longest; `mask` tells what of the others is there. All passes that bring the same
+        tensors get the same tensor.
         """
         context, positive = conditioning.context, conditioning.positive
         made_for, made = self._made.get(context, (None, None))
         if made is None or made_for is not positive:
-            made = self._framed(context, positive).to(self._dtype)
+            framed, mask = self._framed(context, positive)
+            made = framed.to(self._dtype)
             self._made[context] = positive, made
+            if mask is not None:
+                self._masks[made] = mask
         return made
 
-    def _framed(self, context: Tensor, positive: Tensor | None) -> Tensor:
+    def mask(self, texts: Tensor) -> Tensor | None:
+        """Which places of `texts` (B, T', C), as they come from here, hold text: (B, 1, 1, T'); None when all do.
+
+        The reference repeats texts of different lengths to a common one, which is their least common multiple; to
+        attend to a text once, and not to what fills it up, gives the same.
+        """
+        return self._masks.get(texts)
+
+    def _framed(self, context: Tensor, positive: Tensor | None) -> tuple[Tensor, Tensor | None]:
         framed = by_frame(context, self._frames)
         if not self._prompts or positive is None:
-            return framed
-        length = math.lcm(context.shape[1], *(prompt.shape[1] for _, prompt in self._prompts))
-        rows = list(framed.repeat(1, length // context.shape[1], 1).chunk(self._frames))
+            return framed, None
+        lengths = [context.shape[1], *(prompt.shape[1] for _, prompt in self._prompts)]
+        longest = max(lengths)
+        places = torch.arange(longest, device=context.device)
+        rows = list(_filled_up(framed, longest).chunk(self._frames))
+        length = [torch.full((len(row),), context.shape[1], device=context.device) for row in rows]
         conditional = by_frame(positive.to(context.device), self._frames).chunk(self._frames)
         for f, prompt in self._prompts:
-            text = repeat_rows(prompt.to(context), len(rows[f])).repeat(1, length // prompt.shape[1], 1)
+            text = repeat_rows(_filled_up(prompt.to(context), longest), len(rows[f]))
             rows[f] = torch.where(conditional[f][:, None, None], text, rows[f])
-        return torch.cat(rows)
+            length[f] = torch.where(conditional[f], prompt.shape[1], length[f])
+        mask = None if min(lengths) == longest else (places < torch.cat(length)[:, None])[:, None, None]
+        return torch.cat(rows), mask
 
 
 class SharedProcessor:
@@ -178,8 +197,17 @@ class SharedProcessor:
     def __init__(self, layer: SharedAttention):
         self.layer = layer
 
-    def prepare(self, merged: Mapping[str, Tensor], control: Tensor | None) -> None:
-        """Take what is the same in each pass: weights (F, out, in) by projection; control (F, N, places, width)."""
+    def prepare(
+        self,
+        merged: Mapping[str, Tensor],
+        control: Tensor | None,
+        mask: Callable[[Tensor], Tensor | None] | None = None,
+    ) -> None:
+        """Take what is the same in each pass: weights (F, out, in) by projection; control (F, N, places, width).
+
+        mask: see `Texts.mask`; None where all texts are of one length.
+        """
+        self._mask = mask
         self._query, self._out = merged["q"], merged["out"]
         self._key_value = torch.cat([merged["k"], merged["v"]], dim=1)
         self._between = self.layer.between_frames()
@@ -202,7 +230,8 @@ class SharedProcessor:
 
         query = split_heads(per_frame(shown, self._query), attn.heads)
         key, value = self._keys_and_values(shown, encoder_hidden_states, attn.heads)
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        mask = self._mask(encoder_hidden_states) if self._mask and encoder_hidden_states is not None else None
+        attended = F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
         added = per_frame(attended, self._out, projections(attn)["out"].bias)
         if self._control is not None:
             added = added + (shown - hidden_states)
@@ -231,6 +260,11 @@ class SharedProcessor:
         likeness = torch.bmm(query, key.transpose(1, 2)) / math.sqrt(width)
         mixed = torch.bmm(likeness.softmax(-1), value)
         return self.layer.temporal_o(mixed.transpose(0, 1).reshape(shown.shape))
+
+
+def _filled_up(texts: Tensor, length: int) -> Tensor:
+    """(B, T, C) -> (B, length, C), with zeros behind."""
+    return F.pad(texts, (0, 0, 0, length - texts.shape[1]))
 
 
 def by_frame(rows: Tensor, frames: int) -> Tensor:

@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from layerdiffuse_mcp.engine.cancellation import check
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
 from layerdiffuse_mcp.hub.identify import identify
@@ -186,7 +187,10 @@ class SharingModel(nn.Module):
                     "fetch the file again, or use it with the SD 1.5 base it was made for."
                 )
         device, dtype = unet.device, unet.dtype  # diffusers walks the whole network for each of the two
-        state = {key: tensors[key].to(device, dtype) for key in wanted}
+        state: dict[str, Tensor] = {}
+        for key in wanted:
+            check()
+            state[key] = tensors[key].to(device, dtype)
         model.load_state_dict(state, assign=True)
         return model.requires_grad_(False).eval()
 

@@ -12,7 +12,7 @@ refused, in `hub/headers.py`, which needs no torch.
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from layerdiffuse_mcp.engine.cancellation import CHECK_BYTES, check
+from layerdiffuse_mcp.engine.placement import is_out_of_memory
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
-from layerdiffuse_mcp.hub.headers import file_sha256, read_header
+from layerdiffuse_mcp.hub.headers import read_header
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -43,7 +45,8 @@ class TensorFile(Mapping[str, Tensor]):
     """A `.safetensors` file as a mapping of names to memory-mapped CPU tensors.
 
     Raises `error` (`CheckpointError` unless told otherwise) when the file is a pickle, cut short or not safetensors,
-    `ModelNotFound` when there is no such file.
+    `ModelNotFound` when there is no such file, `MemoryError` when there is no room to map it. Reading asks
+    `cancellation.check`.
     """
 
     def __init__(self, path: str | os.PathLike[str], error: type[ModelError] = CheckpointError):
@@ -56,7 +59,10 @@ class TensorFile(Mapping[str, Tensor]):
         try:
             self._open = safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as reason:
+            if is_out_of_memory(reason):
+                raise MemoryError(f"{self.path.name} could not be mapped: {reason}") from reason
             raise error(f"{self.path.name} is damaged ({reason}); fetch or copy it again.") from reason
+        self._require_unchanged(os.stat(self.path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -86,10 +92,24 @@ class TensorFile(Mapping[str, Tensor]):
         begin, end = row["data_offsets"]
         buffer = torch.empty(end - begin, dtype=torch.uint8)
         if end > begin:
-            with open(self.path, "rb") as file:
+            into = memoryview(cast(Any, buffer.numpy()))
+            with open(self.path, "rb", buffering=0) as file:
+                self._require_unchanged(os.fstat(file.fileno()))
                 file.seek(self.header.data_start + begin)
-                file.readinto(cast(Any, buffer.numpy()))
+                place = 0
+                while place < len(into):
+                    check()
+                    count = file.readinto(into[place : place + CHECK_BYTES])
+                    if not count:
+                        raise self.error(f"{self.path.name} was cut short while it was read; fetch or copy it again.")
+                    place += count
         return buffer.view(self.dtype(key)).view(self.shapes[key])
+
+    def _require_unchanged(self, facts: os.stat_result) -> None:
+        """Refuse another file under the same name: its bytes lie elsewhere than this one's header says."""
+        read = self.header.version
+        if (facts.st_size, facts.st_mtime_ns) != (read.size, read.changed):
+            raise self.error(f"{self.path.name} was replaced while it is in use. Repeat the call, which loads it anew.")
 
     @property
     def nbytes(self) -> int:
@@ -105,16 +125,21 @@ class TensorFile(Mapping[str, Tensor]):
                     "the file is damaged or was saved from a failed training: fetch it again or use another."
                 )
 
-    def sha256(self) -> str:
-        """SHA-256 of the whole file, as 64 hex digits. Reads every byte."""
-        return file_sha256(self.path)
-
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite. No temporary of the tensor's size is made."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.float()
-    low, high = torch.aminmax(tensor)
-    return math.isfinite(low.item()) and math.isfinite(high.item())
+    for part in _parts(tensor):
+        check()
+        low, high = torch.aminmax(part.float() if part.dtype.itemsize == 1 else part)
+        if not (math.isfinite(low.item()) and math.isfinite(high.item())):
+            return False
+    return True
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """The tensor in parts of up to `CHECK_BYTES`, or whole where a view of parts is not to be had."""
+    if not tensor.is_contiguous():
+        return [tensor]
+    return tensor.view(-1).split(CHECK_BYTES // tensor.element_size())

@@ -12,6 +12,7 @@ other run side by side, each on a thread of its own, and meet once.
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import TypeVar
 
 import torch
@@ -51,13 +52,15 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], threads:
         return
     inference, before = torch.is_inference_mode_enabled(), torch.get_num_threads()
 
-    def alone(item: Item) -> Result:
+    def alone(item: Item, context: Context) -> Result:
         with torch.inference_mode(inference):  # a thread begins without
-            return work(item)
+            return context.run(work, item)
+
+    contexts = [copy_context() for _ in items]  # without that, too: by it `cancellation.check` knows whom to ask
 
     executor = ThreadPoolExecutor(threads, "side", torch.set_num_threads, (max(1, ALL // threads),))
     try:
-        yield from executor.map(alone, items)
+        yield from executor.map(alone, items, contexts)
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # for threads to come, which the pool's have changed

@@ -28,7 +28,7 @@ from layerdiffuse_mcp.engine.transparency_networks import (
     load_offset_encoder,
 )
 from layerdiffuse_mcp.errors import ImageError, ModelError
-from layerdiffuse_mcp.images.alpha import Bytes, Floats, padded_rgb, to_float
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, on_level, padded_rgb, to_float
 
 __all__ = [
     "OffsetEncoder",
@@ -38,6 +38,7 @@ __all__ = [
     "encode_offset",
     "load_decoder",
     "load_offset_encoder",
+    "to_rgb8",
     "to_rgba8",
     "transparent_latent",
 ]
@@ -49,8 +50,9 @@ DECODER_SEES_SCALED_LATENT = False
 SIZE_MULTIPLE = 64  # six halvings
 LATENT_FACTOR = 8
 VIEWS = tuple((flipped, quarters) for flipped in (False, True) for quarters in range(4))
-VAE_BACKGROUND = 127 / 255  # the grey under the picture that the VAE encodes
+VAE_BACKGROUND = 127  # the grey under the picture that the VAE encodes
 BYTES_PER_VIEW_PIXEL = {"cpu": 950, "cuda": 1600}  # peak activations of a float32 view at the released widths
+ENCODERS = 2  # that a picture goes through: the offset encoder and the VAE's
 SMALL = 2 * 256 * 256  # pixels up to which several views are one batch on a CPU
 
 
@@ -133,10 +135,18 @@ def decode(
 def to_rgba8(decoded: Tensor) -> Bytes:
     """A decoded picture (4, H, W) or pictures (B, 4, H, W) as uint8 (..., H, W, 4): red, green, blue, straight alpha.
 
-    Values are clipped to 0..1 and truncated: 255 only where the decoder says 1, as the authors' tool does.
+    Values are clipped and truncated as in `to_rgb8`.
     """
-    rgba = decoded.roll(-1, dims=-3).movedim(-3, -1)
-    return (rgba.float().clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
+    return to_rgb8(decoded.roll(-1, dims=-3))
+
+
+def to_rgb8(pixels: Tensor) -> Bytes:
+    """Pictures (..., C, H, W), 0 to 1, as uint8 (..., H, W, C).
+
+    Values are clipped to 0..1 and truncated, not rounded: 255 only where the network says 1, as the reference saves
+    opaque and transparent pictures alike.
+    """
+    return (pixels.movedim(-3, -1).float().clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -157,26 +167,34 @@ def encode_offset(encoder: OffsetEncoder, rgba: Bytes) -> Tensor:
 
 
 @torch.inference_mode()
-def transparent_latent(vae: Any, encoder: OffsetEncoder, rgba: Bytes) -> Tensor:
+def transparent_latent(
+    vae: Any, encoder: OffsetEncoder, rgba: Bytes, on_network: Callable[[], None] | None = None
+) -> Tensor:
     """A latent (1, 4, H/8, W/8), float32, in the sampler's space, that `decode` turns back into `rgba`.
 
     It is (mean + std * offset) * scaling_factor: the offset stands where the VAE's random draw would, so nothing is
-    random here. The VAE (a diffusers AutoencoderKL) sees the picture flattened on mid-grey.
+    random here. The VAE (a diffusers AutoencoderKL) sees the picture flattened on mid-grey, in whole levels of 255.
 
     Args:
         rgba: (H, W, 4), uint8, straight alpha; H and W multiples of 8.
+        on_network: called after each of the `ENCODERS` networks; may raise to stop.
 
     Raises:
         ImageError: the sides are no multiples of 8.
     """
+    on_network = on_network or _nothing
     offset = encode_offset(encoder, rgba)
-    scaled = _to_nchw(to_float(rgba))
-    rgb, alpha = scaled[:, :3], scaled[:, 3:]
-    flat = (rgb * alpha + VAE_BACKGROUND * (1 - alpha)) * 2 - 1
+    on_network()
+    flat = _to_nchw(to_float(on_level(rgba, VAE_BACKGROUND))) * 2 - 1
     posterior = vae.encode(flat.to(device=vae.device, dtype=vae.dtype)).latent_dist
     mean, std = posterior.mean.float(), posterior.std.float()
+    on_network()
     shift: float = getattr(vae.config, "shift_factor", None) or 0.0
     return (mean + std * offset.to(mean) - shift) * vae.config.scaling_factor
+
+
+def _nothing() -> None:
+    return None
 
 
 def lower_median(views: list[Tensor]) -> Tensor:

@@ -13,13 +13,14 @@ two times is four 2x2 convolutions of the small map (2.25 times fewer products);
 and skip side by side instead of joined; attention keeps the scores of few heads at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from layerdiffuse_mcp.engine.cancellation import check
 from layerdiffuse_mcp.engine.transparency_networks import HEAD_WIDTH, NORM_EPS, NORM_GROUPS, TransparentDecoder
 
 BAND_BYTES = 2**22  # of a band in float32, all pictures of a batch together
@@ -27,11 +28,27 @@ SCORE_BYTES = 2**20  # of the attention scores held at once
 
 
 class Map:
-    """A feature map as bands of rows, each (N, rows, W, C), with the statistics of each by picture and channel."""
+    """A feature map as bands of rows, each (N, rows, W, C), with the statistics of each by picture and channel.
 
-    def __init__(self) -> None:
+    rows: of a band, by the height of a map; the same for all maps that are made of one another.
+    """
+
+    def __init__(self, rows: Mapping[int, int]) -> None:
+        self.rows = rows
         self.bands: list[Tensor] = []
         self.moments: list[Tensor] = []
+
+    @classmethod
+    def of(cls, whole: Tensor, rows: Mapping[int, int]) -> "Map":
+        """A map of (N, H, W, C), in bands of `rows[H]`."""
+        result = cls(rows)
+        for band in whole.split(rows[whole.shape[1]], dim=1):
+            result.append(band)
+        return result
+
+    @property
+    def height(self) -> int:
+        return sum(band.shape[1] for band in self.bands)
 
     def append(self, band: Tensor) -> None:
         self.bands.append(band)
@@ -53,12 +70,14 @@ class Map:
 
 
 class BandedDecoder:
-    """`TransparentDecoder` for inference, of the same weights; made anew for each picture, as it is cheap to make."""
+    """`TransparentDecoder` for inference, of the same weights; made anew for each picture, as it is cheap to make.
+
+    Several threads may call it at once, with pictures of any sizes: a call changes nothing here.
+    """
 
     def __init__(self, decoder: TransparentDecoder) -> None:
         self.decoder = decoder
         self.dtype = decoder.conv_in.weight.dtype
-        self.rows: dict[int, int] = {}  # of a band, by the height of the map
         self.folded = {
             id(conv): _fold(conv.weight)
             for block in decoder.up_blocks
@@ -68,17 +87,14 @@ class BandedDecoder:
     def __call__(self, pixel: Tensor, latent: Tensor) -> Tensor:
         """Alpha and colour, as `TransparentDecoder.forward`: (B, 3, H, W) and (B, 4, H/8, W/8) to (B, 4, H, W)."""
         decoder = self.decoder
-        count, _, height, width = pixel.shape
-        for level, channels in enumerate(decoder.widths):
-            fit = BAND_BYTES // (4 * count * channels * (width >> level))
-            self.rows[height >> level] = max(2, fit // 2 * 2)
+        rows = _rows(pixel.shape, decoder.widths)
 
-        hidden = self._convolved([self._split(pixel.movedim(1, 3))], decoder.conv_in)
+        hidden = self._convolved([Map.of(pixel.movedim(1, 3), rows)], decoder.conv_in)
         skips = [hidden]
         for level, block in enumerate(decoder.down_blocks):
             if level == 3:
                 joined = decoder.latent_conv_in(latent).movedim(1, 3)
-                hidden = self._split(hidden.whole() + joined)
+                hidden = Map.of(hidden.whole() + joined, rows)
             for resnet, attention in _layers(block):
                 hidden = self._attended(self._residual([hidden], resnet), attention)
                 skips.append(hidden)
@@ -98,13 +114,6 @@ class BandedDecoder:
                 hidden = self._enlarged(hidden, up.conv)
         return self._convolved([hidden], decoder.conv_out, decoder.conv_norm_out).whole().movedim(3, 1)
 
-    def _split(self, whole: Tensor) -> Map:
-        """A map of (N, H, W, C)."""
-        result = Map()
-        for band in whole.split(self.rows[whole.shape[1]], dim=1):
-            result.append(band)
-        return result
-
     def _residual(self, sources: list[Map], resnet: Any) -> Map:
         hidden = self._convolved(sources, resnet.conv1, resnet.norm1)
         return self._convolved([hidden], resnet.conv2, resnet.norm2, (sources, resnet.conv_shortcut))
@@ -115,10 +124,10 @@ class BandedDecoder:
         """conv(silu(norm(sources joined))) + shortcut(residual joined), band by band."""
         affine = _affine(sources, norm) if norm else None
         stride: int = conv.stride[0]
-        height = sum(band.shape[1] for band in sources[0].bands)
-        result, top = Map(), 0
-        for index in range(-(-height // stride // self.rows[height // stride])):
-            rows = min(self.rows[height // stride], height // stride - top)
+        height = sources[0].height // stride
+        result, top = Map(sources[0].rows), 0
+        for index in range(-(-height // result.rows[height])):
+            rows = min(result.rows[height], height - top)
             seen = self._window(sources, top * stride - 1, (top + rows - 1) * stride + 2, affine)
             made = F.conv2d(seen, conv.weight, conv.bias, stride, (0, 1)).movedim(1, 3).contiguous()
             if residual:
@@ -130,10 +139,10 @@ class BandedDecoder:
     def _enlarged(self, source: Map, conv: Any) -> Map:
         """conv(source enlarged two times), by four convolutions of the source."""
         count, _, width, _ = source.bands[0].shape
-        height = 2 * sum(band.shape[1] for band in source.bands)
-        result, top = Map(), 0
+        height = 2 * source.height
+        result, top = Map(source.rows), 0
         while top < height:
-            rows = min(self.rows[height], height - top)
+            rows = min(result.rows[height], height - top)
             seen = self._window([source], top // 2 - 1, (top + rows) // 2 + 1)
             made = seen.new_empty(count, rows // 2, 2, width, 2, conv.out_channels)
             for (down, right), weight in self.folded[id(conv)].items():
@@ -148,9 +157,10 @@ class BandedDecoder:
 
         Rows outside of the picture are zero. (N, C, stop - start, W), the channels last, in the decoder's type.
         """
+        check()
         count, _, width, _ = sources[0].bands[0].shape
         channels = sum(source.bands[0].shape[3] for source in sources)
-        height = sum(band.shape[1] for band in sources[0].bands)
+        height = sources[0].height
         seen = torch.empty(count, stop - start, width, channels, dtype=torch.float32 if affine else self.dtype)
         begin = 0
         for source in sources:
@@ -180,7 +190,14 @@ class BandedDecoder:
             for layer in (attention.to_q, attention.to_k, attention.to_v)
         )
         mixed = _attention(query, key, value).unflatten(0, (len(tokens), -1)).permute(0, 3, 1, 2)
-        return self._split(attention.to_out[0](mixed.flatten(2)).view_as(whole).add_(whole))
+        return Map.of(attention.to_out[0](mixed.flatten(2)).view_as(whole).add_(whole), source.rows)
+
+
+def _rows(shape: torch.Size, widths: tuple[int, ...]) -> Mapping[int, int]:
+    """Rows of a band, by the height of a level's maps, for pictures of a shape (N, C, H, W): even, and two at least."""
+    count, _, height, width = shape
+    fit = {level: BAND_BYTES // (4 * count * channels * (width >> level)) for level, channels in enumerate(widths)}
+    return {height >> level: max(2, rows // 2 * 2) for level, rows in fit.items()}
 
 
 def _layers(block: Any) -> Iterator[tuple[Any, Any]]:
@@ -249,6 +266,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     for head in range(0, heads, group):
         here = slice(head, head + group)
         for top in range(0, tokens, rows):
+            check()
             scores = torch.bmm(query[here, top : top + rows], keys[here]).softmax(2)
             result[here, :, top : top + rows] = torch.bmm(values[here], scores.transpose(1, 2))
     return result

@@ -23,6 +23,7 @@ from diffusers.models.unets.unet_2d_blocks import (
 )
 from torch import Tensor, nn
 
+from layerdiffuse_mcp.engine.cancellation import check
 from layerdiffuse_mcp.engine.tensorfile import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
 from layerdiffuse_mcp.hub.identify import identify
@@ -234,5 +235,9 @@ def _fill(network: nn.Module, file: TensorFile, kind: str, dtype: torch.dtype, d
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise LayerFileError(f"{file.path.name} does not fit a {kind}: {'; '.join(wrong[:5])}{more}.")
     file.require_finite()
-    network.load_state_dict({name: tensor.to(device, dtype) for name, tensor in file.items()}, assign=True)
+    state: dict[str, Tensor] = {}
+    for name, tensor in file.items():
+        check()
+        state[name] = tensor.to(device, dtype)
+    network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)

@@ -10,15 +10,17 @@ is there is all that "prepared" means. Nothing here fetches anything or imports 
 """
 
 import json
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
-from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile, in_words
+from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile, in_words, printable
 from layerdiffuse_mcp.hub.folder import Shelf, read_shelf
 from layerdiffuse_mcp.hub.official import BASES, KNOWN_NAMES, LAYER_FILES, SIBLINGS
-from layerdiffuse_mcp.methods import FAMILIES, METHODS, ROUTES, TRANSPARENCY_FILES, Task, families_for
+from layerdiffuse_mcp.methods import FAMILIES, METHODS, ROUTES, TRANSPARENCY_FILES, Method, Task, families_for
 from layerdiffuse_mcp.requests import near
 from layerdiffuse_mcp.settings import Settings
 
@@ -66,7 +68,18 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
         for entry in entries:
             if spelled(wanted) in (spelled(entry.name), *map(spelled, _aliases(entry))):
                 return entry
-    raise ModelNotFound(f"There is no model {wanted!r}. {near(wanted, [entry.name for entry in entries])}")
+    known = near(wanted, [entry.name for entry in entries])
+    raise ModelNotFound(f"There is no model '{printable(wanted, 80)}'. {known}")
+
+
+def find_any(name: str | None, settings: Settings) -> ModelEntry | LoraEntry:
+    """The model of that name or alias, else the LoRA of that name; raises as `find` does."""
+    try:
+        return find(name, settings)
+    except ModelNotFound:
+        with suppress(ModelNotFound):
+            return find_lora(name or "", settings)
+        raise
 
 
 def lora(name: str, settings: Settings) -> Path:
@@ -81,7 +94,8 @@ def lora(name: str, settings: Settings) -> Path:
         return entry.path
     if entry.remote is not None:
         raise ModelNotFound(
-            f"The LoRA {entry.name} is not on this machine. Fetch it: {_command(entry.name)} ({_source(entry.remote)})."
+            f"The LoRA {entry.name} is not on this machine. Fetch it: {_command(entry.name)} "
+            f"({_source(entry.remote)}). {by_hand(entry.remote, settings)}"
         )
     raise ModelNotFound(f"The LoRA {entry.name} is listed in models.toml, but its file is not there. Correct its path.")
 
@@ -94,7 +108,8 @@ def find_lora(name: str, settings: Settings) -> LoraEntry:
             if spelled(name) in (spelled(entry.name), *((spelled(entry.path.stem),) if entry.path else ())):
                 return entry
     known = near(name, [entry.name for entry in entries]) if entries else "There are none yet."
-    raise ModelNotFound(f"There is no LoRA {name!r}. {known} LoRAs (.safetensors) go into {settings.models_dir}/loras.")
+    folder = printable(settings.models_dir / "loras")
+    raise ModelNotFound(f"There is no LoRA '{printable(name, 80)}'. {known} LoRAs (.safetensors) go into {folder}.")
 
 
 def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
@@ -106,11 +121,12 @@ def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
     path = _layer_path(entry, name, read_shelf(settings.models_dir))
     if path is not None:
         return path
-    method = METHODS.get(name.removesuffix(".safetensors"))
+    method = _method_of(name)
     what = f" (the layer file for '{method.title}')" if method else ""
+    remote = LAYER_FILES[name]
     raise ModelNotFound(
-        f"{name}{what} is not on this machine. Fetch it: {_command(entry.name)} ({_source(LAYER_FILES[name])}), or put "
-        f"it into {settings.models_dir}."
+        f"{name}{what} is not on this machine. Fetch it: {_command(entry.name, name)} ({_source(remote)}). "
+        f"{by_hand(remote, settings)}"
     )
 
 
@@ -119,12 +135,21 @@ def base_file(entry: ModelEntry, settings: Settings) -> Path:
     if entry.path is not None:
         return entry.path
     if entry.remote is None:
-        raise ModelNotFound(f"The model {entry.name} is listed in models.toml, but its file is not there.")
+        raise ModelNotFound(
+            f"The model {entry.name} is listed in models.toml, but its file is not there. Correct its path there."
+        )
     raise ModelNotFound(
         f"The model {entry.name} is not on this machine. Fetch it with its layer files: {_command(entry.name)} "
-        f"({_source(entry.remote)}), or put {entry.remote.name} into {settings.models_dir}; model='pocket' works at "
-        "once."
+        f"({_source(entry.remote)}). {by_hand(entry.remote, settings)} model='pocket' works at once."
     )
+
+
+def by_hand(remote: RemoteFile, settings: Settings) -> str:
+    """A sentence that says where a published file may be put, instead of being fetched."""
+    folder = printable(settings.models_dir)
+    if remote.name in KNOWN_NAMES:
+        return f"Or put {remote.name} into {folder}."
+    return f"Or put the file anywhere and give its path in {folder}/models.toml, in place of repo and file."
 
 
 def tasks(entry: ModelEntry, settings: Settings) -> dict[Task, bool]:
@@ -242,19 +267,43 @@ def _on_disk(remote: RemoteFile, shelf: Shelf) -> Path | None:
 
 
 def _cached(remote: RemoteFile) -> Path | None:
-    """Where the model hub's cache has the file."""
+    """Where the model hub's cache has the file: in the repository's `main` as it was last asked for, else anywhere.
+
+    A repository may have moved on since a file of it was fetched, which leaves the file as good as it was.
+    """
     from huggingface_hub import constants  # a small module; all of the library takes 0.3 s to import
 
-    if not (Path(constants.HF_HUB_CACHE) / f"models--{remote.repo.replace('/', '--')}").is_dir():
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(remote.repo, remote.path)
-    return Path(path) if isinstance(path, str) else None
+    repository = Path(constants.HF_HUB_CACHE) / f"models--{remote.repo.replace('/', '--')}"
+    found = (snapshot / remote.path for snapshot in _snapshots(repository))
+    return next((path for path in found if path.is_file() and _is_meant(path, remote)), None)
 
 
-def _command(name: str) -> str:
-    return f"`layerdiffuse-mcp models prepare {name}` or the tool prepare_model"
+def _snapshots(repository: Path) -> Iterator[Path]:
+    with suppress(OSError, ValueError):
+        yield repository / "snapshots" / (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    with suppress(OSError):
+        yield from sorted((repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _is_meant(path: Path, remote: RemoteFile) -> bool:
+    """Whether the checksum that the cache names a file's content by, where it does, is the one that is known."""
+    stored = path.resolve().name
+    return remote.sha256 is None or len(stored) != 64 or stored.startswith(remote.sha256)
+
+
+def _command(name: str, file: str = "") -> str:
+    """How to fetch a model or a LoRA, and of its layer files at least `file`."""
+    command = f"`layerdiffuse-mcp models prepare {shlex.quote(name)}`"
+    method = _method_of(file)
+    task = next((task for (task, _), route in ROUTES.items() if method and method.id in route), None)
+    if method and task is None:
+        return command  # the tool fetches what tasks need, and none needs this file by itself
+    arguments = f" with model={name!r}" + (f" and task='{task.value}'" if task else "")
+    return f"{command} or the tool prepare_model{arguments}"
+
+
+def _method_of(file: str) -> Method | None:
+    return next((method for method in METHODS.values() if method.file == file), None)
 
 
 def _source(remote: RemoteFile) -> str:

@@ -4,9 +4,11 @@
     done = prepare(entry, settings, tell, methods=("layer_xl_transparent_attn",))
     [file.path for file in done.fetched]
 
-`tell` gets the progress over the bytes of all files; raising from it stops the download between two chunks, and what
-is here by then stays for the next time. This is the only door to the network, and it opens only for an explicit wish:
-`layerdiffuse-mcp models prepare`, the tool `prepare_model`, or `LAYERDIFFUSE_AUTO_DOWNLOAD=1`.
+`tell` gets the progress over the bytes of all files, several times a second; raising from it stops whatever is being
+done, and what is here by then stays for the next time. Nothing is removed: a file of the hub's cache that is proven to
+be damaged gives way to its replacement once that is here and whole. This is the only door to the network, and it opens
+only for an explicit wish: `layerdiffuse-mcp models prepare`, the tool `prepare_model`, or
+`LAYERDIFFUSE_AUTO_DOWNLOAD=1`.
 """
 
 import errno
@@ -15,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -29,11 +31,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from layerdiffuse_mcp.errors import DownloadError, ModelError, ModelNotFound
+from layerdiffuse_mcp.errors import DownloadError, ModelError
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.entries import ModelEntry, RemoteFile, in_words
-from layerdiffuse_mcp.hub.fetch import SHA256, Source, discard, fetch, look_up
+from layerdiffuse_mcp.hub.entries import ModelEntry, RemoteFile, in_words, printable
+from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up, sweep
+from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import file_sha256, read_header
+from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.settings import Settings
 
@@ -82,22 +86,26 @@ def prepare(
 
     Raises:
         ModelNotFound: there is no such model.
-        DownloadError: something could not be fetched; what is here by then stays, and the next call goes on from there.
+        DownloadError: something could not be fetched, what is here by then stays, and the next call goes on from there;
+            or a file that only its owner may replace is damaged, or of a number format that is not read here.
     """
     progress = _Pace(tell)
-    entry = _entry(model, settings)
-    _discard_damaged(entry, settings, methods, verify, progress)
-    if isinstance(entry, RemoteFile):
-        name, files = entry.name, [entry] if catalog.located(entry, settings) is None else []
+    sweep()
+    entry = model if isinstance(model, ModelEntry) else catalog.find_any(model, settings)
+    if isinstance(entry, ModelEntry):
+        wanted, missing = catalog.needed(entry, methods), catalog.missing(entry, settings, methods)
     else:
-        name, files = entry.name, catalog.missing(entry, settings, methods)
-        if entry.remote is None:
-            catalog.base_file(entry, settings)
+        wanted = [entry.remote] if entry.remote else []
+        missing = [remote for remote in wanted if catalog.located(remote, settings) is None]
+    if entry.remote is None:  # nobody but the user can bring it
+        _ = catalog.base_file(entry, settings) if isinstance(entry, ModelEntry) else catalog.lora(entry.name, settings)
+    damaged = dict(_damaged(wanted, settings, verify, progress))
     sources: list[Source] = []
-    for file in files:
+    for file in [*missing, *damaged]:
         progress.say(f"asking for {file.name}")
-        with _explained(file, settings):
-            sources.append(look_up(file))
+        with _explained(file, settings, problem=damaged[file].problem if file in damaged else ""):
+            source = look_up(file, progress)
+        sources.append(replace(source, damaged=damaged[file].version) if file in damaged else source)
     _check_space(sources)
     progress.expect(sum(source.size for source in sources), sum(source.here for source in sources))
     fetched: list[Fetched] = []
@@ -107,66 +115,69 @@ def prepare(
         with _explained(source.remote, settings, source):
             path = fetch(source, progress)
         fetched.append(Fetched(source.remote, path, source.size, time.monotonic() - begun))
-    tell(Progress(fraction=1.0, message=f"{name} is on this machine"))
-    return Prepared(name, tuple(fetched), tuple(progress.notes))
+        if source.remote in damaged:
+            progress.note(f"{path.name} was damaged and was fetched again ({damaged[source.remote].problem})")
+    tell(Progress(fraction=1.0, message=f"{entry.name} is on this machine"))
+    return Prepared(entry.name, tuple(fetched), tuple(progress.notes))
 
 
-def _entry(model: str | ModelEntry, settings: Settings) -> ModelEntry | RemoteFile:
-    """The model that is meant, or the file of the LoRA that is meant."""
-    if isinstance(model, ModelEntry):
-        return model
-    try:
-        return catalog.find(model, settings)
-    except ModelNotFound:
-        lora = next((lora for lora in catalog.loras(settings) if lora.name == model), None)
-        if lora is None:
-            raise
-        if lora.remote is None:
-            raise ModelNotFound(f"The LoRA {model} has no source to fetch it from; it is a file of yours.") from None
-        return lora.remote
+@dataclass(frozen=True)
+class _Damage:
+    problem: str
+    version: FileVersion
 
 
-def _discard_damaged(
-    entry: ModelEntry | RemoteFile, settings: Settings, methods: Collection[str] | None, verify: bool, pace: "_Pace"
-) -> None:
-    """Remove what lies damaged in the hub's cache; a user's own file is named and left to the user.
+def _damaged(
+    wanted: Collection[RemoteFile], settings: Settings, verify: bool, pace: "_Pace"
+) -> Iterator[tuple[RemoteFile, _Damage]]:
+    """Those of the published files that are in the hub's cache and proven to be damaged.
 
     Raises:
-        DownloadError: a file in the models folder is damaged.
+        DownloadError: a file outside the cache is damaged, or one cannot be used as it was published.
     """
-    for remote, path in _present(entry, settings, methods):
-        problem = _damage(remote, path, verify, pace)
+    cache = Path(constants.HF_HUB_CACHE).resolve()
+    for remote in wanted:
+        path = catalog.located(remote, settings)
+        if path is None:
+            continue
+        version = file_version(path)
+        problem = _problem(remote, path, version, verify, pace)
         if problem is None:
             continue
-        if not path.is_relative_to(constants.HF_HUB_CACHE):
-            raise DownloadError(f"{path} is damaged: {problem} Remove it, then repeat this.")
-        discard(path)
-        pace.note(f"{path.name} was damaged and was removed ({problem}); it is fetched again")
+        if not version.path.is_relative_to(cache):
+            raise DownloadError(f"{printable(path)} is damaged: {problem} Remove it, then repeat this.")
+        yield remote, _Damage(problem, version)
 
 
-def _present(
-    entry: ModelEntry | RemoteFile, settings: Settings, methods: Collection[str] | None
-) -> Iterator[tuple[RemoteFile, Path]]:
-    """The published files that a preparation would fetch if they were not here already."""
-    files = [entry] if isinstance(entry, RemoteFile) else catalog.needed(entry, methods)
-    for remote in files:
-        path = catalog.located(remote, settings)
-        if path is not None:
-            yield remote, path
+def _problem(remote: RemoteFile, path: Path, version: FileVersion, verify: bool, pace: "_Pace") -> str | None:
+    """What proves that a file is not the one that was published; None when nothing does.
 
-
-def _damage(remote: RemoteFile, path: Path, verify: bool, pace: "_Pace") -> str | None:
+    Raises:
+        DownloadError: it is the very one, and cannot be used.
+    """
+    problem = None
     try:
-        read_header(path, DownloadError)
+        read_header(path, DownloadError, any_dtype=True)
     except ModelError as error:
-        return str(error)
-    in_cache = path.resolve().name
-    expected = in_cache if SHA256.fullmatch(in_cache) else remote.sha256
-    if not verify or expected is None:
-        return None
-    pace.say(f"checking {path.name}")
-    digest = file_sha256(path)
-    return None if digest.startswith(expected) else f"its SHA-256 is {digest[:10]} instead of {expected[:10]}."
+        problem = str(error)
+    named = version.path.name
+    expected = named if SHA256.fullmatch(named) else remote.sha256
+    if expected is not None and (verify or problem):
+        digest = _sha256(version, remote.name, pace)
+        if not digest.startswith(expected):
+            return problem or f"its SHA-256 is {digest[:10]} instead of {expected[:10]}."
+        if problem:
+            raise DownloadError(f"{problem} It is as it was published, so fetching it again would not help.")
+    if problem is None:
+        read_header(path, DownloadError)  # whole, and perhaps of a number format that cannot be read
+    return problem
+
+
+def _sha256(version: FileVersion, name: str, pace: "_Pace") -> str:
+    """The checksum of what is on the disk now, whatever is remembered of it."""
+    digest = file_sha256(version.path, lambda count: pace.checked(name, count, version.size))
+    remember(version, digest)
+    return digest
 
 
 def _check_space(sources: list[Source]) -> None:
@@ -187,10 +198,18 @@ class _Pace:
         self._tell = tell
         self.name = ""
         self.notes: list[str] = []
-        self._total = self._here = 0
+        self._total = self._here = self._read = 0
+        self._last = ""
         self._highest = 0.0
         self._told = 0.0
         self._trail: deque[tuple[float, int]] = deque()
+
+    def checked(self, name: str, count: int, size: int) -> None:
+        """So many further bytes of a file of `size` bytes were read for its checksum."""
+        self._read = self._read + count if self.name == name else count
+        self.name = name
+        if self._is_time():
+            self._report(f"checking {name}: {in_words(self._read)} of {in_words(size)}")
 
     def expect(self, total: int, here: int) -> None:
         """Begin to count: so many bytes altogether, so many of them here."""
@@ -199,10 +218,12 @@ class _Pace:
 
     def moved(self, count: int) -> None:
         self._here += count
-        now = time.monotonic()
-        if now - self._told < TOLD_EVERY:
+        if not self._is_time():
             return
-        self._told = now
+        now = self._told
+        if not self._trail:
+            self._report(self._last)
+            return
         self._trail.append((now, self._here))
         while len(self._trail) > 2 and now - self._trail[1][0] > SPEED_OVER:
             self._trail.popleft()
@@ -215,7 +236,16 @@ class _Pace:
         self.notes.append(message)
         self._report(message)
 
+    def _is_time(self) -> bool:
+        """Whether the last report is long enough ago."""
+        now = time.monotonic()
+        if now - self._told < TOLD_EVERY:
+            return False
+        self._told = now
+        return True
+
     def _report(self, message: str) -> None:
+        self._last = message
         self._highest = max(self._highest, min(1.0, self._here / self._total) if self._total else 0.0)
         self._tell(Progress(fraction=self._highest, message=message))
 
@@ -229,16 +259,18 @@ class _Pace:
 
 
 @contextmanager
-def _explained(file: RemoteFile, settings: Settings, source: Source | None = None) -> Generator[None]:
-    """Put whatever a request or the disk raises into words."""
+def _explained(
+    file: RemoteFile, settings: Settings, source: Source | None = None, problem: str = ""
+) -> Generator[None]:
+    """Put whatever a request or the disk raises into words; `problem` is what is wrong with the file that is here."""
     try:
         yield
     except (httpx2.HTTPError, OSError, EOFError) as error:
         hint = _hint(error, file)
         kept = f" {in_words(source.here)} of {in_words(source.size)} are here and stay." if source else ""
+        damage = f" The file that is here is damaged and was left as it is: {problem}" if problem else ""
         raise DownloadError(
-            f"{file.name} could not be fetched from {file.repo}: {hint}{kept} Or put the file into "
-            f"{settings.models_dir} yourself."
+            f"{file.name} could not be fetched from {file.repo}: {hint}{kept}{damage} {catalog.by_hand(file, settings)}"
         ) from error
 
 

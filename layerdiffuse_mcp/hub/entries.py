@@ -1,5 +1,6 @@
 """The words of the catalogue: a file on the model hub, a base model, a LoRA."""
 
+import os
 from pathlib import Path
 
 from layerdiffuse_mcp.methods import Family
@@ -58,6 +59,15 @@ class LoraEntry(Frozen):
     family: Family | None = None
     path: Path | None = None
     remote: RemoteFile | None = None
+
+
+def printable(text: str | os.PathLike[str], at_most: int = 4096) -> str:
+    """A name or path as it can be shown and sent: whatever is no UTF-8 or not printable stands as its escape.
+
+    A file name is any bytes to the system; Python holds those that are no UTF-8 as lone surrogates, which no JSON can.
+    """
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in os.fspath(text))
+    return shown if len(shown) <= at_most else f"{shown[: at_most - 3]}..."
 
 
 def in_words(size: float) -> str:

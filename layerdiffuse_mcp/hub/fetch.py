@@ -1,41 +1,59 @@
 """One file from the model hub into the hub's own cache: resumable, verified, visible only when it is whole.
 
-    source = look_up(remote)                 # asks the hub: commit, checksum, size
+    source = look_up(remote, watch)          # asks the hub: commit, checksum, size
     path = fetch(source, watch)
+    sweep()                                  # what was begun long ago and never ended
 
-`huggingface_hub` knows the endpoint, the token, the cache and offline mode, and makes the cache entry. The bytes
-are moved here, because its own download throws away what it has when it is stopped: a partial file stays beside the
-cache's files as `<checksum>.incomplete` and the next call goes on from there. A file enters the cache after its
-SHA-256 and its header have been checked, so whatever the cache shows can be used.
+`huggingface_hub` knows the endpoint, the token, the cache's place and offline mode. The bytes are moved and the cache
+entry is made here: its own download throws away what it has when it is stopped, and takes what is at the repository's
+`main` when it runs, which may be another file than the one that was looked up. A partial file stays beside the cache's
+files as `<checksum>.layerdiffuse.part` and the next call goes on from there. A file enters the cache after its SHA-256
+and its header have been checked, so whatever the cache shows can be used; one that is damaged there stays until its
+replacement is whole, and gives way to it in one step.
 """
 
 import hashlib
+import os
+import queue
 import re
+import secrets
+import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import httpx2
 from filelock import Timeout
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from layerdiffuse_mcp.errors import DownloadError
-from layerdiffuse_mcp.hub.entries import RemoteFile, in_words
+from layerdiffuse_mcp.hub.entries import RemoteFile, in_words, printable
+from layerdiffuse_mcp.hub.hashes import remember, sweep_lists
 from layerdiffuse_mcp.hub.headers import HASH_CHUNK, read_header
+from layerdiffuse_mcp.hub.versions import FileVersion, file_version
+from layerdiffuse_mcp.images.files import replace_atomically
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+PLAIN = re.compile(r"[0-9A-Za-z_-]{1,200}")
+"""What may become a file name in the cache: no dot, no slash."""
 ATTEMPTS_WITHOUT_PROGRESS = 5
 FIRST_PAUSE = 1.0
 """Seconds before the first new attempt; each further one waits twice as long."""
 BEAT = 0.2
+"""Seconds between two signs of life while the network or another process is waited for."""
+PART = ".layerdiffuse.part"
+"""What the name of a partial file ends with: it is told from what other programs have under way in the cache."""
+STALE_PART = 7 * 86400.0
+"""Seconds after which a partial file that nobody went on with is given up."""
 PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 PASSING = (httpx2.TransportError, HfHubHTTPError)
+T = TypeVar("T")
 
 
 class Watch(Protocol):
@@ -63,39 +81,59 @@ class Source:
     etag: str
     """Its checksum: SHA-256 for a large file, which any weight file is."""
     size: int
+    damaged: FileVersion | None = None
+    """The cache's content under this checksum that is known to be another one, and is to be replaced."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the cache keeps the repository."""
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.remote.repo, repo_type="model")
 
     @property
     def blob(self) -> Path:
         """Where the cache keeps its content."""
-        folder = repo_folder_name(repo_id=self.remote.repo, repo_type="model")
-        return Path(constants.HF_HUB_CACHE) / folder / "blobs" / self.etag
+        return self.folder / "blobs" / self.etag
 
     @property
     def partial(self) -> Path:
         """Where the part of it is kept that has been fetched so far."""
-        return self.blob.with_name(f"{self.etag}.incomplete")
+        return self.blob.with_name(self.etag + PART)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of it is in the cache."""
+        if not self.blob.is_file() or self.blob.stat().st_size != self.size:
+            return False
+        return self.damaged is None or file_version(self.blob) != self.damaged
 
     @property
     def here(self) -> int:
         """Bytes of it that are on this machine already."""
-        return next((min(path.stat().st_size, self.size) for path in (self.blob, self.partial) if path.is_file()), 0)
+        if self.is_here:
+            return self.size
+        return min(self.partial.stat().st_size, self.size) if self.partial.is_file() else 0
 
 
-def look_up(remote: RemoteFile) -> Source:
+def look_up(remote: RemoteFile, watch: Watch) -> Source:
     """Ask the hub for a file's commit, checksum and size.
 
     Raises:
         DownloadError: what the hub has is not the file that is known by that name, or not a weight file.
-        HfHubHTTPError, TransportError, OSError: see `download.py`, which puts them into words.
+        HfHubHTTPError, TransportError, OSError: see `download.py`, which puts them into words; what `watch` raises.
     """
     if not remote.path.endswith(".safetensors"):
         raise DownloadError(f"{remote.path} is not fetched: only .safetensors files are; others can run code.")
     url = hf_hub_url(remote.repo, remote.path)
-    facts = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    ask = (get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT) for _ in range(1))
+    (facts,) = _with_beats(ask, watch)
     if facts.commit_hash is None or facts.etag is None or facts.size is None:
         raise DownloadError(
             f"{constants.ENDPOINT} does not answer like a model hub for {remote.path}: commit, checksum or size is "
             "missing. Check HF_ENDPOINT and your proxy."
+        )
+    if not (PLAIN.fullmatch(facts.etag) and PLAIN.fullmatch(facts.commit_hash)):
+        raise DownloadError(
+            f"{constants.ENDPOINT} names {remote.path} by a checksum or commit that is none. Check HF_ENDPOINT."
         )
     known = remote.sha256 or ""
     if SHA256.fullmatch(facts.etag) and not facts.etag.startswith(known):
@@ -115,38 +153,66 @@ def fetch(source: Source, watch: Watch) -> Path:
     """
     source.blob.parent.mkdir(parents=True, exist_ok=True)
     with _locked(source, watch):
-        if not source.blob.is_file():
-            problem = _moved_and_checked(source, watch)
-            if problem:
-                watch.note(f"{source.remote.name} {problem}; it was removed and is fetched again")
-                problem = _moved_and_checked(source, watch)
-            if problem:
-                raise DownloadError(
-                    f"{source.remote.name} {problem}, twice in a row, and was removed. Try again later; if it "
-                    f"stays so, a proxy or mirror between here and {constants.ENDPOINT} may be damaging it."
-                )
-            source.partial.replace(source.blob)
-    path = Path(hf_hub_download(source.remote.repo, source.remote.path))
-    if not path.is_symlink():
-        source.blob.unlink(missing_ok=True)  # without links the cache keeps a copy: one is enough
+        if source.is_here:
+            return _enter(source)
+        part, problem = _moved_and_checked(source, watch)
+        if problem:
+            watch.note(f"{source.remote.name} {problem}; it was removed and is fetched again")
+            part, problem = _moved_and_checked(source, watch)
+        if problem:
+            raise DownloadError(
+                f"{source.remote.name} {problem}, twice in a row, and was removed. Try again later; if it "
+                f"stays so, a proxy or mirror between here and {constants.ENDPOINT} may be damaging it."
+            )
+        part.reach_the_disk()
+        source.partial.replace(source.blob)
+        path = _enter(source)
+        remember(file_version(path), part.digest.hexdigest())
+        return path
+
+
+def sweep() -> None:
+    """Remove what was left half done too long ago to be gone on with. Never raises; safe beside running downloads.
+
+    Of the model hub's cache only partial files of this project, and none that a process is working at.
+    """
+    sweep_lists()
+    for part in Path(constants.HF_HUB_CACHE).glob(f"models--*/blobs/*{PART}"):
+        with suppress(OSError, Timeout):
+            if time.time() - part.stat().st_mtime < STALE_PART:
+                continue
+            lock = _lock(part.parent.parent.name, part.name.removesuffix(PART))
+            with WeakFileLock(lock, timeout=BEAT):
+                part.unlink(missing_ok=True)
+
+
+def _enter(source: Source) -> Path:
+    """Show the content under its name in the commit that was looked up, and that commit as the repository's `main`."""
+    path = source.folder / "snapshots" / source.commit / source.remote.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.is_symlink() and path.resolve() == source.blob.resolve()):
+        link = path.with_name(f".{secrets.token_hex(6)}{PART}")
+        try:
+            link.symlink_to(os.path.relpath(source.blob, path.parent))
+            link.replace(path)
+        except OSError:  # no links here: the cache has the content under its name, and no other copy
+            link.unlink(missing_ok=True)
+            source.blob.replace(path)
+    main = source.folder / "refs" / "main"
+    main.parent.mkdir(exist_ok=True)
+    replace_atomically(main, source.commit.encode())
     return path
 
 
-def discard(path: Path) -> None:
-    """Remove a file of the cache, and the content that it links to."""
-    path.resolve().unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-
-
-def _moved_and_checked(source: Source, watch: Watch) -> str | None:
-    """Fetch what is lacking and check the whole; a file with a problem is removed, and the problem returned."""
+def _moved_and_checked(source: Source, watch: Watch) -> "tuple[_Part, str | None]":
+    """Fetch what is lacking and check the whole; a part with a problem is removed, and the problem returned too."""
     part = _Part(source, watch)
     _move(part)
     problem = part.problem()
     if problem:
         watch.moved(-part.size)
         source.partial.unlink()
-    return problem
+    return part, problem
 
 
 class _Part:
@@ -179,6 +245,11 @@ class _Part:
         self.source.partial.write_bytes(b"")
         self.digest, self.size = hashlib.sha256(), 0
 
+    def reach_the_disk(self) -> None:
+        """Wait until a crash of the machine cannot leave the file without its content."""
+        with open(self.source.partial, "rb+") as file:
+            os.fsync(file.fileno())
+
     def problem(self) -> str | None:
         """What is wrong with the file now that all of it should be here."""
         if self.size != self.source.size:
@@ -191,7 +262,7 @@ class _Part:
             read_header(self.source.partial, DownloadError)
         except DownloadError as error:  # as published: fetching it again would bring the same
             self.source.partial.unlink()
-            text = str(error).replace(self.source.partial.name, self.source.remote.name)
+            text = str(error).replace(printable(self.source.partial.name, 80), self.source.remote.name)
             raise DownloadError(f"{text} It was removed.") from error
         return None
 
@@ -222,18 +293,66 @@ def _move(part: _Part) -> None:
 
 def _stream(part: _Part) -> None:
     """One request for all that is lacking."""
-    source = part.source
+    answer = _with_beats(_answer(part.source, part.size), part.watch)
+    if next(answer) is None:
+        part.restart()  # the server does not serve the rest alone
+    part.append(chunk for chunk in answer if chunk)
+
+
+def _answer(source: Source, begin: int) -> Generator[bytes | None]:
+    """What the server sends from byte `begin` on: first b"", or None when it will not begin there; then the content."""
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
+    if begin:
+        headers["Range"] = f"bytes={begin}-"
     url = hf_hub_url(source.remote.repo, source.remote.path, revision=source.commit)
     with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
-        if response.status_code == 416 or (part.size and response.status_code == 200):
-            part.restart()  # the server does not serve the rest alone
-            if response.status_code == 416:
+        yield None if response.status_code == 416 or (begin and response.status_code == 200) else b""
+        if response.status_code != 416:
+            hf_raise_for_status(response)
+            yield from response.iter_bytes()
+
+
+def _with_beats(items: Generator[T], watch: Watch) -> Iterator[T]:
+    """`items`, made in a thread of their own, so that `watch` is asked while the network is silent.
+
+    Whatever making them raises is raised here. Once nobody takes them any more the thread ends with its next item, and
+    with the network's own time limit at the latest.
+    """
+    made: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(8)
+    unwanted = threading.Event()
+
+    def put(one: tuple[T] | BaseException | None) -> None:
+        while not unwanted.is_set():
+            with suppress(queue.Full):
+                made.put(one, timeout=BEAT)
                 return
-        hf_raise_for_status(response)
-        part.append(response.iter_bytes())
+
+    def work() -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    put((item,))
+                    if unwanted.is_set():
+                        return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
+            put(error)
+
+    threading.Thread(target=work, daemon=True, name="download").start()
+    try:
+        while True:
+            try:
+                one = made.get(timeout=BEAT)
+            except queue.Empty:
+                watch.moved(0)
+                continue
+            if one is None:
+                return
+            if isinstance(one, BaseException):
+                raise one
+            yield one[0]
+    finally:
+        unwanted.set()
 
 
 def _pause(seconds: float, watch: Watch) -> None:
@@ -246,9 +365,7 @@ def _pause(seconds: float, watch: Watch) -> None:
 @contextmanager
 def _locked(source: Source, watch: Watch) -> Generator[None]:
     """Keep other processes from fetching the same file; the cache's own lock."""
-    folder = repo_folder_name(repo_id=source.remote.repo, repo_type="model")
-    lock = Path(constants.HF_HUB_CACHE) / ".locks" / folder / f"{source.etag}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock(source.folder.name, source.etag)
     with ExitStack() as stack:
         while True:
             try:
@@ -257,3 +374,9 @@ def _locked(source: Source, watch: Watch) -> Generator[None]:
             except Timeout:
                 watch.say(f"another process is fetching {source.remote.name}; waiting for it")
         yield
+
+
+def _lock(folder: str, etag: str) -> Path:
+    lock = Path(constants.HF_HUB_CACHE) / ".locks" / folder / f"{etag}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return lock

@@ -28,7 +28,9 @@ Headers are read once and again only when a file changes. No torch is imported.
 import functools
 import json
 import os
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
-from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile
+from layerdiffuse_mcp.hub.entries import LoraEntry, ModelEntry, RemoteFile, printable
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, folder_family, identify
 from layerdiffuse_mcp.hub.official import BASES, KNOWN_NAMES, NATIVE_SIZE
@@ -50,6 +52,10 @@ LIST = "models.toml"
 LORA_FOLDERS = frozenset({"lora", "loras"})
 RESERVED = frozenset({"pocket", *NATIVE_SIZE, *(entry.name for entry in BASES)})
 """Names that no entry of the user's can have."""
+MAX_LIST_BYTES = 1_000_000
+"""Of models.toml, and of a diffusers folder's JSON files."""
+NATIVE_SIZES = range(64, 4097)
+REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 LORA_KINDS = frozenset({"lora", "lycoris"})
 EntryT = TypeVar("EntryT", ModelEntry, LoraEntry)
 
@@ -75,12 +81,12 @@ class _Row(BaseModel):
 
     name: str = Field(min_length=1, max_length=200)
     path: Path | None = None
-    repo: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
-    file: str | None = None
+    repo: str | None = None
+    file: str | None = Field(None, max_length=500)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
     family: Family | None = None
-    description: str = ""
-    licence: str | None = None
+    description: str = Field("", max_length=500)
+    licence: str | None = Field(None, max_length=200)
 
     @model_validator(mode="after")
     def _says_where_it_is(self) -> "_Row":
@@ -88,8 +94,14 @@ class _Row(BaseModel):
             (self.repo is None) != (self.file is None)
         ):
             raise ValueError("say where it is: either path, or repo and file")
+        if not self.name.isprintable():
+            raise ValueError("name must be on one line, of characters that can be shown")
         if self.file is not None and not self.file.endswith(SUFFIX):
             raise ValueError(f"file must be a {SUFFIX} file: other formats can run code when they are opened")
+        if self.file is not None and not all(part.strip(". ") for part in re.split(r"[/\\]", self.file)):
+            raise ValueError("file must be a path inside the repository, such as folder/base.safetensors")
+        if self.repo is not None and (not REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo):
+            raise ValueError("repo must be the name of a repository on the model hub, such as someone/something")
         return self
 
     @property
@@ -101,12 +113,11 @@ class _Row(BaseModel):
 
     def here(self, folder: Path) -> Path | None:
         """Its file or folder on this machine, if it is there; `path` counts from the models folder."""
-        path = folder / self.path.expanduser() if self.path else None
-        return path if path is not None and path.exists() else None
+        return _existing(folder, self.path)
 
 
 class _BaseRow(_Row):
-    native_size: int | None = Field(None, ge=64, le=4096)
+    native_size: int | None = Field(None, ge=NATIVE_SIZES[0], le=NATIVE_SIZES[-1])
     vae: Path | None = None
 
     @model_validator(mode="after")
@@ -117,7 +128,7 @@ class _BaseRow(_Row):
 
 
 class _LoraRow(_Row):
-    trigger: str | None = None
+    trigger: str | None = Field(None, max_length=200)
 
 
 _ROWS: dict[Literal["base", "lora"], type[_Row]] = {"base": _BaseRow, "lora": _LoraRow}
@@ -143,7 +154,8 @@ def read_shelf(folder: Path) -> Shelf:
         if kind.family:
             bases.append(_dropped_base(path, kind.family))
         elif kind.name in LORA_KINDS:
-            loras.append(LoraEntry(name=path.stem, description=f"Your own LoRA, {path.name}", path=path))
+            name = printable(path.stem)
+            loras.append(LoraEntry(name=name, description=f"Your own LoRA, {printable(path.name)}", path=path))
     rows = _listed(folder / LIST)
     bases = [_listed_base(row, folder) for row in rows if isinstance(row, _BaseRow)] + bases
     loras = [_listed_lora(row, folder) for row in rows if isinstance(row, _LoraRow)] + loras
@@ -192,21 +204,21 @@ def _native_size_of_file(path: Path, changed: int) -> int | None:
     """The native size that a file made by this project states in its metadata."""
     stated = json.loads(read_header(path).metadata.get("layerdiffuse_mcp", "{}"))
     size = stated.get("native_size") if isinstance(stated, dict) else None
-    return size if isinstance(size, int) else None
+    return size if size in NATIVE_SIZES else None
 
 
 def _dropped_base(path: Path, family: Family) -> ModelEntry:
     try:
         size = _native_size_of_file(path, path.stat().st_mtime_ns)
-    except (ModelError, OSError, ValueError):
+    except (ModelError, OSError, ValueError, RecursionError):
         size = None
     return ModelEntry(
-        name=path.stem,
+        name=printable(path.stem),
         family=family,
         native_size=size or NATIVE_SIZE[family],
         path=path,
         bytes=path.stat().st_size,
-        description=f"Your own base, {path.name}",
+        description=f"Your own base, {printable(path.name)}",
     )
 
 
@@ -215,49 +227,76 @@ def _diffusers_base(path: Path) -> list[ModelEntry]:
         pipeline = str(_json(path / INDEX).get("_class_name"))
         unet = _json(path / "unet" / "config.json")
         family = folder_family(path.name, pipeline, unet)
-        size = int(unet.get("sample_size") or 0) * 8 or NATIVE_SIZE[family]
-    except (CheckpointError, OSError, ValueError, TypeError, AttributeError):
+        size = int(unet.get("sample_size") or 0) * 8
+    except (CheckpointError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return []  # it is of no use here; naming it in a call still says why
     return [
         ModelEntry(
-            name=path.name,
+            name=printable(path.name),
             family=family,
-            native_size=size,
+            native_size=size if size in NATIVE_SIZES else NATIVE_SIZE[family],
             path=path,
             bytes=sum(file.stat().st_size for file in path.rglob("*" + SUFFIX)),
-            description=f"Your own base, the diffusers folder {path.name}",
+            description=f"Your own base, the diffusers folder {printable(path.name)}",
         )
     ]
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(_text(path))
+
+
+def _text(path: Path) -> str:
+    """A small text file; raises ValueError when it is no UTF-8 or too large for one that people write."""
+    with path.open("rb") as file:
+        content = file.read(MAX_LIST_BYTES + 1)
+    if len(content) > MAX_LIST_BYTES:
+        raise ValueError(f"it is larger than {MAX_LIST_BYTES // 1000} kB")
+    return content.decode("utf-8")
+
+
+def _existing(folder: Path, named: Path | None) -> Path | None:
+    """The file or folder that models.toml names, if it is there."""
+    if named is None:
+        return None
+    try:
+        path = folder / named.expanduser()
+        return path if path.is_file() or path.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL, the home of a user who is none
+        return None
 
 
 def _listed(path: Path) -> tuple[_Row, ...]:
-    return _read_list(path, path.stat().st_mtime_ns) if path.is_file() else ()
+    if not path.is_file():
+        return ()
+    facts = path.stat()
+    return _read_list(path, facts.st_mtime_ns, facts.st_size)
 
 
 @functools.lru_cache(maxsize=8)
-def _read_list(path: Path, changed: int) -> tuple[_Row, ...]:
+def _read_list(path: Path, changed: int, size: int) -> tuple[_Row, ...]:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Correct it, or move it away.") from error
+        tables = tomllib.loads(_text(path))
+    except (ValueError, OSError, RecursionError) as error:
+        why = printable(str(error), 300)
+        raise ModelError(f"{printable(path)} cannot be read: {why}. Correct it, or move it away.") from error
     rows: list[_Row] = []
     unknown = [table for table in tables if table not in _ROWS]
     if unknown or not all(isinstance(rows_of, list) for rows_of in tables.values()):
-        raise ModelError(f"{path} may hold [[base]] and [[lora]] tables only. Correct it, or move it away.")
+        raise ModelError(f"{printable(path)} may hold [[base]] and [[lora]] tables only. Correct it, or move it away.")
     for table, kind in _ROWS.items():
         for number, row in enumerate(tables.get(table, ()), start=1):
             try:
                 rows.append(kind.model_validate(row))
             except ValidationError as error:
-                raise ModelError(f"{path}, {table} {number}: {explain(error)} Correct it, or move it away.") from None
-    names = [(type(row), row.name) for row in rows]
-    taken = [name for kind, name in names if names.count((kind, name)) > 1 or name in RESERVED]
+                why = printable(explain(error), 500)
+                raise ModelError(f"{printable(path)}, {table} {number}: {why} Correct it, or move it away.") from None
+    names = Counter((type(row), row.name) for row in rows)
+    taken = [name for (_, name), count in names.items() if count > 1 or name in RESERVED]
     if taken:
-        raise ModelError(f"{path}: the name {taken[0]} is taken already. Choose another for your entry.")
+        raise ModelError(
+            f"{printable(path)}: the name {printable(taken[0])} is taken already. Choose another for your entry."
+        )
     return tuple(rows)
 
 
@@ -266,7 +305,7 @@ def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
     found = (_diffusers_base(path) if path.is_dir() else _single_base(path)) if path else []
     facts = found[0] if found else None
     family = row.family or (facts.family if facts else None)
-    missing = "" if path or row.remote else f" (there is no file {row.path})"
+    missing = "" if path or row.remote else f" (there is no file {printable(str(row.path), 200)})"
     return ModelEntry(
         name=row.name,
         family=family,
@@ -275,7 +314,7 @@ def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
         path=path,
         remote=row.remote,
         bytes=facts.bytes if facts else None,
-        vae=folder / row.vae.expanduser() if row.vae else None,
+        vae=row.vae and (_existing(folder, row.vae) or folder / row.vae),
         description=(row.description or "Your own base") + missing,
         aliases=(path.stem,) if path else (row.remote.name.removesuffix(SUFFIX),) if row.remote else (),
     )
@@ -309,7 +348,7 @@ def _named_apart(entries: list[EntryT], folder: Path) -> Iterator[EntryT]:
         if real is not None:
             paths.add(real)
         if entry.name in names and entry.path is not None and entry.path.is_relative_to(folder):
-            below = entry.path.relative_to(folder).as_posix().removesuffix(SUFFIX)
+            below = printable(entry.path.relative_to(folder).as_posix().removesuffix(SUFFIX))
             entry = entry.model_copy(update={"name": f"own/{below}" if below in names else below})
         names.add(entry.name)
         yield entry

@@ -11,19 +11,23 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from layerdiffuse_mcp.errors import CheckpointError, ModelError, ModelNotFound
+from layerdiffuse_mcp.hub.entries import printable
+from layerdiffuse_mcp.hub.versions import FileVersion, version_of
 
 DTYPES = frozenset(
     ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"),
 )
 """Number formats that are read, by the names they have in a header."""
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 16_000_000
+"""Ten times what the largest bases have; parsed, a header takes some twenty times its size."""
 HASH_CHUNK = 1 << 22
 
 
@@ -35,6 +39,8 @@ class Header:
     metadata: Mapping[str, str]
     data_start: int
     """Where the tensors' bytes begin in the file; data_offsets count from here."""
+    version: FileVersion
+    """Of the file that it was read from."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -47,43 +53,60 @@ class Header:
         return sum(map(math.prod, self.shapes.values()))
 
 
-def read_header(path: Path, error: type[ModelError] = CheckpointError) -> Header:
+def read_header(path: Path, error: type[ModelError] = CheckpointError, *, any_dtype: bool = False) -> Header:
     """Read the header of a safetensors file and check that the file is as long as it says.
 
-    Raises `error` when the file is a pickle, cut short or not safetensors, `ModelNotFound` when there is no such file.
+    Raises `error` when the file is a pickle, cut short, not safetensors or, unless `any_dtype`, of a number format that
+    is not read here; `ModelNotFound` when there is no such file.
     """
+    name = printable(path.name, 80)
     if not path.is_file():
-        raise ModelNotFound(f"There is no file {path}; check the path, or prepare the model first.")
+        raise ModelNotFound(f"There is no file {printable(path)}; check the path, or prepare the model first.")
     refuse_pickle(path, error)
-    size = path.stat().st_size
     with open(path, "rb") as file:
+        version = version_of(path.resolve(), os.fstat(file.fileno()))
+        size = version.size
         length = int.from_bytes(file.read(8), "little")
-        if size < 10 or length < 2 or length > MAX_HEADER_BYTES or length > size:
+        if size < 10 or length < 2 or length > size - 8:
             raise error(
-                f"{path.name} is not a safetensors file, or it was cut short: {size:,} bytes do not hold its header; "
+                f"{name} is not a safetensors file, or it was cut short: {size:,} bytes do not hold its header; "
                 "fetch or copy it again."
             )
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", None) or {}
-            unknown = sorted({row["dtype"] for row in header.values()} - DTYPES)
-            end = max((row["data_offsets"][1] for row in header.values()), default=0)
-            found = Header(header, metadata, 8 + length)
-            _ = found.shapes
-        except (ValueError, KeyError, AttributeError, TypeError, IndexError) as reason:
+        if length > MAX_HEADER_BYTES:
             raise error(
-                f"{path.name} is not a safetensors file: its header cannot be read; fetch it again."
-            ) from reason
-    if unknown:
+                f"{name} has a header of {length:,} bytes, and at most {MAX_HEADER_BYTES:,} are read; "
+                "use another file of the model."
+            )
+        text = file.read(length)
+    try:
+        found = _header(json.loads(text), 8 + length, version)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as reason:
+        raise error(f"{name} is not a safetensors file: its header cannot be read; fetch it again.") from reason
+    end = max((row["data_offsets"][1] for row in found.rows.values()), default=0)
+    if size < found.data_start + end:
         raise error(
-            f"{path.name} stores its weights as {', '.join(unknown)}, which is not supported; "
-            "use a file in fp32, fp16, bf16 or fp8."
+            f"{name} was cut short: it has {size:,} bytes of {found.data_start + end:,}; fetch or copy it again."
         )
-    if size < 8 + length + end:
+    unknown = sorted({row["dtype"] for row in found.rows.values()} - DTYPES)
+    if unknown and not any_dtype:
+        stored = printable(", ".join(islice(unknown, 5)), 80)
         raise error(
-            f"{path.name} was cut short: it has {size:,} bytes of {8 + length + end:,}; fetch or copy it again."
+            f"{name} stores its weights as {stored}, which is not supported; use a file in fp32, fp16, bf16 or fp8."
         )
     return found
+
+
+def _header(content: Any, data_start: int, version: FileVersion) -> Header:
+    """What a header holds; raises ValueError, KeyError, AttributeError or TypeError where it is none."""
+    metadata = content.pop("__metadata__", None) or {}
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("metadata are names and texts")
+    for row in content.values():
+        begin, end = row["data_offsets"]
+        numbers = (*row["shape"], begin, end - begin)
+        if type(row["dtype"]) is not str or not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("a row has a dtype, a shape and where its bytes begin and end")
+    return Header(cast(Mapping[str, Mapping[str, Any]], content), metadata, data_start, version)
 
 
 def refuse_pickle(path: Path, error: type[ModelError] = CheckpointError) -> None:
@@ -95,17 +118,21 @@ def refuse_pickle(path: Path, error: type[ModelError] = CheckpointError) -> None
     # header's length there, which may look like either, and then "{"
     by_content = magic[8:] != b"{" and (magic[:2] == b"PK" or (magic[:1] == b"\x80" and magic[1:2] <= b"\x05"))
     if by_name or by_content:
-        what = f"{path.name} is a pickle file" + ("" if by_name else " under another name")
+        what = f"{printable(path.name, 80)} is a pickle file" + ("" if by_name else " under another name")
         raise error(
             f"{what}, and opening a pickle can run any code it carries; only .safetensors files are read. "
             "Look for the .safetensors version of the model, or convert it on a machine where you trust the file."
         )
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, as 64 hex digits; A1111's short model hash is the first ten."""
+def file_sha256(path: str | os.PathLike[str], beat: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of a file, as 64 hex digits; A1111's short model hash is the first ten.
+
+    `beat` is called with the bytes of each few megabytes that were read; raising from it stops the reading.
+    """
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(HASH_CHUNK):
             digest.update(chunk)
+            beat(len(chunk))
     return digest.hexdigest()

@@ -1,23 +1,28 @@
 """Alpha: colour below transparency, flattening, compositing, and facts about what a picture holds.
 
 All alpha here is straight (colour is not multiplied by it). Pictures are numpy arrays (H, W, channels), either uint8
-or float32 from 0 to 1; nothing is read from or written to disk.
+or float32 from 0 to 1; nothing is read from or written to disk. Facts and halos are gathered tile by tile: beyond the
+picture itself they take a few megabytes, however large it is.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from layerdiffuse_mcp.images.tasks import Colour
 from layerdiffuse_mcp.outcome import AlphaFacts, Edge
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]  # float32 wherever it is made here
-Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
+Box = tuple[int, int, int, int]  # left, top, right, bottom; the last two exclusive
+Tile = tuple[slice, slice]  # rows and columns
 
 GREY = 0.5
+TILE_PIXELS = 1 << 18  # held as float32 at once
 PYRAMID_STEP = 1.2
 
 # Alpha, of 255, up to which nothing is seen and from which nothing shines through.
@@ -71,6 +76,12 @@ def on_grey(rgba: Bytes) -> Floats:
     return GREY + (scaled[..., :3] - GREY) * scaled[..., 3:] if rgba.shape[2] == 4 else scaled
 
 
+def on_level(rgba: Bytes, level: int) -> Bytes:
+    """`rgba` (H, W, 4), uint8, flattened on an even grey of `level` in whole levels: (H, W, 3), the nearest of 255."""
+    colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
+    return ((colour * alpha + level * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
 def over(top: Floats, bottom: Floats) -> Floats:
     """`top` over `bottom`, both (H, W, 4), 0 to 1, straight alpha; colour is 0 where the result is invisible.
 
@@ -103,20 +114,33 @@ def checkerboard(height: int, width: int, square: int = CHECKER_SQUARE) -> Float
     return np.repeat(np.where(odd, np.float32(dark), np.float32(light))[..., None], 3, axis=2).astype(np.float32)
 
 
+def tiles(height: int, width: int) -> Iterator[Tile]:
+    """Cuts a picture into bands of whole rows, and rows that are too long into pieces, of `TILE_PIXELS` at most."""
+    columns = min(width, TILE_PIXELS)
+    rows = max(1, TILE_PIXELS // max(1, columns))
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
+
+
 def alpha_facts(picture: Bytes) -> AlphaFacts:
     """What the alpha channel of `picture` (H, W, 4), or (H, W, 3) without one, holds."""
-    height, width = picture.shape[:2]
-    alpha = picture[..., 3] if picture.shape[2] == 4 else np.full((height, width), 255, np.uint8)
-    seen = alpha > MAX_INVISIBLE
-    opaque = float((alpha >= MIN_OPAQUE).mean())
-    visible = float(seen.mean())
+    height, width, channels = picture.shape
+    rows, columns = np.zeros(height, bool), np.zeros(width, bool)
+    seen_pixels = opaque_pixels = 0
+    for tile in tiles(height, width):
+        alpha = picture[tile][..., 3] if channels == 4 else np.full(picture[tile].shape[:2], 255, np.uint8)
+        seen = alpha > MAX_INVISIBLE
+        rows[tile[0]] |= seen.any(axis=1)
+        columns[tile[1]] |= seen.any(axis=0)
+        seen_pixels += int(np.count_nonzero(seen))
+        opaque_pixels += int(np.count_nonzero(alpha >= MIN_OPAQUE))
+    visible, opaque = seen_pixels / (height * width), opaque_pixels / (height * width)
 
-    bbox: tuple[int, int, int, int] | None = None
+    bbox = _box(rows, columns)
     edges: list[Edge] = []
-    if visible:
-        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-        left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-        bbox = (left, top, right, bottom)
+    if bbox is not None:
+        left, top, right, bottom = bbox
         reached: dict[Edge, bool] = {
             "top": top == 0,
             "right": right == width,
@@ -135,29 +159,16 @@ def alpha_facts(picture: Bytes) -> AlphaFacts:
     )
 
 
-def describe(facts: AlphaFacts) -> str:
-    """The facts in words: "68% transparent, 9% partial; subject touches the bottom edge"."""
-    if not facts.has_transparency:
-        return "fully opaque: no transparency"
-    if facts.bbox is None:
-        return "100% transparent: nothing is visible"
-    shares = f"{_percent(facts.transparent)} transparent, {_percent(facts.partial)} partial"
-    match facts.edges_touched:
-        case ():
-            where = "no edge"
-        case (edge,):
-            where = f"the {edge} edge"
-        case (*others, edge) if len(others) < 3:
-            where = f"the {', '.join(others)} and {edge} edges"
-        case _:
-            where = "all four edges"
-    return f"{shares}; subject touches {where}"
+def visible_box(seen: NDArray[np.bool_]) -> Box | None:
+    """Left, top, right, bottom (exclusive) of all that is true in `seen` (H, W); None where nothing is."""
+    return _box(np.any(seen, axis=1), np.any(seen, axis=0))
 
 
-def _percent(share: float) -> str:
-    if 0 < share < 0.005:
-        return "<1%"
-    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+def _box(rows: ArrayLike, columns: ArrayLike) -> Box | None:
+    ys, xs = np.flatnonzero(rows), np.flatnonzero(columns)
+    if not len(ys):
+        return None
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 @dataclass(frozen=True)
@@ -188,21 +199,33 @@ class Halo:
 
 def halo(rgba: Bytes) -> Halo:
     """Compare each soft pixel of `rgba` (H, W, 4), uint8, with the mean of the opaque pixels near it."""
-    scaled = to_float(rgba)
-    alpha = rgba[..., 3]
-    solid = (alpha >= MIN_OPAQUE).astype(np.float32)[..., None]
-    reach = (HALO_REACH, HALO_REACH)
-    near = cv2.boxFilter(np.concatenate([scaled[..., :3] * solid, solid], axis=-1), -1, reach)
-    compared = (alpha > MAX_INVISIBLE) & (alpha < MIN_OPAQUE) & (near[..., 3] > 1e-4)
-    count = int(compared.sum())
+    count, weights = 0, 0.0
+    sums = np.zeros(2)
+    for tile in tiles(*rgba.shape[:2]):
+        alpha = rgba[tile][..., 3]
+        soft = (alpha > MAX_INVISIBLE) & (alpha < MIN_OPAQUE)
+        if not soft.any():
+            continue
+        near = _opaque_sums(rgba, tile)
+        compared = soft & (near[..., 3] > 0)
+        pixels, near = rgba[tile][compared] / 255, near[compared]
+        difference = pixels[:, :3] - near[:, :3] / (255 * near[:, 3:])
+        weight = pixels[:, 3] * (1 - pixels[:, 3])
+        count += len(pixels)
+        weights += float(weight.sum())
+        sums += weight @ np.stack([np.abs(difference).max(axis=1), difference.mean(axis=1)], axis=1)
     if not count:
         return Halo(0, 0.0, 0.0)
-    difference = scaled[compared][:, :3] - near[compared][:, :3] / near[compared][:, 3:]
-    cover = scaled[compared][:, 3]
-    weight = cover * (1 - cover)
-    size = np.abs(difference).max(axis=1)
-    return Halo(
-        count,
-        float(np.average(size, weights=weight)),
-        float(np.average(difference.mean(axis=1), weights=weight)),
-    )
+    return Halo(count, float(sums[0] / weights), float(sums[1] / weights))
+
+
+def _opaque_sums(rgba: Bytes, tile: Tile) -> Floats:
+    """Sums over the opaque pixels near each pixel of a tile: red, green, blue (0 to 255 each) and their number."""
+    reach = HALO_REACH // 2
+    starts = [max(0, part.start - reach) for part in tile]
+    around = tuple(slice(start, part.stop + reach) for start, part in zip(starts, tile, strict=True))
+    inner = tuple(slice(part.start - start, part.stop - start) for start, part in zip(starts, tile, strict=True))
+    wide = rgba[around]
+    solid = (wide[..., 3:] >= MIN_OPAQUE).astype(np.uint8)
+    opaque = np.concatenate([wide[..., :3] * solid, solid], axis=-1)
+    return cv2.boxFilter(opaque, cv2.CV_32F, (HALO_REACH, HALO_REACH), normalize=False)[inner].astype(np.float32)

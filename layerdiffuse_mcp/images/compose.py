@@ -4,22 +4,38 @@
     rgba = flatten(composition)
 
 The first layer is the lowest. All pictures are uint8 (H, W, 4) with straight alpha; sums are made in float32 and
-rounded once, at the end.
+rounded once, at the end. Sizes are checked before anything is allocated, and floats are held for a band of rows only:
+beyond its layers a composition takes 4 bytes a pixel of the canvas, and a layer that is scaled 4 a pixel of its picture
+and 12 a pixel of the result while it is.
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Bytes, Colour, Floats, over, to_bytes, to_float
+from layerdiffuse_mcp.images.alpha import Box, Bytes, Floats, over, tiles, to_bytes, to_float, visible_box
+from layerdiffuse_mcp.images.resize import resized_channels
+from layerdiffuse_mcp.images.tasks import Colour
 
 MAX_CANVAS_SIDE = 30_000  # what PSD allows
 MAX_CANVAS_PIXELS = 64_000_000
+MAX_SCALE = 64
 BACKGROUND_NAME = "background"
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that XML, or any encoding of Unicode, has no room for."""
+
+Report = Callable[[float], None]
+"""Hears how much is done, 0 to 1."""
+
+
+def ignore(_: float) -> None:
+    """A report that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,43 @@ class Layer:
     opacity: float = 1.0
     visible: bool = True
 
+    @property
+    def label(self) -> str:
+        """The name without the characters that a document cannot hold."""
+        return UNPRINTABLE.sub("\ufffd", self.name)
+
+    @property
+    def extent(self) -> "Extent":
+        """Where the picture lies once it is scaled."""
+        height, width = self.image.shape[:2]
+        return Extent.of(self.name, (width, height), self.x, self.y, self.scale, self.opacity)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a layer lies on the canvas, in pixels: all that has to be known before its picture is read."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, name: str, size: tuple[int, int], x: int, y: int, scale: float, opacity: float) -> "Extent":
+        """The extent of a picture of `size` (width, height).
+
+        Raises:
+            InvalidRequest: scale or opacity is out of range, or the scaled picture too large.
+        """
+        if not (math.isfinite(scale) and 0 < scale <= MAX_SCALE):
+            raise InvalidRequest(f"Layer {name}: scale is {scale}, allowed is more than 0 up to {MAX_SCALE}.")
+        if not 0 <= opacity <= 1:
+            raise InvalidRequest(f"Layer {name}: opacity is {opacity}, allowed is 0 to 1.")
+        width, height = (max(1, round(side * scale)) for side in size)
+        if (width, height) != size and (max(width, height) > MAX_CANVAS_SIDE or width * height > MAX_CANVAS_PIXELS):
+            raise InvalidRequest(f"Layer {name} would have {width}x{height} pixels: give a smaller scale.")
+        return cls(x, y, width, height)
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -46,6 +99,32 @@ class Composition:
     width: int
     height: int
     layers: tuple[Layer, ...]
+
+
+def canvas_size(
+    extents: Sequence[Extent],
+    canvas: tuple[int, int] | None = None,
+    below: tuple[int, int] | None = None,
+    *,
+    trim: bool = False,
+    pad: int = 0,
+) -> tuple[int, int]:
+    """Width and height of the canvas before it is trimmed and padded; arguments and errors as `arrange`.
+
+    `below` is the size of the background, where that is a picture. Needs no picture, so it comes before reading any.
+    """
+    if not extents:
+        raise InvalidRequest("There are no layers to put together: give at least one.")
+    if trim and canvas is not None:
+        raise InvalidRequest(
+            "trim cuts the canvas down to what is visible, so a canvas of a given width and height cannot be kept. "
+            "Give either trim or width and height."
+        )
+    reach = (max(1, *(e.x + e.width for e in extents), 1), max(1, *(e.y + e.height for e in extents), 1))
+    size = canvas or below or reach
+    if not trim:
+        _check_canvas(size[0] + 2 * pad, size[1] + 2 * pad)
+    return size
 
 
 def arrange(
@@ -66,52 +145,49 @@ def arrange(
         pad: pixels added on every side, after trimming.
 
     Raises:
-        InvalidRequest: no layers, a scale or opacity out of range, a canvas too large, or nothing visible to trim to.
+        InvalidRequest: no layers, a scale or opacity out of range, a canvas too large, one that is given and trimmed
+            too, or nothing visible to trim to.
     """
-    if not layers:
-        raise InvalidRequest("There are no layers to put together: give at least one.")
-    placed = [_scaled(layer) for layer in layers]
     picture = None if isinstance(background, tuple) else background
-    if canvas is None:
-        shown = [(picture.shape[1], picture.shape[0])] if picture is not None else []
-        reach = shown or [(layer.x + layer.image.shape[1], layer.y + layer.image.shape[0]) for layer in placed]
-        canvas = (max(1, *(x for x, _ in reach), 1), max(1, *(y for _, y in reach), 1))
-    left, top, right, bottom = _visible_box(placed, *canvas) if trim else (0, 0, *canvas)
+    below = None if picture is None else (picture.shape[1], picture.shape[0])
+    size = canvas_size([layer.extent for layer in layers], canvas, below, trim=trim, pad=pad)
+    placed = [_scaled(layer) for layer in layers]
+    left, top, right, bottom = _visible_part(placed, *size) if trim else (0, 0, *size)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
-    if min(width, height) < 1 or max(width, height) > MAX_CANVAS_SIDE or width * height > MAX_CANVAS_PIXELS:
-        raise InvalidRequest(
-            f"A canvas of {width}x{height} pixels is not possible: 1 to {MAX_CANVAS_SIDE} a side and at most "
-            f"{MAX_CANVAS_PIXELS // 1_000_000} million in all. Give a smaller canvas, scale or pad."
-        )
+    _check_canvas(width, height)
     moved = [replace(layer, x=layer.x - left + pad, y=layer.y - top + pad) for layer in placed]
     if picture is not None:
         moved.insert(0, Layer(picture, BACKGROUND_NAME, pad - left, pad - top))
     elif isinstance(background, tuple):
-        filled = np.full((height, width, 4), (*background, 1), np.float32)
-        moved.insert(0, Layer(to_bytes(filled), BACKGROUND_NAME))
+        pixel = to_bytes(np.array((*background, 1), np.float32))
+        moved.insert(0, Layer(np.broadcast_to(pixel, (height, width, 4)), BACKGROUND_NAME))
     return Composition(width, height, tuple(moved))
 
 
-def flatten(composition: Composition) -> Bytes:
+def flatten(composition: Composition, report: Report = ignore) -> Bytes:
     """The visible layers of a composition as one picture (height, width, 4), straight alpha."""
-    return to_bytes(flatten_exact(composition))
+    flat = np.empty((composition.height, composition.width, 4), np.uint8)
+    for rows, band in flattened(composition):
+        flat[rows] = to_bytes(band)
+        report(rows.stop / composition.height)
+    return flat
 
 
-def flatten_exact(composition: Composition) -> Floats:
-    """As `flatten`, but float32, 0 to 1, before rounding."""
-    result = np.zeros((composition.height, composition.width, 4), np.float32)
-    for layer in composition.layers:
-        if not layer.visible:
-            continue
-        height, width = layer.image.shape[:2]
-        left, top = max(layer.x, 0), max(layer.y, 0)
-        right, bottom = min(layer.x + width, composition.width), min(layer.y + height, composition.height)
-        if left >= right or top >= bottom:
-            continue
-        part = to_float(layer.image[top - layer.y : bottom - layer.y, left - layer.x : right - layer.x])
-        part[..., 3] *= layer.opacity
-        result[top:bottom, left:right] = over(part, result[top:bottom, left:right])
-    return result
+def flattened(composition: Composition) -> Iterator[tuple[slice, Floats]]:
+    """As `flatten`, but band by band, before rounding: the rows of each and its pixels, float32, 0 to 1."""
+    for rows, _ in tiles(composition.height, min(composition.width, MAX_CANVAS_SIDE)):
+        band = np.zeros((rows.stop - rows.start, composition.width, 4), np.float32)
+        for layer in composition.layers:
+            height, width = layer.image.shape[:2]
+            left, right = max(layer.x, 0), min(layer.x + width, composition.width)
+            top, bottom = max(layer.y, rows.start), min(layer.y + height, rows.stop)
+            if not layer.visible or left >= right or top >= bottom:
+                continue
+            part = to_float(layer.image[top - layer.y : bottom - layer.y, left - layer.x : right - layer.x])
+            part[..., 3] *= layer.opacity
+            place = np.s_[top - rows.start : bottom - rows.start, left:right]
+            band[place] = over(part, band[place])
+        yield rows, band
 
 
 def compose(
@@ -121,30 +197,49 @@ def compose(
     return flatten(arrange(layers, canvas, background))
 
 
+def _check_canvas(width: int, height: int) -> None:
+    if min(width, height) < 1 or max(width, height) > MAX_CANVAS_SIDE or width * height > MAX_CANVAS_PIXELS:
+        raise InvalidRequest(
+            f"A canvas of {width}x{height} pixels is not possible: 1 to {MAX_CANVAS_SIDE} a side and at most "
+            f"{MAX_CANVAS_PIXELS // 1_000_000} million in all. Give a smaller canvas, scale or pad."
+        )
+
+
 def _scaled(layer: Layer) -> Layer:
     """The layer with its picture resampled to scale 1, colour weighted by alpha."""
-    if not (math.isfinite(layer.scale) and 0 < layer.scale <= 64):
-        raise InvalidRequest(f"Layer {layer.name}: scale is {layer.scale}, allowed is more than 0 up to 64.")
-    if not 0 <= layer.opacity <= 1:
-        raise InvalidRequest(f"Layer {layer.name}: opacity is {layer.opacity}, allowed is 0 to 1.")
-    height, width = (max(1, round(side * layer.scale)) for side in layer.image.shape[:2])
-    if (height, width) == layer.image.shape[:2]:
+    extent = layer.extent
+    if (extent.height, extent.width) == layer.image.shape[:2]:
         return replace(layer, scale=1.0)
-    if max(height, width) > MAX_CANVAS_SIDE or height * width > MAX_CANVAS_PIXELS:
-        raise InvalidRequest(f"Layer {layer.name} would have {width}x{height} pixels: give a smaller scale.")
-    scaled = to_float(layer.image)
-    premultiplied = np.concatenate([scaled[..., :3] * scaled[..., 3:], scaled[..., 3:]], axis=-1)
     how = cv2.INTER_AREA if layer.scale < 1 else cv2.INTER_CUBIC
-    resized = cv2.resize(premultiplied, (width, height), interpolation=how).astype(np.float32).clip(0, 1)
-    alpha = resized[..., 3:]
-    colour = np.divide(resized[..., :3], alpha, out=np.zeros_like(resized[..., :3]), where=alpha > 0)
-    return replace(layer, image=to_bytes(np.concatenate([colour, alpha], axis=-1)), scale=1.0)
+    image = np.empty((extent.height, extent.width, 4), np.uint8)
+    alpha: Floats | None = None
+    for channel, plane in resized_channels(layer.image, extent.width, extent.height, how):
+        np.clip(plane, 0, 1, out=plane)
+        if alpha is None:
+            alpha = plane
+        else:
+            np.divide(plane, alpha, out=plane, where=alpha > 0)
+            np.copyto(plane, 0, where=alpha <= 0)
+        for tile in tiles(*plane.shape):
+            image[(*tile, channel)] = to_bytes(plane[tile])
+    return replace(layer, image=image, scale=1.0)
 
 
-def _visible_box(layers: Sequence[Layer], width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (exclusive) of all pixels on the canvas that are not wholly transparent."""
-    seen = flatten(Composition(width, height, tuple(layers)))[..., 3] > 0
-    if not seen.any():
+def _visible_part(layers: Sequence[Layer], width: int, height: int) -> Box:
+    """The box of all pixels on the canvas that are not wholly transparent in some layer; none of the canvas is made."""
+    boxes: list[Box] = []
+    for layer in layers:
+        left, top = max(layer.x, 0), max(layer.y, 0)
+        alpha = layer.image[top - layer.y : max(top, height) - layer.y, left - layer.x : max(left, width) - layer.x, 3]
+        box = visible_box(_is_seen(layer.opacity)[alpha]) if layer.visible else None
+        if box is not None:
+            boxes.append((box[0] + left, box[1] + top, box[2] + left, box[3] + top))
+    if not boxes:
         raise InvalidRequest("Nothing is visible on the canvas, so there is nothing to trim to.")
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _is_seen(opacity: float) -> NDArray[np.bool_]:
+    """For each alpha from 0 to 255, whether it is more than 0 after fading and rounding."""
+    return to_bytes(to_float(np.arange(256, dtype=np.uint8)) * np.float32(opacity)) > 0

@@ -1,6 +1,6 @@
 """Compositions as files: PNG and WebP (flattened), OpenRaster and PSD (with their layers, by name).
 
-    path = export(composition, folder / "poster.psd")
+    data = export(composition, ".psd")
 
 OpenRaster is read by Krita, GIMP, MyPaint and others; PSD by nearly all.
 """
@@ -8,7 +8,6 @@ OpenRaster is read by Krita, GIMP, MyPaint and others; PSD by nearly all.
 import io
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
@@ -16,42 +15,73 @@ from PIL import Image
 
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.compose import Composition, flatten
-from layerdiffuse_mcp.images.files import write_atomically
+from layerdiffuse_mcp.images.compose import Composition, Report, flatten, ignore
 from layerdiffuse_mcp.images.png import png_bytes
-from layerdiffuse_mcp.images.psd import psd_bytes
+from layerdiffuse_mcp.images.psd import MAX_SIDE, psd_bytes
 
 THUMBNAIL_SIDE = 256
+MAX_WEBP_SIDE = 16_383
+WEBP_OUT_OF_MEMORY = "encoding error 1"
+"""How Pillow passes on libwebp's VP8_ENC_ERROR_OUT_OF_MEMORY."""
 
 
-def export(composition: Composition, path: Path) -> Path:
-    """Write a composition in the format that the path's suffix names, under a new name; returns the path it got.
-
-    PNG and WebP (lossless) hold the flattened picture, `.ora` and `.psd` every layer, hidden ones too.
+def export(composition: Composition, suffix: str) -> bytes:
+    """A composition as a file with a suffix: PNG and WebP (lossless) flattened, `.ora` and `.psd` with every layer.
 
     Raises:
-        InvalidRequest: no such format.
-        OutputError: the folder cannot be written.
+        InvalidRequest: no such format, or it has no room for a canvas of this size.
     """
-    encode = FORMATS.get(path.suffix.lower())
-    if encode is None:
-        raise InvalidRequest(f"{path.name}: layers can be exported as {', '.join(FORMATS)}.")
-    return write_atomically(path, encode(composition))
+    if suffix not in FORMATS:
+        raise InvalidRequest(f"{suffix}: layers can be exported as {', '.join(FORMATS)}.")
+    return encoded(composition, flatten(composition), suffix)
+
+
+def encoded(composition: Composition, flat: Bytes, suffix: str, report: Report = ignore) -> bytes:
+    """The file that `export` makes of a composition and what it flattens to; errors as `check_side` and `psd_bytes`.
+
+    Takes at most 9 bytes a pixel of the canvas and of the layers beyond these; WebP, whose encoder is libwebp's, up to
+    40.
+    """
+    check_side(suffix, max(flat.shape[:2]))
+    return FORMATS[suffix.lower()](composition, flat, report)
+
+
+def check_side(suffix: str, side: int) -> None:
+    """Make sure that a format has room for pictures with a side of so many pixels.
+
+    Raises:
+        InvalidRequest: it has not.
+    """
+    limit = MAX_SIDES.get(suffix.lower())
+    if limit is not None and side > limit:
+        raise InvalidRequest(
+            f"{suffix} files allow {limit} pixels a side, and this canvas has {side}. Export .png or .ora instead."
+        )
 
 
 def webp_bytes(picture: Bytes) -> bytes:
-    """A lossless WebP file of `picture` (H, W, 4), uint8; the colour below transparency is kept."""
+    """A lossless WebP file of `picture` (H, W, 4), uint8; the colour below transparency is kept.
+
+    Raises:
+        MemoryError: libwebp found too little memory.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", lossless=True, exact=True, quality=50)
+    try:
+        Image.fromarray(picture).save(buffer, "WEBP", lossless=True, exact=True, quality=50)
+    except ValueError as error:
+        if str(error) == WEBP_OUT_OF_MEMORY:
+            raise MemoryError(str(error)) from error
+        raise
     return buffer.getvalue()
 
 
-def ora_bytes(composition: Composition) -> bytes:
+def ora_bytes(composition: Composition, flat: Bytes | None = None, report: Report = ignore) -> bytes:
     """An OpenRaster file with every layer. Source: the OpenRaster specification, baseline 0.0.6."""
     size = {"w": str(composition.width), "h": str(composition.height)}
     image = ElementTree.Element("image", {"version": "0.0.6", **size})
     stack = ElementTree.SubElement(image, "stack")
-    flat = flatten(composition)
+    flat = flatten(composition) if flat is None else flat
+    count = len(composition.layers)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("mimetype", "image/openraster")  # the specification wants it first and stored
@@ -61,7 +91,7 @@ def ora_bytes(composition: Composition) -> bytes:
                 stack,
                 "layer",
                 {
-                    "name": layer.name,
+                    "name": layer.label,
                     "src": source,
                     "x": str(layer.x),
                     "y": str(layer.y),
@@ -71,6 +101,7 @@ def ora_bytes(composition: Composition) -> bytes:
                 },
             )
             archive.writestr(source, png_bytes(layer.image))
+            report((count - index) / (count + 1))
         archive.writestr("stack.xml", ElementTree.tostring(image, encoding="UTF-8", xml_declaration=True))
         archive.writestr("mergedimage.png", png_bytes(flat))
         archive.writestr("Thumbnails/thumbnail.png", png_bytes(_thumbnail(flat)))
@@ -83,9 +114,10 @@ def _thumbnail(picture: Bytes) -> Bytes:
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA).astype(picture.dtype)
 
 
-FORMATS: dict[str, Callable[[Composition], bytes]] = {
-    ".png": lambda composition: png_bytes(flatten(composition)),
-    ".webp": lambda composition: webp_bytes(flatten(composition)),
+FORMATS: dict[str, Callable[[Composition, Bytes, Report], bytes]] = {
+    ".png": lambda composition, flat, report: png_bytes(flat),
+    ".webp": lambda composition, flat, report: webp_bytes(flat),
     ".ora": ora_bytes,
-    ".psd": psd_bytes,
+    ".psd": lambda composition, flat, report: psd_bytes(composition, report),
 }
+MAX_SIDES = {".webp": MAX_WEBP_SIDE, ".psd": MAX_SIDE}

@@ -1,41 +1,48 @@
-"""Writing files so that a reader sees all of one or nothing, and no file is ever lost to another."""
+"""Single files: opened without being held up by what they are, replaced so that a reader sees one version.
+
+Which files may be read is decided in `server/access.py`; what is to stay is written by `outputs/writer.py`.
+"""
 
 import errno
+import hashlib
 import os
 import secrets
-from itertools import count
+import stat
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from layerdiffuse_mcp.errors import OutputError
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Write `data` to `path`, or to `name-2`, `name-3`, ... where that is taken; returns the path it got.
+def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Open a file for reading, and only a file: no folder, pipe, socket or device, none of which is waited for.
 
-    The bytes go to a hidden temporary file in the same folder, reach the disk, and only then get their name, so a
-    crash or a full disk leaves no half file. Missing folders are made. Two writers never get the same name.
-
-    Raises:
-        OutputError: the folder cannot be made or written, or the disk is full.
+    Raises OSError; with `follow` False also for a link, where the system can tell. The result's `name` is the path.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(6)}.part")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            named = _take_name(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path.parent} cannot be written ({error.strerror or error}). "
-            "Free space there, or choose another output folder."
-        ) from error
-    return named
+    file = open(path, "rb", opener=lambda name, _: os.open(name, _READ | (0 if follow else _NO_LINK)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a file but a device, pipe or socket")
+    return file
+
+
+def name_of(source: Path | BinaryIO) -> str:
+    """What messages call a file: its name alone, for it may be a copy in a folder nobody knows, as UTF-8 can say it."""
+    return valid_text(Path(str(source.name)).name)
+
+
+def valid_text(text: str) -> str:
+    """A text as UTF-8 can say it: a lone surrogate (a file name may hold some) becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def sha256(file: BinaryIO) -> str:
+    """SHA-256 of a whole open file, as 64 hex digits; leaves it at its beginning."""
+    file.seek(0)
+    digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    file.seek(0)
+    return digest
 
 
 def replace_atomically(path: Path, data: bytes) -> None:
@@ -46,38 +53,3 @@ def replace_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _take_name(temporary: Path, path: Path) -> Path:
-    """Give the complete temporary file the first free name; an existing file is never replaced."""
-    for number in count(1):
-        candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
-        try:
-            os.link(temporary, candidate)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK):
-                raise
-            # no hard links on this file system: reserve the name, then replace the reservation
-            try:
-                candidate.open("xb").close()
-            except FileExistsError:
-                continue
-            os.replace(temporary, candidate)
-        return candidate
-    raise AssertionError("count() has no end")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where folders can be opened (not on Windows)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:  # some network file systems refuse; the data itself is safe
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    finally:
-        os.close(handle)

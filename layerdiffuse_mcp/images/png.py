@@ -1,81 +1,95 @@
 """PNG files that carry the recipe they were made from.
 
-    path = write_png(folder / "red-apple.png", rgba, recipe=request_as_dict, parameters=infotext)
+    data = png_bytes(rgba, recipe=request_as_dict, parameters=infotext)
     read_recipe(path)       # the same dict, next year too
 
 The recipe is JSON in an iTXt chunk `layerdiffuse`; `parameters` is the line that A1111 and its relatives write and
-read. Both stand before the pixels, so reading them decodes nothing.
+read. Both stand before the pixels, so reading them decodes nothing. Whatever a file holds, what is read from it can be
+said in JSON: text without lone surrogates, finite numbers, at most MAX_DEPTH tables deep.
 """
 
 import io
 import json
+import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from PIL import Image, PngImagePlugin
 
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.files import write_atomically
-from layerdiffuse_mcp.images.read import opened
+from layerdiffuse_mcp.images.files import name_of, valid_text
+from layerdiffuse_mcp.images.read import MAX_PIXELS, opened
 
 RECIPE_KEY = "layerdiffuse"
 PARAMETERS_KEY = "parameters"
-
-
-def write_png(
-    path: Path, picture: Bytes, *, recipe: dict[str, Any] | None = None, parameters: str | None = None
-) -> Path:
-    """Write `picture` (H, W, 4 or 3), uint8, straight alpha, under a new name; returns the path it got.
-
-    The colour below transparent pixels is kept.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    return write_atomically(path, png_bytes(picture, recipe=recipe, parameters=parameters))
+MAX_RECIPE = 1_000_000
+"""Characters of a recipe; the longest that is written, of the longest prompts, has a fifth of that."""
+MAX_DEPTH = 20
 
 
 def png_bytes(picture: Bytes, *, recipe: dict[str, Any] | None = None, parameters: str | None = None) -> bytes:
-    """A PNG file of `picture` (H, W, 4 or 3), uint8, as `write_png` writes it."""
+    """A PNG file of `picture` (H, W, 4 or 3), uint8, straight alpha; the colour below transparent pixels is kept."""
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
-        text.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False, allow_nan=False))
+        text.add_itxt(RECIPE_KEY, json.dumps(_sayable(recipe), ensure_ascii=False, allow_nan=False))
     if parameters is not None:
-        text.add_itxt(PARAMETERS_KEY, parameters)
+        text.add_itxt(PARAMETERS_KEY, valid_text(parameters))
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", pnginfo=text, compress_level=6)
     return buffer.getvalue()
 
 
-def read_recipe(path: Path) -> dict[str, Any] | None:
-    """The recipe inside a picture that `write_png` wrote; None if it has none.
+def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[str, Any] | None:
+    """The recipe inside a picture that `png_bytes` made; None if it has none.
 
     Raises:
-        ImageError: not a picture, or its recipe is damaged.
+        ImageError: not a picture, one of more than `max_pixels`, or its recipe is damaged.
     """
-    text = _text(path, RECIPE_KEY)
+    text = _text(source, RECIPE_KEY, max_pixels)
     if text is None:
         return None
     try:
-        recipe = json.loads(text)
-    except ValueError as error:
-        raise ImageError(f"{path}: the recipe inside is damaged ({error}).") from error
-    if not isinstance(recipe, dict):
-        raise ImageError(f"{path}: the recipe inside is damaged (no table of settings).")
+        if len(text) > MAX_RECIPE:
+            raise ValueError(f"it has {len(text)} characters, and at most {MAX_RECIPE} are read")
+        recipe = _sayable(json.loads(text))
+        if not isinstance(recipe, dict):
+            raise ValueError("no table of settings")
+    except (ValueError, RecursionError) as error:
+        why = "too deep" if isinstance(error, RecursionError) else error
+        raise ImageError(f"{name_of(source)}: the recipe inside is damaged ({why}).") from error
     return cast(dict[str, Any], recipe)
 
 
-def read_parameters(path: Path) -> str | None:
+def read_parameters(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:
     """The A1111 `parameters` text inside a picture; None if it has none.
 
     Raises:
-        ImageError: not a picture.
+        ImageError: not a picture, or one of more than `max_pixels`.
     """
-    return _text(path, PARAMETERS_KEY)
+    text = _text(source, PARAMETERS_KEY, max_pixels)
+    return None if text is None else valid_text(text)
 
 
-def _text(path: Path, key: str) -> str | None:
-    with opened(path) as picture:
+def _text(source: Path | BinaryIO, key: str, max_pixels: int) -> str | None:
+    with opened(source, max_pixels) as picture:
         value = picture.info.get(key)
     return str(value) if isinstance(value, str) else None
+
+
+def _sayable(value: Any, depth: int = 0) -> Any:
+    """A JSON value with valid text; ValueError for one that is too deep or holds a number that is not finite."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"more than {MAX_DEPTH} tables deep")
+    match value:
+        case str():
+            return valid_text(value)
+        case float() if not math.isfinite(value):
+            raise ValueError("a number that is not finite")
+        case dict():
+            items = cast(dict[Any, Any], value).items()
+            return {valid_text(str(name)): _sayable(held, depth + 1) for name, held in items}
+        case list() | tuple():
+            return [_sayable(held, depth + 1) for held in cast(list[Any], value)]
+        case _:
+            return value

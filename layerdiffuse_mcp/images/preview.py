@@ -8,15 +8,17 @@ Pictures are shrunk with their colour weighted by alpha, so no colour that is in
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
 
-from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Bytes, Colour, Floats, checkerboard, to_bytes, to_float
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes
+from layerdiffuse_mcp.images.colour import background_colour
+from layerdiffuse_mcp.images.resize import resized_channels
+from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
 
 MAX_SIDE = 512
 MAX_BYTES = 100_000
@@ -25,7 +27,6 @@ GUTTER_TONE = 0.35
 TINY = 128  # up to this long side a picture is enlarged, by whole pixels
 MAX_ENLARGEMENT = 4
 JPEG_QUALITIES = (92, 85, 75, 60, 45, 30)
-CHECKERBOARD = "checkerboard"
 
 
 @dataclass(frozen=True)
@@ -55,32 +56,28 @@ def preview(
     Raises:
         InvalidRequest: the background is not a colour.
     """
-    colour = background_colour(background)
-    sheet = _sheet(pictures, colour, max_side)
+    sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
+    return preview_in_turn(sizes, pictures, background, max_side, max_bytes)
+
+
+def preview_in_turn(
+    sizes: Sequence[tuple[int, int]],
+    pictures: Iterable[Bytes],
+    background: str = CHECKERBOARD,
+    max_side: int = MAX_SIDE,
+    max_bytes: int = MAX_BYTES,
+) -> Preview:
+    """As `preview`, for pictures that are read one after another: their sizes (width, height) come first.
+
+    Takes 4 bytes a pixel of the picture in hand, beyond the picture itself.
+    """
+    sheet = _sheet(sizes, pictures, background_colour(background), max_side)
     while True:
         for data, mime_type in _encodings(sheet):
             if len(data) <= max_bytes:
                 return Preview(data, mime_type, sheet.shape[1], sheet.shape[0])
         height, width = (max(1, int(side * 0.75)) for side in sheet.shape[:2])
         sheet = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
-
-
-def background_colour(background: str) -> Colour | None:
-    """A colour of its name or hex digits; None for a checkerboard.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    if background.strip().lower() == CHECKERBOARD:
-        return None
-    try:
-        red, green, blue = ImageColor.getrgb(background.strip())[:3]
-    except ValueError as error:
-        raise InvalidRequest(
-            f'background "{background[:40]}" is not known. Give "checkerboard", a colour\'s name such as "white", '
-            'or "#rrggbb".'
-        ) from error
-    return (red / 255, green / 255, blue / 255)
 
 
 def _encodings(sheet: Bytes):
@@ -95,12 +92,11 @@ def _encodings(sheet: Bytes):
         yield buffer.getvalue(), "image/jpeg"
 
 
-def _sheet(pictures: Sequence[Bytes], colour: Colour | None, max_side: int) -> Bytes:
+def _sheet(sizes: Sequence[tuple[int, int]], pictures: Iterable[Bytes], colour: Colour | None, max_side: int) -> Bytes:
     """All pictures side by side in cells of one size, within `max_side`: (H, W, 3), uint8."""
-    widest = max(picture.shape[1] for picture in pictures)
-    tallest = max(picture.shape[0] for picture in pictures)
-    columns, factor = _arrangement(len(pictures), widest, tallest, max_side)
-    rows = math.ceil(len(pictures) / columns)
+    widest, tallest = max(width for width, _ in sizes), max(height for _, height in sizes)
+    columns, factor = _arrangement(len(sizes), widest, tallest, max_side)
+    rows = math.ceil(len(sizes) / columns)
     width, height = (max(1, int(side * factor)) for side in (widest, tallest))
 
     sheet = np.full(
@@ -130,11 +126,10 @@ def _arrangement(count: int, widest: int, tallest: int, max_side: int) -> tuple[
 def _shown(picture: Bytes, factor: float, height: int, width: int, colour: Colour | None) -> Floats:
     """One picture scaled by `factor` in the middle of a cell (height, width, 3), 0 to 1."""
     cell = checkerboard(height, width) if colour is None else np.full((height, width, 3), colour, np.float32)
-    scaled = to_float(picture)
-    premultiplied = np.concatenate([scaled[..., :3] * scaled[..., 3:], scaled[..., 3:]], axis=-1)
     size = (_fit(picture.shape[1], factor, width), _fit(picture.shape[0], factor, height))
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
-    small = cv2.resize(premultiplied, size, interpolation=how)
+    planes = dict(resized_channels(picture, *size, how))
+    small = np.stack([planes[channel] for channel in range(4)], axis=-1)
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     place = np.s_[top : top + size[1], left : left + size[0]]
     cell[place] = small[..., :3] + cell[place] * (1 - small[..., 3:])

@@ -5,7 +5,9 @@
     picture.notes           # ("animated: only the first of 12 is used",)
 
 Its size is known from the header and checked before a pixel is decoded; formats are few and named; whatever is wrong
-ends as an ImageError that says what was found. Which paths may be read at all is decided elsewhere.
+ends as an ImageError that says what was found. Reading takes 4 bytes a pixel for the result and, while it lasts, what
+the format's decoder takes: 4 a pixel, WebP's up to 20. A picture is named by a path or is an open file; which paths
+may be read at all is decided in `server/access.py`.
 """
 
 import struct
@@ -14,19 +16,24 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from layerdiffuse_mcp.errors import ImageError
-from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.images.alpha import Bytes, tiles
+from layerdiffuse_mcp.images.files import name_of, open_regular
+from layerdiffuse_mcp.images.tasks import MAX_PIXELS
 
 FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 64_000_000
+Image.MAX_IMAGE_PIXELS = None  # `opened` has the limit of its own that the settings name
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is turned; from 5 on its sides are exchanged."""
 
 # All that Pillow's readers raise for a damaged file, apart from the size errors
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
-TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 # What people take for a picture, by the first bytes
 OTHER_KINDS = (
@@ -53,13 +60,13 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read PNG, WebP, JPEG, BMP, GIF or TIFF, of any colour mode, as 8-bit RGBA.
 
     Raises:
         ImageError: no such file, not a picture of these formats, damaged, cut short, or of more than `max_pixels`.
     """
-    with opened(path, max_pixels) as picture:
+    with opened(source, max_pixels) as picture:
         name = "JPEG" if picture.format == "MPO" else str(picture.format)
         notes: list[str] = []
         frames = int(getattr(picture, "n_frames", 1))
@@ -67,66 +74,103 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
             several = "several pages" if name == "TIFF" else "animated"
             notes.append(f"{several}: only the first of {frames} is used")
         sixteen_bits = _has_16_bits(picture)
-        upright = ImageOps.exif_transpose(picture)
-        if picture.getexif().get(0x0112, 1) not in (0, 1):
+        if picture.getexif().get(ORIENTATION, 1) not in (0, 1):
             notes.append("turned upright as its EXIF data says")
         if sixteen_bits:
             notes.append("16 bits a channel reduced to 8")
-        rgba, has_alpha = _rgba8(path, upright, notes)
+        ImageOps.exif_transpose(picture, in_place=True)
+        rgba, has_alpha = _rgba8(name_of(source), picture, notes)
     return Picture(rgba, name, has_alpha, tuple(notes))
 
 
-def same_pixels(first: Path, second: Path) -> bool:
-    """Whether two picture files hold the same RGBA pixels; colour below alpha 0 counts too. Raises ImageError."""
-    return np.array_equal(read_picture(first).rgba, read_picture(second).rgba)
+def picture_size(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture as `read_picture` would give it, from its header alone; errors as there.
+
+    A PNG that says only after its pixels how it is turned is measured as it lies.
+    """
+    with opened(source, max_pixels) as picture:
+        width, height = picture.size
+        decodes = picture.format == "PNG" and "exif" not in picture.info  # to look for what may stand at its end
+        if decodes or picture.format == "TIFF":  # whose size is that of the picture turned upright
+            return width, height
+        return (height, width) if picture.getexif().get(ORIENTATION, 1) in range(5, 9) else (width, height)
+
+
+def levels_apart(first: Path, second: Path) -> int | None:
+    """By how many of 255 the RGBA pixels of two picture files differ at most; None if their sizes do.
+
+    Colour below alpha 0 counts too. Raises ImageError.
+    """
+    one, other = read_picture(first).rgba, read_picture(second).rgba
+    if one.shape != other.shape:
+        return None
+    return int((np.maximum(one, other) - np.minimum(one, other)).max())
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Generator[Image.Image]:
-    """The Pillow image of a file, with only the header read and its size checked; errors inside become ImageError."""
+def opened_file(source: Path | BinaryIO) -> Generator[BinaryIO]:
+    """The open file behind a path, closed afterwards, or the one given, at its beginning; raises ImageError."""
+    if not isinstance(source, Path):
+        source.seek(0)
+        yield source
+        return
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"{path} is too large: {width}x{height} pixels; at most {max_pixels / 1e6:g} million are read. "
-                    "Give a smaller copy."
-                )
-            yield picture
-    except TOO_LARGE as error:
-        raise ImageError(
-            f"{path} is too large: at most {max_pixels / 1e6:g} million pixels are read. Give a smaller copy."
-        ) from error
+        file = open_regular(source)
     except FileNotFoundError as error:
-        raise ImageError(f"There is no file {path}.") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise ImageError(f"{path} cannot be read ({error.strerror}).") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path} is not a picture that can be read: it looks like {_looks_like(path)}. "
-            "Give a PNG, WebP, JPEG, BMP, GIF or TIFF file."
-        ) from error
-    except DAMAGED as error:
-        raise ImageError(f"{path} is damaged or cut short ({error}). Give a complete file.") from error
+        raise ImageError(f"There is no file {name_of(source)}.") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name_of(source)} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    with file:
+        yield file
 
 
-def _rgba8(path: Path, picture: Image.Image, notes: list[str]) -> tuple[Bytes, bool]:
+@contextmanager
+def opened(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Generator[Image.Image]:
+    """The Pillow image of a file, with only the header read and its size checked; errors inside become ImageError."""
+    name = name_of(source)
+    with opened_file(source) as file:
+        try:
+            with Image.open(file, formats=FORMATS) as picture:
+                width, height = picture.size
+                if width * height > max_pixels:
+                    raise ImageError(
+                        f"{name} is too large: {width}x{height} pixels; at most {max_pixels / 1e6:g} million are read. "
+                        "Give a smaller copy."
+                    )
+                yield picture
+        except UnidentifiedImageError as error:
+            raise ImageError(
+                f"{name} is not a picture that can be read: it looks like {_looks_like(file)}. "
+                "Give a PNG, WebP, JPEG, BMP, GIF or TIFF file."
+            ) from error
+        except DAMAGED as error:
+            raise ImageError(f"{name} is damaged or cut short ({error}). Give a complete file.") from error
+
+
+def _rgba8(name: str, picture: Image.Image, notes: list[str]) -> tuple[Bytes, bool]:
     """Whatever the mode, 8-bit RGBA and whether there was any alpha; adds to `notes` what was lost."""
     mode = picture.mode
     if mode in ("I", "F"):
-        raise ImageError(f"{path} has 32 bits a channel, which is not understood. Save it with 8 or 16 bits.")
-    if mode.startswith("I;16"):
-        grey = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
-        picture = Image.fromarray(grey)
-    elif mode == "CMYK":
+        raise ImageError(f"{name} has 32 bits a channel, which is not understood. Save it with 8 or 16 bits.")
+    if mode == "CMYK":
         notes.append("CMYK converted to RGB without its colour profile")
-        picture = picture.convert("RGB")
     elif mode in ("P", "PA"):
         notes.append("palette colours converted")
-    elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
+    elif not mode.startswith("I;16") and mode not in ("1", "L", "LA", "RGB", "RGBA"):
         notes.append(f"{mode} colours converted")
-    has_alpha = picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info
-    return np.array(picture.convert("RGBA")), has_alpha
+    has_alpha = mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info
+    rgba = np.empty((picture.height, picture.width, 4), np.uint8)
+    for rows, columns in tiles(picture.height, picture.width):
+        rgba[rows, columns] = _converted(picture.crop((columns.start, rows.start, columns.stop, rows.stop)))
+    return rgba, has_alpha
+
+
+def _converted(part: Image.Image) -> Bytes:
+    if part.mode.startswith("I;16"):
+        part = Image.fromarray((np.asarray(part).astype(np.uint16) >> 8).astype(np.uint8))
+    elif part.mode == "CMYK":
+        part = part.convert("RGB")
+    return np.asarray(part.convert("RGBA"))
 
 
 def _has_16_bits(picture: Image.Image) -> bool:
@@ -136,9 +180,9 @@ def _has_16_bits(picture: Image.Image) -> bool:
     return any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
 
 
-def _looks_like(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(64)
+def _looks_like(file: BinaryIO) -> str:
+    file.seek(0)
+    head = file.read(64)
     if not head:
         return "an empty file"
     for start, words in OTHER_KINDS:

@@ -1,14 +1,16 @@
-"""Fitting a given picture to the size of a generation, in the three ways that the reference offers.
+"""Fitting a given picture to the size of a generation, in the three ways that the reference offers; and scaling layers.
 
 The filters are OpenCV's (area when the picture gets smaller, Lanczos over 8x8 pixels when it gets larger), because
 the condition picture is part of the exact result.
 """
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
 from layerdiffuse_mcp.choices import RESIZE_MODES
-from layerdiffuse_mcp.images.alpha import Floats
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, tiles, to_float
 
 CROP, FILL, STRETCH = RESIZE_MODES
 
@@ -39,6 +41,22 @@ def resized(picture: Floats, height: int, width: int, mode: str = CROP) -> Float
     scaled = _scaled_by(picture, max(factors))
     top, left = _margin(scaled.shape[0], height), _margin(scaled.shape[1], width)
     return np.ascontiguousarray(scaled[top : top + height, left : left + width])
+
+
+def resized_channels(rgba: Bytes, width: int, height: int, interpolation: int) -> Iterator[tuple[int, Floats]]:
+    """Resize `rgba` (H, W, 4), uint8, with its colour weighted by alpha, one channel after another.
+
+    Yields each channel's number, alpha (3) first, and its plane (height, width), float32: 0 to 1, but for what the
+    filter overshoots; colour is multiplied by alpha. Takes 4 bytes a pixel of the picture and 4 a pixel of the plane.
+    """
+    plane = np.empty(rgba.shape[:2], np.float32)
+    for channel in (3, 0, 1, 2):
+        for tile in tiles(*rgba.shape[:2]):
+            plane[tile] = to_float(rgba[tile][..., 3])
+            if channel != 3:
+                plane[tile] *= to_float(rgba[tile][..., channel])
+        resized = cv2.resize(plane, (width, height), interpolation=interpolation)
+        yield channel, resized.reshape(height, width).astype(np.float32, copy=False)
 
 
 def _margin(outer: int, inner: int) -> int:

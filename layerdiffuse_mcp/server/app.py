@@ -8,18 +8,24 @@ Nothing heavy is imported until a tool needs it; the worker starts in the backgr
 the first question has been answered.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
+import anyio.to_thread
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.mcpserver import MCPServer
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    CallToolResult,
     CompleteRequestParams,
     CompleteResult,
+    GetPromptResult,
+    InputRequiredResult,
     ListResourcesResult,
     PaginatedRequestParams,
 )
@@ -27,16 +33,24 @@ from mcp_types import (
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.backends.pictures import PictureRoom
+from layerdiffuse_mcp.errors import quoted
 from layerdiffuse_mcp.jobs import Jobs
+from layerdiffuse_mcp.outputs import writer
+from layerdiffuse_mcp.requests import near
+from layerdiffuse_mcp.server import contents, stdio
 from layerdiffuse_mcp.server.declare import catalogue
 from layerdiffuse_mcp.server.prompts import add_prompts
-from layerdiffuse_mcp.server.resources import add_resources, completed, page
+from layerdiffuse_mcp.server.resources import add_resources, completed, page, with_its_type
+from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings
 
 NAME = "layerdiffuse"
 HANDSHAKE = frozenset({"initialize", "server/discover", "ping"})
+LONGEST_NAME = 5000
+"""Characters of a method, name or URI that are looked at."""
 
 INSTRUCTIONS = """\
 Draws pictures with real transparency (RGBA PNG files with soft alpha) on this machine, and takes layers apart and \
@@ -58,9 +72,7 @@ out, try another seed or method rather than removing a background.
 """
 
 
-def create_server(
-    settings: Settings, open_backend: Callable[[Settings], Backend] = LocalBackend
-) -> MCPServer[Services]:
+def create_server(settings: Settings, open_backend: Callable[[Settings], Backend] = LocalBackend) -> "LayerServer":
     """The server with all its tools; its queue lives as long as it is served.
 
     Args:
@@ -70,10 +82,15 @@ def create_server(
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
-        async with Jobs(open_backend(settings), settings) as jobs:
-            yield Services(settings, jobs, anyio.CapacityLimiter(1))
+        await anyio.to_thread.run_sync(_sweep, settings)
+        async with PictureRoom() as pictures, Jobs(open_backend(settings), settings) as jobs:
+            known = Services(settings, jobs, pictures)
+            try:
+                yield known
+            finally:
+                known.contents.close()
 
-    server = _Server(
+    server = LayerServer(
         NAME,
         title="LayerDiffuse",
         description="Pictures and layers with real transparency",
@@ -82,19 +99,50 @@ def create_server(
         tools=catalogue(TOOLS),
         lifespan=lifespan,
         log_level="WARNING",
-        middleware=[_warm_up],
+        middleware=[_in_words, _warm_up],
     )
     add_resources(server)
     add_prompts(server)
     return server
 
 
-class _Server(MCPServer[Services]):
-    """The SDK's server, with resources that come from the queue and completions that know it."""
+class LayerServer(MCPServer[Services]):
+    """The SDK's server, with resources that come from the queue, completions that know it, and errors in words."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
+
+    async def serve_stdio(self) -> int:
+        """Serve one client on standard input and output until it goes; returns the exit status."""
+        return await stdio.serve(self._lowlevel_server)
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Services, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """A prompt by its name; an MCPError says which arguments it takes if those given are not right."""
+        prompts = {prompt.name: prompt for prompt in await self.list_prompts()}
+        if name not in prompts:
+            raise MCPError(INVALID_PARAMS, f"There is no prompt {quoted(name)}. {near(name, prompts)}")
+        takes = prompts[name].arguments or []
+        given = arguments or {}
+        if unknown := [argument for argument in given if argument not in {known.name for known in takes}]:
+            names = [known.name for known in takes]
+            text = f"The prompt {name} has no argument {quoted(unknown[0])}. {near(unknown[0], names)}"
+            raise MCPError(INVALID_PARAMS, text)
+        if missing := [known for known in takes if known.required and not given.get(known.name, "").strip()]:
+            wanted = "; ".join(f"{known.name} ({known.description})" for known in missing)
+            raise MCPError(INVALID_PARAMS, f"The prompt {name} needs {wanted}.")
+        return await super().get_prompt(name, arguments, context)
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool by its name; raises ToolError as the SDK's own method does."""
+        names = [tool.name for tool in await self.list_tools()]
+        if name not in names:
+            raise ToolError(f"There is no tool {quoted(name)}. {near(name, names)}")
+        return await super().call_tool(name, arguments, context)
 
     async def _handle_list_resources(
         self, ctx: ServerRequestContext[Services], params: PaginatedRequestParams | None
@@ -104,8 +152,35 @@ class _Server(MCPServer[Services]):
         except ValueError:
             raise MCPError(INVALID_PARAMS, "The cursor is not one that this server gave. Begin without one.") from None
 
+    async def read_resource(
+        self, uri: Any, context: Context[Services, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        read = await super().read_resource(uri, context)
+        if context is None or isinstance(read, InputRequiredResult):
+            return read
+        return [with_its_type(context.request_context.lifespan_context, str(uri), part) for part in read]
+
     async def _complete(self, ctx: ServerRequestContext[Services], params: CompleteRequestParams) -> CompleteResult:
         return CompleteResult(completion=await completed(ctx.lifespan_context, params.ref, params.argument))
+
+
+def _sweep(settings: Settings) -> None:
+    """Remove what servers left behind that were killed."""
+    writer.sweep(settings.output)
+    contents.sweep()
+
+
+async def _in_words(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+    """Let nothing in that would be repeated at length, and nothing out that is not UTF-8."""
+    for name in ("name", "uri"):  # the SDK's own errors repeat them
+        if len(given := str((ctx.params or {}).get(name, ""))) > LONGEST_NAME:
+            raise MCPError(INVALID_PARAMS, f"{name}: {quoted(given)} is too long; at most {LONGEST_NAME} are taken.")
+    if len(ctx.method) > LONGEST_NAME:
+        raise MCPError(METHOD_NOT_FOUND, f"There is no method {quoted(ctx.method)}.")
+    try:
+        return utf8(await call_next(ctx))
+    except MCPError as error:
+        raise MCPError.from_error_data(utf8(error.error)) from error
 
 
 async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
@@ -118,17 +193,24 @@ async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext
     return result
 
 
-def serve_stdio(settings: Settings) -> None:
-    """Serve one client on standard input and output until it goes."""
-    create_server(settings).run("stdio")
+def serve_stdio(settings: Settings) -> int:
+    """Serve one client on standard input and output until it goes; returns the exit status."""
+    return anyio.run(create_server(settings).serve_stdio)
 
 
-def serve_http(settings: Settings, host: str = "127.0.0.1", port: int = 8000, token: str | None = None) -> None:
+def serve_http(
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    allowed_hosts: Collection[str] = (),
+) -> None:
     """Serve Streamable HTTP until interrupted.
 
     Raises:
-        InvalidRequest: the address is not loopback and there is no token.
+        InvalidRequest: the address is not loopback and there is no token, the token is too short, or there is no
+            such port.
     """
     from layerdiffuse_mcp.server import http
 
-    http.serve(create_server(settings), host, port, token)
+    http.serve(create_server(settings), host, port, token, allowed_hosts)

@@ -16,7 +16,7 @@ from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
-from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.errors import LayerDiffuseError, quoted
 from layerdiffuse_mcp.requests import explain, near
 
 # What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
@@ -110,7 +110,7 @@ class PlainTool(Tool):
         allowed = list(self.parameters["properties"])
         for name in arguments:
             if name not in allowed:
-                raise ToolError(f"{self.name} has no parameter {name!r}. {near(name, allowed)}")
+                raise ToolError(f"{self.name} has no parameter {quoted(name)}. {near(name, allowed)}")
         missing = [name for name in self.parameters.get("required", ()) if arguments.get(name) is None]
         if missing:
             raise ToolError(f"{self.name} needs {' and '.join(missing)}. {self.description}")

@@ -6,11 +6,12 @@ Only this server's own finished work is listed or read here, never another file.
 
 import base64
 import json
-import mimetypes
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import anyio
+import anyio.to_thread
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import (
@@ -27,7 +28,8 @@ from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.jobs import Job, State
-from layerdiffuse_mcp.server.results import facts_of, image_uri, structured
+from layerdiffuse_mcp.server.access import open_readable
+from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured
 from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services
 from layerdiffuse_mcp.settings import Settings
 
@@ -52,18 +54,16 @@ def add_resources(server: MCPServer[Services]) -> None:
         IMAGES + "{id}",
         name="image",
         title="A picture of this server",
-        description="A picture by the id that its tool result gave",
+        description="A picture by the id that its tool result gave: PNG, or the format it was exported in",
         mime_type="image/png",
     )
     async def image(id: str, ctx: Context[Services]) -> bytes:  # pyright: ignore[reportUnusedFunction]
+        known = services(ctx)
         try:
-            path = services(ctx).image_path(id)
+            path = known.image_path(id)
         except LayerDiffuseError as error:
             raise ResourceNotFoundError(str(error)) from error
-        try:
-            return await anyio.Path(path).read_bytes()
-        except OSError as error:
-            raise ResourceError(f"{path} is gone: {error.strerror}.") from error
+        return await anyio.to_thread.run_sync(_content, path, known.settings)
 
     @server.resource(
         JOBS + "{id}",
@@ -79,6 +79,13 @@ def add_resources(server: MCPServer[Services]) -> None:
         except LayerDiffuseError as error:
             raise ResourceNotFoundError(str(error)) from error
         return json.dumps(structured(facts_of(found, known.jobs.progress(found).message)), indent=2)
+
+
+def with_its_type(known: Services, uri: str, read: ReadResourceContents) -> ReadResourceContents:
+    """What was read of a picture with the media type of its file: the template has one type for all of them."""
+    if not uri.startswith(IMAGES):
+        return read
+    return replace(read, mime_type=media_type(known.image_path(uri)))
 
 
 def complete(
@@ -127,9 +134,17 @@ def _entries(job: Job) -> list[Resource]:
 
 
 def _image_entry(job: Job, number: int, path: Path) -> Resource:
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     size: dict[str, Any] = {"size": path.stat().st_size} if path.is_file() else {}
-    return Resource(uri=image_uri(job, number), name=path.name, title=str(path), mime_type=kind, **size)
+    return Resource(uri=image_uri(job, number), name=path.name, title=str(path), mime_type=media_type(path), **size)
+
+
+def _content(path: Path, settings: Settings) -> bytes:
+    """The bytes of a picture of ours, if the file in its place is one below the output folder."""
+    try:
+        with open_readable(path, settings.model_copy(update={"read_dirs": (settings.output,)})) as opened:
+            return opened.file.read()
+    except LayerDiffuseError as error:
+        raise ResourceError(f"{path} is gone, or something else is in its place. {error}") from error
 
 
 def _numbers(job: Job) -> range:

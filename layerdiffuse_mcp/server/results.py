@@ -6,7 +6,7 @@ line each.
 """
 
 import base64
-import mimetypes
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,22 @@ from typing import Any
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 from pydantic import BaseModel, Field
 
-from layerdiffuse_mcp.errors import ImageError
+from layerdiffuse_mcp.backends.pictures import PictureRoom
+from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.images.describe import describe
+from layerdiffuse_mcp.images.tasks import SheetTask, Shown
 from layerdiffuse_mcp.jobs import Job, State
 from layerdiffuse_mcp.outcome import AlphaFacts, ImageResult, Outcome
 from layerdiffuse_mcp.server.services import IMAGES
+
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".psd": "image/vnd.adobe.photoshop",
+    ".ora": "image/openraster",
+}
+
+logger = logging.getLogger(__name__)
 
 
 class Alpha(BaseModel):
@@ -78,15 +90,17 @@ def image_uri(job: Job, number: int) -> str:
     return f"{IMAGES}{job.id}-{number}"
 
 
-def of_job(job: Job, message: str, *, preview: bool) -> CallToolResult:
-    """The result for a job in whatever state it is; `message` says how far it is.
+def of_job(job: Job, message: str, shown: Shown | None = None) -> CallToolResult:
+    """The result for a job in whatever state it is.
 
-    Reads the pictures for the preview: call it in a thread.
+    Args:
+        message: how far it is.
+        shown: a preview of its pictures.
     """
     facts = facts_of(job, message)
     match job.state:
         case State.DONE:
-            return _finished(job, facts, preview=preview)
+            return _finished(job, facts, shown)
         case State.FAILED:
             text = f"{job.id} ({job.what}) failed: {facts.error}"
         case State.CANCELLED:
@@ -140,10 +154,9 @@ def alpha_facts(facts: AlphaFacts | None) -> Alpha | None:
     return None if facts is None else Alpha.model_validate(facts.model_dump(mode="json"))
 
 
-def _finished(job: Job, facts: JobResult, *, preview: bool) -> CallToolResult:
+def _finished(job: Job, facts: JobResult, shown: Shown | None) -> CallToolResult:
     outcome = job.outcome
     assert outcome is not None
-    shown = preview_of([image.path for image in outcome.images]) if preview and outcome.images else None
     lines = [_headline(job, outcome)]
     lines += [line_of(image) for image in outcome.images]
     lines += [f"latent: {path}" for path in outcome.latents]
@@ -152,7 +165,7 @@ def _finished(job: Job, facts: JobResult, *, preview: bool) -> CallToolResult:
     lines += [f"Warning: {warning}" for warning in outcome.warnings]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     if shown is not None:
-        content.append(shown)
+        content.append(image_content(shown))
     content += [link_to(image.path, picture.uri) for image, picture in zip(outcome.images, facts.images, strict=True)]
     return CallToolResult(content=content, structured_content=structured(facts))
 
@@ -168,8 +181,6 @@ def _headline(job: Job, outcome: Outcome) -> str:
 
 def line_of(image: ImageResult) -> str:
     """One picture in one line: where it is and what its alpha holds."""
-    from layerdiffuse_mcp.images.alpha import describe
-
     holds = "opaque layer" if image.alpha is None else describe(image.alpha)
     return f"{image.path} ({image.role}, {image.width}x{image.height}, seed {image.seed}): {holds}"
 
@@ -177,23 +188,24 @@ def line_of(image: ImageResult) -> str:
 def link_to(path: Path, uri: str) -> ResourceLink:
     """A link that `resources/read` follows."""
     size = path.stat().st_size if path.is_file() else None
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return ResourceLink(type="resource_link", name=path.name, uri=uri, mime_type=kind, size=size)
+    return ResourceLink(type="resource_link", name=path.name, uri=uri, mime_type=media_type(path), size=size)
 
 
-def preview_of(paths: Sequence[Path]) -> ImageContent | None:
-    """One small picture that shows all files; None when one of them is gone."""
-    from layerdiffuse_mcp.images.read import read_picture
+def media_type(path: Path) -> str:
+    """The media type of a file of ours."""
+    return MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
 
+
+async def preview_of(room: PictureRoom, paths: Sequence[Path]) -> Shown | None:
+    """One small picture that shows all files; None when they cannot be shown, for one that is gone perhaps."""
     try:
-        return preview_image([read_picture(path).rgba for path in paths])
-    except ImageError:
+        sheet = await room.run(SheetTask(tuple(paths)))
+    except LayerDiffuseError as error:
+        logger.info("no preview: %s", error)
         return None
+    return Shown(sheet.data, sheet.mime_type)
 
 
-def preview_image(pictures: Sequence[Any], background: str = "checkerboard") -> ImageContent:
-    """One small picture that shows all of `pictures` (H, W, 4) on a background."""
-    from layerdiffuse_mcp.images.preview import preview
-
-    made = preview(pictures, background)
-    return ImageContent(type="image", data=base64.b64encode(made.data).decode(), mime_type=made.mime_type)
+def image_content(shown: Shown) -> ImageContent:
+    """A small picture as content."""
+    return ImageContent(type="image", data=base64.b64encode(shown.data).decode(), mime_type=shown.mime_type)

@@ -7,8 +7,9 @@ from mcp_types import CallToolResult
 from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.jobs import Job, State
 from layerdiffuse_mcp.outcome import Progress
-from layerdiffuse_mcp.requests import Request
-from layerdiffuse_mcp.server.results import of_job
+from layerdiffuse_mcp.requests import Request, files_of
+from layerdiffuse_mcp.server.results import of_job, preview_of
+from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services, services
 
 TICK = 0.01
@@ -28,19 +29,24 @@ class Reporter:
         """Send one progress notification."""
         room = 100 - self._last
         self._last = max(progress.fraction * ALMOST, self._last + min(TICK, room / 2))
-        await self._ctx.report_progress(self._last, 100, progress.message)
+        await self._ctx.report_progress(self._last, 100, utf8(progress.message))
 
 
 async def run(
     ctx: Context[Services], request: Request, what: str, *, wait_seconds: float | None = None, preview: bool = False
 ) -> CallToolResult:
-    """Do a request as a job; whoever abandons the call cancels it.
+    """Do a request as a job; whoever abandons the call cancels it. Its files are released when the job has ended.
 
     Raises:
         LayerDiffuseError: whatever the job failed with.
     """
-    jobs = services(ctx).jobs
-    job = jobs.submit(request, what)
+    jobs, contents = services(ctx).jobs, services(ctx).contents
+    try:
+        job = jobs.submit(request, what)
+    except BaseException:
+        contents.release(files_of(request))
+        raise
+    job.at_end = lambda: contents.release(files_of(request))
     try:
         await wait(ctx, job, wait_seconds)
     except BaseException:  # the client cancelled the call or went away
@@ -62,5 +68,8 @@ async def wait(ctx: Context[Services], job: Job, wait_seconds: float | None) -> 
 
 async def result(ctx: Context[Services], job: Job, *, preview: bool) -> CallToolResult:
     """What there is to say of a job now."""
-    message = services(ctx).jobs.progress(job).message
-    return await anyio.to_thread.run_sync(lambda: of_job(job, message, preview=preview))
+    known = services(ctx)
+    message = known.jobs.progress(job).message
+    images = job.outcome.images if preview and job.outcome else ()
+    shown = await preview_of(known.pictures, [image.path for image in images]) if images else None
+    return await anyio.to_thread.run_sync(of_job, job, message, shown)

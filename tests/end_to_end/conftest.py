@@ -31,8 +31,8 @@ def program(folder: Path) -> Serve:
     def parameters(**settings: object) -> StdioServerParameters:
         given = {"output_dir": folder / "out", "read_dirs": folder, "models_dir": folder / "models", **settings}
         environment = {f"LAYERDIFFUSE_{name.upper()}": str(value) for name, value in given.items()}
-        # one thread: a second one that another program keeps waiting makes each step crawl
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH, "PATH": os.environ["PATH"]}
+        environment |= {name: os.environ[name] for name in ("OMP_NUM_THREADS", "PATH")}
+        environment["PYTHONPATH"] = PYTHON_PATH
         return StdioServerParameters(command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=environment)
 
     return parameters

@@ -3,19 +3,23 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
+from PIL import Image, PngImagePlugin
 
 from tests.results import facts_of, text_of
 
@@ -185,6 +189,163 @@ async def test_a_client_that_leaves_ends_server_and_worker(program: Callable[...
         assert time.monotonic() - began < 10
     assert process.returncode == 0
     assert await all_gone(below)
+
+
+LIMIT = 8
+"""Seconds within which no process may be left: five, and room for a busy machine."""
+
+
+@contextmanager
+def talking(parameters: StdioServerParameters) -> Iterator[subprocess.Popen[bytes]]:
+    """A server whose worker is running, and a client that has to do everything by hand."""
+    with start(parameters) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        process.stdin.write(request(1, "initialize", **hello))
+        process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        process.stdin.write(request(2, "tools/list"))
+        process.stdin.flush()
+        process.stdout.readline(), process.stdout.readline()
+        deadline = time.monotonic() + 60
+        while not workers_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def workers_of(pid: int) -> list[int]:
+    return [child for child in children_of(pid) if "spawn_main" in command_of(child)]
+
+
+def say(process: subprocess.Popen[bytes], number: int, tool: str, **arguments: Any) -> None:
+    assert process.stdin is not None
+    process.stdin.write(request(number, "tools/call", name=tool, arguments=arguments))
+    process.stdin.flush()
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+def terminate(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+
+
+def close(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def fill(process: subprocess.Popen[bytes]) -> None:
+    """More answers than the pipe holds, which nobody reads."""
+    assert process.stdin is not None
+    for number in range(3, 60):
+        process.stdin.write(request(number, "tools/list"))
+    process.stdin.flush()
+    time.sleep(0.5)
+
+
+def deafen(process: subprocess.Popen[bytes]) -> None:
+    """Nobody can read any more, while standard input stays open."""
+    assert process.stdout is not None
+    process.stdout.close()
+    say(process, 3, "list_jobs")
+
+
+def stop_worker(process: subprocess.Popen[bytes]) -> None:
+    os.kill(workers_of(process.pid)[0], signal.SIGSTOP)
+
+
+def nothing(process: subprocess.Popen[bytes]) -> None:
+    """As it is."""
+
+
+ENDS = {
+    "SIGINT while standard input is open": (nothing, interrupt, 130),
+    "SIGTERM while standard input is open": (nothing, terminate, 143),
+    "a client that does not read": (fill, close, 0),
+    "SIGINT while nobody reads": (fill, interrupt, 130),
+    "a client that cannot read any more": (nothing, deafen, 0),
+    "a client that goes while the worker is stopped": (stop_worker, close, 0),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+async def test_no_process_is_left_whatever_the_end(case: str, program: Callable[..., StdioServerParameters]):
+    before, end, status = ENDS[case]
+    with talking(program()) as process:
+        before(process)
+        below = descendants(process.pid)
+        assert below
+        end(process)
+        assert process.wait(LIMIT) == status
+        assert await all_gone(below, 1)
+
+
+@pytest.mark.parametrize("end", [close, interrupt])
+async def test_work_that_cannot_be_interrupted_holds_nobody_up(
+    end: Callable[[subprocess.Popen[bytes]], None], program: Callable[..., StdioServerParameters], folder: Path
+):
+    large = folder / "large.png"
+    if not large.exists():
+        Image.new("RGBA", (5000, 5000), (255, 0, 0, 128)).save(large, compress_level=0)
+    with talking(program()) as process:
+        for number in range(3, 7):
+            say(process, number, "compose_layers", layers=[{"image": str(large)}] * 2)
+        time.sleep(0.5)
+        below = descendants(process.pid)
+        end(process)
+        process.wait(LIMIT)
+        assert await all_gone(below, 1)
+
+
+async def test_a_server_on_http_ends_at_a_signal_with_its_worker(program: Callable[..., StdioServerParameters]):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    parameters = program()
+    parameters.args += ["--http", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/mcp"
+    with start(parameters) as process:
+        try:
+            with anyio.fail_after(60):
+                await answering(url)
+                async with Client(streamable_http_client(url)) as client:
+                    drawing = {**APPLE, "steps": 150, "wait_seconds": 0}
+                    assert not (await client.call_tool("generate_transparent", drawing)).is_error
+                while not workers_of(process.pid):
+                    await anyio.sleep(0.05)
+            below = descendants(process.pid)
+            terminate(process)
+            process.wait(LIMIT)
+            assert await all_gone(below, 1)
+        finally:
+            process.kill()
+
+
+async def answering(url: str) -> None:
+    """Return once a server answers there."""
+    async with httpx2.AsyncClient() as web:
+        while True:
+            with suppress(httpx2.ConnectError):
+                await web.get(url)
+                return
+            await anyio.sleep(0.1)
+
+
+async def test_a_picture_that_cannot_be_told_does_not_end_the_session(connect: Connect, folder: Path):
+    path = folder / os.fsdecode(b"half-\xff.png")
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("layerdiffuse", json.dumps({"prompt": "\ud800"}))
+    Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(path, pnginfo=notes)
+    (folder / "half.png").symlink_to(path)
+    async with connect() as client:
+        with anyio.fail_after(60):
+            assert "\ufffd" in text_of(await client.call_tool("inspect_image", {"image": str(folder / "half.png")}))
+            assert (await client.list_tools()).tools
 
 
 async def test_an_output_folder_that_cannot_be_written_is_an_error(connect: Connect, folder: Path):

@@ -13,7 +13,7 @@ from mcp import StdioServerParameters
 SCRIPT = Path(__file__).parent / "typescript"
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="Node and npm are not installed")
+@pytest.mark.extras
 def test_a_typescript_client_makes_a_picture(program: Callable[..., StdioServerParameters], folder: Path):
     work = shutil.copytree(SCRIPT, folder / "client", ignore=shutil.ignore_patterns("node_modules"))
     subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=work, check=True)

@@ -5,11 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.engine import Engine
+from layerdiffuse_mcp.engine import threads
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
+from tests.saving import Engine
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads compute, as they do for users, also where the run was told to use one."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "ALL", 2)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Engine]:
-    """The engine, writing below `folder`."""
+    """The engine; what it makes is written below `folder`."""
     engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
     yield engine
     engine.close()

@@ -10,12 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.latents import read_latent
 from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from layerdiffuse_mcp.errors import Cancelled, ImageError, InvalidRequest, LayerDiffuseError, ModelNotFound
-from layerdiffuse_mcp.images.png import read_parameters
-from layerdiffuse_mcp.images.read import same_pixels
+from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.methods import METHODS, ROUTES, Task, task_inputs
 from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.recipes import request_from
@@ -28,6 +26,9 @@ from layerdiffuse_mcp.requests import (
     UnloadRequest,
 )
 from tests.narrow import write_lora
+from tests.saving import Engine, same_pixels
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def draw(engine: Engine, **fields) -> Outcome:
@@ -102,7 +103,9 @@ def test_a_picture_is_drawn_again_from_the_recipe_inside_it(engine, folder) -> N
         engine, model="tiny-sdxl", task=Task.BACKGROUND_FROM_FOREGROUND, inputs={"foreground": folder / "given.png"}
     )
     for image in first.images:
-        again = engine.run(request_from(image.path), lambda _: None)
+        assert read_recipe(image.path)["pictures"]["foreground"]["name"] == "given.png"
+        assert str(folder) not in str(read_recipe(image.path))
+        again = engine.run(request_from(image.path, find=lambda wanted: folder / wanted.name), lambda _: None)
         assert any(same_pixels(image.path, other.path) for other in again.images)
 
 
@@ -111,6 +114,19 @@ def test_a_recipe_can_be_changed(engine) -> None:
     changed = request_from(path, {"seed": 9, "steps": 3})
     assert (changed.seed, changed.stages[0].steps, changed.prompt) == (9, 3, "a red apple")
     assert not same_pixels(path, engine.run(changed, lambda _: None).images[0].path)
+
+
+def test_what_was_decided_before_a_request_is_said_in_its_warnings(engine) -> None:
+    assert "The prompts were dropped." in draw(engine, notes=("The prompts were dropped.",), steps=1).warnings
+
+
+def test_the_engine_hands_over_its_files_and_writes_none(engine, folder) -> None:
+    before = files(folder)
+    outcome = super(type(engine), engine).run(
+        GenerateRequest(prompt="x", model="tiny-sd15", steps=1, save_latent=True), lambda _: None
+    )
+    assert [file.name.rpartition(".")[2] for file in outcome.encoded] == ["png", "safetensors"]
+    assert (outcome.images, outcome.latents, files(folder)) == ((), (), before)
 
 
 def test_a_picture_carries_the_parameter_line_of_other_tools(engine) -> None:

@@ -12,6 +12,8 @@ from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.recipes import read_recipe
 from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, batch_key, validated
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 LONG = "a cup, " * 50
 COMMON = {
     "frames with prompts of their own": {

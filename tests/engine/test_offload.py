@@ -13,19 +13,18 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from layerdiffuse_mcp.engine.checkpoints import VectorUNet
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.latents import read_latent
 from layerdiffuse_mcp.engine.manager import SHARE
 from layerdiffuse_mcp.engine.offload import DECODING, estimated_sizes, fitting
 from layerdiffuse_mcp.engine.patching import LowRank
 from layerdiffuse_mcp.engine.placement import Placement
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, PrepareRequest, StatusRequest, UnloadRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_lora, write_models
+from tests.saving import Engine, same_pixels
 
 GB = 1e9
 COPIES = ("first", "second", "third")

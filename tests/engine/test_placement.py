@@ -8,15 +8,14 @@ from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine import placement
 from layerdiffuse_mcp.engine.checkpoints import read_checkpoint, with_vae
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.ldm_export import to_ldm
 from layerdiffuse_mcp.engine.ldm_keys import vae_key_map
 from layerdiffuse_mcp.engine.placement import Placement, place
 from layerdiffuse_mcp.errors import CheckpointError, InvalidRequest
-from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.requests import GenerateRequest, StatusRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
+from tests.saving import Engine, same_pixels
 
 
 def test_a_cpu_computes_in_float32_unless_told_otherwise() -> None:

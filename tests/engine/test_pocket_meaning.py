@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Outcome
 from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
+from tests.saving import Engine
 
 
 @pytest.fixture(scope="module")

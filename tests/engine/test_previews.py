@@ -8,15 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.engine.previews import LATENT_RGB, latent_pictures, sheet
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
-from layerdiffuse_mcp.images.read import same_pixels
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Outcome, Progress
 from layerdiffuse_mcp.requests import GenerateRequest
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
+from tests.saving import Engine, same_pixels
 
 
 @pytest.fixture(scope="module")

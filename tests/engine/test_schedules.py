@@ -88,6 +88,35 @@ def test_ddim_and_simple_levels_are_the_tables_own():
         assert set(sigmas(schedule, 7, TABLE, EULER)[:-1].tolist()) <= known
 
 
+@given(t=st.integers(0, 49))
+def test_every_twentieth_timestep_is_found_by_its_sigma(t):
+    table, timestep = TABLE.every(20), torch.tensor(20 * t + 19)
+    assert int(table.sigma_to_t(table.t_to_sigma(timestep))) == timestep
+    assert float(table.t_to_sigma(timestep)) == pytest.approx(float(TABLE.t_to_sigma(timestep)), rel=1e-6)
+
+
+def test_a_table_of_every_twentieth_timestep_has_fifty_levels_up_to_the_last():
+    table = TABLE.every(20)
+    assert (len(table.sigmas), table.first, table.last) == (50, 19, 999)
+    assert table.highest == TABLE.highest
+    assert float(table.t_to_sigma(torch.tensor(0))) == pytest.approx(table.lowest)
+    between = table.t_to_sigma(torch.tensor(29.0)).log()
+    assert float(between) == pytest.approx(float(table.log_sigmas[:2].mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("schedule", sorted({*SCHEDULES} - {"Align Your Steps"}))
+def test_every_schedule_stays_within_the_timesteps_that_lcm_knows(schedule):
+    levels = sigmas(schedule, 4, TABLE, SAMPLERS["LCM"])
+    lowest, highest = (float(TABLE.t_to_sigma(torch.tensor(t))) for t in (19, 999))
+    assert float(levels[levels > 0].min()) >= lowest * 0.9999
+    assert float(levels.max()) <= highest * 1.0001
+
+
+def test_lcm_stops_and_asks_by_the_whole_table():
+    run = plan(SAMPLERS["LCM"], "Automatic", 4, TABLE)
+    assert TABLE.sigma_to_t(run.sigmas[:-1]).tolist() == pytest.approx([999, 672, 346, 19], abs=1)
+
+
 @pytest.mark.parametrize("sampler", [row for row in SAMPLERS.values() if row.automatic_schedule])
 def test_automatic_is_the_samplers_own_schedule(sampler):
     automatic, own = (sigmas(name, 9, TABLE, sampler) for name in ("Automatic", sampler.automatic_schedule))

@@ -280,3 +280,20 @@ def test_wrong_inputs_are_refused(unet):
         pytest.raises(InvalidRequest, match="2 pictures at a time, and 3"),
     ):
         run.network(*batch(3))
+
+
+def test_prompts_of_any_lengths_take_no_more_room_than_the_longest(unet):
+    given = batch(3, positive=[True, True, True])
+    prompts = [torch.randn(1, length, TEXT_WIDTH) for length in (43 * 77, 47 * 77, 53 * 77)]
+    seen: list[int] = []
+
+    def note(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        if (texts := kwargs.get("encoder_hidden_states")) is not None:
+            seen.append(texts.shape[1])
+
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in unet.modules()]
+    with SharedNetwork(unet, model_for(unet, 3), prompts=prompts) as run:
+        assert run.network(*given).isfinite().all()
+    for hook in hooks:
+        hook.remove()
+    assert max(seen) == 53 * 77

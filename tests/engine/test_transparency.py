@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,10 +17,13 @@ from layerdiffuse_mcp.engine.transparency import (
     load_decoder,
     load_offset_encoder,
     lower_median,
+    to_rgb8,
     to_rgba8,
     transparent_latent,
 )
 from layerdiffuse_mcp.errors import ImageError, LayerFileError, ModelError, ModelNotFound
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 WIDTHS = (8, 8, 16, 16, 32, 32, 32)
 ENCODER_WIDTHS = (8, 8, 16, 16)
@@ -49,6 +53,20 @@ def inputs(height, width, count=1):
     generator = torch.Generator().manual_seed(height * width)
     pixel = torch.rand(count, 3, height, width, generator=generator)
     return pixel, torch.randn(count, 4, height // 8, width // 8, generator=generator)
+
+
+@torch.no_grad()
+def plainly(decoder, pixel, latent):
+    """The eight views through the modules, of pictures whose sides are multiples of 64."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # two would wait for each other in every layer
+    seen = []
+    for quarters in range(4):
+        both = [torch.rot90(torch.cat([t, t.flip(3)]), quarters, (2, 3)) for t in (pixel, latent)]
+        upright, flipped = torch.rot90(decoder(*both).clamp(0, 1), -quarters, (2, 3)).chunk(2)
+        seen += [upright, flipped.flip(3)]
+    torch.set_num_threads(before)
+    return torch.stack(seen).median(dim=0).values
 
 
 def relative(ours, theirs):
@@ -97,15 +115,7 @@ def test_median_of_eight_is_the_fourth_smallest():
 @pytest.mark.parametrize("size", [(64, 64), (64, 192), (128, 64)])
 def test_eight_views_are_the_median_of_flips_and_rotations(decoder, size):
     pixel, latent = inputs(*size)
-    seen = []
-    for flip in (False, True):
-        for quarters in range(4):
-            p, z = (t.flip(3) if flip else t for t in (pixel, latent))
-            p, z = (torch.rot90(t, quarters, (2, 3)) for t in (p, z))
-            with torch.no_grad():
-                upright = torch.rot90(decoder(p, z).clamp(0, 1), -quarters, (2, 3))
-            seen.append(upright.flip(3) if flip else upright)
-    expected = torch.stack(seen).median(dim=0).values
+    expected = plainly(decoder, pixel, latent)
     for memory in (None, 0, 10**12, 300 * 64 * 64 * 4):
         assert relative(decode(decoder, pixel, latent, memory=memory), expected) < 1e-4
 
@@ -204,6 +214,13 @@ def test_pixels_are_truncated_and_alpha_comes_last():
     assert to_rgba8(decoded[None]).shape == (1, 1, 1, 4)
 
 
+def test_opaque_and_transparent_pictures_are_truncated_alike():
+    pixels = torch.linspace(-0.1, 1.1, 5 * 7 * 3).reshape(3, 5, 7)
+    expected = np.floor(np.clip(pixels.numpy(), 0, 1) * np.float32(255)).transpose(1, 2, 0)
+    assert np.array_equal(to_rgb8(pixels), expected)
+    assert np.array_equal(to_rgba8(torch.cat([torch.ones(1, 5, 7), pixels]))[..., :3], expected)
+
+
 def test_the_decoder_sees_the_unscaled_latent():
     z = torch.ones(1, 4, 2, 2)
     assert torch.allclose(decoder_latent(z, 0.13025), z / 0.13025)
@@ -237,11 +254,11 @@ def test_a_transparent_latent_is_the_vaes_mean_moved_by_the_offset(encoder):
     assert z.shape == (1, 4, 2, 3)
     assert torch.equal(z, transparent_latent(vae, encoder, picture))
 
-    alpha = torch.from_numpy(picture[..., 3:] / 255).float()
-    rgb = torch.from_numpy(picture[..., :3] / 255).float()
-    flat = (rgb * alpha + 127 / 255 * (1 - alpha)).permute(2, 0, 1)[None] * 2 - 1
+    grey = Image.new("RGB", (24, 16), (127, 127, 127))
+    grey.paste(Image.fromarray(picture), mask=Image.fromarray(picture[..., 3]))
+    flat = torch.from_numpy(np.asarray(grey) / np.float32(255)).permute(2, 0, 1)[None]
     with torch.no_grad():
-        posterior = vae.encode(flat).latent_dist
+        posterior = vae.encode(flat * 2 - 1).latent_dist
     assert torch.allclose(z, 0.5 * (posterior.mean + posterior.std * encode_offset(encoder, picture)), atol=1e-5)
 
 

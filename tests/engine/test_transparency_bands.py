@@ -1,6 +1,8 @@
 """The decoder by bands of rows gives what its modules give."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from layerdiffuse_mcp.engine.transparency import (
 from layerdiffuse_mcp.engine.transparency_bands import BandedDecoder
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from tests.engine.test_transparency import WIDTHS, inputs, randomised, relative
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 SMALLEST = 1  # bytes: bands of two rows, attention by 64 rows of one head
 WHOLE = 2**40
@@ -65,6 +69,41 @@ def test_pictures_of_a_batch_do_not_touch(decoder):
     assert relative(ours, theirs) < 1e-5
     alone, _ = both(decoder, pixel[1:2], latent[1:2])
     assert relative(ours[1:2], alone) < 1e-5
+
+
+OTHERS = {"2:1": ((128, 256), (256, 128), 1), "1:2": ((256, 128), (128, 256), 1), "1:1": ((128, 128), (128, 128), 3)}
+
+
+@pytest.mark.parametrize("aspect", OTHERS)
+def test_a_view_is_not_touched_by_another_that_begins_meanwhile(decoder, limited, aspect):
+    limited(2**15)
+    shape, other, count = OTHERS[aspect]
+    views = inputs(*shape), inputs(*other, count=count)
+    run, main = BandedDecoder(decoder), threading.current_thread()
+    held, released = threading.Event(), threading.Event()
+
+    def hold(*_):
+        if threading.current_thread() is not main:
+            held.set()
+            assert released.wait(120)
+
+    @torch.inference_mode()
+    def seen(pixel, latent):
+        return run(pixel, latent)
+
+    hook = decoder.latent_conv_in.register_forward_pre_hook(hold)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(seen, *views[0])
+        try:
+            assert held.wait(120)
+            second = seen(*views[1])
+        finally:
+            released.set()
+        ours = first.result(), second
+    hook.remove()
+    with torch.inference_mode():
+        theirs = [decoder(*view) for view in views]
+    assert [relative(*pair) < 1e-5 for pair in zip(ours, theirs, strict=True)] == [True, True]
 
 
 @torch.inference_mode()

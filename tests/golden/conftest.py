@@ -1,17 +1,17 @@
 """What every golden test uses: the numbers to meet, the recipe they came from, and the report of how near we are.
 
-A test module says which file it answers for, and gets one test a key that the file has:
+A test says which file it answers for, and runs once for each key that the file has:
 
-    pytestmark = pytest.mark.golden_file("samplers")
-
+    @pytest.mark.golden_file("samplers")
     def test_latents_equal_the_reference(golden, key):
         golden.check("samplers", key, our_latents(golden, key))
 
-`pytest tests/golden --golden-dir DIR` runs the same tests against another set (its own salt, seeds and sizes).
+`case` instead of `key` gives it the whole runs of `cases.json` one by one. A file that is missing, or that has none of
+the keys asked for, fails the run. `pytest tests/golden --golden-dir DIR` runs the same tests against another set (its
+own salt, seeds, sizes and prompts).
 """
 
 import json
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from layerdiffuse_mcp.choices import SAMPLERS, SCHEDULES
 
 from .recipe import Recipe
 
@@ -43,11 +45,8 @@ class GoldenSet(Recipe):
         self._files: dict[str, dict[str, Tensor]] = {}
 
     def keys(self, name: str) -> list[str]:
-        """The keys of a file, sorted; none where the set has no such file."""
-        path = self.folder / f"{name}.safetensors"
-        if not path.exists():
-            return []
-        with safe_open(path, "pt") as file:
+        """The keys of a file, sorted. Raises FileNotFoundError."""
+        with safe_open(self.folder / f"{name}.safetensors", "pt") as file:
             return sorted(file.keys())
 
     def file(self, name: str) -> dict[str, Tensor]:
@@ -61,6 +60,11 @@ class GoldenSet(Recipe):
     def prompts(self) -> dict[str, Any]:
         """What `prompts.json` says, by the prompt's name."""
         return json.loads((self.folder / "prompts.json").read_text())
+
+    @cached_property
+    def cases(self) -> dict[str, dict[str, Any]]:
+        """The whole runs of `cases.json`, by name: tool, arguments, methods, and the keys of what comes out."""
+        return {case["name"]: case for case in json.loads((self.folder / "cases.json").read_text())["cases"]}
 
     def record(self, name: str, key: str, error: float) -> None:
         """Keep an error for the report at the end of the run: the largest of each file is shown."""
@@ -90,7 +94,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_errors] = {}
     config.addinivalue_line(
         "markers",
-        "golden_file(name, only='', without=None): one test a key of this file that starts with only, not with without",
+        "golden_file(name, only=None, without=None): one test a key of this file; where it is told, only those that "
+        "begin with a path `only`, or not with a path `without`",
     )
 
 
@@ -98,18 +103,36 @@ def _golden_set(config: pytest.Config) -> GoldenSet:
     # the option is unknown to a run that reaches this folder only by collection
     folder: Path = config.getoption("--golden-dir", DATA)
     if not (folder / "set.json").exists():
-        raise pytest.UsageError(f"--golden-dir {folder} holds no set.json.")
+        raise pytest.UsageError(f"{folder} is no folder of golden cases: it holds no set.json.")
     return GoldenSet(folder, config.stash.setdefault(_errors, {}))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    golden = _golden_set(metafunc.config)
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", golden.cases.values(), ids=list(golden.cases))
     marker = metafunc.definition.get_closest_marker("golden_file")
     if marker and "key" in metafunc.fixturenames:
-        only: str = marker.kwargs.get("only", "")
-        keys: Iterable[str] = _golden_set(metafunc.config).keys(marker.args[0])
-        without: str | None = marker.kwargs.get("without")
-        wanted = [key for key in keys if key.startswith(only) and not (without and key.startswith(without))]
-        metafunc.parametrize("key", wanted)
+        metafunc.parametrize("key", keys_to_meet(golden, *marker.args, **marker.kwargs))
+
+
+def keys_to_meet(golden: GoldenSet, name: str, only: str | None = None, without: str | None = None) -> list[str]:
+    """The keys of a file that a marker asks for: below a path, not below another, and of choices that there are."""
+    return [
+        key
+        for key in golden.keys(name)
+        if (only is None or _below(only, key)) and not (without and _below(without, key)) and _is_ours(key)
+    ]
+
+
+def _below(path: str, key: str) -> bool:
+    return f"{key}/".startswith(f"{path}/")
+
+
+def _is_ours(key: str) -> bool:
+    """Whether we have what a key is about: `others/` holds samplers and schedules that we may not have."""
+    kind, _, rest = key.partition("/")
+    return kind != "others" or rest.split("/")[0] in {*SAMPLERS, *SCHEDULES}
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from layerdiffuse_mcp.images.alpha import on_grey, padded_rgb
 from layerdiffuse_mcp.images.resize import resized
 
 # the file also holds the pictures that the results were made of
-pytestmark = pytest.mark.golden_file("imaging", without="rgba/")
+pytestmark = pytest.mark.golden_file("imaging", without="rgba")
 
 
 def test_prepared_pictures_equal_the_reference(golden, key):

@@ -1,6 +1,7 @@
 """Every sampler's latents equal the reference's, from noise and from a latent."""
 
 import pytest
+from torch import Tensor
 
 from layerdiffuse_mcp.choices import SAMPLERS
 from layerdiffuse_mcp.engine.networks import UNetNetwork
@@ -11,27 +12,38 @@ from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
 
 from .networks import base_unet, conditionings
 
-pytestmark = pytest.mark.golden_file("samplers")
-
 
 @pytest.fixture(scope="module")
 def network(golden):
     return UNetNetwork(base_unet(golden, "sd15"))
 
 
+@pytest.mark.golden_file("samplers")
 def test_sampled_latents_equal_the_reference(golden, key, network):
-    guidance, latent, strength = 7.0, None, None
+    golden.check("samplers", key, sampled(golden, key, network))
+
+
+@pytest.mark.golden_file("samplers_more")
+def test_more_sampled_latents_equal_the_reference(golden, key, network):
+    golden.check("samplers_more", key, sampled(golden, key, network))
+
+
+def sampled(golden, key: str, network: UNetNetwork) -> Tensor:
+    """The latents of the run that a key names."""
+    guidance, latent, strength, steps = 7.0, None, None, "8"
     match key.split("/"):
         case ["img2img", sampler, schedule, amount]:
             latent, strength = golden.noise("init", (1, 4, *golden.latent)), float(amount)
         case ["cfg1", sampler, schedule]:
             guidance = 1.0
+        case ["others", sampler, schedule, steps]:
+            pass
         case [sampler, schedule]:
-            schedule = schedule.replace("-", "Automatic")
+            pass
         case _:
             pytest.fail(f"no case for {key}")
     row, table = SAMPLERS[sampler], sigma_table()
     denoiser = Denoiser(network, table, *conditionings(golden, "sd15"), guidance)
     noise = BatchNoise(golden.seeds, (4, *golden.latent))
-    ours = sample(row, denoiser, plan(row, schedule, 8, table, strength), noise, latent=latent)
-    golden.check("samplers", key, ours)
+    run = plan(row, schedule.replace("-", "Automatic"), int(steps), table, strength)
+    return sample(row, denoiser, run, noise, latent=latent)

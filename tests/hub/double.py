@@ -5,6 +5,7 @@
         hub.faults.append(Break(after=1000))       # each request for content takes the next fault, if there is one
         ...
         hub.requests                               # what was asked
+    hub.move("someone/something", "base.safetensors", other)   # a new commit; the ones before can still be asked for
 
 Metadata and files are resolved at `hub.url`; large files are redirected to a second server of another origin, as the
 hub redirects to its store. Small files (`lfs=False`) are served in place.
@@ -75,6 +76,11 @@ class Repo:
     files: dict[str, tuple[bytes, bool]] = field(default_factory=dict)
     gated: bool = False
     private_to: str | None = None
+    commit: str = COMMIT
+    past: dict[str, dict[str, tuple[bytes, bool]]] = field(default_factory=dict)
+
+    def at(self, revision: str) -> dict[str, tuple[bytes, bool]] | None:
+        return self.files if revision in ("main", self.commit) else self.past.get(revision)
 
 
 class Hub:
@@ -87,6 +93,9 @@ class Hub:
         self.status: int | None = None
         """Answer every request for metadata with this."""
         self.valid_tokens = {"hf_valid"}
+        self.talks = threading.Event()
+        """Cleared, both servers take requests and are silent."""
+        self.talks.set()
 
     def __enter__(self) -> "Hub":
         self._servers = [_Server(self, "hub", _resolve), _Server(self, "store", _content)]
@@ -96,6 +105,7 @@ class Hub:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.talks.set()
         for server in self._servers:
             server.stop()
 
@@ -103,9 +113,17 @@ class Hub:
         """Put a file into a repository."""
         self.repos.setdefault(repo, Repo()).files[path] = (content, lfs)
 
+    def move(self, repo: str, path: str, content: bytes) -> None:
+        """Make a commit that changes or adds a file: `main` is another one from now on."""
+        moved = self.repos[repo]
+        moved.past[moved.commit] = dict(moved.files)
+        moved.commit = hashlib.sha1(content).hexdigest()
+        self.add(repo, path, content)
+
     def blob(self, digest: str) -> bytes | None:
         """The content with that SHA-256."""
-        contents = (content for repo in self.repos.values() for content, _ in repo.files.values())
+        commits = (files for repo in self.repos.values() for files in (repo.files, *repo.past.values()))
+        contents = (content for files in commits for content, _ in files.values())
         return next((content for content in contents if sha256(content) == digest), None)
 
     def asked(self, server: str, method: str = "GET") -> list[Asked]:
@@ -145,6 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             Asked(self.server_name, self.command, unquote(self.path), self.headers.get("Range"), token)
         )
         self.token = token
+        self.hub.talks.wait()
         try:
             self.answer(self.hub, self)
         except (BrokenPipeError, ConnectionResetError):
@@ -216,20 +235,25 @@ def _resolve(hub: Hub, request: _Handler) -> None:
         request.refuse(404 if request.token else 401, "RepoNotFound", "Repository not found")
     elif path.startswith("api/models/"):
         files = [{"rfilename": file} for file in repo.files]
-        facts = {"id": name, "sha": COMMIT, "siblings": files, "gated": "auto" if repo.gated else False}
+        facts = {"id": name, "sha": repo.commit, "siblings": files, "gated": "auto" if repo.gated else False}
         request.reply(200, {"Content-Type": "application/json"}, json.dumps(facts).encode())
     elif repo.gated:
         request.refuse(403 if request.token else 401, "GatedRepo", f"Access to model {name} is restricted")
     else:
-        _resolve_file(hub, request, repo, rest.partition("/")[2])
+        revision, _, file = rest.partition("/")
+        _resolve_file(hub, request, repo, revision, file)
 
 
-def _resolve_file(hub: Hub, request: _Handler, repo: Repo, path: str) -> None:
-    commit = {"X-Repo-Commit": COMMIT}
-    if path not in repo.files:
+def _resolve_file(hub: Hub, request: _Handler, repo: Repo, revision: str, path: str) -> None:
+    commit = {"X-Repo-Commit": repo.commit if revision == "main" else revision}
+    files = repo.at(revision)
+    if files is None:
+        request.refuse(404, "RevisionNotFound", "Revision not found")
+        return
+    if path not in files:
         request.refuse(404, "EntryNotFound", "Entry not found", commit)
         return
-    content, lfs = repo.files[path]
+    content, lfs = files[path]
     digest = sha256(content)
     if not lfs:
         request.send_content(content, {**commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'})

@@ -1,6 +1,7 @@
 """Which models there are: published, in the user's folder, in models.toml."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,18 @@ def test_a_listed_base_whose_file_is_not_there_is_listed_and_explained(settings:
         ("[[base]]\nname = 'a'\npath = 'b'\nfamily = 'flux'", "family: Input should be 'sd15' or 'sdxl'"),
         ("[[base]]\nname = 'a'\npath = 'b'\ncolour = 'red'", "colour: Extra inputs"),
         ("[[base]]\nname = 'pocket'\npath = 'b'", "the name pocket is taken"),
+        ("[[base]]\nname = 'a\\u0007'\npath = 'b'".replace("'a\\u0007'", '"a\\u0007"'), "name must be on one line"),
+        ("x = " + "[" * 5000, "cannot be read"),
+        ("# " + "x" * 2_000_000, "cannot be read: it is larger than 1000 kB"),
+        ("[[base]]\nname = 'a'\npath = 'b'\ndescription = '" + "x" * 5000 + "'", "description: .* at most 500"),
+        *(
+            (f"[[lora]]\nname = 'a'\nrepo = 'x/y'\nfile = '{file}'", "file must be a path inside the repository")
+            for file in ("../../x.safetensors", "/x.safetensors", "a//x.safetensors", "a/. ./x.safetensors")
+        ),
+        *(
+            (f"[[lora]]\nname = 'a'\nrepo = '{repo}'\nfile = 'x.safetensors'", "repo must be the name of a repository")
+            for repo in ("../..", "x", "x/y/z", "a--b/c", "x/é")
+        ),
         ("[[lora]]\nname = 'a'\npath = 'b'\n[[lora]]\nname = 'a'\npath = 'c'", "the name a is taken"),
     ],
 )
@@ -203,6 +216,43 @@ def test_a_models_toml_that_cannot_be_used_says_which_entry_and_why(settings: Se
     with pytest.raises(ModelError, match=said) as raised:
         catalog.models(settings)
     assert "models.toml" in str(raised.value)
+    assert len(str(raised.value)) < 1500
+
+
+def test_a_models_toml_that_is_no_utf8_says_so(settings: Settings):
+    write(settings.models_dir / "models.toml", b"# caf\xe9")
+    with pytest.raises(ModelError, match=r"models.toml cannot be read: 'utf-8' codec"):
+        catalog.models(settings)
+
+
+@pytest.mark.parametrize("path", ["a\\u0000b", "~nobody-has-this-name/x.safetensors", "x" * 5000, "/dev/zero"])
+def test_a_path_in_models_toml_that_can_be_no_file_is_a_file_that_is_not_there(settings: Settings, path: str):
+    write_list(settings, f'[[base]]\nname = "mine"\npath = "{path}"\nvae = "{path}"\n')
+    with pytest.raises(ModelNotFound, match=r"its file is not there\. Correct its path there"):
+        catalog.base_file(catalog.find("mine", settings), settings)
+
+
+def test_an_unknown_name_of_any_length_is_quoted_in_part(settings: Settings):
+    for search in (catalog.find, catalog.lora, catalog.find_any):
+        with pytest.raises(ModelNotFound) as raised:
+            search("x" * 100_000, settings)
+        assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("folder", ["", "loras"])
+def test_a_file_whose_name_is_no_text_is_listed_by_its_escape_and_found_by_it(settings: Settings, folder: str):
+    name = os.fsdecode(b"caf\xe9\n.safetensors")
+    path = write(settings.models_dir / folder / name, tensors(LORA_KEYS if folder else SD15_KEYS))
+    write(settings.models_dir / folder / "link.safetensors", b"").unlink()
+    (settings.models_dir / folder / "link.safetensors").symlink_to(path)
+    entries = catalog.loras(settings) if folder else catalog.models(settings)[4:]
+    for entry in entries:
+        entry.model_dump_json(exclude={"path"})
+        assert entry.name.isprintable()
+    assert entries[0].name == "caf\\udce9\\n"
+    found = catalog.find_any("caf\\udce9\\n", settings)
+    assert found.path == path
+    assert len(entries) == 1  # the link is the same file
 
 
 def test_an_unknown_lora_is_answered_with_the_known_ones(settings: Settings):

@@ -1,21 +1,24 @@
 """Preparing a model: what is fetched, progress, disk space, and what is said when it fails."""
 
 import errno
+import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from layerdiffuse_mcp.errors import Cancelled, DownloadError, ModelNotFound
+from layerdiffuse_mcp.errors import Cancelled, DownloadError, ModelError, ModelNotFound
 from layerdiffuse_mcp.hub import catalog, download
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.hub.entries import RemoteFile
+from layerdiffuse_mcp.hub.hashes import cache_file
 from layerdiffuse_mcp.hub.official import BASES, LAYER_FILES
-from layerdiffuse_mcp.methods import Task
+from layerdiffuse_mcp.methods import METHODS, ROUTES, Task
 from layerdiffuse_mcp.outcome import Progress
 from layerdiffuse_mcp.settings import Settings
-from tests.hub.double import Break, Damage, Hub, Slow
+from tests.hub.double import Break, Damage, Hub, Slow, sha256
 from tests.hub.files import LORA_KEYS, SD15_KEYS, tensors, weights, write
 
 JOINT = ("layer_sd15_joint",)
@@ -263,8 +266,127 @@ def test_a_sibling_on_disk_is_not_fetched_again(filled: Hub, settings: Settings)
 def test_a_sibling_in_the_cache_serves_too(hub: Hub, settings: Settings):
     repo, name = "rootonchair/diffuser_layerdiffuse", "diffuser_layer_xl_fg2ble.safetensors"
     hub.add(repo, name, weights(100))
-    source = download.look_up(RemoteFile(repo=repo, path=name))
-    path = download.fetch(source, download._Pace(ignore))
+    pace = download._Pace(ignore)
+    path = download.fetch(download.look_up(RemoteFile(repo=repo, path=name), pace), pace)
     entry = catalog.find("sdxl", settings)
     assert catalog.layer_file(entry, "layer_xl_fg2ble.safetensors", settings) == path
     assert Path(path).name == name
+
+
+def in_cache(path: Path, content: bytes) -> Path:
+    """Put other content in the place of a cached file's."""
+    path.resolve().write_bytes(content)
+    return path
+
+
+def test_a_damaged_file_stays_until_its_replacement_is_here(
+    filled: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    path = in_cache(prepare("sd15", settings, ignore, methods=JOINT).fetched[-1].path, weights(1000)[:500])
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(DownloadError, match=r"HF_HUB_OFFLINE forbids it.*damaged and was left as it is"):
+            prepare("sd15", settings, ignore, methods=JOINT)
+    assert path.stat().st_size == 500
+    filled.faults += [Damage(), Damage()]
+    with pytest.raises(DownloadError, match="twice in a row"):
+        prepare("sd15", settings, ignore, methods=JOINT)
+    assert path.stat().st_size == 500
+    assert names(prepare("sd15", settings, ignore, methods=JOINT)) == [path.name]
+    assert path.stat().st_size > 50_000
+
+
+def test_a_whole_file_of_a_number_format_that_is_not_read_stays(filled: Hub, settings: Settings):
+    odd = weights(50_000).replace(b'"U8"', b'"F4"')
+    filled.add("lllyasviel/fav_models", "fav/realisticVisionV51_v51VAE.safetensors", odd)
+    source = download.look_up(BASES[2].remote, download._Pace(ignore))
+    path = write(source.folder / "snapshots" / source.commit / source.remote.path, odd)
+    with pytest.raises(DownloadError, match="stores its weights as F4, which is not supported"):
+        prepare("sd15", settings, ignore, methods=JOINT, verify=True)
+    assert path.read_bytes() == odd
+    assert not filled.asked("store")
+
+
+def test_a_file_that_is_as_it_was_published_is_not_fetched_again(filled: Hub, settings: Settings):
+    path = prepare("sd15", settings, ignore, methods=JOINT).fetched[-1].path
+    odd = b"PK\x03\x04" + bytes(1000)
+    blob = path.parent.parent.parent / "blobs" / sha256(odd)
+    blob.write_bytes(odd)
+    path.unlink()
+    path.symlink_to(blob)
+    with pytest.raises(DownloadError, match=r"is a pickle file under another name.*as it was published"):
+        prepare("sd15", settings, ignore, methods=JOINT)
+    assert path.read_bytes() == odd
+
+
+def test_a_users_file_that_the_cache_links_to_is_named_and_left_alone(filled: Hub, settings: Settings, tmp_path: Path):
+    path = prepare("sd15", settings, ignore, methods=JOINT).fetched[-1].path
+    own = write(tmp_path / "mine.safetensors", weights(1000)[:500])
+    path.unlink()
+    path.symlink_to(own)
+    with pytest.raises(DownloadError, match=r"is damaged.*Remove it"):
+        prepare("sd15", settings, ignore, methods=JOINT)
+    assert own.stat().st_size == 500
+    assert path.is_symlink()
+
+
+def test_files_of_an_earlier_commit_are_still_here(filled: Hub, settings: Settings):
+    prepare("sd15", settings, ignore, methods=JOINT)
+    repo = LAYER_FILES["layer_sd15_joint.safetensors"].repo
+    filled.move(repo, "README.md", b"new")
+    prepare("sd15", settings, ignore, methods=("layer_sd15_bg2fg",))
+    filled.requests.clear()
+    assert prepare("sd15", settings, ignore, methods=JOINT).fetched == ()
+    assert not filled.requests
+
+
+def test_checking_what_is_here_tells_how_far_it_is_and_can_be_cancelled(
+    filled: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "TOLD_EVERY", 0)
+    prepare("sd15", settings, ignore, methods=JOINT)
+
+    def stop(progress: Progress) -> None:
+        if progress.message.startswith("checking realisticVisionV51_v51VAE.safetensors: 50 kB of 50 kB"):
+            raise Cancelled("The job was cancelled.")
+
+    with pytest.raises(Cancelled):
+        prepare("sd15", settings, stop, methods=JOINT, verify=True)
+
+
+def test_a_fetched_file_is_not_read_again_for_its_checksum(filled: Hub, settings: Settings):
+    path = prepare("sd15", settings, ignore, methods=JOINT).fetched[0].path
+    listed = json.loads(cache_file().read_text())
+    assert listed[str(path.resolve())][2] == sha256(path.read_bytes())
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_what_is_advised_where_a_layer_file_is_missing_fetches_it(settings: Settings, family: str):
+    entry = catalog.find(family, settings)
+    for method in (method for method in METHODS.values() if method.family == family):
+        with pytest.raises(ModelNotFound) as raised:
+            catalog.layer_file(entry, method.file, settings)
+        said = str(raised.value)
+        assert f"models prepare {entry.name}`" in said
+        assert f"put {method.file} into" in said
+        task = re.search("task='(.*?)'", said)
+        if "prepare_model" in said:
+            assert task
+            files = catalog.missing(entry, settings, catalog.methods_for(entry, Task(task[1])))
+            assert method.file in [file.name for file in files]
+        else:
+            assert not any(method.id in route for route in ROUTES.values())
+
+
+def test_what_is_advised_where_an_own_base_is_missing_works(hub: Hub, settings: Settings):
+    rows = '[[base]]\nname = "my base"\nrepo = "me/mine"\nfile = "model.safetensors"\nfamily = "sd15"\n'
+    write(settings.models_dir / "models.toml", rows.encode())
+    for say in (
+        lambda: catalog.base_file(catalog.find("my base", settings), settings),
+        lambda: prepare("my base", settings, ignore, methods=()),
+    ):
+        with pytest.raises(ModelError, match=r"give its path in .*models.toml") as raised:
+            say()
+        assert "put model.safetensors into" not in str(raised.value)
+    with pytest.raises(ModelNotFound, match=r"models prepare 'my base'"):
+        catalog.base_file(catalog.find("my base", settings), settings)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from layerdiffuse_mcp.engine.engine import Engine
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
+from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.official import LAYER_FILES
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.outcome import Progress
@@ -18,6 +18,8 @@ from layerdiffuse_mcp.requests import GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.settings import Settings
 from tests import narrow
 from tests.hub.double import Hub, Slow
+from tests.hub.files import LORA_KEYS, tensors, write
+from tests.saving import Engine
 
 NAME = "realisticVisionV51_v51VAE"
 FILES = ("joint", "vae_transparent_encoder", "vae_transparent_decoder")
@@ -101,13 +103,14 @@ def command(filled: Hub, settings: Settings, tmp_path: Path) -> Callable[..., su
     return start
 
 
-def test_the_command_goes_on_where_a_killed_one_stopped(filled: Hub, command: Callable[..., subprocess.Popen[str]]):
+def test_the_command_goes_on_where_a_killed_one_stopped(
+    filled: Hub, command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+):
     filled.faults.append(Slow(20_000, 0.02))
     first = command("sd15", "--task", "layers")
-    while not filled.asked("store"):
+    while not any(part.stat().st_size for part in (tmp_path / "home").rglob("*.incomplete")):
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.02)
-    time.sleep(0.3)
     first.kill()
     first.communicate()
     second = command("sd15", "--task", "layers")
@@ -130,3 +133,27 @@ def test_the_command_takes_token_and_offline_mode_from_the_environment(
     assert offline.returncode == 1
     assert "does not accept your token" in refused.communicate()[1]
     assert {asked.token for asked in filled.requests if "/resolve/" in asked.path} == {"hf_expired"}
+
+
+def test_two_commands_at_once_fetch_each_file_once(filled: Hub, command: Callable[..., subprocess.Popen[str]]):
+    filled.faults += [Slow(20_000, 0.02)]
+    both = [command("sd15", "--task", "layers") for _ in range(2)]
+    for one in both:
+        _, err = one.communicate()
+        assert one.returncode == 0, err
+    assert [asked.range for asked in filled.asked("store")] == [None] * 4
+
+
+def test_a_lora_is_fetched_by_what_its_absence_advises(hub: Hub, settings: Settings):
+    hub.add("me/mine", "wc.safetensors", tensors(LORA_KEYS))
+    write(
+        settings.models_dir / "models.toml",
+        b'[[lora]]\nname = "watercolour"\nrepo = "me/mine"\nfile = "wc.safetensors"\n',
+    )
+    with pytest.raises(ModelNotFound, match=r"prepare_model with model='watercolour'"):
+        catalog.lora("watercolour", settings)
+    engine = Engine(settings)
+    assert engine.run(PrepareRequest(model="Watercolour"), lambda _: None).model == "watercolour"
+    assert catalog.lora("watercolour", settings).read_bytes() == tensors(LORA_KEYS)
+    assert engine.run(PrepareRequest(model="watercolour"), lambda _: None).model == "watercolour"
+    engine.close()

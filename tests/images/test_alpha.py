@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 
 from layerdiffuse_mcp.images.alpha import (
+    TILE_PIXELS,
     alpha_facts,
     checkerboard,
     composite,
-    describe,
     halo,
     on_grey,
+    on_level,
     over,
     padded_rgb,
     to_float,
 )
+from layerdiffuse_mcp.images.describe import describe
 
 
 def disc(size=64, colour=(200, 30, 30), radius=20, soft=4.0, centre=(32, 32)):
@@ -97,6 +99,15 @@ def test_padding_works_for_any_size_and_for_nothing_visible(shape):
     assert np.isfinite(filled).all()
 
 
+def test_flattening_in_whole_levels_takes_the_nearest_for_every_colour_and_alpha():
+    colour, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    for level in (0, 127, 255):
+        flat = on_level(np.stack([colour, colour, colour, alpha], axis=-1), level)
+        share = alpha.astype(np.float64) / 255
+        assert np.array_equal(flat[..., 1], np.rint(colour * share + level * (1 - share)))
+        assert np.array_equal(flat[..., 0], flat[..., 2])
+
+
 def test_flattening_on_grey_shows_grey_where_nothing_is():
     flat = on_grey(np.array([[[255, 0, 0, 0], [255, 0, 0, 255]]], np.uint8))
     assert flat.tolist() == [[[0.5, 0.5, 0.5], [1.0, 0.0, 0.0]]]
@@ -145,3 +156,24 @@ def test_a_cut_out_with_its_old_background_in_the_edge_has_a_halo_of_that_tone()
 
 def test_a_picture_without_soft_pixels_has_nothing_to_compare():
     assert halo(np.full((8, 8, 4), 255, np.uint8)).soft == 0
+
+
+def test_facts_and_halo_do_not_depend_on_where_a_picture_is_cut_into_tiles():
+    whole = disc(size=600, radius=200, centre=(300, 300), soft=60.0)
+    whole[..., :3] = np.random.default_rng(0).integers(0, 256, (600, 600, 3))
+    apart = 2 * TILE_PIXELS // 600  # rows to the second copy, which so begins in another tile
+    twice = np.zeros((apart + 650, 600, 4), np.uint8)
+    twice[:600], twice[apart : apart + 600] = whole, whole
+    one, two = halo(whole), halo(twice)
+    assert two.soft == 2 * one.soft > 0
+    assert (two.difference, two.lightness) == pytest.approx((one.difference, one.lightness))
+    left, top, right, bottom = alpha_facts(whole).bbox or ()
+    assert alpha_facts(twice).bbox == (left, top, right, apart + bottom)
+
+
+def test_a_picture_of_one_endless_row_is_looked_at_in_pieces():
+    row = np.zeros((1, 2 * TILE_PIXELS + 5, 4), np.uint8)
+    row[0, TILE_PIXELS - 3 : TILE_PIXELS + 3] = 255
+    row[0, TILE_PIXELS + 3] = 128
+    assert alpha_facts(row).bbox == (TILE_PIXELS - 3, 0, TILE_PIXELS + 4, 1)
+    assert halo(row).soft == 1

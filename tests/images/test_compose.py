@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import over, to_bytes, to_float
-from layerdiffuse_mcp.images.compose import Layer, arrange, compose, flatten
+from layerdiffuse_mcp.images.alpha import TILE_PIXELS, over, to_bytes, to_float
+from layerdiffuse_mcp.images.compose import MAX_CANVAS_SIDE, Extent, Layer, arrange, canvas_size, compose, flatten
 
 
 def flat(height, width, rgba):
@@ -112,3 +112,45 @@ def test_impossible_canvases_are_refused():
         arrange([Layer(flat(2, 2, (1, 2, 3, 0)), "a")], trim=True)
     with pytest.raises(InvalidRequest, match="smaller scale"):
         compose([Layer(flat(2000, 2000, RED), "a", scale=60)])
+
+
+def test_bands_meet_without_a_seam():
+    picture = noise(3 * TILE_PIXELS // 1000 + 7, 1000)
+    picture[picture[..., 3] == 0] = 0
+    assert np.array_equal(compose([Layer(picture, "a")]), picture)
+    below, above = noise(*picture.shape[:2], seed=1), Layer(picture, "b", y=-100)
+    expected = over(to_float(below), np.zeros(below.shape, np.float32))
+    expected[:-100] = over(to_float(picture[100:]), expected[:-100])
+    assert np.array_equal(compose([Layer(below, "a"), above], canvas=below.shape[1::-1]), to_bytes(expected))
+
+
+def test_a_trimmed_canvas_and_a_given_one_are_refused_together():
+    with pytest.raises(InvalidRequest, match="either trim or width and height"):
+        arrange([Layer(flat(2, 2, RED), "a")], canvas=(4, 4), trim=True)
+
+
+def test_a_pixel_far_away_is_trimmed_without_a_canvas():
+    """One that reached so far would take 3 GB."""
+    far = MAX_CANVAS_SIDE - 1000
+    made = arrange([Layer(flat(1, 1, RED), "a", x=far, y=far)], trim=True, pad=2)
+    assert (made.width, made.height) == (5, 5)
+    with pytest.raises(InvalidRequest, match="canvas of"):
+        arrange([Layer(flat(1, 1, RED), "a"), Layer(flat(1, 1, RED), "b", x=far, y=far)], trim=True)
+
+
+def test_a_canvas_is_checked_before_any_picture_is_read():
+    extent = Extent.of("a", (10, 20), 5, -30, 2.0, 1.0)
+    assert canvas_size([extent]) == (25, 10)
+    assert canvas_size([extent], below=(7, 9)) == (7, 9)
+    for size, x in (((1, 1), 29_000), ((MAX_CANVAS_SIDE + 1, 1), 0)):
+        with pytest.raises(InvalidRequest, match="canvas of"):
+            canvas_size([Extent.of("a", size, x, x, 1.0, 1.0)])
+    with pytest.raises(InvalidRequest, match="smaller scale"):
+        Extent.of("a", (30_000, 1), 0, 0, 1.5, 1.0)
+
+
+def test_only_what_is_still_seen_after_fading_counts_when_trimming():
+    faint = Layer(flat(9, 9, (255, 0, 0, 2)), "faint", opacity=0.2)
+    hidden = Layer(flat(9, 9, RED), "hidden", visible=False)
+    made = arrange([faint, hidden, Layer(flat(2, 3, RED), "a", x=4, y=5)], trim=True)
+    assert (made.width, made.height) == (3, 2)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from layerdiffuse_mcp.errors import ImageError
-from layerdiffuse_mcp.images.read import read_picture
+from layerdiffuse_mcp.images.alpha import TILE_PIXELS
+from layerdiffuse_mcp.images.read import picture_size, read_picture
 
 RGBA = np.random.default_rng(0).integers(0, 256, (12, 20, 4), np.uint8)
 
@@ -153,3 +154,22 @@ def test_a_missing_file_and_a_folder_are_image_errors(tmp_path):
         read_picture(tmp_path / "none.png")
     with pytest.raises(ImageError, match="cannot be read"):
         read_picture(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_the_size_in_the_header_is_that_of_the_picture_turned_upright(tmp_path, format_, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGBA[..., :3].copy()).save(tmp_path / "p", format_, exif=exif)
+    assert picture_size(tmp_path / "p") == read_picture(tmp_path / "p").rgba.shape[1::-1]
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "I;16", "CMYK", "1"])
+def test_a_picture_of_several_tiles_is_converted_as_one(tmp_path, mode):
+    side = round((3 * TILE_PIXELS) ** 0.5)
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8))
+    picture = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    picture.save(tmp_path / "p.tif")
+    expected = grey if mode == "I;16" else picture.convert("RGB")
+    assert np.array_equal(read_picture(tmp_path / "p.tif").rgba, np.asarray(expected.convert("RGBA")))

@@ -6,17 +6,22 @@ stuck 3        computes for three seconds without a step
 killed         its process is killed
 broken         a bug: an exception that is not ours
 refused        an error of ours
+draw           as many pictures as are asked for, of no pixels
+signal 34      its process is ended by that signal
+unfit          an error of ours, after which its process ends by itself
+long ...       nothing: a prompt to make it as long as is wanted
 
-A group obeys each prompt that is not steps, then the steps of the first, and leaves an empty file for each request.
+A group obeys each prompt that is not steps, then the steps of the first, and has an empty picture for each request.
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.outcome import ImageResult, Outcome, Progress
+from layerdiffuse_mcp.outcome import EncodedFile, Outcome, PictureFacts, Progress
 from layerdiffuse_mcp.requests import GenerateRequest, GroupRequest, Request, StatusRequest, UnloadRequest
 from layerdiffuse_mcp.settings import Settings
 
@@ -26,9 +31,10 @@ STEP = 0.03
 class Engine:
     def __init__(self, settings: Settings) -> None:
         self.done: list[str] = []
-        self.output = settings.output
 
-    def run(self, request: Request, on_step: Callable[[Progress], None]) -> Outcome:
+    def run(
+        self, request: Request, on_step: Callable[[Progress], None], cancelled: Callable[[], bool] | None = None
+    ) -> Outcome:
         match request:
             case StatusRequest():
                 return Outcome(status={"pid": os.getpid(), "done": list(self.done)})
@@ -38,6 +44,8 @@ class Engine:
             case GenerateRequest(prompt=prompt):
                 self._obey(prompt, on_step)
                 self.done.append(prompt)
+                if prompt.startswith("draw"):
+                    return self._drawn_for(request)
                 return Outcome(model="rehearsal", device="cpu", warnings=(str(os.getpid()),))
             case GroupRequest(requests=requests):
                 for other in requests:
@@ -45,16 +53,17 @@ class Engine:
                         self._obey(other.prompt, on_step)
                 self._obey(requests[0].prompt, on_step)
                 self.done.append(" and ".join(one.prompt for one in requests))
-                return Outcome(parts=tuple(self._left_by(one) for one in requests))
+                return Outcome(parts=tuple(self._drawn_for(one) for one in requests))
             case _:
                 raise LayerDiffuseError(f"cannot rehearse {request.kind}")
 
-    def _left_by(self, request: GenerateRequest) -> Outcome:
-        self.output.mkdir(exist_ok=True)
-        path = self.output / f"{request.seed}.png"
-        path.touch()
-        image = ImageResult(role="foreground", path=path, width=1, height=1, seed=request.seed, alpha=None)
-        return Outcome(model="rehearsal", device="cpu", images=(image,))
+    def _drawn_for(self, request: GenerateRequest) -> Outcome:
+        facts = PictureFacts(role="foreground", width=1, height=1, seed=request.seed, alpha=None)
+        files = tuple(
+            EncodedFile(name=f"{request.seed + number}.png", data=b"x" * 10_000, picture=facts)
+            for number in range(request.count)
+        )
+        return Outcome(model="rehearsal", device="cpu", encoded=files)
 
     def _obey(self, prompt: str, on_step: Callable[[Progress], None]) -> None:
         word, _, number = prompt.partition(" ")
@@ -70,6 +79,12 @@ class Engine:
                 time.sleep(float(number))
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "signal":
+                os.kill(os.getpid(), int(number))
+                signal.pause()
+            case "unfit":
+                threading.Timer(0.05, os._exit, [3]).start()
+                raise OutOfMemory("Too large, and no longer fit.")
             case "broken":
                 raise ZeroDivisionError("a bug")
             case "refused":

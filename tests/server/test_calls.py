@@ -1,7 +1,6 @@
 """Calls that take long: progress, a handle in time, cancellation; in both protocol eras."""
 
 import itertools
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -58,18 +57,16 @@ async def test_a_wait_that_expires_hands_back_a_job_to_wait_for(connect: Connect
 
 async def test_waiting_for_nothing_returns_at_once(connect: Connect):
     async with connect() as client:
-        began = time.monotonic()
-        assert facts_of(await draw(client, "steps 100", wait_seconds=0))["status"] in ("queued", "running")
-        assert time.monotonic() - began < 1
+        with anyio.fail_after(60):
+            assert facts_of(await draw(client, "steps 100000", wait_seconds=0))["status"] in ("queued", "running")
 
 
 async def test_other_tools_answer_while_a_job_runs(connect: Connect):
     async with connect() as client:
         await draw(client, "steps 1")
-        handle = facts_of(await draw(client, "steps 200", wait_seconds=0.1))
-        began = time.monotonic()
-        status = facts_of(await client.call_tool("server_status", {}))
-        assert time.monotonic() - began < 0.5
+        handle = facts_of(await draw(client, "steps 100000", wait_seconds=0.1))
+        with anyio.fail_after(60):
+            status = facts_of(await client.call_tool("server_status", {}))
         assert (status["worker"], status["running"]) == ("busy", [handle["job_id"]])
 
 
@@ -77,8 +74,8 @@ async def test_a_call_that_its_client_cancels_stops_the_job(connect: Connect):
     async with connect() as client:
         await draw(client, "steps 1")
         with anyio.move_on_after(0.3):
-            await draw(client, "steps 1000")
-        with anyio.fail_after(5):
+            await draw(client, "steps 100000")
+        with anyio.fail_after(60):
             while True:
                 newest = facts_of(await client.call_tool("list_jobs", {"limit": 1}))["jobs"][0]
                 if newest["status"] == "cancelled":
@@ -102,11 +99,13 @@ async def test_cancel_job_stops_it_and_the_waiting_call_says_so(connect: Connect
             seen: list[CallToolResult] = []
 
             async def wait_for_it() -> None:
-                seen.append(await draw(client, "steps 1000"))
+                seen.append(await draw(client, "steps 100000"))
 
             tasks.start_soon(wait_for_it)
-            await anyio.sleep(0.3)
-            running = facts_of(await client.call_tool("list_jobs", {"status": "running"}))["jobs"][0]
+            with anyio.fail_after(60):
+                while not (jobs := facts_of(await client.call_tool("list_jobs", {"status": "running"}))["jobs"]):
+                    await anyio.sleep(0.02)
+            running = jobs[0]
             stopped = facts_of(await client.call_tool("cancel_job", {"job_id": running["job_id"]}))
             assert stopped["status"] == "cancelled"
         assert seen[0].is_error
@@ -147,7 +146,7 @@ async def test_an_error_of_the_engine_is_told_as_it_is(connect: Connect):
 
 async def test_a_full_queue_is_an_error_that_says_what_to_do(connect: Connect):
     async with connect(queue_size=1) as client:
-        await draw(client, "steps 100", wait_seconds=0.1)
+        await draw(client, "steps 100000", wait_seconds=0.1)
         await draw(client, "steps 1", wait_seconds=0)
         refused = await draw(client, "steps 1", wait_seconds=0)
         assert refused.is_error

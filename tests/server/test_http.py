@@ -11,11 +11,12 @@ import pytest
 import uvicorn
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from starlette.types import ASGIApp
 
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.server.app import create_server, serve_http
-from layerdiffuse_mcp.server.http import http_app
+from layerdiffuse_mcp.server.http import host_of, http_app, names_of
 from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +95,67 @@ async def test_a_web_page_of_elsewhere_is_refused(serve: Callable[[str | None], 
     assert answer.status_code in (403, 421)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "example.org"])
+TRICKS = (
+    "localhost:x", "localhost:80@evil", "localhost:99999", "localhost:080", "localhost:", "evil@localhost",
+    "localhost@evil.example", "localhost.evil.example", "localhost/", "localhost?", "localhost#", "localhost\\\\@evil",
+    "127.0.0.1.evil.example", "evil.example:8000", "::1", "", " ",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("authority", TRICKS)
+def test_an_authority_is_compared_whole(authority: str):
+    assert host_of(authority) not in names_of("127.0.0.1")
+    assert host_of(authority) not in names_of("0.0.0.0")
+
+
+@pytest.mark.parametrize("authority", ["localhost", "localhost:8000", "LOCALHOST:80", "127.0.0.1:9", "[::1]:8000"])
+def test_this_machine_s_own_names_are_known(authority: str):
+    assert host_of(authority) in names_of("127.0.0.1")
+
+
+async def status_of(app: ASGIApp, **headers: str) -> int:
+    """The status of an answer to a request that only a served one gets further with."""
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:8000") as web:
+        return (await web.get("/elsewhere", headers=headers)).status_code
+
+
+async def test_every_request_is_checked_before_anything_else(settings: Settings):
+    app = http_app(create_server(settings), "127.0.0.1", None)
+    assert await status_of(app) == 404
+    assert await status_of(app, host="localhost:80@evil") == 421
+    assert await status_of(app, origin="http://localhost:3000") == 404
+    for origin in ("http://localhost@evil.example", "http://localhost:3000@evil", "http://localhost:x", "null",
+                   "http://localhost.evil.example", "file://localhost", "http://localhost/"):  # fmt: skip
+        assert await status_of(app, origin=origin) == 403, origin
+
+
+async def test_a_server_on_every_address_answers_for_its_own_names_and_those_it_is_told(settings: Settings):
+    app = http_app(create_server(settings), "0.0.0.0", TOKEN, ["Pictures.example"])
+    token = {"authorization": f"Bearer {TOKEN}"}
+    for host in ("localhost:8000", f"{socket.gethostname()}:8000", "pictures.example", "127.0.0.1:8000"):
+        assert await status_of(app, host=host, **token) == 404, host
+    for host in ("evil.example", "pictures.example.evil"):
+        assert await status_of(app, host=host, **token) == 421, host
+
+
+NOT_LOOPBACK = ("0.0.0.0", "192.168.1.4", "::", "example.org", "0", "", "127.1", "127.0.0.1.evil.example")
+
+
+@pytest.mark.parametrize("host", NOT_LOOPBACK)
 def test_others_are_served_only_with_a_token(host: str, settings: Settings):
     with pytest.raises(InvalidRequest, match="--token"):
         serve_http(settings, host=host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("token", ["", " " * 20, "fifteen-letters", "sixteen letters!", "sechzehn-buchstäblich"])
+def test_a_token_that_guards_nothing_is_refused(host: str, token: str, settings: Settings):
+    with pytest.raises(InvalidRequest, match="16 characters or more"):
+        serve_http(settings, host=host, token=token)
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 10**9])
+def test_a_port_that_is_none_is_refused(port: int, settings: Settings):
+    with pytest.raises(InvalidRequest, match="There is no port"):
+        serve_http(settings, port=port)

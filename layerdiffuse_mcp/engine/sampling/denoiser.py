@@ -65,7 +65,7 @@ class Inpainting:
 
     @classmethod
     def of(cls, latent: Tensor, mask: Tensor, noise: BatchNoise) -> "Inpainting":
-        """With a stream of noise of its own for each image of a batch, so that a picture does not depend on the batch.
+        """With a stream of noise of its own for each image of a batch, so that the noise does not depend on the batch.
 
         The reference draws here from a global generator; so our pictures are repeatable where its are not.
         """

@@ -11,7 +11,7 @@ network's "variance preserving" space is x / sqrt(sigma^2 + 1). Levels stay on t
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,14 +26,16 @@ _MOST_STRENGTH = 0.999
 
 @dataclass(frozen=True)
 class SigmaTable:
-    """The noise level of each training timestep, lowest first: float32 (T,), and its logarithm.
+    """The noise levels of training timesteps, lowest first: float32 (T,), and their logarithm.
 
+    The level at i is that of the timestep `stride * (i + 1) - 1`: of each one, or of every `stride`-th up to the last.
     `sdxl` tells which base it is for, as "Align Your Steps" has levels for each family.
     """
 
     sigmas: Tensor
     log_sigmas: Tensor
     sdxl: bool = False
+    stride: int = 1
 
     @property
     def lowest(self) -> float:
@@ -43,16 +45,31 @@ class SigmaTable:
     def highest(self) -> float:
         return float(self.sigmas[-1])
 
+    @property
+    def first(self) -> int:
+        """The timestep of the lowest level."""
+        return self.stride - 1
+
+    @property
+    def last(self) -> int:
+        """The timestep of the highest level."""
+        return self.stride * len(self.sigmas) - 1
+
+    def every(self, stride: int) -> "SigmaTable":
+        """The table of each `stride`-th timestep up to the last, of one that has them all."""
+        kept = slice(stride - 1, None, stride)
+        return replace(self, sigmas=self.sigmas[kept], log_sigmas=self.log_sigmas[kept], stride=stride)
+
     def sigma_to_t(self, sigma: Tensor) -> Tensor:
-        """The timestep whose log sigma is nearest: int64, shaped as sigma."""
+        """The timestep, of those in the table, whose log sigma is nearest: int64, shaped as sigma."""
         distances = sigma.log().reshape(1, -1) - self.log_sigmas.reshape(-1, 1)
-        return distances.abs().argmin(dim=0).reshape(sigma.shape)
+        return distances.abs().argmin(dim=0).reshape(sigma.shape) * self.stride + self.first
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
         """The sigma of a timestep, also of one between two: interpolated in log sigma, clamped to the table."""
-        t = t.float().clamp(0, len(self.sigmas) - 1)
-        part = t.frac()
-        low, high = self.log_sigmas[t.floor().long()], self.log_sigmas[t.ceil().long()]
+        place = ((t.float() - self.first) / self.stride).clamp(0, len(self.sigmas) - 1)
+        part = place.frac()
+        low, high = self.log_sigmas[place.floor().long()], self.log_sigmas[place.ceil().long()]
         return ((1 - part) * low + part * high).exp()
 
     def percent_to_sigma(self, done: float) -> float:
@@ -93,24 +110,18 @@ def exponential(steps: int, table: SigmaTable) -> Tensor:
 
 def uniform(steps: int, table: SigmaTable) -> Tensor:
     """Evenly spaced timesteps, both ends included."""
-    return _then_zero(table.t_to_sigma(torch.linspace(len(table.sigmas) - 1, 0, steps)))
+    return _then_zero(table.t_to_sigma(torch.linspace(table.last, table.first, steps)))
 
 
 def sgm_uniform(steps: int, table: SigmaTable) -> Tensor:
     """Evenly spaced timesteps without the last, as Stability's generative-models has them."""
-    return _then_zero(table.t_to_sigma(torch.linspace(len(table.sigmas) - 1, 0, steps + 1)[:-1]))
+    return _then_zero(table.t_to_sigma(torch.linspace(table.last, table.first, steps + 1)[:-1]))
 
 
 def simple(steps: int, table: SigmaTable) -> Tensor:
     """Every (T / steps)-th level of the table, from the highest."""
     stride = len(table.sigmas) / steps
     return _then_zero(table.sigmas[[-1 - int(step * stride) for step in range(steps)]])
-
-
-def normal(steps: int, table: SigmaTable) -> Tensor:
-    """The timesteps of the table's ends and evenly between; equals `uniform` on a table of discrete timesteps."""
-    ends = table.sigma_to_t(torch.tensor([table.highest, table.lowest]))
-    return _then_zero(table.t_to_sigma(torch.linspace(float(ends[0]), float(ends[1]), steps)))
 
 
 def ddim(steps: int, table: SigmaTable) -> Tensor:
@@ -155,7 +166,6 @@ FUNCTIONS: dict[str, Callable[[int, SigmaTable], Tensor]] = {
         uniform,
         sgm_uniform,
         simple,
-        normal,
         ddim,
         beta,
         kl_optimal,
@@ -167,15 +177,16 @@ FUNCTIONS: dict[str, Callable[[int, SigmaTable], Tensor]] = {
 def sigmas(schedule: str, steps: int, table: SigmaTable, sampler: Sampler) -> Tensor:
     """The levels of a whole run: float32 (n + 1,), decreasing, of which the sampler makes n steps.
 
-    n is `steps`, or what the schedule's docstring says. The sampler settles "Automatic" and whether the last level but
-    one goes. Raises InvalidRequest for a schedule that is not in `SCHEDULES` or fewer steps than one.
+    n is `steps`, or what the schedule's docstring says. The sampler settles "Automatic", which timesteps of the table
+    there are, and whether the last level but one goes. Raises InvalidRequest for a schedule that is not in `SCHEDULES`
+    or fewer steps than one.
     """
     if schedule not in SCHEDULES:
         raise InvalidRequest(f"There is no schedule {schedule!r}. Known are: {', '.join(SCHEDULES)}.")
     if steps < 1:
         raise InvalidRequest(f"steps is {steps}, but a run has at least 1 step.")
     name = SCHEDULES[schedule].function or SCHEDULES[sampler.automatic_schedule or "Uniform"].function
-    levels = FUNCTIONS[str(name)](steps + sampler.discard_penultimate, table)
+    levels = FUNCTIONS[str(name)](steps + sampler.discard_penultimate, table.every(sampler.timestep_stride))
     return torch.cat([levels[:-2], levels[-1:]]) if sampler.discard_penultimate else levels
 
 

@@ -7,7 +7,6 @@ tool has more than one.
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -20,7 +19,7 @@ from layerdiffuse_mcp.requests import GenerateRequest, validated
 from layerdiffuse_mcp.server.declare import WRITES, Declaration
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.running import run
-from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import DRAWING
 
 Inputs = frozenset[Role]
@@ -154,23 +153,29 @@ TOOLS = tuple(_declared(row) for row in ROWS)
 
 def _request(known: Services, row: Drawing, arguments: dict[str, Any]) -> GenerateRequest:
     """The request that the arguments ask for; reads files, so it belongs in a thread."""
+    from layerdiffuse_mcp.recipes import read_recipe, request_from
+
     source = arguments.pop("recipe_from", None)
-    fields = _fields(known, row, arguments)
-    if source is None:
-        fields["task"] = _task(row, frozenset(fields.get("inputs", {})))
-        request = validated(GenerateRequest, fields)
-    else:
-        request = _again(known, known.file(source), fields)
-    known.check_model(request.model, request.task)
+    with known.contents.keeping() as keep:
+        if source is None:
+            fields = _fields(known, row, arguments, keep)
+            fields["task"] = _task(row, frozenset(fields.get("inputs", {})))
+            request = validated(GenerateRequest, fields)
+        else:
+            with known.readable(source) as opened:
+                recipe = read_recipe(opened.file, known.settings.max_pixels)
+            changes = _fields(known, row, arguments, keep)
+            request = request_from(recipe, changes, lambda wanted: known.find(wanted, keep))
+        known.check_model(request.model, request.task)
     return request
 
 
-def _fields(known: Services, row: Drawing, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(known: Services, row: Drawing, arguments: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
     """The arguments under the names that a request has for them."""
     fields = dict(arguments)
-    inputs = {role: known.file(fields.pop(role)) for role in row.pictures if role in fields}
+    inputs = {role: known.picture(fields.pop(role), keep) for role in row.pictures if role in fields}
     prompts = {role: fields.pop(f"{role}_prompt") for role in row.layer_prompts if f"{role}_prompt" in fields}
-    fields |= {name: known.file(fields[name]) for name in ("image", "mask") if name in fields}
+    fields |= {name: known.picture(fields[name], keep) for name in ("image", "mask") if name in fields}
     fields |= {name: value for name, value in (("inputs", inputs), ("layer_prompts", prompts)) if value}
     return fields
 
@@ -182,14 +187,3 @@ def _task(row: Drawing, given: Inputs) -> Task:
         got = " and ".join(sorted(given)) or "no picture"
         raise InvalidRequest(f"{row.name} takes {ways}, and got {got}. Give paths or image ids of exactly those.")
     return task
-
-
-def _again(known: Services, picture: Path, changes: dict[str, Any]) -> GenerateRequest:
-    """The request inside a picture, with changes; what it reads must be readable for the agent too."""
-    from layerdiffuse_mcp.recipes import request_from
-
-    request = request_from(picture, changes)
-    for path in (*request.inputs.values(), request.image, request.mask):
-        if path is not None:
-            known.file(str(path))
-    return request

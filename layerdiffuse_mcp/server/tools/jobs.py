@@ -13,9 +13,6 @@ from layerdiffuse_mcp.server.running import result, wait
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import JobId, Preview, Wait
 
-STOP_WAIT = 5.0
-"""Seconds that cancel_job waits to see the job end."""
-
 
 class JobLine(BaseModel):
     """A job in a list."""
@@ -56,15 +53,12 @@ async def cancel_job(ctx: Context[Services], job_id: JobId) -> CallToolResult:
     """Stop a job: at once while it waits, at its next step while it runs. A finished job stays as it is."""
     jobs = services(ctx).jobs
     job = jobs.get(job_id)
-    ended_before = job.finished
-    jobs.cancel(job)
-    await jobs.follow(job, STOP_WAIT)
-    if ended_before:
+    if job.finished:
         text = f"{job.id} had ended already ({job.state.value}); nothing was changed."
-    elif job.finished:
-        text = f"{job.id} has ended: {job.state.value}."
     else:
-        text = f"{job.id} is being cancelled; it stops at its next step."
+        ran = job.state is State.RUNNING
+        jobs.cancel(job)
+        text = f"{job.id} is cancelled{'; the next job begins once the worker has stopped' if ran else ''}."
     return plain(text, Stopped(job_id=job.id, status=job.state))
 
 
@@ -77,9 +71,7 @@ async def list_jobs(
     jobs = services(ctx).jobs
     found = [job for job in jobs.newest_first() if status in (None, job.state)]
     lines = [_line(job, jobs.progress(job).message) for job in found[:limit]]
-    text = "\n".join(
-        f"{line.job_id} {line.what}: {line.status.value}, {line.message} ({line.images} pictures)" for line in lines
-    )
+    text = "\n".join(f"{line.job_id} {line.what}: {_state(line)} ({line.images} pictures)" for line in lines)
     return plain(text or "No jobs yet.", JobList(jobs=lines, total=len(found)))
 
 
@@ -94,6 +86,10 @@ def _line(job: Job, message: str) -> JobLine:
         seconds=round(job.seconds, 1),
         images=len(facts.images),
     )
+
+
+def _state(line: JobLine) -> str:
+    return line.status.value if line.message == line.status.value else f"{line.status.value}, {line.message}"
 
 
 TOOLS = (

@@ -22,8 +22,13 @@ async def decode_transparent_latent(
     wait_seconds: Wait | None = None,
 ) -> CallToolResult:
     """Decode a saved transparent latent into an RGBA PNG. generate_transparent saves one with save_latent."""
-    path = await anyio.to_thread.run_sync(services(ctx).file, latent)
-    request = DecodeRequest(latent=path, model=model)
+    known = services(ctx)
+
+    def made() -> DecodeRequest:
+        with known.contents.keeping() as keep, known.readable(latent) as opened:
+            return DecodeRequest(latent=keep(opened), model=model)
+
+    request = await anyio.to_thread.run_sync(made)
     return await run(ctx, request, "decode_transparent_latent", wait_seconds=wait_seconds, preview=preview)
 
 
@@ -34,8 +39,13 @@ async def encode_transparent_image(
     wait_seconds: Wait | None = None,
 ) -> CallToolResult:
     """Encode an RGBA picture into a transparent latent, saved as safetensors."""
-    path = await anyio.to_thread.run_sync(services(ctx).file, image)
-    request = EncodeRequest(image=path, model=model)
+    known = services(ctx)
+
+    def made() -> EncodeRequest:
+        with known.contents.keeping() as keep:
+            return EncodeRequest(image=known.picture(image, keep), model=model)
+
+    request = await anyio.to_thread.run_sync(made)
     return await run(ctx, request, "encode_transparent_image", wait_seconds=wait_seconds)
 
 

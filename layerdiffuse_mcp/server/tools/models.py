@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends import Phase
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.entries import printable
 from layerdiffuse_mcp.methods import Task
 from layerdiffuse_mcp.requests import PrepareRequest, UnloadRequest
 from layerdiffuse_mcp.server.declare import FETCHES, FREES, READS, Declaration
@@ -73,10 +74,11 @@ async def list_models(ctx: Context[Services]) -> CallToolResult:
     if known["materials"]:
         lines.append(f"Its materials, said before the subject: {known['materials']}.")
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
-        names = ", ".join(lora.name for lora in own)
+        names = ", ".join(lora.name + ("" if lora.path else " (prepare_model fetches it)") for lora in own)
         lines.append(f"LoRAs, to be named in a prompt as <lora:NAME:0.8>: {names}.")
-    lines.append(f"Own bases and layer files (.safetensors) go into {settings.models_dir}.")
-    return plain("\n".join(lines), ModelList(models=found, models_folder=str(settings.models_dir)))
+    folder = printable(settings.models_dir)
+    lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
+    return plain("\n".join(lines), ModelList(models=found, models_folder=folder))
 
 
 async def prepare_model(
@@ -88,7 +90,7 @@ async def prepare_model(
     wait_seconds: Wait | None = None,
 ) -> CallToolResult:
     """Fetch what a model lacks for a task (gigabytes for real bases) and load it: the next call is warm."""
-    await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)
+    await anyio.to_thread.run_sync(catalog.find_any, model, services(ctx).settings)
     return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
 
 
@@ -97,7 +99,7 @@ async def unload_models(
 ) -> CallToolResult:
     """Drop the named model, or all, from memory; the next call loads it again."""
     if model is not None:
-        await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)
+        model = (await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)).name
     return await run(ctx, UnloadRequest(model=model), "unload_models", wait_seconds=wait_seconds)
 
 
@@ -113,9 +115,9 @@ async def server_status(ctx: Context[Services]) -> CallToolResult:
         running=[job.id for job in jobs.running],
         waiting=jobs.waiting,
         queue_size=settings.queue_size,
-        output_folder=str(settings.output),
-        readable_folders=[str(folder) for folder in settings.readable],
-        models_folder=str(settings.models_dir),
+        output_folder=printable(settings.output),
+        readable_folders=[printable(folder) for folder in settings.readable],
+        models_folder=printable(settings.models_dir),
         versions={name: found for name in VERSIONS if (found := _version(name))},
     )
     engine = _engine_words(worker.engine)

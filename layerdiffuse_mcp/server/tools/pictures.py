@@ -3,22 +3,27 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
-from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
+from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel, ConfigDict, Field
 
-from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.outcome import ImageResult, Outcome
+from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.images import tasks
+from layerdiffuse_mcp.images.describe import describe
+from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PictureTask, PlacedFile, ResultT
+from layerdiffuse_mcp.jobs import HEARTBEAT, Job
+from layerdiffuse_mcp.outcome import EncodedFile, ImageResult, Outcome, Progress
+from layerdiffuse_mcp.outputs.names import file_name
+from layerdiffuse_mcp.outputs.writer import save
 from layerdiffuse_mcp.server.declare import READS, WRITES, Declaration
-from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_uri, link_to, preview_image, structured
-from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, link_to, structured
+from layerdiffuse_mcp.server.running import Reporter
+from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import Preview, named
-from layerdiffuse_mcp.settings import Settings
 
 MAX_LAYERS = 64
-MAX_EMBEDDED = 20_000
-"""Characters of embedded text that a result may carry."""
 
 
 class PlacedLayer(BaseModel):
@@ -79,42 +84,31 @@ async def compose_layers(
         raise InvalidRequest("width and height of the canvas go together: give both or neither.")
     canvas = (width, height) if width is not None and height is not None else None
 
-    def work() -> tuple[ImageResult, list[str], ImageContent | None]:
-        from layerdiffuse_mcp.images.alpha import alpha_facts as facts
-        from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
-        from layerdiffuse_mcp.images.export import export
-        from layerdiffuse_mcp.naming import output_path
-
-        paths = [known.file(layer.image) for layer in layers]
-        colour, below = _background(known, background)
-        _check_size([*paths, *([below] if below else [])], [layer.scale for layer in layers] + [1.0], known.settings)
-        notes: list[str] = []
-        placed = [
-            Layer(_read(path, known.settings, notes), given.name or path.stem, given.x, given.y, given.scale,
-                  given.opacity)
+    def task(keep: Keep) -> ComposeTask:
+        paths = [known.picture(layer.image, keep) for layer in layers]
+        placed = tuple(
+            PlacedFile(path, given.name or path.stem, given.x, given.y, given.scale, given.opacity)
             for given, path in zip(layers, paths, strict=True)
-        ]  # fmt: skip
-        lowest = _read(below, known.settings, notes) if below else colour
-        composition = arrange(placed, canvas, lowest, trim=trim, pad=pad)
-        flat = flatten(composition)
-        path = output_path(known.settings.output, name, 0, "composed").with_suffix(f".{format}")
-        path = export(composition, path)
-        made = ImageResult(
-            role="blended", path=path, width=composition.width, height=composition.height, seed=0, alpha=facts(flat)
         )
-        return made, notes, preview_image([flat]) if preview else None
+        lowest = _background(known, background, keep)
+        return ComposeTask(placed, canvas, lowest, trim, pad, f".{format}", preview, known.settings.max_pixels)
 
-    made, notes, shown = await anyio.to_thread.run_sync(work, limiter=known.pictures)
-    job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=tuple(notes)))
+    with known.contents.borrowing() as keep:
+        composed = await _done(ctx, await anyio.to_thread.run_sync(task, keep))
+    job = await _recorded(known, composed, name, format)
+    made = job.outcome.images[0] if job.outcome else None
+    assert made is not None
     uri = image_uri(job, 1)
     facts = Composed(
-        path=str(made.path), uri=uri, width=made.width, height=made.height, layers=len(layers),
-        alpha=alpha_facts(made.alpha), notes=notes,
+        path=str(made.path), uri=uri, width=made.width, height=made.height, layers=composed.layers,
+        alpha=alpha_facts(made.alpha), notes=list(composed.notes),
     )  # fmt: skip
-    text = f"Composed {len(layers)} layers: {made.path} ({made.width}x{made.height}): {_words(made)}"
-    lines = [text, *(["The attached picture is a small preview on a checkerboard."] if shown else []), *notes]
+    count = f"{composed.layers} layer{'s' * (composed.layers != 1)}"
+    lines = [f"Composed {count}: {made.path} ({made.width}x{made.height}): {describe(composed.alpha)}"]
+    lines += ["The attached picture is a small preview on a checkerboard."] if composed.preview else []
+    lines += composed.notes
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
-    content += [shown] if shown else []
+    content += [image_content(composed.preview)] if composed.preview else []
     content.append(link_to(made.path, uri))
     return CallToolResult(content=content, structured_content=structured(facts))
 
@@ -128,83 +122,90 @@ async def inspect_image(
     """Tell what a picture's alpha holds, its bounding box, halo and embedded recipe, and show it on a background."""
     known = services(ctx)
 
-    def work() -> tuple[Inspected, str, ImageContent | None]:
-        from layerdiffuse_mcp.images import alpha
-        from layerdiffuse_mcp.images.png import read_parameters, read_recipe
-        from layerdiffuse_mcp.images.read import read_picture
+    def copied(keep: Keep) -> tuple[str, Path]:
+        with known.readable(image) as opened:
+            return opened.shown, keep(opened)
 
-        path = known.file(image)
-        picture = read_picture(path, known.settings.max_pixels)
-        facts, fringe = alpha.alpha_facts(picture.rgba), alpha.halo(picture.rgba)
-        recipe, parameters = read_recipe(path), read_parameters(path)
-        notes = list(picture.notes)
-        if len(str(recipe)) > MAX_EMBEDDED or len(parameters or "") > MAX_EMBEDDED:
-            recipe, parameters = None, None
-            notes.append("the embedded recipe is too long to show")
-        height, width = picture.rgba.shape[:2]
-        found = Inspected(
-            path=str(path), format=picture.format, width=width, height=height, has_alpha=picture.has_alpha,
-            alpha=Alpha.model_validate(facts.model_dump(mode="json")), halo=fringe.describe(), notes=notes,
-            recipe=recipe, parameters=parameters,
-        )  # fmt: skip
-        shown = preview_image([picture.rgba], background) if preview else None
-        return found, alpha.describe(facts), shown
-
-    found, holds, shown = await anyio.to_thread.run_sync(work, limiter=known.pictures)
+    with known.contents.borrowing() as keep:
+        shown, path = await anyio.to_thread.run_sync(copied, keep)
+        held = await _done(ctx, InspectTask(path, background, preview, known.settings.max_pixels))
+    found = Inspected(
+        path=shown, format=held.format, width=held.width, height=held.height, has_alpha=held.has_alpha,
+        alpha=Alpha.model_validate(held.alpha.model_dump(mode="json")), halo=held.halo, notes=list(held.notes),
+        recipe=held.recipe, parameters=held.parameters,
+    )  # fmt: skip
     lines = [
-        f"{found.path} ({found.format}, {found.width}x{found.height}): {holds}; {found.halo}.",
+        f"{found.path} ({found.format}, {found.width}x{found.height}): {describe(held.alpha)}; {found.halo}.",
         f"Visible box: {found.alpha.bbox or 'none'}.",
         "It holds the recipe it was drawn by." if found.recipe else "It holds no recipe.",
     ]
-    lines += [f"The attached picture is a small preview on {background}."] if shown else []
+    lines += [f"The attached picture is a small preview on {background}."] if held.preview else []
     lines += found.notes
-    content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines)), *([shown] if shown else [])]
+    content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
+    content += [image_content(held.preview)] if held.preview else []
     return CallToolResult(content=content, structured_content=structured(found))
 
 
-def _background(known: Services, given: str | None) -> tuple[tuple[float, float, float] | None, Path | None]:
+async def _done(ctx: Context[Services], task: PictureTask[ResultT]) -> ResultT:
+    """The task's result, from the room; the client hears how far it is after every change and once a heartbeat."""
+    tell = Reporter(ctx)
+    latest = Progress(fraction=0.0, message="starting")
+    changed = anyio.Event()
+    result: ResultT | LayerDiffuseError | None = None
+
+    def report(progress: Progress) -> None:
+        nonlocal latest
+        latest = progress
+        changed.set()
+
+    async def keep_telling() -> None:
+        nonlocal changed
+        while True:
+            with anyio.move_on_after(HEARTBEAT):
+                await changed.wait()
+            changed = anyio.Event()
+            await tell(latest)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(keep_telling)
+        try:
+            result = await services(ctx).pictures.run(task, report)
+        except LayerDiffuseError as error:  # raised below, outside of the group, which would wrap it
+            result = error
+        group.cancel_scope.cancel()
+    if isinstance(result, LayerDiffuseError):
+        raise result
+    assert result is not None
+    return result
+
+
+async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix: str) -> Job:
+    """The composition on disk, as a job that has ended: its picture has an id."""
+    job: Job | None = None
+    with anyio.CancelScope(shield=True):  # a file that is on disk is announced
+        file = EncodedFile(name=file_name(name, 0, "composed", f".{suffix}"), data=composed.data)
+        [path] = await anyio.to_thread.run_sync(save, known.settings.output, [file])
+        made = ImageResult(
+            role="blended", path=path, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
+        )
+        job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=composed.notes))
+    assert job is not None
+    return job
+
+
+def _background(known: Services, given: str | None, keep: Keep) -> Path | tasks.Colour | None:
     """A colour, or the path of a picture, or neither."""
-    from layerdiffuse_mcp.images.preview import CHECKERBOARD, background_colour
+    from layerdiffuse_mcp.images.colour import background_colour
 
     if given is None:
-        return None, None
+        return None
     try:
-        colour = background_colour(given) if given != CHECKERBOARD else None
+        colour = background_colour(given)
     except InvalidRequest:
-        return None, known.file(given)
+        return known.picture(given, keep)
     if colour is None:
         raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
-    red, green, blue = (float(value) for value in colour)
-    return (red, green, blue), None
-
-
-def _check_size(paths: list[Path], scales: list[float], settings: Settings) -> None:
-    """Refuse what would not fit into memory, before any of it is decoded."""
-    from layerdiffuse_mcp.images.read import opened
-
-    total = 0.0
-    for path, scale in zip(paths, scales, strict=False):
-        with opened(path, settings.max_pixels) as picture:
-            total += picture.width * picture.height * max(1.0, scale * scale)
-    if total > settings.max_pixels:
-        raise InvalidRequest(
-            f"The layers have {total / 1e6:.0f} million pixels together, and at most {settings.max_pixels / 1e6:g} "
-            "million are put together. Give fewer or smaller ones."
-        )
-
-
-def _read(path: Path, settings: Settings, notes: list[str]) -> Any:
-    from layerdiffuse_mcp.images.read import read_picture
-
-    picture = read_picture(path, settings.max_pixels)
-    notes += [f"{path.name}: {note}" for note in picture.notes]
-    return picture.rgba
-
-
-def _words(made: ImageResult) -> str:
-    from layerdiffuse_mcp.images.alpha import describe
-
-    return describe(made.alpha) if made.alpha else "opaque"
+    return colour
 
 
 TOOLS = (

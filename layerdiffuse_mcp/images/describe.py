@@ -1,0 +1,28 @@
+"""Alpha facts in words, for those who read no numbers; nothing heavy is imported."""
+
+from layerdiffuse_mcp.outcome import AlphaFacts
+
+
+def describe(facts: AlphaFacts) -> str:
+    """The facts in words: "68% transparent, 9% partial; subject touches the bottom edge"."""
+    if not facts.has_transparency:
+        return "fully opaque: no transparency"
+    if facts.bbox is None:
+        return "100% transparent: nothing is visible"
+    shares = f"{_percent(facts.transparent)} transparent, {_percent(facts.partial)} partial"
+    match facts.edges_touched:
+        case ():
+            where = "no edge"
+        case (edge,):
+            where = f"the {edge} edge"
+        case (*others, edge) if len(others) < 3:
+            where = f"the {', '.join(others)} and {edge} edges"
+        case _:
+            where = "all four edges"
+    return f"{shares}; subject touches {where}"
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"

@@ -1,0 +1,1 @@
+"""Where files go: their names, and writing all files of a job or none."""

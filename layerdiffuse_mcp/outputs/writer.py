@@ -1,0 +1,169 @@
+"""Putting a job's files on disk: all of them appear together, complete, or none does.
+
+    paths = save(settings.output, [EncodedFile(name="a-red-apple-7-foreground.png", data=png)])
+    outcome = saved(outcome, settings.output)        # what an engine made, now on disk
+    sweep(settings.output)                           # at start: what killed writers left
+
+The bytes go to a hidden folder beside the dated one, `.unfinished-<date>-<random>`, on the same disk. Once all have
+reached the disk they are linked into place under free names; no file is ever replaced. The hidden folder is then
+renamed to `.done-...`, the moment from which the files stay, and removed. Whoever fails or is cancelled before leaves
+nothing; of one that was killed before, `sweep` removes the hidden folder and whatever it had linked already. A writer
+holds a lock on its hidden folder, so that no other server takes it for stale; without locks an hour's age decides.
+"""
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Generator, Sequence
+from datetime import datetime
+from itertools import count
+from pathlib import Path, PurePath
+
+from layerdiffuse_mcp.errors import Cancelled, OutputError
+from layerdiffuse_mcp.outcome import EncodedFile, ImageResult, Outcome
+from layerdiffuse_mcp.outputs.folder import Folder
+from layerdiffuse_mcp.outputs.names import dated
+
+YOUNG, STALE = 1, 3600
+"""Ages in seconds: a younger hidden folder may not be locked yet; an older one is left over where none can be."""
+_HIDDEN = re.compile(r"\.(unfinished|done)-(\d{4}-\d\d-\d\d)-[0-9a-f]{12}")
+
+
+def save(output: Path, files: Sequence[EncodedFile], cancelled: Callable[[], bool] = lambda: False) -> list[Path]:
+    """Write files below the output folder; returns their paths, in order.
+
+    `cancelled` is asked between the files, and once more before any of them can be seen.
+
+    Raises:
+        Cancelled: it said so; no file is there.
+        OutputError: a folder cannot be made or written, the disk is full; no file is there.
+    """
+    if not files:
+        return []
+    day, time_of_day = dated(datetime.now().astimezone())
+    try:
+        with Folder.open(output) as root, _hidden_folder(root, day) as (hidden, commit):
+            for number, file in enumerate(files):
+                _ask(cancelled)
+                hidden.write(str(number), file.data)
+            hidden.sync()
+            _ask(cancelled)
+            with root.below(day) as folder:
+                names = _place(hidden, folder, [f"{time_of_day}-{file.name}" for file in files], commit)
+                return [folder.path / name for name in names]
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be written ({error.strerror or error}). None of the job's files was kept. "
+            "Free space there, mend its rights, or choose another output folder."
+        ) from error
+
+
+def saved(outcome: Outcome, output: Path, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
+    """The outcome with its encoded files on disk, as `images` and `latents`; raises as `save` does."""
+    paths = save(output, outcome.encoded, cancelled)
+    pairs = list(zip(outcome.encoded, paths, strict=True))
+    images = [ImageResult(path=path, **dict(file.picture)) for file, path in pairs if file.picture]
+    latents = [path for file, path in pairs if file.name.endswith(".safetensors")]
+    return outcome.model_copy(
+        update={
+            "images": (*outcome.images, *images),
+            "latents": (*outcome.latents, *latents),
+            "encoded": (),
+        }
+    )
+
+
+def sweep(output: Path) -> None:
+    """Remove what killed writers left below the output folder; whatever cannot be removed stays."""
+    if not output.is_dir():
+        return
+    with contextlib.suppress(OSError), Folder.open(output) as root:
+        for name in root.names():
+            if match := _HIDDEN.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    _sweep_one(root, name, unfinished=match[1] == "unfinished", day=match[2])
+
+
+def _sweep_one(root: Folder, name: str, *, unfinished: bool, day: str) -> None:
+    with root.existing(name) as hidden:
+        locked, age = hidden.lock(), time.time() - root.stat(name).st_mtime
+        if locked is False or 0 <= age < (YOUNG if locked else STALE):
+            return  # its writer is at work
+        if unfinished:
+            with contextlib.suppress(FileNotFoundError):
+                _unlink_twins(hidden, root, day)
+        root.remove_folder(name)
+
+
+def _unlink_twins(hidden: Folder, root: Folder, day: str) -> None:
+    """Remove the names that a writer gave before it was killed: its set was never complete, or never announced."""
+    stats = [hidden.stat(name) for name in hidden.names()]
+    twins = {(found.st_dev, found.st_ino) for found in stats if found.st_nlink > 1}
+    if not twins:
+        return
+    with root.existing(day) as folder:
+        for name in folder.names():
+            found = folder.stat(name)
+            if (found.st_dev, found.st_ino) in twins:
+                folder.remove(name)
+
+
+@contextlib.contextmanager
+def _hidden_folder(root: Folder, day: str) -> Generator[tuple[Folder, Callable[[], None]]]:
+    """A locked folder for files that are not in place yet, and what to call when all of them are; removed after."""
+    part = f"{day}-{secrets.token_hex(6)}"
+    unfinished, done = f".unfinished-{part}", f".done-{part}"
+    with root.below(unfinished, 0o700, new=True) as hidden:
+        hidden.lock()
+        try:
+            yield hidden, lambda: root.rename(unfinished, done)
+        finally:
+            for name in (unfinished, done):
+                with contextlib.suppress(OSError):
+                    root.remove_folder(name)
+
+
+def _place(hidden: Folder, day: Folder, names: Sequence[str], commit: Callable[[], None]) -> list[str]:
+    """Give every file its name, all of them the same number where a name is taken; or none of them any."""
+    placed: list[str] = []
+    first = next(number for number in count(1) if not any(_is_taken(day, _numbered(name, number)) for name in names))
+    try:
+        for index, name in enumerate(names):
+            placed.append(_link(hidden, str(index), day, name, first))
+        day.sync()
+        commit()
+    except BaseException:
+        for name in placed:
+            with contextlib.suppress(OSError):
+                day.remove(name)
+        raise
+    return placed
+
+
+def _link(hidden: Folder, name: str, day: Folder, wanted: str, first: int) -> str:
+    """Give one file the first free name from a number on: another writer may have been quicker."""
+    for number in count(first):
+        candidate = _numbered(wanted, number)
+        with contextlib.suppress(FileExistsError):
+            hidden.link(name, day, candidate)
+            return candidate
+    raise AssertionError("count() has no end")
+
+
+def _numbered(name: str, number: int) -> str:
+    path = PurePath(name)
+    return name if number == 1 else path.with_stem(f"{path.stem}-{number}").name
+
+
+def _is_taken(folder: Folder, name: str) -> bool:
+    try:
+        folder.stat(name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _ask(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("The job was cancelled while its files were written; none was kept.")

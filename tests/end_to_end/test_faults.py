@@ -1,0 +1,286 @@
+"""What a machine does to the program: its worker is killed, its client leaves, its disk is full, its files run out.
+
+After each: no process is left, no half file, and the next picture is right.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp_types import CallToolResult
+from PIL import Image
+
+from tests.fuzz.examples import check_words
+from tests.results import facts_of, text_of
+
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
+Program = Callable[..., StdioServerParameters]
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts of Linux"),
+]
+
+CALL = {
+    "prompt": "a red apple", "seed": 7, "steps": 3, "width": 64, "height": 64, "wait_seconds": 600, "preview": False,
+}  # fmt: skip
+PHASES = ("starting", "denoising", "decoding", "writing")
+PATIENCE = 120.0
+"""Seconds that anything may take on the busiest machine."""
+LEFT_SOON = 15.0
+"""Seconds in which all processes of a server end; five on a quiet machine."""
+
+
+def below(process: psutil.Process, name: str) -> list[psutil.Process]:
+    """The processes below one whose command holds a word."""
+    found: list[psutil.Process] = []
+    for child in process.children(recursive=True):
+        try:
+            if name in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
+def server_of(folder: Path) -> psutil.Process:
+    """The youngest server that reads below a folder."""
+    servers = below(psutil.Process(), "layerdiffuse_mcp")
+    own = [process for process in servers if process.environ().get("LAYERDIFFUSE_READ_DIRS") == str(folder)]
+    return max(own, key=psutil.Process.create_time)
+
+
+def workers(server: psutil.Process) -> list[psutil.Process]:
+    """The processes that draw."""
+    return below(server, "spawn_main")
+
+
+async def gone(processes: list[psutil.Process]) -> bool:
+    """Whether all end in time."""
+    deadline = time.monotonic() + LEFT_SOON
+    while left := [process for process in processes if process.is_running() and process.status() != "zombie"]:
+        if time.monotonic() > deadline:
+            print("left:", left)  # noqa: T201 - pytest shows it
+            return False
+        await anyio.sleep(0.05)
+    return True
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Every file, hidden ones too."""
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+
+
+def check_files(folder: Path) -> None:
+    """All files are whole pictures or latents: none is half, none is a temporary one."""
+    for path in files_of(folder):
+        assert path.suffix in (".png", ".safetensors"), path
+        assert not any(part.startswith(".") for part in path.relative_to(folder).parts), path
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                picture.load()
+
+
+async def draw(client: Client, **changes: Any) -> CallToolResult:
+    with anyio.fail_after(PATIENCE):
+        return await client.call_tool("generate_transparent", {**CALL, **changes})
+
+
+async def draw_until(client: Client, phase: str, then: Callable[[], object], **changes: Any) -> CallToolResult:
+    """Draw, and do something when the drawing reaches a phase."""
+    reached = False
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        nonlocal reached
+        if not reached and (message or "").startswith(phase):
+            reached = True
+            then()
+
+    with anyio.fail_after(PATIENCE):
+        arguments = {**CALL, **changes}
+        result = await client.call_tool("generate_transparent", arguments, progress_callback=hear)
+    assert reached
+    return result
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+async def test_a_worker_killed_in_any_phase_leaves_no_half_file_and_the_next_draws(
+    client: Client, folder: Path, phase: str
+):
+    before, server = files_of(folder / "out"), server_of(folder)
+    result = await draw_until(client, phase, lambda: kill(workers(server)), count=2, save_latent=True)
+    if result.is_error:
+        check_words(text_of(result))
+        assert "SIGKILL" in text_of(result)
+    if phase == "denoising":
+        assert result.is_error
+        assert files_of(folder / "out") == before
+    facts_of(await draw(client))
+    check_files(folder / "out")
+
+
+async def test_a_worker_killed_while_it_starts_fails_its_job_and_the_next_draws(connect: Connect, folder: Path):
+    async with connect(warm_up=False) as client:
+        server = server_of(folder)
+        async with anyio.create_task_group() as tasks:
+            results: list[CallToolResult] = []
+
+            async def call() -> None:
+                results.append(await draw(client))
+
+            tasks.start_soon(call)
+            with anyio.fail_after(PATIENCE):
+                while not workers(server):
+                    await anyio.sleep(0.01)
+            kill(workers(server))
+        if results[0].is_error:
+            check_words(text_of(results[0]))
+        facts_of(await draw(client))
+    check_files(folder / "out")
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """End them at once."""
+    for process in processes:
+        process.kill()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_client_that_leaves_in_any_phase_leaves_no_process_and_no_half_file(
+    program: Program, folder: Path, tmp_path: Path, phase: str
+):
+    out = tmp_path / "out"
+    parameters = program(output_dir=out)
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    arguments = {**CALL, "steps": 20, "count": 2, "save_latent": True}
+    call = {"name": "generate_transparent", "arguments": arguments, "_meta": {"progressToken": 1}}
+    with subprocess.Popen(
+        [parameters.command, *parameters.args], env=parameters.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for message in (
+            {"id": 1, "method": "initialize", "params": hello},
+            {"method": "notifications/initialized"},
+            {"id": 2, "method": "tools/call", "params": call},
+        ):
+            process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        process.stdin.flush()
+        server = psutil.Process(process.pid)
+        if phase == "starting":
+            deadline = time.monotonic() + PATIENCE
+            while not workers(server) and time.monotonic() < deadline:
+                await anyio.sleep(0.01)
+        else:
+            for line in process.stdout:
+                if f'"message":"{phase}' in line.decode().replace(": ", ":"):
+                    break
+        left = [server, *server.children(recursive=True)]
+        assert len(left) > 1
+        process.stdin.close()
+        try:
+            assert await gone(left)
+        finally:
+            kill([one for one in left if one.is_running()])
+    check_files(out)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 32 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a disk; the test by a quota stands for it")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+async def test_a_full_disk_is_an_error_that_leaves_no_file_and_a_freed_one_is_written(
+    connect: Connect, small_disk: Path
+):
+    async with connect(output_dir=small_disk / "out") as client:
+        refused = await draw(client, count=8, save_latent=True)
+        assert refused.is_error
+        check_words(text_of(refused))
+        assert "cannot be written" in text_of(refused)
+        assert files_of(small_disk) == []
+        remount(small_disk, "size=8m")
+        facts_of(await draw(client, count=2))
+    assert len(files_of(small_disk)) == 2
+
+
+async def test_a_disk_that_becomes_read_only_is_an_error_and_a_writable_one_is_written(
+    connect: Connect, small_disk: Path
+):
+    remount(small_disk, "ro")
+    async with connect(output_dir=small_disk / "out") as client:
+        refused = await draw(client)
+        assert refused.is_error
+        check_words(text_of(refused))
+        assert "cannot be written" in text_of(refused)
+        remount(small_disk, "rw,size=8m")
+        facts_of(await draw(client))
+    check_files(small_disk)
+
+
+async def test_a_quota_that_is_used_up_is_an_error_that_leaves_no_file(client: Client, folder: Path):
+    facts_of(await draw(client))
+    before = files_of(folder / "out")
+    processes = [server_of(folder), *workers(server_of(folder))]
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    refused = await draw(client, count=2)
+    assert refused.is_error
+    check_words(text_of(refused))
+    assert files_of(folder / "out") == before
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert len(facts_of(await draw(client, count=2))["images"]) == 2
+    check_files(folder / "out")
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_a_server_out_of_file_descriptors_says_so_and_goes_on_once_there_are_some(
+    connect: Connect, folder: Path, warm: bool
+):
+    async with connect(warm_up=False) as client:
+        image = facts_of(await draw(client))["images"][0]["path"]
+        server = server_of(folder)
+        if not warm:
+            kill(workers(server))
+        usual = server.rlimit(psutil.RLIMIT_NOFILE)
+        server.rlimit(psutil.RLIMIT_NOFILE, (server.num_fds(), usual[1]))
+        calls = {
+            "generate_transparent": CALL,
+            "inspect_image": {"image": image},
+            "compose_layers": {"layers": [{"image": image}]},
+            "list_models": {},
+            "server_status": {},
+            "list_jobs": {},
+        }
+        for tool, arguments in calls.items():
+            with anyio.fail_after(PATIENCE):
+                result = await client.call_tool(tool, arguments)
+            if result.is_error:
+                check_words(text_of(result))
+        server.rlimit(psutil.RLIMIT_NOFILE, usual)
+        for tool, arguments in calls.items():
+            with anyio.fail_after(PATIENCE):
+                facts_of(await client.call_tool(tool, arguments))
+    check_files(folder / "out")

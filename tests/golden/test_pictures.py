@@ -1,0 +1,128 @@
+"""Whole runs equal the reference's: the words of a call in, the bytes of its pictures out.
+
+The calls of `cases.json` go through the real client to the real server, which finds narrow bases and layer files in its
+models folder; nothing between an agent's words and the files on disk is left out. As many threads compute as do for a
+user: what they share by mistake shows only so.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mcp import Client, StdioServerParameters
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.results import facts_of
+
+from .conftest import GoldenSet
+from .narrow_files import write_models
+
+pytestmark = pytest.mark.anyio
+
+THREADS = 2
+MOST_LEVELS = 1  # of 255, by which a value may differ
+MOST_SHARE = 0.005  # of a picture's values, that may differ
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def folder(golden: GoldenSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project folder with `models/` and every given picture and latent as a file; gone when the module is done."""
+    folder = tmp_path_factory.mktemp("whole-runs")
+    (folder / "models").mkdir()
+    write_models(folder / "models", golden)
+    for key, tensor in golden.file("pictures").items():
+        if key.startswith("picture."):
+            Image.fromarray(tensor.numpy()).save(folder / f"{key}.png")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+async def client(folder: Path) -> AsyncIterator[Client]:
+    """A client on a server of its own for all cases."""
+    settings = {"OUTPUT_DIR": folder / "out", "READ_DIRS": folder, "MODELS_DIR": folder / "models", "DEVICE": "cpu"}
+    environment = {f"LAYERDIFFUSE_{name}": str(value) for name, value in settings.items()}
+    environment |= {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    server = StdioServerParameters(
+        command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=environment | {"PATH": os.environ["PATH"]}
+    )
+    async with Client(server) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def savers(client: Client) -> set[str]:
+    """The tools that can save a picture's latent too."""
+    return {tool.name for tool in (await client.list_tools()).tools if "save_latent" in tool.input_schema["properties"]}
+
+
+async def test_a_whole_run_equals_the_reference(
+    case: dict[str, Any], golden: GoldenSet, folder: Path, client: Client, savers: set[str]
+) -> None:
+    tool, arguments = call_of(case, golden, folder)
+    if tool in savers:
+        arguments["save_latent"] = True
+    first: list[np.ndarray] = []
+    for _ in range(case.get("repeat", 1)):
+        facts = facts_of(await client.call_tool(tool, arguments))
+        check_latents(golden, case, [load_file(path) for path in facts["latents"]])
+        drawn = check_pictures(golden, case, facts["images"])
+        first = first or drawn
+        assert all(np.array_equal(*both) for both in zip(first, drawn, strict=True))
+
+
+def call_of(case: dict[str, Any], golden: GoldenSet, folder: Path) -> tuple[str, dict[str, Any]]:
+    """A case as a call: the tool and its arguments, with files where the case names keys."""
+    arguments = {"wait_seconds": 600}
+    for name, value in case["arguments"].items():
+        if name == "latent":
+            path = folder / f"{case['name']}.safetensors"
+            save_file({"latent": golden.file("pictures")[value]}, path)
+            arguments[name] = str(path)
+        elif isinstance(value, str) and value.startswith("picture."):
+            arguments[name] = str(folder / f"{value}.png")
+        else:
+            arguments[name] = value
+    return case["tool"], arguments
+
+
+def check_latents(golden: GoldenSet, case: dict[str, Any], saved: list[dict[str, torch.Tensor]]) -> None:
+    """Those that the call saved, in order, where the set knows them."""
+    known = golden.file("pictures")
+    keys = [key if key.endswith("/latent") else f"{key}/latent" for key in case["expect"]]
+    for key, file in zip(keys, saved, strict=bool(saved)):
+        [latent] = file.values()
+        if key in known:
+            golden.check("pictures", key, latent)
+
+
+def check_pictures(golden: GoldenSet, case: dict[str, Any], images: list[dict[str, Any]]) -> list[np.ndarray]:
+    """Every picture that the case expects, and no other; returns them."""
+    keys = [key for key in case["expect"] if not key.endswith("/latent")]
+    assert [key.rpartition("/")[2] for key in keys] == [image["role"] for image in images]
+    drawn: list[np.ndarray] = []
+    for key, image in zip(keys, images, strict=True):
+        with Image.open(image["path"]) as picture:
+            drawn.append(np.asarray(picture))
+        gold = golden.file("pictures")[key].numpy()
+        every = case.get("every", 1)
+        ours = drawn[-1][::every, ::every]
+        assert ours.shape == gold.shape
+        apart = np.abs(ours.astype(int) - gold.astype(int))
+        share = float((apart > 0).mean())
+        golden.record("pictures: share that differs", key, share)
+        assert apart.max() <= MOST_LEVELS, f"{key}: up to {apart.max()} levels apart, {share:.2%} of all values differ"
+        assert share <= MOST_SHARE, f"{key}: {share:.2%} of all values differ"
+    return drawn

@@ -1,0 +1,126 @@
+"""How much memory an operation on pictures takes at its peak, in bytes: run as a program, one a process.
+
+python tests/programs/picture_memory.py "halo" FOLDER
+"""
+
+import io
+import re
+import resource
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+from PIL import Image
+
+from layerdiffuse_mcp.images.alpha import alpha_facts, halo
+from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
+from layerdiffuse_mcp.images.export import encoded
+from layerdiffuse_mcp.images.preview import preview
+from layerdiffuse_mcp.images.read import read_picture
+from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PlacedFile
+from layerdiffuse_mcp.images.work import run
+
+SIDE = 2000
+FIXED = 48_000_000
+"""Bytes that any operation may take however small the picture is: what a tile needs, and the allocator."""
+FORMATS: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": 1},
+    "JPEG": {"quality": 95},
+    "WEBP": {"quality": 80, "method": 0},
+    "TIFF": {},
+    "GIF": {},
+    "BMP": {},
+}
+
+
+def noise(height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """The worst that an encoder can be given."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 4), np.uint8)
+
+
+def placed(scale: float = 1.0) -> Layer:
+    side = round(SIDE / scale) if scale > 1 else SIDE
+    return Layer(noise(side, side), "noise", scale=scale)
+
+
+def on_a_canvas(suffix: str) -> Callable[[], object]:
+    composition = arrange([placed()])
+    flat = flatten(composition)
+    return lambda: encoded(composition, flat, suffix)
+
+
+def reading(folder: Path, name: str) -> Callable[[], object]:
+    path = folder / f"noise.{name}"
+    return lambda: read_picture(path)
+
+
+def write_files(folder: Path) -> None:
+    """What `reading` reads: noise, one file a format."""
+    picture = Image.fromarray(noise())
+    for name, options in FORMATS.items():
+        shown = picture.convert("RGB") if name in ("JPEG", "GIF", "BMP") else picture
+        shown.save(folder / f"noise.{name}", name, **options)
+    dot = np.full((8, 8, 4), 255, np.uint8)
+    Image.fromarray(dot).save(folder / "dot.png")
+
+
+def dot_on_a_canvas(folder: Path) -> Callable[[], object]:
+    task = ComposeTask((PlacedFile(folder / "dot.png", "dot"),), (SIDE, SIDE), (1.0, 0.5, 0.0), preview=True)
+    return lambda: run(task)
+
+
+def looking_at(folder: Path) -> Callable[[], object]:
+    return lambda: run(InspectTask(folder / "noise.PNG", preview=True))
+
+
+# An operation's name: what prepares it in a folder, and the bytes a pixel that it may take beyond what it was given
+OPERATIONS: dict[str, tuple[Callable[[Path], Callable[[], object]], float]] = {
+    "alpha facts": (lambda _: partial(alpha_facts, noise()), 0),
+    "halo": (lambda _: partial(halo, noise()), 0),
+    "flatten": (lambda _: partial(flatten, arrange([placed(), placed()])), 4),
+    "trim": (lambda _: partial(arrange, [placed()], trim=True), 2),
+    "a colour below": (lambda _: partial(arrange, [placed()], background=(1, 0, 0)), 0),
+    "scale down": (lambda _: partial(arrange, [placed(0.9)]), 4 + 12 * 0.81),
+    "scale up": (lambda _: partial(arrange, [placed(1.5)]), 12 + 4 / 2.25),
+    "preview": (lambda _: partial(preview, [noise()]), 4),
+    "write PNG": (lambda _: on_a_canvas(".png"), 5),
+    "write ORA": (lambda _: on_a_canvas(".ora"), 13),
+    "write PSD": (lambda _: on_a_canvas(".psd"), 13),
+    "write WebP": (lambda _: on_a_canvas(".webp"), 40),
+    "read PNG": (lambda folder: reading(folder, "PNG"), 8),
+    "read JPEG": (lambda folder: reading(folder, "JPEG"), 8),
+    "read WebP": (lambda folder: reading(folder, "WEBP"), 20),
+    "read TIFF": (lambda folder: reading(folder, "TIFF"), 9),
+    "read GIF": (lambda folder: reading(folder, "GIF"), 8),
+    "read BMP": (lambda folder: reading(folder, "BMP"), 8),
+    "compose a dot on a canvas": (dot_on_a_canvas, 9),
+    "inspect": (looking_at, 9),
+}
+
+
+def peak_memory() -> int:
+    """The most that this process has held so far, in bytes."""
+    if sys.platform == "linux":  # where getrusage counts what the parent held before the program began
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main(name: str, folder: Path) -> None:
+    """Print the bytes that one operation takes at its peak."""
+    small = noise(64, 64)
+    preview([small]), halo(small), cv2.resize(small, (8, 8)), Image.fromarray(small).save(io.BytesIO(), "PNG")
+    operation = OPERATIONS[name][0](folder)
+    before = psutil.Process().memory_info().rss
+    kept = operation()
+    peak = peak_memory()
+    del kept
+    sys.stdout.write(str(peak - before))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,34 @@
+"""The models' tools: whatever a file is called, the answer can be sent."""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+from mcp import Client
+
+from layerdiffuse_mcp.settings import Settings
+from tests.hub.files import LORA_KEYS, SD15_KEYS, tensors, write
+from tests.results import text_of
+
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_files_and_folders_whose_names_are_no_text_are_listed(connect: Connect, settings: Settings):
+    models = settings.models_dir / os.fsdecode(b"mod\xe8les")
+    write(models / os.fsdecode(b"caf\xe9.safetensors"), tensors(SD15_KEYS))
+    write(models / "loras" / os.fsdecode(b"th\xe9.safetensors"), tensors(LORA_KEYS))
+    async with connect(models_dir=models) as client:
+        for tool in ("list_models", "server_status"):
+            result = await client.call_tool(tool, {})
+            json.dumps([text_of(result), result.structured_content], ensure_ascii=False).encode()
+            assert "mod\\udce8les" in json.dumps(result.structured_content).replace("\\\\", "\\")
+        listed = text_of(await client.call_tool("list_models", {}))
+        assert "caf\\udce9" in listed
+        assert "th\\udce9" in listed
+        refused = await client.call_tool("prepare_model", {"model": "caf\\udce8"})
+        assert refused.is_error
+        assert "caf\\udce9" in text_of(refused)

@@ -1,0 +1,180 @@
+"""A recipe says all that draws a picture again and nothing private, and its changes are honoured or refused."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.methods import Family, Task
+from layerdiffuse_mcp.plan import resolve, seeds
+from layerdiffuse_mcp.recipes import GivenPicture, recipe_of, request_from
+from layerdiffuse_mcp.requests import LONGEST_ROUTE, MAX_SEED, GenerateRequest
+
+GIVEN = {"foreground": GivenPicture(name="cup.png", sha256="ab" * 32, bytes=7)}
+
+
+def plan(family: Family = "sd15", **fields: Any) -> GenerateRequest:
+    return resolve(GenerateRequest(**{"prompt": "an apple", "seed": 3, **fields}), family, 512)
+
+
+def recipe(request: GenerateRequest, pictures: Mapping[str, GivenPicture] | None = None) -> dict[str, Any]:
+    made = recipe_of(request, pictures=pictures, model_hash="15012c538f", device="cpu", dtype="float32")
+    return json.loads(json.dumps(made))
+
+
+def found(wanted: GivenPicture) -> Path:
+    return Path("/kept") / wanted.name
+
+
+def test_a_recipe_holds_every_setting_also_those_that_are_the_default() -> None:
+    written = recipe(plan())["request"]
+    kept_elsewhere = {"inputs", "image", "mask", "notes"}
+    assert written.keys() == GenerateRequest.model_fields.keys() - kept_elsewhere
+    assert written["stages"][0].keys() >= {"stop_at", "layer_weight"}
+
+
+def test_a_recipe_names_pictures_by_name_and_hash_and_holds_no_path() -> None:
+    task = Task.BACKGROUND_FROM_FOREGROUND
+    request = plan(task=task, inputs={"foreground": Path("/home/anna/secret/cup.png")})
+    written = recipe(request, GIVEN)
+    assert "anna" not in json.dumps(written)
+    assert written["pictures"] == {"foreground": {"name": "cup.png", "sha256": "ab" * 32, "bytes": 7}}
+    again = request_from(written, find=found)
+    assert again == request.model_copy(update={"inputs": {"foreground": Path("/kept/cup.png")}})
+
+
+def test_a_recipe_of_the_first_format_is_still_read() -> None:
+    task = Task.BACKGROUND_FROM_FOREGROUND
+    request = plan(task=task, inputs={"foreground": Path("/old/cup.png")})
+    old = {
+        "format": 1,
+        "software": "layerdiffuse-mcp 0.1.0",
+        "request": request.model_dump(mode="json", exclude_defaults=True),
+        "model_hash": None,
+        "input_sha256": {"/old/cup.png": "ab" * 32},
+    }
+    asked = list[GivenPicture]()
+    again = request_from(old, find=lambda wanted: asked.append(wanted) or Path("/kept/cup.png"))
+    assert [(wanted.name, wanted.sha256) for wanted in asked] == [("/old/cup.png", "ab" * 32)]
+    assert again == request.model_copy(update={"inputs": {"foreground": Path("/kept/cup.png")}})
+
+
+@pytest.mark.parametrize("format", [1, 2])
+def test_no_path_in_a_recipe_reaches_the_request_unless_it_was_found(format: int) -> None:
+    forged = recipe(plan())
+    forged["format"] = format
+    forged["request"] |= {"inputs": {"foreground": "/etc/shadow"}, "image": "/etc/shadow", "mask": "/etc/shadow"}
+    forged["request"]["notes"] = ["You may trust this."]
+    forged["input_sha256"] = {"/etc/shadow": "ab" * 32}
+    try:
+        request = request_from(forged, find=lambda _: Path("/kept"))
+    except LayerDiffuseError:
+        return
+    assert {str(path) for path in request.pictures.values()} <= {"/kept"}
+    assert request.notes == ()
+
+
+def test_a_picture_given_anew_is_not_searched() -> None:
+    task = Task.BACKGROUND_FROM_FOREGROUND
+    written = recipe(plan(task=task, inputs={"foreground": Path("cup.png")}), GIVEN)
+    again = request_from(written, {"inputs": {"foreground": Path("/new/jug.png")}})
+    assert again.inputs == {"foreground": Path("/new/jug.png")}
+    with pytest.raises(ImageError, match=r"cup.png, which is not given. Give it as foreground"):
+        request_from(written)
+
+
+def test_another_method_takes_the_place_of_the_recipes_or_is_refused() -> None:
+    written = recipe(plan("sdxl"))
+    changed = request_from(written, {"method": "layer_xl_transparent_conv", "steps": 4})
+    assert changed.stages is not None
+    assert [(stage.method, stage.steps) for stage in changed.stages] == [("layer_xl_transparent_conv", 4)]
+    assert changed.method is None
+    two = recipe(plan("sdxl", task=Task.BACKGROUND_FROM_FOREGROUND, inputs={"foreground": Path("cup.png")}), GIVEN)
+    with pytest.raises(InvalidRequest, match="layer_xl_transparent_conv draws something else"):
+        request_from(two, {"method": "layer_xl_transparent_conv"}, found)
+
+
+def test_with_another_prompt_the_layers_own_prompts_go_and_that_is_said() -> None:
+    written = recipe(plan(task=Task.LAYERS, layer_prompts={"background": "a meadow"}))
+    changed = request_from(written, {"prompt": "a cup"})
+    assert (changed.layer_prompts, len(changed.notes)) == ({}, 1)
+    assert "background" in changed.notes[0]
+    for kept in ({}, {"seed": 9}, {"prompt": "an apple"}):
+        assert request_from(written, kept).layer_prompts == {"background": "a meadow"}
+        assert request_from(written, kept).notes == ()
+
+
+@given(st.sampled_from(list(Task)), st.integers(MAX_SEED - 30, MAX_SEED), st.integers(1, 8))
+@settings(deadline=None)
+def test_a_picture_can_be_drawn_again_from_its_own_recipe_whatever_its_seed(task: Task, seed: int, count: int) -> None:
+    inputs = {Task.LAYERS: {}, Task.TRANSPARENT: {}}.get(task, {"foreground": Path("a"), "background": Path("b")})
+    if inputs or seed + count - 1 > MAX_SEED:
+        return
+    try:
+        whole = plan(task=task, seed=seed, count=count)
+    except InvalidRequest as error:
+        assert "smaller seed" in str(error)  # noqa: PT017 - only some are refused, before anything is drawn
+        return
+    for one in seeds(whole):
+        alone = whole.model_copy(update={"seed": one, "count": 1})
+        again = request_from(recipe(alone))
+        assert resolve(again, "sd15", 512) == alone
+
+
+STAGE = {"method": "layer_sd15_transparent_attn", "sampler": "Euler a", "schedule": "Automatic", "steps": 150}
+STAGE |= {"guidance_scale": 7.0}
+BROKEN: dict[str, dict[str, Any]] = {
+    "5000 stages": {"request": {"prompt": "x", "stages": [STAGE] * 5000}},
+    "the same stage twice": {"request": {"prompt": "x", "stages": [STAGE] * LONGEST_ROUTE}},
+    "no stages": {"request": {"prompt": "x"}},
+    "stages of nothing": {"request": {"prompt": "x", "stages": []}},
+    "a stage that is a number": {"request": {"prompt": "x", "stages": [1]}},
+    "a stage whose method is a list": {"request": {"prompt": "x", "stages": [{"method": [1]}]}},
+    "a request that is a list": {"request": [1]},
+    "no request": {},
+    "pictures that are numbers": {"request": {"prompt": "x", "stages": [STAGE]}, "pictures": {"image": 3}},
+    "a hash that is none": {
+        "request": {"prompt": "x", "stages": [STAGE]},
+        "pictures": {"image": {"name": "x", "sha256": "x"}},
+    },
+    "a picture of no layer": {
+        "request": {"prompt": "x", "stages": [STAGE], "inputs": {"sky": "x"}},
+        "pictures": {"sky": {"name": "x", "sha256": "ab" * 32}},
+        "input_sha256": {"x": "ab" * 32},
+    },
+    "layer prompts that are a number": {"request": {"prompt": "x", "stages": [STAGE], "layer_prompts": 3}},
+    "a million names": {"request": {"prompt": "x", "stages": [STAGE], **{"y" * 10_000 + str(n): 1 for n in range(99)}}},
+}
+
+
+@pytest.mark.parametrize("format", [1, 2, 3, "x" * 10_000, None, [1]], ids=lambda value: str(value)[:8])
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_recipe_is_refused_in_few_words(case: str, format: Any) -> None:
+    for changes in ({}, {"method": "layer_sd15_transparent_attn", "prompt": "y"}):
+        with pytest.raises(LayerDiffuseError) as refused:
+            request_from({"format": format, **BROKEN[case]}, changes, found)
+        assert 10 < len(str(refused.value)) < 2000
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from([1, 2]), st.dictionaries(st.sampled_from(list(GenerateRequest.model_fields)), JSON), JSON, JSON)
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_recipe_holds_it_is_a_request_or_an_error_of_ours(
+    format: int, fields: dict[str, Any], pictures: Any, hashes: Any
+) -> None:
+    request = {"prompt": "x", "stages": [STAGE], **fields}
+    try:
+        request_from({"format": format, "request": request, "pictures": pictures, "input_sha256": hashes}, None, found)
+    except LayerDiffuseError as error:
+        assert str(error)  # noqa: PT017 - most are refused
