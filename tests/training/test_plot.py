@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from training import plot
@@ -28,6 +29,7 @@ def test_what_is_measured_now_and_then_joins_the_row_of_its_step_and_a_run_begun
     assert plot.known([0, 1], found, "held") == ([0, 1], [0.5, 0.4])
 
 
+@pytest.mark.extras
 def test_a_stage_that_has_logged_no_loss_yet_has_no_panel(tmp_path: Path):
     log(tmp_path / "unet.log.jsonl", {"step": 0, "seconds": 0, "held": 0.5})
     plot.plot(tmp_path, tmp_path / "one.png")

@@ -38,6 +38,7 @@ def test_no_words_are_those_of_two_subjects():
     assert len(said) == len({*said})
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize(("name", "style", "svg"), [*sprites()])
 def test_a_sprite_fills_its_picture_in_both_styles(name: str, style: str, svg: str):
     alpha = data.render_svg(svg)[..., 3]
