@@ -37,7 +37,7 @@ from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdx
 from layerdiffuse_mcp.engine.transparency.decode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, load_offset_encoder
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
-from layerdiffuse_mcp.engine.weights.ldm_config import FAMILIES
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import LayerMethod

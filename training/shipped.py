@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 
 import torch
-from layerdiffuse_mcp.engine.checkpoints import read_checkpoint
 from safetensors.torch import load_file
 
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from training import transparency, unet
 from training.export import LAYERS
 from training.text import Known, warm_up

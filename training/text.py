@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from layerdiffuse_mcp.engine.text_encoder import TextConfig, TextEncoder
 
+from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
 from training.backgrounds import KINDS
 from training.captions import LENGTH, ROWS, Tokens
 from training.common import autocast

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 
+from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from training.backgrounds import KINDS
 from training.captions import Tokens
 from training.common import Average, Run, autocast, device, stage_parser

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from layerdiffuse_mcp.engine.text_encoder import TextEncoder
 from safetensors.torch import load_file
 
+from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from training import shipped, unet
 from training.captions import Tokens
