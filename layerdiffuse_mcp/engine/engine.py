@@ -160,13 +160,13 @@ class Engine:
                 encoded=tuple(files),
                 warnings=(
                     *plan.notes,
-                    *other_weights(plan.drawn_with, model.weights),
+                    *other_weights(request.drawn_with, model.weights),
                     *_notes(given),
                     *_warnings(plan, files),
                 ),
                 recipe=self._recipe(plan, model, origins),
             )
-            for plan, files in zip(plans, encoded, strict=True)
+            for request, plan, files in zip(requests, plans, encoded, strict=True)
         ]
 
     @_run.register
