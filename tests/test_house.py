@@ -32,7 +32,6 @@ ENGINE_FLOORS = (
     {"weights", "sampling", "text", "device"},
     {"models"},
     {"layers", "transparency"},
-    {"model"},
     {"pipeline"},
     {"drawing"},
     {"model_manager", "engine", "startup"},

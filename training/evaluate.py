@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.transparency.decode import decode, load_decoder, load_offset_encoder, transparent_latent
+from layerdiffuse_mcp.engine.transparency.decode import decode
+from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
+from layerdiffuse_mcp.engine.transparency.networks import load_decoder, load_offset_encoder
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.spec import Task
 from training import data, mixing

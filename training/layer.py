@@ -24,7 +24,7 @@ from diffusers import UNet2DConditionModel
 
 from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.families.registry import METHODS
 from training import autoencoder, transparency, unet
 from training.backgrounds import KINDS

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork, SharingModel
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 from training import autoencoder, layer, transparency, unet
 from training.captions import Tokens
 from training.common import device

@@ -31,20 +31,25 @@ from layerdiffuse_mcp.api.requests import (
 )
 from layerdiffuse_mcp.engine.device.cancellation import asking
 from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
-from layerdiffuse_mcp.engine.model import Model
+from layerdiffuse_mcp.engine.drawing import sampled
+from layerdiffuse_mcp.engine.drawing.latents import decode_latent, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, pixels_of_result
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
-from layerdiffuse_mcp.engine.pipeline.pipeline import Drawn, Given, decode_rgba, draw_size, generate, pixels_of_result
+from layerdiffuse_mcp.engine.pipeline.latents import Edit
 from layerdiffuse_mcp.engine.pipeline.previews import previews
-from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
+from layerdiffuse_mcp.engine.pipeline.progress import DOWNLOADING, Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import latent_file as latents
-from layerdiffuse_mcp.engine.transparency.decode import ENCODERS, VIEWS, transparent_latent
+from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec
+from layerdiffuse_mcp.engine.types import LayerImage
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
-from layerdiffuse_mcp.images.alpha import alpha_facts
+from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
@@ -135,18 +140,18 @@ class Engine:
             model = self._model(requests[0].model, meter, requests[0])
         first = next(iter(given.values()), None)
         size = None if first is None else (first.rgba.shape[1], first.rgba.shape[0])
-        base = model.checkpoint
+        base = model.components.checkpoint
         plans = [resolve(one, base.family, base.native_size, size, base.settings.get("advice")) for one in requests]
-        plans = [plan.model_copy(update={"model": model.entry.name, "drawn_with": None}) for plan in plans]
-        width, height = draw_size(plans[0])
+        plans = [plan.model_copy(update={"model": model.name, "drawn_with": None}) for plan in plans]
+        width, height = drawn_size(plans[0], model.latent)
         count = sum(plan.count for plan in plans)
-        self._manager.fit(model, count * pixels_of_result(plans[0]), width * height)
-        with clock("draw"), previews(self._settings, base) as show:
-            drawn = generate(plans, model, _given(plans[0], given), meter, show)
+        self._manager.fit(model, count * pixels_of_result(plans[0], model.latent), width * height)
+        with clock("draw"), previews(self._settings, model.latent) as show:
+            drawn = sampled.draw(plans, model, _pictures(plans[0], (width, height), given), meter, show)
         with clock("load"):
-            model.identify(methods_of(plans[0], model.family), meter.tell)
+            model.identify(methods_of(plans[0], model.spec.id), meter.report)
         with clock("write"):
-            meter.tell("writing")
+            meter.report("writing")
             encoded = [self._encoded(plan, model, layers, origins) for plan, layers in zip(plans, drawn, strict=True)]
         return [
             self._outcome(
@@ -155,13 +160,13 @@ class Engine:
                 encoded=tuple(files),
                 warnings=(
                     *plan.notes,
-                    *other_weights(plan.drawn_with, model.weights),
+                    *other_weights(request.drawn_with, model.weights),
                     *_notes(given),
                     *_warnings(plan, files),
                 ),
                 recipe=self._recipe(plan, model, origins),
             )
-            for plan, files in zip(plans, encoded, strict=True)
+            for request, plan, files in zip(requests, plans, encoded, strict=True)
         ]
 
     @_run.register
@@ -170,16 +175,14 @@ class Engine:
         saved = latents.read_latent(request.latent)
         with clock("load"):
             model = self._model(request.model or saved.model, meter)
-        if saved.family not in (None, model.family):
+        if saved.family not in (None, model.spec.id):
             raise InvalidRequest(
-                f"{request.latent.name} is a latent of a {saved.family} model, and {model.entry.name} is "
-                f"{model.family}. Name a {saved.family} model."
+                f"{request.latent.name} is a latent of a {saved.family} model, and {model.name} is "
+                f"{model.spec.id}. Name a {saved.family} model."
             )
         self._manager.fit(model, 0, saved.width * saved.height)
-        meter.expect(len(VIEWS) * DECODED_VIEW)
-        steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
         with clock("draw"):
-            pixels = decode_rgba(model, saved.latent, steps.next)[: saved.height, : saved.width]
+            pixels = decode_latent(model, saved, meter)
         with clock("write"):
             name = file_name(request.latent.stem, saved.seed, "decoded")
             picture = _facts(pixels, "foreground", saved.seed)
@@ -199,14 +202,10 @@ class Engine:
         with clock("load"):
             model = self._model(request.model, meter)
         self._manager.fit(model, 0, width * height)
-        meter.expect(ENCODERS)
-        steps = meter.steps("encoding", ENCODERS)
         with clock("draw"):
-            meter.tell(f"encoding {width}x{height} pixels")
-            rgba = latents.padded(picture.rgba)
-            latent = transparent_latent(model.vae, model.encoder, rgba, steps.next)[0]
+            latent = encode_picture(model, picture.rgba, meter)
         with clock("write"):
-            saved = latents.SavedLatent(latent.cpu(), width, height, model.family, model.entry.name, 0)
+            saved = latents.SavedLatent(latent, width, height, model.spec.id, model.name, 0)
             name = file_name(request.image.stem, 0, "latent", latents.SUFFIX)
             file = EncodedFile(name=name, data=latents.latent_bytes(saved))
         return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
@@ -223,8 +222,9 @@ class Engine:
             entry = self._fetched(entry, methods, meter)
             for method in methods:
                 catalog.layer_file(entry, METHODS[method].file, self._settings)
-            model = self._manager.get(entry, meter.tell)
-            _ = model.decoder, model.encoder
+            model = self._manager.get(entry, meter.report)
+            codec = AlphaCodec(model)
+            _ = codec.decoder, codec.encoder
         return self._outcome(model, clock)
 
     @_run.register
@@ -240,14 +240,15 @@ class Engine:
     def _(self, request: StatusRequest, meter: Meter) -> Outcome:
         return Outcome(status=self._manager.status() | ({EXHAUSTED: True} if self._exhausted else {}))
 
-    def _model(self, name: str | None, meter: Meter, request: GenerateRequest | None = None) -> Model:
+    def _model(self, name: str | None, meter: Meter, request: GenerateRequest | None = None) -> StableDiffusion:
         """The model in memory; what it lacks for the request is fetched first if a generation may do that."""
         entry = catalog.find(name, self._settings)
         if self._settings.auto_download and entry.family:
             methods = methods_of(request, entry.family) if request else ()
             if catalog.missing(entry, self._settings, methods):
                 entry = self._fetched(entry, methods, meter)
-        return self._manager.get(entry, meter.tell)
+        loras = [tag.name for tag in sampled.lora_tags(request)] if request else []
+        return self._manager.get(entry, meter.report, loras)
 
     def _fetched(self, entry: ModelEntry, methods: Collection[str], meter: Meter) -> ModelEntry:
         """The model when all of its files are here: those that are not are downloaded."""
@@ -266,7 +267,7 @@ class Engine:
         return pictures, origins
 
     def _encoded(
-        self, plan: GenerateRequest, model: Model, drawn: list[Drawn], origins: dict[str, GivenPicture]
+        self, plan: GenerateRequest, model: StableDiffusion, drawn: list[LayerImage], origins: dict[str, GivenPicture]
     ) -> list[EncodedFile]:
         """A plan's pictures, each with the recipe that draws it alone inside, and its latents if they are wanted."""
         files: list[EncodedFile] = []
@@ -280,13 +281,15 @@ class Engine:
             files.append(EncodedFile(name=file_name(words, one.seed, one.role), data=data, picture=picture))
             if plan.save_latent:
                 saved = latents.SavedLatent(
-                    one.latent, picture.width, picture.height, model.family, model.entry.name, one.seed
+                    one.latent, picture.width, picture.height, model.spec.id, model.name, one.seed
                 )
                 name = file_name(words, one.seed, one.role, latents.SUFFIX)
                 files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
         return files
 
-    def _recipe(self, plan: GenerateRequest, model: Model, origins: dict[str, GivenPicture]) -> dict[str, Any]:
+    def _recipe(
+        self, plan: GenerateRequest, model: StableDiffusion, origins: dict[str, GivenPicture]
+    ) -> dict[str, Any]:
         placement = model.placement
         return recipe_of(
             plan,
@@ -296,9 +299,9 @@ class Engine:
             dtype=str(placement.dtype).removeprefix("torch."),
         )
 
-    def _outcome(self, model: Model, clock: "_Clock", **facts: Any) -> Outcome:
+    def _outcome(self, model: StableDiffusion, clock: "_Clock", **facts: Any) -> Outcome:
         return Outcome(
-            model=model.entry.name,
+            model=model.name,
             device=model.placement.title,
             dtype=str(model.placement.dtype).removeprefix("torch."),
             timings=clock.timings(),
@@ -356,15 +359,14 @@ def _check_length(request: GenerateRequest) -> None:
             raise InvalidRequest(f"{name} has {count} tokens; at most {MAX_TOKENS} are allowed. Shorten it.")
 
 
-def _given(plan: GenerateRequest, pictures: dict[str, Picture]) -> Given:
-    """The pictures as a generation takes them: the one to edit and its mask at the size that is drawn."""
-    width, height = draw_size(plan)
-    image, mask = pictures.get("image"), pictures.get("mask")
-    return Given(
-        layers={role: pictures[role].rgba for role in plan.inputs},
-        image=None if image is None else fitted(image.rgba, width, height, plan.resize_mode),
-        mask=None if mask is None else fitted_mask(mask.rgba, width, height, plan.resize_mode),
-    )
+def _pictures(plan: GenerateRequest, size: tuple[int, int], pictures: dict[str, Picture]) -> sampled.Pictures:
+    """The pictures as a drawer takes them: the one to edit and its mask at the size (width, height) that is drawn."""
+    layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
+    if "image" not in pictures:
+        return sampled.Pictures(layers)
+    image = fitted(pictures["image"].rgba, *size, plan.resize_mode)
+    mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
+    return sampled.Pictures(layers, Edit(image, mask))
 
 
 def _facts(pixels: Any, role: Any, seed: int) -> PictureFacts:
