@@ -45,7 +45,7 @@ quick: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL) $(SLOW:%=--ignore tests/%)
 
 fuzz: $(VENV)/.dev
-	FUZZ_TIMES=10 $(PYTEST) $(PARALLEL) tests/fuzz
+	FUZZ_TIMES=20 $(PYTEST) $(PARALLEL) tests/fuzz
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layerdiffuse_mcp.engine.startup import keep_freed_memory
 from layerdiffuse_mcp.engine.transparency.banded_decoder import BandedDecoder
-from layerdiffuse_mcp.engine.transparency.decode import VIEWS, TransparentDecoder, decode, lower_median
+from layerdiffuse_mcp.engine.transparency.decode import VIEWS, decode, lower_median
+from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
 
 WAYS = {
     "plain, float32": (False, torch.contiguous_format, torch.float32),

@@ -20,11 +20,12 @@ from torch import Tensor
 from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.engine.device.threads import for_denoiser
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser
+from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
 from layerdiffuse_mcp.engine.startup import keep_freed_memory
+from layerdiffuse_mcp.engine.types import Conditioning
 
 BUDGET = 0.02
 

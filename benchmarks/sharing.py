@@ -18,8 +18,8 @@ from torch import Tensor
 
 from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.startup import keep_freed_memory
+from layerdiffuse_mcp.engine.types import Conditioning
 
 FRAMES, RANK, BUDGET = 3, 256, 1.08
 GIGABYTES = 8

@@ -4,7 +4,7 @@
 
 The files have the released names, keys and shapes and random numbers; all is in the page cache. Both ways begin with
 the layer file on disk and end with every weight in memory of its own or mapped and touched once. A method's first
-switch computes its weights, later ones find them where there is memory to spare. After the last switch the base has to
+switch computes its weights, later ones find them in reserve. After the last switch the base has to
 be back bit for bit. The bare products are the same matrices multiplied in float32, without anything around them.
 """
 
@@ -109,7 +109,7 @@ def in_place(folder: Path, dtype: torch.dtype) -> tuple[dict[str, float], bool, 
     checkpoint = read_checkpoint(folder / "base.safetensors")
     unet = checkpoint.unet(dtype)
     stack = PatchStack(unet, checkpoint.parts["unet"].weights)
-    stack.spare = 2**40
+    stack.reserve = 2**40
     before = checksum(unet)
     patches: dict[str, Patch] = {}
 

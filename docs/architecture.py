@@ -3,7 +3,8 @@
     python docs/architecture.py             # writes the picture
     python docs/architecture.py --check     # exit status 1 when it is not what the code says today
 
-A floor imports only from below (`tests/test_house.py` holds that), so every arrow points down.
+A floor imports only from below (`tests/test_house.py` holds that), so every arrow points down. An arrow that others
+imply (a room imports what a room that it imports does) is left out: the picture shows the way, not every import.
 """
 
 import ast
@@ -52,7 +53,7 @@ def rooms() -> list[str]:
 
 
 def imports() -> Counter[tuple[str, str]]:
-    """How many modules of a room import from another."""
+    """How many modules of a room import from one of a floor below."""
     found: Counter[tuple[str, str]] = Counter()
     for path in sorted(PACKAGE.rglob("*.py")):
         here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -63,8 +64,21 @@ def imports() -> Counter[tuple[str, str]]:
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{PACKAGE.name}.")
         }
-        found.update((here, target) for target in targets if target in SAYS and target != here)
+        beside = next(floor for floor in FLOORS if here in floor)
+        found.update((here, target) for target in targets if target in SAYS and target not in beside)
     return found
+
+
+def shown(found: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The imports that no way by other rooms implies."""
+    below = {room: {there for here, there in found if here == room} for room in SAYS}
+    for room in reversed(rooms()):
+        below[room] |= {far for near in below[room] for far in below[near]}
+    return sorted(
+        (here, there)
+        for here, there in found
+        if not any(there in below[other] for start, other in found if start == here and other != there)
+    )
 
 
 def boxes() -> dict[str, tuple[float, float, float]]:
@@ -80,15 +94,18 @@ def boxes() -> dict[str, tuple[float, float, float]]:
 def svg() -> str:
     """The picture."""
     placed, lines = boxes(), []
-    for (here, there), count in sorted(imports().items()):
+    arrows = shown(imports())
+    leaving, arriving = Counter[str](), Counter[str]()
+    leave, arrive = Counter(here for here, _ in arrows), Counter(there for _, there in arrows)
+    for here, there in sorted(arrows, key=lambda arrow: (placed[arrow[1]][0], placed[arrow[0]][0])):
+        leaving[here] += 1
+        arriving[there] += 1
         (x1, y1, w1), (x2, y2, w2) = placed[here], placed[there]
-        share = (rooms().index(there) + 1) / (len(SAYS) + 1)
-        start, end = x1 + w1 * share, x2 + w2 * ((rooms().index(here) + 1) / (len(SAYS) + 1))
-        if y1 == y2:
-            continue
+        start = x1 + w1 * leaving[here] / (leave[here] + 1)
+        end = x2 + w2 * arriving[there] / (arrive[there] + 1)
         lines.append(
-            f'<line x1="{start:.0f}" y1="{y1 + HEIGHT:.0f}" x2="{end:.0f}" y2="{y2:.0f}" stroke="#8aa" '
-            f'stroke-width="{min(4, 0.6 + count / 4):.1f}" marker-end="url(#a)"/>'
+            f'<line x1="{start:.0f}" y1="{y1 + HEIGHT:.0f}" x2="{end:.0f}" y2="{y2:.0f}" stroke="#799" '
+            'stroke-width="1.6" marker-end="url(#a)"/>'
         )
     for name, (x, y, width) in placed.items():
         text = f'<tspan font-weight="bold">{escape(name)}</tspan>'

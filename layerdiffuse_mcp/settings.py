@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     )
     group_jobs: bool = Field(False, description="Draw waiting jobs that differ only in prompt and seed as one batch")
     previews: bool = Field(False, description="Tell a running job's progress with a small picture of it")
+    history: bool = Field(True, description="Keep an index of the pictures made, so that their ids outlast the server")
     max_pixels: int = Field(64_000_000, ge=4096, le=10**9, description="Largest picture that is read, in pixels")
 
     @model_validator(mode="before")

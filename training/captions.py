@@ -12,15 +12,22 @@ ROWS = 512 + 2500 + 2  # byte symbols, the first 2,500 merges, start and end
 LENGTH = 77
 
 
+FORM_SHARES = np.array([0.6, 0.2, 0.2])  # of `forms`, in their order
+
+
+def forms(words: list[str]) -> list[str]:
+    """["red apple", "apple"] -> ["a red apple", "red apple", "an apple"]: few, so that each is learnt."""
+    return list(dict.fromkeys([with_article(words[0]), words[0], *map(with_article, words[1:2])]))
+
+
 def caption(
     words: list[str], rng: np.random.Generator, *, style: str = "3d", material: str = "", background: str | None = None
 ) -> str:
-    """A caption such as "a red apple", "red apple, 3d", "a glass apple" or "an apple, flat, on a meadow"."""
-    text = words[0] if len(words) == 1 or rng.random() < 0.6 else words[int(rng.integers(1, len(words)))]
-    if material:
-        text = f"{material} {text}"
-    if rng.random() < 0.65:
-        text = with_article(text)
+    """A caption such as "a red apple", "red apple, 3d", "a glass apple" or "an apple, flat, on a meadow": the subject
+    in one of at most three forms, with its look and background.
+    """
+    named = forms([f"{material} {name}" if material else name for name in words])
+    text = named[int(rng.choice(len(named), p=FORM_SHARES[: len(named)] / FORM_SHARES[: len(named)].sum()))]
     if style != "3d" or rng.random() < 0.25:
         text += f", {style}"
     if background:

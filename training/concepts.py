@@ -309,7 +309,7 @@ radio: radio
 telephone: telephone
 battery: battery
 keyboard: keyboard
-flashlight: flashlight, torch
+flashlight: flashlight
 green book: green book, book
 blue book: blue book
 orange book: orange book
@@ -328,12 +328,22 @@ bed: bed
 broom: broom
 soap: soap
 toothbrush: toothbrush
+coin: coin, gold coin
+bow and arrow: bow, bow and arrow
+military helmet: helmet, soldier's helmet
+red heart: heart, red heart
+world map: map, world map
+treasure chest: chest, treasure chest
+sword: sword
+potion: potion, magic potion
+staff: staff, wizard's staff
+torch: torch, burning torch
 """
 
 
 def concepts(wide: bool = False) -> dict[str, list[str]]:
     """Unicode emoji name -> the words it is captioned with, main one first; `wide` adds the second table."""
-    return _rows(_CORE + _WIDE if wide else _CORE)
+    return _rows(_CORE) | (_rows(_WIDE) if wide else {})
 
 
 def _rows(table: str) -> dict[str, list[str]]:

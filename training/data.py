@@ -1,8 +1,9 @@
-"""The pictures the pocket model learns from: openly licensed emoji with alpha, rendered to one array.
+"""The pictures the pocket model learns from: openly licensed emoji with alpha, and a few drawn by `sprites.py`,
+rendered to one array.
 
 Sources, installed by name from npm: Fluent Emoji by Microsoft in three renderings (MIT) and Noto Emoji by Google
-(Apache-2.0); names from unicode-emoji-json (MIT). Flags, people, faces and symbols are left out. The result under the
-work folder is
+(Apache-2.0); names from unicode-emoji-json (MIT). Flags, people, faces and symbols are left out, but for
+what `ALSO` names. The result under the work folder is
 
     pictures.npy   uint8 (N, 128, 128, 4), straight alpha, colour spread into the transparent part
     pictures.json  a list of N rows: name, style, held_out
@@ -27,6 +28,7 @@ from PIL import Image
 
 from training.concepts import concepts
 from training.padding import spread_colour
+from training.sprites import sprites
 
 SIZE = 128
 PACKAGES = [
@@ -37,6 +39,8 @@ PACKAGES = [
     "unicode-emoji-json",
 ]
 GROUPS = {"Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects"}
+ALSO = {"red heart"}
+NO_3D = {"treasure chest"}  # only Noto has it: its picture is the one that is learnt by name
 SVG_STYLES = {"colour": "fluent-emoji", "flat": "fluent-emoji-flat", "noto": "noto"}
 
 
@@ -90,11 +94,11 @@ def render_svg(svg: str) -> np.ndarray:
 
 def _load(job: tuple[str, str, str]) -> np.ndarray | None:
     torch.set_num_threads(1)
-    kind, source, _ = job
+    _, source, name = job
     try:
-        return straight(Image.open(source)) if kind == "3d" else render_svg(source)
+        return render_svg(source) if source.startswith("<svg") else straight(Image.open(source))
     except (OSError, ValueError) as error:
-        print("left out", job[2], error)
+        print("left out", name, error)
         return None
 
 
@@ -107,9 +111,9 @@ def jobs(modules: Path) -> list[tuple[str, str, str]]:
     }
     found: list[tuple[str, str, str]] = []
     for char, facts in emoji.items():
-        if facts["group"] not in GROUPS:
-            continue
         name = facts["name"]
+        if facts["group"] not in GROUPS and name not in ALSO:
+            continue
         code = "-".join(f"{ord(c):04x}" for c in char)
         for candidate in (code, code.replace("-fe0f", ""), code + "-fe0f"):
             file = modules / "@lobehub/fluent-emoji-3d/assets" / f"{candidate}.webp"
@@ -126,12 +130,13 @@ def jobs(modules: Path) -> list[tuple[str, str, str]]:
                     f'viewBox="0 0 {side[0]} {side[1]}">{body}</svg>'
                 )
                 found.append((style, svg, name))
+    found += [(style, svg, name) for name, style, svg in sprites()]
     return found
 
 
 def held_out(style: str, name: str, vocabulary: set[str]) -> bool:
     """5% of the pictures, chosen by a hash of their names; pictures the base learns by name are never among them."""
-    if style == "3d" and name in vocabulary:
+    if name in vocabulary and (style == "3d" or name in NO_3D):
         return False
     return int(hashlib.sha256(f"{style}/{name}".encode()).hexdigest(), 16) % 1000 < 53
 
@@ -149,7 +154,7 @@ def build(work: Path) -> None:
         if array is not None and (array[..., 3] > 0).any():
             rows.append({"name": name, "style": style, "held_out": held_out(style, name, vocabulary)})
             kept.append(array)
-    missing = vocabulary - {row["name"] for row in rows if row["style"] == "3d"}
+    missing = vocabulary - NO_3D - {row["name"] for row in rows if row["style"] == "3d"}
     if missing:
         print("not found in 3d:", sorted(missing))
     np.save(work / "pictures.npy", np.stack(kept))

@@ -1,10 +1,13 @@
-"""What the shipped files can do, measured: one table on the held-out 5% of pictures, and a contact sheet through the
-engine.
+"""What the shipped files can do, measured: one table on the held-out 5% of pictures, contact sheets through the engine,
+and, of 100 subjects drawn at random, what onlookers can name, how sharp they are and whether colour words hold.
 
 The round trip is picture -> offset encoder and VAE -> latent -> VAE and transparent decoder (eight views) -> picture,
 through the engine's own functions and the shipped fp16 files; these pictures were in no stage's training.
 
-    python -m training.evaluate --work build/training --sheet sheet.png
+    python -m training.evaluate --work build/training --sheet sheet.png --drawn drawn
+    python -m training.evaluate --work build/training --answers drawn/answers.json
+
+The first writes `drawn/sheet-N.png` for onlookers, and beside them `drawn/subjects.json`, which they must not see.
 """
 
 from __future__ import annotations
@@ -19,11 +22,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.transparency.decode import decode, load_decoder, load_offset_encoder, transparent_latent
+from layerdiffuse_mcp.engine.transparency.decode import decode
+from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
+from layerdiffuse_mcp.engine.transparency.networks import load_decoder, load_offset_encoder
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.spec import Task
 from training import data, mixing
+from training.concepts import with_article
+from training.drawn import COLOURS, colour_prompts, colours_right, named, sharpness, sheets, subjects
 from training.sample import PROMPTS, checkerboard, sheet
+from training.vocabulary import vocabulary
 
 SOFT = (16 / 255, 239 / 255)
 TASKS = ((Task.BACKGROUND_FROM_FOREGROUND, "foreground"), (Task.FOREGROUND_FROM_BACKGROUND, "background"))
@@ -171,19 +179,79 @@ def layers_sheet(pocket: Path, scenes: list[str], seed: int) -> Image.Image:
     return sheet(torch.cat(found), columns=7)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def drawn(work: Path, pocket: Path, folder: Path, seed: int, coloured: bool) -> str:
+    """Draws the subjects and their sheets into `folder`, and if `coloured` some in every colour. A Markdown table."""
+    asked = [words for words in subjects() if words[0] in known_subjects(pocket)]
+    cutout = {subject.words[0]: subject.pictures.get("3d") for subject in vocabulary(work)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        studio = Studio(Path(scratch), pocket)
+
+        def draw(prompt: str) -> torch.Tensor:
+            path = studio.draw(prompt, seed=seed)["foreground"]
+            return mixing.to_tensor(np.asarray(Image.open(path).convert("RGBA"))[None])
+
+        pictures = torch.cat([draw(with_article(words[0])) for words in asked])
+        for number, image in enumerate(sheets(pictures), 1):
+            image.save(folder / f"sheet-{number}.png")
+        (folder / "subjects.json").write_text(json.dumps(asked))
+        truth = mixing.to_tensor(np.stack([cutout[words[0]] for words in asked]))
+        rows = {"gradient energy, of the training pictures'": sharpness(pictures, truth)}
+        if coloured:
+            prompts, colours = zip(*colour_prompts(), strict=True)
+            tinted = torch.cat([draw(prompt) for prompt in prompts])
+            sheet(checkerboard(tinted), columns=len(COLOURS)).save(folder / "colours.png")
+            rows[f"colour as asked for, of {len(prompts)}"] = colours_right(tinted, colours)
+        studio.engine.close()
+    rows[f"known, of {len(subjects())} subjects drawn at random"] = len(asked)
+    return "\n".join(["| drawn | |", "|---|---:|", *(f"| {name} | {value:.3g} |" for name, value in rows.items())])
+
+
+def known_subjects(pocket: Path) -> set[str]:
+    """The main words of what the files in this folder have learnt."""
+    return {*json.loads((pocket / "concepts.json").read_text())["subjects"]}
+
+
+def answered(file: Path) -> str:
+    """What the onlookers named, and what they did not. The subjects are in `subjects.json` beside their answers."""
+    asked = json.loads((file.parent / "subjects.json").read_text())
+    answers = json.loads(file.read_text())
+    right = named(answers, asked)
+    missed = [
+        f"{words[0]}: {' / '.join(given[number] for given in answers)}"
+        for number, words in enumerate(asked)
+        if not right[number]
+    ]
+    return "\n".join([f"named by most of {len(answers)}: {sum(right)} of {len(asked)}", *missed])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--pocket", type=Path, default=Path("layerdiffuse_mcp/pocket"))
-    parser.add_argument("--count", type=int, default=1000, help="how many held-out pictures at most")
+    parser.add_argument("--count", type=int, default=1000, help="how many held-out pictures at most; 0: no table")
     parser.add_argument("--sheet", type=Path, help="where the contact sheet goes")
     parser.add_argument("--layers-sheet", type=Path, help="where the sheet of the other layer methods goes")
+    parser.add_argument("--drawn", type=Path, help="where the numbered sheets of random subjects go")
+    parser.add_argument("--colours", action="store_true", help="with --drawn: colour words over subjects too")
+    parser.add_argument("--answers", type=Path, help="only count onlookers' answers to these sheets")
     parser.add_argument("--prompts", type=json.loads, default=PROMPTS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guidance", type=float)
     arguments = parser.parse_args()
-    print(table(arguments.work, arguments.pocket, arguments.count))
+    if arguments.answers:
+        print(answered(arguments.answers))
+        return
+    if arguments.count:
+        print(table(arguments.work, arguments.pocket, arguments.count))
     if arguments.sheet:
         contact_sheet(arguments.pocket, arguments.prompts, arguments.seed, arguments.guidance).save(arguments.sheet)
+    if arguments.drawn:
+        print(drawn(arguments.work, arguments.pocket, arguments.drawn, arguments.seed, arguments.colours))
     if arguments.layers_sheet:
         layers_sheet(arguments.pocket, SCENES, arguments.seed).save(arguments.layers_sheet)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from layerdiffuse_mcp.engine.weights.ldm_export import save_single_file
 from layerdiffuse_mcp.families.sd15 import SD15
 from training import autoencoder, data, layer, mixing, transparency, unet
+from training.materials import COLOURS
+from training.text import CONFIG
 from training.vocabulary import LOOKS, WIDE, vocabulary
 
 LIMIT = 60_000_000
@@ -78,7 +80,7 @@ def export(work: Path, out: Path, draft: bool) -> None:
             "norm_num_groups": unet.UNET["norm_num_groups"],
         },
         "vae": {"norm_num_groups": autoencoder.CONFIG["norm_num_groups"], "scaling_factor": scaling},
-        "text_encoder": {"num_attention_heads": unet.TEXT["num_attention_heads"]},
+        "text_encoder": {"num_attention_heads": CONFIG.num_attention_heads},
     }
     if (work / "pictures.json").exists():
         pictures, rows = data.load(work)
@@ -93,7 +95,8 @@ def export(work: Path, out: Path, draft: bool) -> None:
     looks = LOOKS if WIDE else LOOKS[:1]
     known = {
         "styles": sorted({look.style for look in looks}),
-        "materials": sorted({look.material for look in looks if look.material}),
+        "materials": sorted({look.material for look in looks if look.material} - COLOURS.keys()),
+        "colours": [look.material for look in looks if look.material in COLOURS],
         "subjects": {subject.words[0]: subject.words for subject in vocabulary(work)},
     }
     (out / "concepts.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")

@@ -24,14 +24,15 @@ from diffusers import UNet2DConditionModel
 
 from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.families.registry import METHODS
 from training import autoencoder, transparency, unet
 from training.backgrounds import KINDS
-from training.captions import Tokens, caption
+from training.captions import Tokens
 from training.common import Average, Run, autocast, device, once, stage_parser
-from training.latents import Drawn
+from training.latents import TINTS, Drawn, shown
 from training.optimizer import Muon
+from training.text import contexts
 from training.triples import ROLES, triples
 from training.vocabulary import LOOKS, cutouts, vocabulary
 
@@ -39,7 +40,7 @@ TRANSPARENT = "layer_sd15_transparent_attn"
 RANK = 8
 ROWS = 32  # latents of a batch of each process, about
 CONTROL_WIDTH = 64
-VARIANTS = (10, 3, 3, 3)  # of each look
+VARIANTS = (10, 3, 3, 3, *[1] * len(TINTS))  # of each look
 OWN_PROMPTS = 0.4  # share of scenes whose layers have prompts of their own
 
 
@@ -80,16 +81,15 @@ def transparent_latents(work: Path) -> dict[str, torch.Tensor]:
 def _transparent_latents(work: Path) -> dict[str, torch.Tensor]:
     vae, scaling = autoencoder.load(work)
     encoder, _ = transparency.load_pair(work)
-    generator = torch.Generator().manual_seed(6)
+    rng, generator = np.random.default_rng(6), torch.Generator().manual_seed(6)
     latents, facts = [], []
     for number, subject in enumerate(vocabulary(work)):
-        for place, look in enumerate(LOOKS):
-            if subject.has(look):
-                rgba = cutouts(subject, look, VARIANTS[place], generator)
-                with autocast():
-                    latent, _ = transparency.hide(vae, encoder, rgba.to(device()))
-                latents.append((latent.float() * scaling).half().cpu())
-                facts += [(number, place)] * len(rgba)
+        for place in shown(subject, rng):
+            rgba = cutouts(subject, LOOKS[place], VARIANTS[place], generator)
+            with autocast():
+                latent, _ = transparency.hide(vae, encoder, rgba.to(device()))
+            latents.append((latent.float() * scaling).half().cpu())
+            facts += [(number, place)] * len(rgba)
     subject, look = torch.tensor(facts).unbind(1)
     return {"latents": torch.cat(latents), "subject": subject, "look": look}
 
@@ -98,14 +98,11 @@ def single(work: Path) -> Callable[[np.random.Generator], Batch]:
     """Draws batches for the transparent file."""
     encoded = transparent_latents(work)
     draw = Drawn(encoded["subject"], encoded["look"])
-    words = [subject.words for subject in vocabulary(work)]
+    subjects = vocabulary(work)
 
     def batch(rng: np.random.Generator) -> Batch:
         chosen = list(draw(rng, ROWS))
-        texts = [
-            caption(words[number], rng, style=LOOKS[place].style, material=LOOKS[place].material)
-            for _, number, place in chosen
-        ]
+        texts = [subjects[number].caption(rng, LOOKS[place]) for _, number, place in chosen]
         texts = ["" if rng.random() < unet.EMPTY_SHARE else text for text in texts]
         return Batch(encoded["latents"][[row for row, *_ in chosen]].float(), texts)
 
@@ -115,16 +112,16 @@ def single(work: Path) -> Callable[[np.random.Generator], Batch]:
 def scenes(work: Path, method: str) -> Callable[[np.random.Generator], Batch]:
     """Draws batches for a file of several frames: all layers under one prompt, or each under its own before it."""
     row, made = METHODS[method], triples(work)
-    words, kinds = [subject.words for subject in vocabulary(work)], list(KINDS)
+    subjects, kinds = vocabulary(work), list(KINDS)
     frames = [ROLES.index(role) for role in row.outputs]
 
     def texts(number: int, kind: int, rng: np.random.Generator) -> list[str]:
-        whole = caption(words[number], rng, background=kinds[kind])
+        whole = subjects[number].caption(rng, background=kinds[kind])
         if rng.random() < unet.EMPTY_SHARE:
             return [""] * len(frames)
         if rng.random() >= OWN_PROMPTS:
             return [whole] * len(frames)
-        own = {"foreground": caption(words[number], rng), "background": kinds[kind], "blended": ""}
+        own = {"foreground": subjects[number].caption(rng), "background": kinds[kind], "blended": ""}
         return [", ".join(part for part in (own[role], whole) if part) for role in row.outputs]
 
     def batch(rng: np.random.Generator) -> Batch:
@@ -188,7 +185,7 @@ def train(work: Path, method: str, minutes: float, rate: float) -> None:
     tokens = Tokens()
 
     def embed(texts: list[str]) -> torch.Tensor:
-        return text(tokens(texts).to(device())).last_hidden_state
+        return contexts(text, tokens(texts).to(device()))
 
     run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
     predict = through(base, model, embed)

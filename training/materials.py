@@ -1,10 +1,13 @@
-"""Soft alpha with a name: what the emoji lack. A subject of glass, a glowing one, and smoke, drawn by our own code.
+"""What the emoji lack, made by our own code: a subject of glass, a glowing one, one in another colour, and smoke.
 
-glass(cutouts, generator), glowing(cutouts, generator)      (B, 4, H, W) in 0..1 -> the same
+MATERIALS[name](cutouts, generator)      (B, 4, H, W) in 0..1 -> the same
 smoke(count, colour, generator)                             (count, 4, 128, 128)
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -20,6 +23,34 @@ SMOKE = {
     "purple": (0.55, 0.3, 0.75),
     "orange": (0.95, 0.55, 0.2),
 }
+
+COLOURS = {
+    "red": (0.85, 0.13, 0.15),
+    "orange": (0.97, 0.52, 0.1),
+    "yellow": (0.98, 0.84, 0.2),
+    "green": (0.2, 0.64, 0.26),
+    "turquoise": (0.15, 0.75, 0.75),
+    "blue": (0.17, 0.38, 0.88),
+    "purple": (0.48, 0.22, 0.72),
+    "pink": (0.98, 0.56, 0.75),
+    "brown": (0.46, 0.28, 0.16),
+    "black": (0.09, 0.09, 0.1),
+    "grey": (0.55, 0.56, 0.58),
+    "white": (0.95, 0.95, 0.96),
+}
+
+
+def tinted(rgba: torch.Tensor, generator: torch.Generator, *, colour: tuple[float, float, float]) -> torch.Tensor:
+    """In shades of one colour, as light and dark as the subject's own parts are beside its mean, with a little of their
+    own colour.
+    """
+    rgb, alpha = rgba[:, :3], rgba[:, 3:]
+    light = rgb.mean(1, keepdim=True)
+    middle = (light * alpha).sum((2, 3), keepdim=True) / alpha.sum((2, 3), keepdim=True).clamp(min=1e-4)
+    aim = torch.tensor(colour).view(1, 3, 1, 1)
+    darker = (light / middle.clamp(min=0.05)).clamp(0, 1) ** 0.7
+    lighter = ((light - middle) / (1 - middle).clamp(min=0.05)).clamp(0, 1) * 0.5
+    return mixing.repad(0.9 * (aim * darker + (1 - aim * darker) * lighter) + 0.1 * rgb, alpha)
 
 
 def glass(rgba: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -63,4 +94,8 @@ def smoke(count: int, colour: tuple[float, float, float], generator: torch.Gener
     return mixing.repad(rgb.expand(count, 3, size, size), alpha)
 
 
-MATERIALS = {"glass": glass, "glowing": glowing}
+MATERIALS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
+    "glass": glass,
+    "glowing": glowing,
+    **{name: partial(tinted, colour=colour) for name, colour in COLOURS.items()},
+}

@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 from torch.func import functional_call
 
 from layerdiffuse_mcp.engine.layers.weight_offset import offsets_from_tensors
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
 from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
 from layerdiffuse_mcp.families.spec import LayerMethod

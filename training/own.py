@@ -32,14 +32,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
 from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdxl, sdxl_vector
-from layerdiffuse_mcp.engine.transparency.decode import transparent_latent
+from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, load_offset_encoder
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
-from layerdiffuse_mcp.engine.weights.ldm_config import FAMILIES
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
-from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.families.spec import LayerMethod
 from layerdiffuse_mcp.images.alpha import Bytes, composite, on_grey, to_float
 from layerdiffuse_mcp.images.read import read_picture

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork, SharingModel
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 from training import autoencoder, layer, transparency, unet
 from training.captions import Tokens
 from training.common import device
+from training.text import contexts
 
 PROMPTS = [
     "a red apple",
@@ -84,7 +85,7 @@ def draw(work: Path, prompts: list[str], transparent: bool, guidance: float, see
     vae, scaling = autoencoder.load(work)
     base, text = unet.load(work)
     tokens = Tokens()
-    context, empty = (text(tokens(said).to(device())).last_hidden_state for said in (prompts, [""]))
+    context, empty = (contexts(text, tokens(said).to(device())) for said in (prompts, [""]))
     if not transparent:
         latents = ddim(lambda x, t, c: base(x, t, c).sample, context, empty, guidance=guidance, seed=seed)
         return transparency.pixels(vae, latents / scaling).cpu()

@@ -8,52 +8,41 @@ EMA weights.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from training.backgrounds import KINDS
-from training.captions import LENGTH, ROWS, Tokens, caption
+from training.captions import Tokens
 from training.common import Average, Run, autocast, device, stage_parser
-from training.latents import Drawn, ordinary_latents
+from training.concepts import with_article
+from training.latents import Drawn, held_latents, ordinary_latents
 from training.optimizer import Muon
-from training.text import warm_up
+from training.text import WIDTH, contexts, text_encoder, warm_up
 from training.vocabulary import LOOKS, vocabulary
 
-TEXT_WIDTH = 128
 UNET = {
     "sample_size": 16,
     "block_out_channels": (64, 96, 96, 64),
     "attention_head_dim": (2, 3, 3, 2),
-    "cross_attention_dim": TEXT_WIDTH,
+    "cross_attention_dim": WIDTH,
     "layers_per_block": 2,
     "norm_num_groups": 8,
 }
-TEXT = {
-    "vocab_size": ROWS,
-    "hidden_size": TEXT_WIDTH,
-    "intermediate_size": 4 * TEXT_WIDTH,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": LENGTH,
-    "hidden_act": "quick_gelu",
-    "bos_token_id": ROWS - 2,
-    "eos_token_id": ROWS - 1,
-    "pad_token_id": ROWS - 1,
-    "projection_dim": TEXT_WIDTH,
-}
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 SIGNAL = torch.cumprod(1 - BETAS, 0).float()  # alpha-bar
+HELD_EVERY = 100  # steps
 EMPTY_SHARE, MIN_SNR, BATCH = 0.1, 5.0, 32  # the batch of each process
 
 
-def networks() -> tuple[UNet2DConditionModel, CLIPTextModel]:
+def networks() -> tuple[UNet2DConditionModel, TextEncoder]:
     torch.manual_seed(3)
-    return UNet2DConditionModel(**UNET), CLIPTextModel(CLIPTextConfig(**TEXT))
+    return UNet2DConditionModel(**UNET), text_encoder()
 
 
 def noised(
@@ -81,7 +70,7 @@ class Ordinary:
     def __init__(self, work: Path) -> None:
         state = ordinary_latents(work)
         self.latents, self.kinds = state["latents"], state["kind"]
-        self.words = [subject.words for subject in vocabulary(work)]
+        self.subjects = vocabulary(work)
         self.draw = Drawn(state["subject"], state["look"], state["kind"])
         self.names = list(KINDS)
         self.tokens = Tokens()
@@ -91,46 +80,78 @@ class Ordinary:
         for row, number, place in self.draw(rng, BATCH):
             kind = int(self.kinds[row])
             said = self.names[kind] if rng.random() < (0.25 if kind == 0 else 0.85) else None
-            style, material = LOOKS[place]
-            text = caption(self.words[number], rng, style=style, material=material, background=said)
+            text = self.subjects[number].caption(rng, LOOKS[place], said)
             texts.append("" if rng.random() < EMPTY_SHARE else text)
             chosen.append(row)
         return self.latents[chosen].float(), self.tokens(texts)
+
+
+class Held:
+    """The error of the noise on pictures that are held out, under the same noise each time."""
+
+    def __init__(self, work: Path, text: TextEncoder) -> None:
+        latents = held_latents(work)["latents"].float()
+        noisy, steps, noise, _ = noised(latents, torch.Generator().manual_seed(20))
+        tokens = Tokens()([with_article(subject.words[0]) for subject in vocabulary(work)]).to(device())
+        with torch.no_grad():
+            context = torch.cat([contexts(text, part) for part in tokens.split(BATCH)])
+        self.batches = [*zip(*(part.split(BATCH) for part in (noisy, steps, context, noise)), strict=True)]
+        self.count = len(latents)
+
+    @torch.no_grad()
+    def error(self, unet: UNet2DConditionModel) -> float:
+        """The mean squared error."""
+        total = 0.0
+        for noisy, steps, context, noise in self.batches:
+            with autocast():
+                predicted = unet(noisy, steps, context).sample.float()
+            total += float(((predicted - noise) ** 2).mean((1, 2, 3)).sum())
+        return total / self.count
 
 
 def train(work: Path, minutes: float, rate: float) -> None:
     source = Ordinary(work)
     unet, text = networks()
     if not (work / "unet.pt").exists():
-        warm_up(text, source.words)
+        warm_up(text, source.subjects)
     text.requires_grad_(False)
     both = torch.nn.ModuleDict({"unet": unet, "text": text}).to(device())
     optimizer = Muon(both, rate, ratio=8.0)
-    average = Average(both, 0.995)
+    average = Average(both, 0.998)
     run = Run(work, "unet", minutes=minutes, rate=rate, warmup=150)
     run.begin(both, optimizer, average)
     unet.set_attn_processor(AttnProcessor())  # plain products: backward of the fused attention is slow on a CPU
-    rng, generator = (
-        np.random.default_rng(run.seed),
-        torch.Generator().manual_seed(run.seed),
-    )
+    rng, generator = np.random.default_rng(run.seed), torch.Generator().manual_seed(run.seed)
+    held, averaged = Held(work, text), deepcopy(unet).requires_grad_(False)
+
+    def measured() -> None:
+        """Logs how the averaged weights do on held-out pictures."""
+        averaged.load_state_dict(
+            {name.removeprefix("unet."): value for name, value in average.values.items() if name.startswith("unet.")}
+        )
+        run.note(held=held.error(averaged))
+
+    measured()
     for _ in run.steps(optimizer):
         latents, tokens = source.batch(rng)
         noisy, steps, noise, weight = noised(latents, generator)
         with autocast():
             with torch.no_grad():
-                context = text(tokens.to(device())).last_hidden_state
+                context = contexts(text, tokens.to(device()))
             predicted = unet(noisy, steps, context).sample.float()
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
         loss = (error * weight).mean()
         run.update(both, optimizer, loss)
         average.update(both)
         run.log(loss=loss.detach(), error=error.detach().mean())
-        run.keep(every=100)
+        run.keep(every=20)
+        if run.step % HELD_EVERY == HELD_EVERY - 1:
+            measured()
+    measured()
     run.keep()
 
 
-def load(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+def load(work: Path) -> tuple[UNet2DConditionModel, TextEncoder]:
     """The trained base (EMA weights), frozen."""
     unet, text = networks()
     both = torch.nn.ModuleDict({"unet": unet, "text": text})

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from training import data, mixing
+from training.captions import caption
 from training.concepts import concepts
-from training.materials import MATERIALS, SMOKE, smoke
+from training.materials import COLOURS, MATERIALS, SMOKE, smoke
 
 MOVE = {"scale": (0.88, 1.0), "shift": 0.05, "turn": 0.06}
 
@@ -31,8 +32,15 @@ class Look(NamedTuple):
     material: str = ""
 
 
-LOOKS = (Look("3d"), Look("flat"), Look("3d", "glass"), Look("3d", "glowing"))
-SHARES = (0.72, 0.12, 0.08, 0.08) if WIDE else (1.0, 0.0, 0.0, 0.0)  # of the pictures, in the same order
+LOOKS = (
+    Look("3d"),
+    Look("flat"),
+    Look("3d", "glass"),
+    Look("3d", "glowing"),
+    *(Look("3d", colour) for colour in COLOURS),
+)
+WIDE_SHARES = (0.6, 0.12, 0.07, 0.07, *([0.14 / len(COLOURS)] * len(COLOURS)))
+SHARES = WIDE_SHARES if WIDE else (1.0, *([0.0] * (len(LOOKS) - 1)))  # of the pictures, in the same order
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,19 @@ class Subject:
 
     def has(self, look: Look) -> bool:
         """Whether there is a picture of this look; smoke has but one."""
-        return look == LOOKS[0] if self.smoke or not WIDE else look.style in self.pictures
+        if self.smoke or not WIDE:
+            return look == LOOKS[0]
+        return look.style in self.pictures and bool(self.called(look))
+
+    def called(self, look: Look) -> list[str]:
+        """Its words in this look: a colour takes the place of the colour in "red apple"."""
+        if look.material not in COLOURS:
+            return self.words
+        return [words for words in self.words if not {*words.split()} & {*COLOURS, "golden", "gold"}]
+
+    def caption(self, rng: np.random.Generator, look: Look = LOOKS[0], background: str | None = None) -> str:
+        """What is said of its picture in this look."""
+        return caption(self.called(look), rng, style=look.style, material=look.material, background=background)
 
 
 def vocabulary(work: Path) -> list[Subject]:
@@ -55,6 +75,8 @@ def vocabulary(work: Path) -> list[Subject]:
     for number, row in enumerate(rows):
         if not row["held_out"]:
             found.setdefault(row["name"], {})[row["style"]] = pictures[number]
+    for name in data.NO_3D & found.keys():
+        found[name]["3d"] = found[name]["noto"]
     named = [Subject(words, found[name]) for name, words in concepts(WIDE).items() if "3d" in found.get(name, {})]
     if not WIDE:
         return named

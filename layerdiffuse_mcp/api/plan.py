@@ -17,17 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
-from layerdiffuse_mcp.api.requests import (
-    DRAW_SEED,
-    MAX_COUNT,
-    MAX_SEED,
-    MAX_SIZE,
-    MIN_SIZE,
-    GenerateRequest,
-    Stage,
-    can_replace,
-    validated,
-)
+from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED, MAX_SIZE, MIN_SIZE
+from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families import spec
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for

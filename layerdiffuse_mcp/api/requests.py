@@ -7,9 +7,7 @@ same fields with nothing left open, and is read as a request again.
     request = validated(GenerateRequest, {"prompt": "a red apple", "seed": 7})
 """
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,115 +16,44 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
-from layerdiffuse_mcp.api.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.fields import (
+    DRAW_SEED,
+    MAX_SEED,
+    RESIZE_MODE,
+    STRENGTH,
+    ClipSkip,
+    Count,
+    Denoising,
+    DrawnWith,
+    Emphasis,
+    Guidance,
+    LayerWeight,
+    MethodName,
+    ModelName,
+    NegativePrompt,
+    NoiseSource,
+    Prompt,
+    ResizeMode,
+    SamplerName,
+    SaveLatent,
+    ScheduleName,
+    Seed,
+    Size,
+    Steps,
+    StopAt,
+    explain,
+    near,
+)
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
 from layerdiffuse_mcp.families.spec import Role, Task
-from layerdiffuse_mcp.wording import QUOTED, quoted, short
 
-MIN_SIZE, MAX_SIZE = 64, 2048
-MAX_STEPS = 150
-MAX_COUNT = 8
-MAX_SEED = 2**32 - 1
-MAX_PROMPT_CHARACTERS = 20_000
-DRAW_SEED = -1
-MOST_ERRORS = 8
-"""Wrong parameters that one message names."""
 LONGEST_ROUTE = max(map(len, ROUTES.values()))
-
-
-def near(name: str, names: Collection[str]) -> str:
-    """A sentence that lists `names`, the nearest to `name` first when there are many."""
-    close = difflib.get_close_matches(name[:QUOTED], names, n=3, cutoff=0.4)
-    if len(names) > 6 and close:
-        return f"Did you mean {', '.join(close)}? Allowed: {', '.join(names)}."
-    return f"Allowed: {', '.join(names)}."
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """Annotation: a string that is one of a table's names; its schema is an enum, its error lists them."""
-
-    names: tuple[str, ...]
-    what: str
-
-    def check(self, value: str) -> str:
-        """The value itself; ValueError when it is none of the names."""
-        if value not in self.names:
-            raise ValueError(f"unknown {self.what} {quoted(value)}. {near(value, self.names)}")
-        return value
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "enum": list(self.names)}
-
-
-def bounded(low: float, high: float, description: str) -> Any:
-    """The bounds and the description of a finite number."""
-    return Field(ge=low, le=high, allow_inf_nan=False, description=description)
-
-
-SamplerName = Annotated[
-    str,
-    OneOf(tuple(SAMPLERS), "sampler"),
-    Field(description="Sampling method; default: what the layer method's authors advise"),
-]
-ScheduleName = Annotated[
-    str, OneOf(tuple(SCHEDULES), "schedule"), Field(description="Noise schedule; Automatic is the sampler's own")
-]
-MethodName = Annotated[
-    str, OneOf(tuple(METHODS), "method"), Field(description="Layer method, where a task has more than one")
-]
-ResizeMode = Annotated[
-    str, OneOf(RESIZE_MODES, "resize mode"), Field(description="How given pictures are fitted to the size")
-]
-NoiseSource = Annotated[
-    str,
-    OneOf(NOISE_SOURCES, "noise source"),
-    Field(description="nvidia draws on any device what CUDA draws; cpu is torch's own generator"),
-]
-Emphasis = Annotated[
-    str, OneOf(EMPHASIS, "emphasis"), Field(description="Whether (word:1.2) keeps the mean of the embeddings")
-]
-
-Steps = Annotated[int, bounded(1, MAX_STEPS, "Denoising steps; default: as advised, usually 20")]
-Guidance = Annotated[
-    float, bounded(1, 30, "How strictly to follow the prompt; 1 ignores negative_prompt; default: as advised")
-]
-StopAt = Annotated[
-    float, bounded(0, 1, "Share of the sampling in which the layer file acts; then the plain base goes on")
-]
-LayerWeight = Annotated[float, bounded(0, 2, "Strength of the layer file (SDXL only)")]
-Size = Annotated[int, bounded(MIN_SIZE, MAX_SIZE, "Pixels; default: the model's native size")]
-Seed = Annotated[int, bounded(DRAW_SEED, MAX_SEED, "Same seed, same picture; -1 draws one and reports it")]
-Count = Annotated[int, bounded(1, MAX_COUNT, "Results to draw, with seeds seed, seed + 1, ...")]
-ClipSkip = Annotated[int, bounded(1, 12, "Text encoder layers to stop before the end (SD1.5 only)")]
-Denoising = Annotated[
-    float,
-    Field(gt=0, le=1, allow_inf_nan=False, description="How much of the picture to redraw: 0.2 keeps its shape"),
-]
-Prompt = Annotated[
-    str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to draw; (word:1.2) stresses, [word] weakens")
-]
-NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to keep out")]
-ModelName = Annotated[
-    str, Field(max_length=200, description="Base model, one of list_models; default: the best prepared")
-]
-
-DrawnWith = Annotated[
-    dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(pattern=r"^[0-9a-f]{10,64}$")] | None],
-    Field(max_length=64, description="What a recipe says of its files: the beginnings of their SHA-256, by name"),
-]
 
 
 class _Request(BaseModel):
@@ -166,8 +93,8 @@ class GenerateRequest(_Request):
     inputs: dict[Role, Path] = Field(default_factory=dict)
     image: Annotated[Path | None, Field(description="RGBA picture to change")] = None
     mask: Annotated[Path | None, Field(description="Picture whose white part says where to change image")] = None
-    strength: Denoising = 0.6
-    resize_mode: ResizeMode = "Crop and Resize"
+    strength: Denoising = STRENGTH
+    resize_mode: ResizeMode = RESIZE_MODE
 
     seed: Seed = DRAW_SEED
     count: Count = 1
@@ -186,7 +113,7 @@ class GenerateRequest(_Request):
     clip_skip: ClipSkip | None = None
     emphasis: Emphasis = "Original"
     noise_source: NoiseSource = "nvidia"
-    save_latent: Annotated[bool, Field(description="Also save the latent, for decode_transparent_latent")] = False
+    save_latent: SaveLatent = False
     notes: Annotated[tuple[str, ...], Field(description="What was decided before; the outcome's warnings say it")] = ()
     drawn_with: DrawnWith | None = None
 
@@ -306,17 +233,3 @@ def any_request(data: Mapping[str, Any]) -> Request:
         return _ANY.validate_python(dict(data))
     except ValidationError as error:
         raise InvalidRequest(explain(error)) from None
-
-
-def explain(error: ValidationError) -> str:
-    """One line for an agent: each wrong parameter, what was given and what is allowed."""
-    parts: list[str] = []
-    for item in error.errors()[:MOST_ERRORS]:
-        where = ".".join(short(step) for step in item["loc"])
-        text, given = item["msg"], item["input"]
-        if item["type"] == "value_error":  # our own words, which quote what was given
-            text = text.removeprefix("Value error, ")
-        elif isinstance(given, str | int | float):
-            text += f" (got {quoted(given)})"
-        parts.append(f"{where}: {text}" if where else text)
-    return "; ".join(parts) + ("" if parts[-1].endswith((".", "?")) else ".")

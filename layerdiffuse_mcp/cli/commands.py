@@ -156,6 +156,7 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     """Draw, put the pictures and their previews on disk together, and print what there is; the pictures' paths."""
     from layerdiffuse_mcp.images.describe import describe
     from layerdiffuse_mcp.jobs.planner import plan
+    from layerdiffuse_mcp.outputs.index import Index
     from layerdiffuse_mcp.outputs.writer import save
 
     planned = plan(request, settings)
@@ -165,6 +166,8 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     others = [file for file in result.encoded if not file.picture]
     files = [*(file for file, _ in drawn), *(_preview(file) for file, _ in drawn), *others]
     paths = save(settings.output, files)
+    images = [outcome.ImageResult(path=path, **dict(made)) for (_, made), path in zip(drawn, paths, strict=False)]
+    Index(settings).add(images, result.model)
     for number, (_, picture) in enumerate(drawn):
         OUT.print(f"{picture.role}: {paths[number]}")
         OUT.print(f"preview: {paths[len(drawn) + number]}")

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.requests import GenerateRequest, OneOf, explain, validated
+from layerdiffuse_mcp.api.fields import OneOf, explain
+from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.spec import ROLES, Task
 from layerdiffuse_mcp.settings import Settings

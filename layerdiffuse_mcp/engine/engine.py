@@ -32,20 +32,25 @@ from layerdiffuse_mcp.api.plan import (
 )
 from layerdiffuse_mcp.engine.device.cancellation import asking
 from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
-from layerdiffuse_mcp.engine.model import Model
+from layerdiffuse_mcp.engine.drawing import sampled
+from layerdiffuse_mcp.engine.drawing.latents import decode_latent, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, pixels_of_result
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
-from layerdiffuse_mcp.engine.pipeline.pipeline import Drawn, Given, decode_rgba, draw_size, generate, pixels_of_result
+from layerdiffuse_mcp.engine.pipeline.latents import Edit
 from layerdiffuse_mcp.engine.pipeline.previews import previews
-from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, DOWNLOADING, Meter, OnStep
+from layerdiffuse_mcp.engine.pipeline.progress import DOWNLOADING, Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import latent_file as latents
-from layerdiffuse_mcp.engine.transparency.decode import ENCODERS, VIEWS, transparent_latent
+from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec
+from layerdiffuse_mcp.engine.types import LayerImage
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
-from layerdiffuse_mcp.images.alpha import alpha_facts
+from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.files import sha256
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
@@ -139,16 +144,15 @@ class Engine:
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
             model = self._model(plans[0].model, meter, plans[0].methods, [lora.name for lora in plans[0].loras])
-        base = model.checkpoint
-        width, height = draw_size(plans[0])
+        width, height = drawn_size(plans[0], model.latent)
         count = sum(plan.count for plan in plans)
-        self._manager.fit(model, count * pixels_of_result(plans[0]), width * height)
-        with clock("draw"), previews(self._settings, base) as show:
-            drawn = generate(plans, model, _given(plans[0], given), meter, show)
+        self._manager.fit(model, count * pixels_of_result(plans[0], model.latent), width * height)
+        with clock("draw"), previews(self._settings, model.latent) as show:
+            drawn = sampled.draw(plans, model, _pictures(plans[0], (width, height), given), meter, show)
         with clock("load"):
-            model.identify(plans[0].methods, meter.tell)
+            model.identify(plans[0].methods, meter.report)
         with clock("write"):
-            meter.tell("writing")
+            meter.report("writing")
             encoded = [self._encoded(plan, model, layers) for plan, layers in zip(plans, drawn, strict=True)]
         return [
             self._outcome(
@@ -173,10 +177,8 @@ class Engine:
         with clock("load"):
             model = self._model(task.model, meter)
         self._manager.fit(model, 0, saved.width * saved.height)
-        meter.expect(len(VIEWS) * DECODED_VIEW)
-        steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
         with clock("draw"):
-            pixels = decode_rgba(model, saved.latent, steps.next)[: saved.height, : saved.width]
+            pixels = decode_latent(model, saved, meter)
         with clock("write"):
             name = file_name(Path(task.latent.name).stem, saved.seed, "decoded")
             picture = _facts(pixels, "foreground", saved.seed)
@@ -191,14 +193,10 @@ class Engine:
         with clock("load"):
             model = self._model(task.model, meter)
         self._manager.fit(model, 0, width * height)
-        meter.expect(ENCODERS)
-        steps = meter.steps("encoding", ENCODERS)
         with clock("draw"):
-            meter.tell(f"encoding {width}x{height} pixels")
-            rgba = latents.padded(picture.rgba)
-            latent = transparent_latent(model.vae, model.encoder, rgba, steps.next)[0]
+            latent = encode_picture(model, picture.rgba, meter)
         with clock("write"):
-            saved = latents.SavedLatent(latent.cpu(), width, height, model.family, model.entry.name, 0)
+            saved = latents.SavedLatent(latent, width, height, model.spec.id, model.name, 0)
             name = file_name(Path(task.image.name).stem, 0, "latent", latents.SUFFIX)
             file = EncodedFile(name=name, data=latents.latent_bytes(saved))
         return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
@@ -213,11 +211,14 @@ class Engine:
             entry = self._fetched(catalog.find(task.model, self._settings), task.methods, meter)
             for method in task.methods:
                 catalog.layer_file(entry, METHODS[method].file, self._settings)
-            model = self._manager.get(entry, meter.tell)
-            _ = model.decoder, model.encoder
+            model = self._manager.get(entry, meter.report)
+            codec = AlphaCodec(model)
+            _ = codec.decoder, codec.encoder
         return self._outcome(model, clock)
 
-    def _model(self, name: str, meter: Meter, methods: Collection[str] = (), loras: Collection[str] = ()) -> Model:
+    def _model(
+        self, name: str, meter: Meter, methods: Collection[str] = (), loras: Collection[str] = ()
+    ) -> StableDiffusion:
         """The model in memory; what it lacks for a task is fetched first if a generation may do that."""
         entry = catalog.find(name, self._settings)
         if self._settings.auto_download:
@@ -226,7 +227,7 @@ class Engine:
             for lora in loras:
                 if catalog.find_lora(lora, self._settings).path is None:
                     prepare(lora, self._settings, meter.portion(0.0))
-        return self._manager.get(entry, meter.tell)
+        return self._manager.get(entry, meter.report, loras)
 
     def _fetched(self, entry: ModelEntry, methods: Collection[str], meter: Meter) -> ModelEntry:
         """The model when all of its files are here: those that are not are downloaded."""
@@ -241,7 +242,7 @@ class Engine:
                 raise ImageError(f"{picture.name} was changed after it was given. Repeat the call.")
             return read_picture(file, self._settings.max_pixels)
 
-    def _encoded(self, plan: DrawPlan, model: Model, drawn: list[Drawn]) -> list[EncodedFile]:
+    def _encoded(self, plan: DrawPlan, model: StableDiffusion, drawn: list[LayerImage]) -> list[EncodedFile]:
         """A plan's pictures, each with the recipe that draws it alone inside, and its latents if they are wanted."""
         files: list[EncodedFile] = []
         base = model.weights[BASE]
@@ -255,13 +256,13 @@ class Engine:
             files.append(EncodedFile(name=file_name(words, one.seed, one.role), data=data, picture=picture))
             if plan.save_latent:
                 saved = latents.SavedLatent(
-                    one.latent, picture.width, picture.height, model.family, model.entry.name, one.seed
+                    one.latent, picture.width, picture.height, model.spec.id, model.name, one.seed
                 )
                 name = file_name(words, one.seed, one.role, latents.SUFFIX)
                 files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
         return files
 
-    def _recipe(self, plan: DrawPlan, model: Model) -> dict[str, Any]:
+    def _recipe(self, plan: DrawPlan, model: StableDiffusion) -> dict[str, Any]:
         placement = model.placement
         return recipe_of(
             plan,
@@ -270,9 +271,9 @@ class Engine:
             dtype=str(placement.dtype).removeprefix("torch."),
         )
 
-    def _outcome(self, model: Model, clock: "_Clock", **facts: Any) -> Outcome:
+    def _outcome(self, model: StableDiffusion, clock: "_Clock", **facts: Any) -> Outcome:
         return Outcome(
-            model=model.entry.name,
+            model=model.name,
             device=model.placement.title,
             dtype=str(model.placement.dtype).removeprefix("torch."),
             timings=clock.timings(),
@@ -319,15 +320,14 @@ def _tokens(plan: DrawPlan) -> int:
     return max(map(count_tokens, (plan.prompt, plan.negative_prompt, *plan.layer_prompts.values())))
 
 
-def _given(plan: DrawPlan, pictures: dict[str, Picture]) -> Given:
-    """The pictures as a generation takes them: the one to edit and its mask at the size that is drawn."""
-    width, height = draw_size(plan)
-    image, mask = pictures.get("image"), pictures.get("mask")
-    return Given(
-        layers={role: pictures[role].rgba for role in plan.inputs},
-        image=None if image is None else fitted(image.rgba, width, height, plan.resize_mode),
-        mask=None if mask is None else fitted_mask(mask.rgba, width, height, plan.resize_mode),
-    )
+def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture]) -> sampled.Pictures:
+    """The pictures as a drawer takes them: the one to edit and its mask at the size (width, height) that is drawn."""
+    layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
+    if "image" not in pictures:
+        return sampled.Pictures(layers)
+    image = fitted(pictures["image"].rgba, *size, plan.resize_mode)
+    mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
+    return sampled.Pictures(layers, Edit(image, mask))
 
 
 def _facts(pixels: Any, role: Any, seed: int) -> PictureFacts:

@@ -1,7 +1,7 @@
 """Which models are in memory: loaded once, kept while there is room and work, given back.
 
     manager = ModelManager(settings)
-    model = manager.get(catalog.find("pocket", settings), meter.tell)
+    model = manager.get(catalog.find("pocket", settings), meter.report)
     manager.fit(model, together=4 * 128 * 128, each=128 * 128)
     manager.unload()
 
@@ -10,7 +10,7 @@ size of the pictures. Where the estimate was wrong, `relieve` takes less from th
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +18,10 @@ import torch
 
 from layerdiffuse_mcp.engine.device.memory import memory_free, memory_used, release_memory
 from layerdiffuse_mcp.engine.device.placement import Placement, place
-from layerdiffuse_mcp.engine.model import Model
+from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.offload import LEVELS, Level, estimated_sizes, fitting, lower
+from layerdiffuse_mcp.engine.models.provenance import Provenance
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion, model_class
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.engine.weights.single_file import with_vae
 from layerdiffuse_mcp.errors import ModelError, OutOfMemory
@@ -27,7 +29,7 @@ from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import ModelEntry
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
-from layerdiffuse_mcp.hub.versions import versions_below
+from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words
 
@@ -40,7 +42,8 @@ class ModelManager:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._models: OrderedDict[str, Model] = OrderedDict()
+        self._models: OrderedDict[str, StableDiffusion] = OrderedDict()
+        self._versions: dict[str, tuple[FileVersion, ...]] = {}
         self._at_least: dict[str, Level] = {}
         self._hashes = BackgroundHashes()
 
@@ -54,58 +57,66 @@ class ModelManager:
         """Bytes that models and what they compute with may take now."""
         free, total = memory_free(self.placement.device)
         limit = self._settings.max_memory
-        own = sum(model.bytes for model in self._models.values())
+        own = sum(model.components.bytes for model in self._models.values())
         return min(int(limit * 1e9) if limit else int(total * SHARE), free + own)
 
-    def get(self, entry: ModelEntry, tell: Callable[[str], None]) -> Model:
+    def get(self, entry: ModelEntry, report: Callable[[str], None], loras: Collection[str] = ()) -> StableDiffusion:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
+        Where its files and those of `loras` lie is looked up here, once for a task.
+
         Raises:
-            ModelNotFound: its file is not on this machine.
+            ModelNotFound: its file, or a LoRA, is not on this machine.
             CheckpointError: its file is damaged or of another kind.
             OutOfMemory: it is too large even layer by layer.
         """
-        path = catalog.base_file(entry, self._settings)
-        files = tuple(version for part in (path, entry.vae) if part is not None for version in versions_below(part))
-        if entry.name in self._models and self._models[entry.name].files != files:
+        files = catalog.model_files(entry, self._settings, loras)
+        versions = tuple(version for part in (files.base, files.vae) if part for version in versions_below(part))
+        if self._versions.get(entry.name, versions) != versions:
             self.unload(entry.name)
         model = self._models.get(entry.name)
         if model is None:
-            tell(f"loading {entry.name}")
-            checkpoint = read_checkpoint(path)
-            if entry.vae is not None:
-                checkpoint = with_vae(checkpoint, entry.vae)
-            model = Model(entry, self._settings, self.placement, checkpoint, files, self._hashes)
+            report(f"loading {entry.name}")
+            checkpoint = read_checkpoint(files.base)
+            if files.vae is not None:
+                checkpoint = with_vae(checkpoint, files.vae)
+            provenance = Provenance(self._hashes, versions[0] if files.base.is_file() else None)
+            components = Components(checkpoint, self.placement, files, provenance)
+            model = model_class(checkpoint.spec)(entry.name, components)
+        model.components.files = files
         self._models[entry.name] = model
+        self._versions[entry.name] = versions
         self._models.move_to_end(entry.name)
+        native = model.components.checkpoint.native_size
         try:
-            self.fit(model, model.checkpoint.native_size**2, model.checkpoint.native_size**2)
-            model.load()
+            self.fit(model, native**2, native**2)
+            model.components.load()
         except (ModelError, OutOfMemory):
             self.unload(entry.name)
             raise
-        self._hashes.start(*model.files[:1])
+        self._hashes.start(*versions[:1])
         return model
 
-    def fit(self, model: Model, together: int, each: int) -> None:
+    def fit(self, model: StableDiffusion, together: int, each: int) -> None:
         """Make room for drawing `together` pixels as one batch, in pictures of `each`: others go, then parts of it.
 
         Raises:
             OutOfMemory: it is too large even layer by layer.
         """
-        sizes = model.sizes.drawing(min(together, max(model.pixels_at_once, each)), each, self.placement)
+        sizes = model.components.sizes.drawing(min(together, max(model.pixels_at_once, each)), each, self.placement)
         asked = self._settings.offload
         self._make_room(model, sizes.at("none" if asked == "auto" else asked))
         level = fitting(sizes, self.budget) if asked == "auto" else asked
-        if model.sizes.at(level) > self.budget:
+        whole = model.components.sizes.at(level)
+        if whole > self.budget:
             raise OutOfMemory(
-                f"{model.entry.name} takes {in_words(model.sizes.at(level))} with offload={level}, and there are "
+                f"{model.name} takes {in_words(whole)} with offload={level}, and there are "
                 f"{in_words(self.budget)} for models. Raise LAYERDIFFUSE_MAX_MEMORY, set LAYERDIFFUSE_OFFLOAD=auto, "
                 "close other programs, or name a smaller model."
             )
-        least = self._at_least.get(model.entry.name, level)
-        model.offload = least if LEVELS.index(least) > LEVELS.index(level) else level
-        model.spare = max(0, self.budget - sizes.at("none")) // 2
+        least = self._at_least.get(model.name, level)
+        model.components.level = least if LEVELS.index(least) > LEVELS.index(level) else level
+        model.components.reserve = max(0, self.budget - sizes.at("none")) // 2
 
     def relieve(self) -> str | None:
         """After memory ran out: free all of it, and let the model that ran take less from now on.
@@ -115,21 +126,21 @@ class ModelManager:
         model = next(reversed(self._models.values()), None)
         if model is None:
             return None
-        for name in [name for name in self._models if name != model.entry.name]:
+        for name in [name for name in self._models if name != model.name]:
             self.unload(name)
-        level, (count, each) = lower(model.offload), model.batch
+        level, (count, each) = lower(model.components.level), model.batch
         if level is None and count == 1 and model.pixels_at_once < each:
             return None
-        model.leave()
+        model.components.offload()
         release_memory()
-        self._at_least[model.entry.name] = model.offload = level or model.offload
+        self._at_least[model.name] = model.components.level = level or model.components.level
         together = ""
         if level is None or count > 1:
             model.pixels_at_once = each * count // 2
             together = f" and {count // 2} at a time" if count > 1 else " and guidance's two passes in turn"
         return (
-            f"The memory of {self.placement.title} ran out: drawn again with offload={model.offload}{together}, "
-            "which is slower. Smaller or fewer pictures take less."
+            f"The memory of {self.placement.title} ran out: drawn again with "
+            f"offload={model.components.level}{together}, which is slower. Smaller or fewer pictures take less."
         )
 
     def unload(self, name: str | None = None) -> list[str]:
@@ -138,6 +149,7 @@ class ModelManager:
         for known in names:
             del self._models[known]
             self._at_least.pop(known, None)
+            self._versions.pop(known, None)
         release_memory()
         return names
 
@@ -151,8 +163,8 @@ class ModelManager:
         if entry.path is None and entry.family is not None:
             sizes = estimated_sizes(FAMILIES[entry.family], self.placement)
         else:
-            checkpoint = read_checkpoint(catalog.base_file(entry, self._settings))
-            sizes = Model(entry, self._settings, self.placement, checkpoint).sizes
+            files = catalog.model_files(entry, self._settings)
+            sizes = Components(read_checkpoint(files.base), self.placement, files).sizes
         pixels = entry.native_size**2
         sizes = sizes.drawing(pixels, pixels, self.placement)
         asked = self._settings.offload
@@ -172,24 +184,24 @@ class ModelManager:
             "memory_budget": self.budget,
             "memory_resident": memory_used(),
             "loaded": [
-                {"model": model.entry.name, "bytes": model.bytes, "offload": model.offload}
+                {"model": model.name, "bytes": model.components.bytes, "offload": model.components.level}
                 for model in self._models.values()
             ],
         }
 
-    def _make_room(self, model: Model, needed: int) -> None:
-        """Until `needed` bytes fit into the budget beside the other models, these give up what they keep to spare,
+    def _make_room(self, model: StableDiffusion, needed: int) -> None:
+        """Until `needed` bytes fit into the budget beside the other models, these give up what they keep in reserve,
         then the least recently used of them go.
         """
         others = [other for other in self._models.values() if other is not model]
 
         def crowded() -> bool:
-            rest = sum(other.bytes for other in self._models.values() if other is not model)
+            rest = sum(other.components.bytes for other in self._models.values() if other is not model)
             return needed + rest > self.budget
 
         for other in others:
             if crowded():
-                other.spare = 0
+                other.components.reserve = 0
         for other in others:
             if crowded():
-                self.unload(other.entry.name)
+                self.unload(other.name)

@@ -1,9 +1,14 @@
-"""The words of the catalogue: a file on the model hub, a base model, a LoRA. No torch, no network."""
+"""The words of the catalogue: a file on the model hub, a base model and where its files lie, a LoRA.
+
+No torch, no network.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from layerdiffuse_mcp.errors import ModelNotFound
 
 MB, GB = 10**6, 10**9
 
@@ -68,3 +73,23 @@ class LoraEntry(Frozen):
     path: Path | None = None
     remote: HubFile | None = None
     advice: dict[str, Any] = {}
+
+
+class ModelFiles(Frozen):
+    """Where the files of a base lie on this machine, as they were found at one moment.
+
+    layers: layer files and transparency files by published name; absent: of those that are not here, what to do about
+    it. loras: the LoRAs that were asked for, by the name they were asked for by.
+    """
+
+    base: Path
+    vae: Path | None = None
+    layers: dict[str, Path] = {}
+    absent: dict[str, str] = {}
+    loras: dict[str, Path] = {}
+
+    def layer(self, name: str) -> Path:
+        """The layer or transparency file of that name; raises ModelNotFound when it is not here."""
+        if name not in self.layers:
+            raise ModelNotFound(self.absent.get(name, f"{name} is no file that this model works with."))
+        return self.layers[name]

@@ -24,7 +24,7 @@ GROUP = "layerdiffuse_mcp.families"
 
 def _cards() -> tuple[FamilySpec, ...]:
     others = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    return (SD15, SDXL, *(point.load() for point in others))
+    return (SDXL, SD15, *(point.load() for point in others))
 
 
 FAMILIES: dict[str, FamilySpec] = {card.id: card for card in _cards()}
@@ -44,7 +44,7 @@ REPACKED: dict[str, tuple[HubFile, ...]] = {
 }
 """Files that hold the same weights in another layout, by the official name; used where they already are."""
 
-BASES: tuple[ModelEntry, ...] = tuple(base for card in reversed(FAMILIES.values()) for base in card.bases)
+BASES: tuple[ModelEntry, ...] = tuple(base for card in FAMILIES.values() for base in card.bases)
 """The published bases, the default one of each family first."""
 
 EMBEDDED: tuple[ModelEntry, ...] = tuple(base for card in FAMILIES.values() for base in card.embedded)

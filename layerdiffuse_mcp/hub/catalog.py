@@ -16,9 +16,9 @@ from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
-from layerdiffuse_mcp.api.requests import near
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
-from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
+from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry, ModelFiles
 from layerdiffuse_mcp.families.registry import (
     BASES,
     EMBEDDED,
@@ -130,14 +130,25 @@ def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
         ModelNotFound: it is not there; the message says how large it is and how to prepare it.
     """
     path = _layer_path(entry, name, read_shelf(settings.models_dir))
-    if path is not None:
-        return path
-    method = _method_of(name)
-    what = f" (the layer file for '{method.title}')" if method else ""
-    remote = LAYER_FILES[name]
-    raise ModelNotFound(
-        f"{name}{what} is not on this machine. Fetch it: {_command(entry.name, name)} ({_source(remote)}). "
-        f"{by_hand(remote, settings)}"
+    if path is None:
+        raise ModelNotFound(_absent(entry, name, settings))
+    return path
+
+
+def model_files(entry: ModelEntry, settings: Settings, loras: Collection[str] = ()) -> ModelFiles:
+    """Where a base, its layer and transparency files, and LoRAs lie, found in one look at the models folder.
+
+    Raises:
+        ModelNotFound: the base or a LoRA is not there. Layer files may be absent: see `ModelFiles.layer`.
+    """
+    base, shelf = base_file(entry, settings), read_shelf(settings.models_dir)
+    found = {name: _layer_path(entry, name, shelf) for name in _layer_names(entry)}
+    return ModelFiles(
+        base=base,
+        vae=entry.vae,
+        layers={name: path for name, path in found.items() if path is not None},
+        absent={name: _absent(entry, name, settings) for name, path in found.items() if path is None},
+        loras={name: lora(name, settings) for name in loras},
     )
 
 
@@ -213,6 +224,17 @@ def pocket_vocabulary() -> dict[str, list[str]]:
 def located(remote: HubFile, settings: Settings) -> Path | None:
     """Where a published file lies on this machine: in the models folder or in the model hub's cache."""
     return _on_disk(remote, read_shelf(settings.models_dir))
+
+
+def _absent(entry: ModelEntry, name: str, settings: Settings) -> str:
+    """That a layer file is not here, how large it is and how to fetch it."""
+    method = _method_of(name)
+    what = f" (the layer file for '{method.title}')" if method else ""
+    remote = LAYER_FILES[name]
+    return (
+        f"{name}{what} is not on this machine. Fetch it: {_command(entry.name, name)} ({_source(remote)}). "
+        f"{by_hand(remote, settings)}"
+    )
 
 
 def _models(shelf: Shelf) -> list[ModelEntry]:

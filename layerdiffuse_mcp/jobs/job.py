@@ -33,6 +33,7 @@ class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
     Jobs of one `batch_key` can be drawn as one batch; one without a key, as with several tasks, is drawn alone.
+    `created`, `started` and `ended` are seconds of the monotonic clock, of use for spans alone.
     """
 
     def __init__(self, what: str, planned: Planned) -> None:
@@ -44,7 +45,7 @@ class Job:
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcome: Outcome | None = None
         self.error: LayerDiffuseError | None = None
-        self.created = time.time()
+        self.created = time.monotonic()
         self.started: float | None = None
         self.ended: float | None = None
         self.scope = anyio.CancelScope()
@@ -60,7 +61,7 @@ class Job:
     @property
     def seconds(self) -> float:
         """How long it has run, or ran."""
-        return 0.0 if self.started is None else (self.ended or time.time()) - self.started
+        return 0.0 if self.started is None else (self.ended or time.monotonic()) - self.started
 
     @property
     def seconds_left(self) -> float | None:
@@ -92,14 +93,14 @@ class Job:
         """Its turn has come, alone or in a group, which is stopped as a whole."""
         self.group = group or [self]
         self.scope = self.group[0].scope if group else anyio.CancelScope()
-        self.state, self.started = State.RUNNING, time.time()
+        self.state, self.started = State.RUNNING, time.monotonic()
         self.report(Progress(fraction=0.0, message="starting"))
 
     def end(self, state: State, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
         """It has ended in a final state; the first end is the one that counts."""
         if self.finished:
             return
-        self.state, self.outcome, self.error, self.ended = state, outcome, error, time.time()
+        self.state, self.outcome, self.error, self.ended = state, outcome, error, time.monotonic()
         fraction = 1.0 if state is State.DONE else self.progress.fraction
         self.progress = Progress(fraction=fraction, message=state.value)
         self.at_end()

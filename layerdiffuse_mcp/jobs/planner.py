@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.fields import MAX_SIZE
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     EncodePlan,
@@ -22,14 +23,7 @@ from layerdiffuse_mcp.api.plan import (
     make_plan,
     methods_of,
 )
-from layerdiffuse_mcp.api.requests import (
-    MAX_SIZE,
-    DecodeRequest,
-    EncodeRequest,
-    GenerateRequest,
-    PrepareRequest,
-    Request,
-)
+from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest, GenerateRequest, PrepareRequest, Request
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, LayerFileError, ModelNotFound
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import FAMILIES, families_for

@@ -25,12 +25,13 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned
-from layerdiffuse_mcp.api.requests import near
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
@@ -59,6 +60,7 @@ class Jobs:
 
     def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
         self.backend = backend
+        self.index = Index(settings)
         self._limit = settings.queue_size
         self._output = settings.output
         self._grouping = settings.group_jobs
@@ -180,7 +182,7 @@ class Jobs:
         if job.state is State.QUEUED:
             ahead = self.ahead_of(job)
             place = f"waiting: {ahead} job{'s' * (ahead != 1)} ahead" if ahead else "waiting for the worker"
-            return Progress(fraction=0.0, message=f"{place} ({time.time() - job.created:.0f} s)")
+            return Progress(fraction=0.0, message=f"{place} ({time.monotonic() - job.created:.0f} s)")
         message = job.progress.message
         if job.state is State.RUNNING and message == "starting":
             starting = any(worker.phase == "starting" for worker in self.backend.state())
@@ -271,16 +273,22 @@ class Jobs:
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
         scope = job.scope
+
+        def write() -> Outcome:
+            made = saved(outcome, self._output, lambda: scope.cancel_called)
+            self.index.add(made.images, made.model, job.id)
+            return made
+
         try:
-            outcome = await anyio.to_thread.run_sync(saved, outcome, self._output, lambda: scope.cancel_called)
+            made = await anyio.to_thread.run_sync(write)
         except Cancelled:
             job.end(State.CANCELLED)
         except LayerDiffuseError as error:
             job.end(State.FAILED, error=error)
         else:
             if job.finished:  # cancelled in the moment in which they appeared
-                _throw_away(outcome)
-            job.end(State.DONE, outcome)
+                _throw_away(made)
+            job.end(State.DONE, made)
 
 
 def _together(outcomes: list[Outcome]) -> Outcome:

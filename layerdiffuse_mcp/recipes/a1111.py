@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.plan import DrawPlan
-from layerdiffuse_mcp.api.requests import GenerateRequest, near, validated
+from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES
 from layerdiffuse_mcp.families.spec import LayerMethod, Role, Task

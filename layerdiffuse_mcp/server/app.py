@@ -31,14 +31,13 @@ from mcp_types import (
 )
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.requests import near
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents, stdio
-from layerdiffuse_mcp.server.declare import catalogue
 from layerdiffuse_mcp.server.prompts import add_prompts
 from layerdiffuse_mcp.server.resources import add_resources, completed, page, with_its_type
 from layerdiffuse_mcp.server.sendable import utf8
@@ -96,7 +95,7 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
         description="Pictures and layers with real transparency",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=catalogue(TOOLS),
+        tools=[row.tool() for row in TOOLS],
         lifespan=lifespan,
         log_level="WARNING",
         middleware=[_in_words, _warm_up],
@@ -158,7 +157,8 @@ class LayerServer(MCPServer[Services]):
         read = await super().read_resource(uri, context)
         if context is None or isinstance(read, InputRequiredResult):
             return read
-        return [with_its_type(context.request_context.lifespan_context, str(uri), part) for part in read]
+        known = context.request_context.lifespan_context
+        return [await anyio.to_thread.run_sync(with_its_type, known, str(uri), part) for part in read]
 
     async def _complete(self, ctx: ServerRequestContext[Services], params: CompleteRequestParams) -> CompleteResult:
         return CompleteResult(completion=await completed(ctx.lifespan_context, params.ref, params.argument))

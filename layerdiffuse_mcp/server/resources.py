@@ -60,7 +60,7 @@ def add_resources(server: MCPServer[Services]) -> None:
     async def image(id: str, ctx: Context[Services]) -> bytes:  # pyright: ignore[reportUnusedFunction]
         known = services(ctx)
         try:
-            path = known.image_path(id)
+            path = await anyio.to_thread.run_sync(known.image_path, id)
         except LayerDiffuseError as error:
             raise ResourceNotFoundError(str(error)) from error
         return await anyio.to_thread.run_sync(_content, path, known.settings)

@@ -14,6 +14,7 @@ from typing import Any
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 from pydantic import BaseModel, Field
 
+from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.outcome import AlphaFacts, ImageResult, Outcome
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
@@ -38,7 +39,7 @@ class Alpha(BaseModel):
     transparent: float
     partial: float
     opaque: float
-    bbox: list[int] | None = None
+    bbox: Omittable[list[int]] = None
     edges_touched: list[str]
     has_transparency: bool
 
@@ -52,7 +53,7 @@ class PictureFacts(BaseModel):
     width: int
     height: int
     seed: int
-    alpha: Alpha | None = None
+    alpha: Omittable[Alpha] = None
 
 
 class JobResult(BaseModel):
@@ -65,14 +66,14 @@ class JobResult(BaseModel):
         description="alpha shares are 0..1; bbox: left, top, right, bottom",
     )
     latents: list[str] = Field(default_factory=lambda: list[str](), description="Paths of saved latents")
-    model: str | None = None
-    timings: dict[str, float] | None = Field(default=None, description="Seconds by stage")
+    model: Omittable[str] = None
+    timings: Omittable[dict[str, float]] = Field(default=None, description="Seconds by stage")
     warnings: list[str] = Field(default_factory=lambda: list[str]())
-    recipe: dict[str, Any] | None = Field(default=None, description="Draws the same again")
-    progress: float | None = Field(default=None, description="0..1, while it waits or runs")
-    message: str | None = None
-    seconds_left: float | None = Field(default=None, description="A guess")
-    error: str | None = None
+    recipe: Omittable[dict[str, Any]] = Field(default=None, description="Draws the same again")
+    progress: Omittable[float] = Field(default=None, description="0..1, while it waits or runs")
+    message: Omittable[str] = None
+    seconds_left: Omittable[float] = Field(default=None, description="A guess")
+    error: Omittable[str] = None
 
 
 def structured(model: BaseModel) -> dict[str, Any]:

@@ -41,7 +41,9 @@ class Services:
     warmed_up: bool = False
 
     def image_path(self, image_id: str) -> Path:
-        """The file of a picture that this server made, by its id `<job id>-<number>`.
+        """The file of a picture that was made here, by its id `<job id>-<number>`.
+
+        It reads the index where the job is not one of this server's, so it belongs in a thread.
 
         Raises:
             JobNotFound: no such job.
@@ -50,7 +52,13 @@ class Services:
         name = image_id.removeprefix(IMAGES)
         match = _IMAGE_ID.fullmatch(name)
         job_id, number = match.groups() if match else (name, None)
-        job = self.jobs.get(job_id)
+        try:
+            job = self.jobs.get(job_id)
+        except JobNotFound:
+            made_before = self.jobs.index.find(job_id, int(number)) if number else None
+            if made_before is None:
+                raise
+            return made_before.path
         image = job.image(int(number)) if number else None
         if image is None:
             count = len(job.outcome.images) if job.outcome else 0

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.fields import MAX_SEED, MAX_SIZE, MIN_SIZE
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     EncodePlan,
@@ -21,7 +22,7 @@ from layerdiffuse_mcp.api.plan import (
     fit,
     seeds,
 )
-from layerdiffuse_mcp.api.requests import MAX_SEED, MAX_SIZE, MIN_SIZE, GenerateRequest
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for, task_inputs
 from layerdiffuse_mcp.families.spec import Task

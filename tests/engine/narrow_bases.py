@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from tests.narrow import UNETS, write_base

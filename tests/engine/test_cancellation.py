@@ -17,7 +17,7 @@ from layerdiffuse_mcp.api.requests import EncodeRequest, GenerateRequest, Reques
 from layerdiffuse_mcp.engine.device import threads
 from layerdiffuse_mcp.engine.device.cancellation import CHECK_BYTES, asking, check
 from layerdiffuse_mcp.engine.device.placement import place
-from layerdiffuse_mcp.engine.model import LoraUse, Model
+from layerdiffuse_mcp.engine.models.components import Components, LoraUse
 from layerdiffuse_mcp.engine.transparency.decode import decode
 from layerdiffuse_mcp.engine.transparency.latent_file import read_latent
 from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
@@ -25,7 +25,6 @@ from layerdiffuse_mcp.engine.weights.patcher import Full, Patch, PatchStack
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile, is_finite
 from layerdiffuse_mcp.errors import Cancelled
-from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_base, write_lora
@@ -178,8 +177,8 @@ def test_a_change_of_weights_that_is_cancelled_leaves_a_base_to_come_back(tmp_pa
         stack.set(patches["b"])
     assert stack.patches == ()
     with pytest.raises(Cancelled), asking(Questions(5)):
-        stack.bring("cpu")
-    stack.bring("cpu")
+        stack.onload("cpu")
+    stack.onload("cpu")
     assert same(unet, before)
     stack.set(patches["a"])
     stack.set()
@@ -210,11 +209,10 @@ def test_a_lora_that_is_cancelled_on_the_second_network_is_on_none(tmp_path: Pat
         tensors[f"lora_{name}.lora_up.weight"] = torch.randn(rows, 4)
         tensors[f"lora_{name}.lora_down.weight"] = torch.randn(4, columns)
     save_file(tensors, tmp_path / "both.safetensors")
-    entry = ModelEntry(name="base", family="sd15", description="", native_size=64, path=path)
     loras = (LoraUse(tmp_path / "both.safetensors", 1.0, 1.0),)
 
-    def fresh() -> Model:
-        return Model(entry, Settings(), place("cpu", "float32"), read_checkpoint(path))
+    def fresh() -> Components:
+        return Components(read_checkpoint(path), place("cpu", "float32"))
 
     whole, model = Questions(), fresh()
     model.load()
@@ -222,13 +220,13 @@ def test_a_lora_that_is_cancelled_on_the_second_network_is_on_none(tmp_path: Pat
         model.use_loras(loras)  # the last question comes before the text encoder's weight
     model = fresh()
     model.load()
-    unet_before, text_before = copy_of(model.unet), copy_of(model.text_encoders[0])
+    unet_before, text_before = copy_of(model.network("unet")), copy_of(model.networks("text")[0])
     with pytest.raises(Cancelled), asking(Questions(whole.count)):
         model.use_loras(loras)
     for _ in range(2):
-        assert same(model.unet, unet_before)
-        assert same(model.text_encoders[0], text_before)
+        assert same(model.network("unet"), unet_before)
+        assert same(model.networks("text")[0], text_before)
         model.use_loras(loras)
-        assert not same(model.unet, unet_before)
-        assert not same(model.text_encoders[0], text_before)
+        assert not same(model.network("unet"), unet_before)
+        assert not same(model.networks("text")[0], text_before)
         model.use_loras(())

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from layerdiffuse_mcp.api.choices import SAMPLERS
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser, Inpainting
+from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser, Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.prediction import EPSILON, FLOW, V_PREDICTION
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
+from layerdiffuse_mcp.engine.types import Conditioning
 
 TABLE = sigma_table()
 SHAPE = (4, 6, 10)

@@ -21,6 +21,7 @@ from layerdiffuse_mcp.engine.transparency.latent_file import read_latent
 from layerdiffuse_mcp.engine.weights.networks import VectorUNet
 from layerdiffuse_mcp.engine.weights.patcher import LowRank
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_lora, write_models
@@ -128,7 +129,7 @@ def test_the_level_follows_from_the_memory_that_models_may_take(start) -> None:
 )
 def test_real_models_in_half_precision_fit_into_usual_graphics_cards(family, size, gigabytes, level) -> None:
     half = Placement(torch.device("mps"), torch.float16)
-    sizes = estimated_sizes(family, half).drawing(size * size, size * size, half)
+    sizes = estimated_sizes(FAMILIES[family], half).drawing(size * size, size * size, half)
     assert fitting(sizes, int(gigabytes * 2**30 * SHARE)) == level
 
 

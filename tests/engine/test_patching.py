@@ -44,7 +44,7 @@ def test_after_any_history_the_weights_are_those_of_the_last_list_bit_for_bit(hi
     module, fresh = Small(dtype), Small(dtype)
     before = copy_of(module)
     stack = PatchStack(module)
-    stack.spare = spare
+    stack.reserve = spare
     for chosen in history:
         stack.set(*(PATCHES[index] for index in chosen))
     PatchStack(fresh).set(*(PATCHES[index] for index in (history or [[]])[-1]))
@@ -57,7 +57,7 @@ def test_weights_that_were_taken_off_come_back_without_being_computed_while_ther
     module = Small()
     stack = PatchStack(module)
     base = stack.bytes
-    stack.spare = 4 * 30
+    stack.reserve = 4 * 30
     stack.set(PATCHES[0])
     patched = module.linear.weight.data
     stack.set()
@@ -67,14 +67,14 @@ def test_weights_that_were_taken_off_come_back_without_being_computed_while_ther
     assert module.linear.weight.data_ptr() == patched.data_ptr()
     stack.set(PATCHES[0].scaled(0.5))
     assert module.linear.weight.data_ptr() != patched.data_ptr()
-    stack.spare = 0
+    stack.reserve = 0
     assert stack.bytes == base
 
 
 def test_weights_that_were_taken_off_do_not_outlive_a_change_of_type():
     module = Small()
     stack = PatchStack(module)
-    stack.spare = 10_000
+    stack.reserve = 10_000
     stack.set(PATCHES[0])
     stack.set()
     module.to(torch.float16)

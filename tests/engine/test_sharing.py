@@ -11,7 +11,7 @@ from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
     SharingModel,
     attention_places,
 )
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
 from tests.narrow import TEXT_WIDTH, networks
 

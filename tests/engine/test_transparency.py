@@ -1,5 +1,7 @@
 """Latent transparency: files in, RGBA out, and every wrong file told apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,20 +10,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from layerdiffuse_mcp.engine.transparency.decode import (
+from layerdiffuse_mcp.engine.transparency.codec import seen_latent
+from layerdiffuse_mcp.engine.transparency.decode import decode, lower_median, to_rgb8, to_rgba8
+from layerdiffuse_mcp.engine.transparency.encode import encode_offset, transparent_latent
+from layerdiffuse_mcp.engine.transparency.networks import (
     OffsetEncoder,
     TransparentDecoder,
-    decode,
-    decoder_latent,
-    encode_offset,
     load_decoder,
     load_offset_encoder,
-    lower_median,
-    to_rgb8,
-    to_rgba8,
-    transparent_latent,
 )
 from layerdiffuse_mcp.errors import ImageError, LayerFileError, ModelError, ModelNotFound
+from layerdiffuse_mcp.families.registry import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -221,9 +220,11 @@ def test_opaque_and_transparent_pictures_are_truncated_alike():
     assert np.array_equal(to_rgba8(torch.cat([torch.ones(1, 5, 7), pixels]))[..., :3], expected)
 
 
-def test_the_decoder_sees_the_unscaled_latent():
-    z = torch.ones(1, 4, 2, 2)
-    assert torch.allclose(decoder_latent(z, 0.13025), z / 0.13025)
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_decoder_sees_the_unscaled_latent(family):
+    z, card = torch.ones(1, 4, 2, 2), FAMILIES[family]
+    assert torch.equal(seen_latent(z, card.codec, card.latent), z / card.latent.scale)
+    assert torch.equal(seen_latent(z, replace(card.codec, sees="sampled"), card.latent), z)
 
 
 def test_offsets_depend_on_alpha_and_not_on_hidden_colour(encoder):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from layerdiffuse_mcp.engine.transparency.decode import TransparentDecoder, decode
+from layerdiffuse_mcp.engine.transparency.decode import decode
+from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
 from tests.engine.test_transparency import WIDTHS, inputs, plainly, randomised, relative
 
 pytestmark = pytest.mark.usefixtures("two_threads")

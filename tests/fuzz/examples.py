@@ -6,7 +6,7 @@
         with bounded():
             ...
 
-The same inputs come each time, so that a failure is everybody's. `FUZZ_TIMES=10` (`make fuzz`) tries ten times as
+The same inputs come each time, so that a failure is everybody's. `FUZZ_TIMES=20` (`make fuzz`) tries twenty times as
 often, other inputs each time; hypothesis then prints how to repeat what failed.
 """
 

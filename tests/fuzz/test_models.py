@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
 from layerdiffuse_mcp.engine.layers.weight_offset import read_offsets
-from layerdiffuse_mcp.engine.transparency.latent_file import SavedLatent, read_latent, write_latent
+from layerdiffuse_mcp.engine.transparency.latent_file import SavedLatent, latent_bytes, read_latent
 from layerdiffuse_mcp.engine.transparency.networks import load_decoder, load_offset_encoder
 from layerdiffuse_mcp.engine.weights.lora import read_lora
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
@@ -55,7 +55,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_models(folder)
     write_lora(folder / "loras" / "mine.safetensors")
-    write_latent(folder / "latent.safetensors", SavedLatent(torch.zeros(4, 8, 8), 64, 64, "sd15", "pocket", 7))
+    latent = latent_bytes(SavedLatent(torch.zeros(4, 8, 8), 64, 64, "sd15", "pocket", 7))
+    (folder / "latent.safetensors").write_bytes(latent)
     return folder
 
 

@@ -19,16 +19,16 @@ from tests.results import facts_of, text_of
 TAKE_A_PATH: dict[str, dict[str, Any]] = {
     "inspect_image": {"image": "{}", "preview": False},
     "compose_layers": {"layers": [{"image": "{}"}], "preview": False},
-    "compose_layers, background": {"layers": [{"image": "disc.png"}], "background": "{}"},
+    "compose_layers, background": {"layers": [{"image": "{disc}"}], "background": "{}"},
     "edit_transparent": {"prompt": "steps 1", "image": "{}"},
-    "edit_transparent, mask": {"prompt": "steps 1", "image": "disc.png", "mask": "{}"},
+    "edit_transparent, mask": {"prompt": "steps 1", "image": "{disc}", "mask": "{}"},
     "generate_transparent": {"recipe_from": "{}"},
     "generate_background_from_foreground": {"prompt": "steps 1", "foreground": "{}"},
     "generate_foreground_from_background": {"prompt": "steps 1", "background": "{}"},
     "decode_transparent_latent": {"latent": "{}"},
     "encode_transparent_image": {"image": "{}"},
 }
-"""A call for each parameter that is a path, by tool; `{}` is where the path stands."""
+"""A call for each parameter that is a path, by tool; `{}` is where the path stands, `{disc}` a right picture."""
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +99,15 @@ def watched() -> Generator[list[str]]:
         opened = None
 
 
-def put(value: Any, path: str) -> Any:
-    """Arguments with the path where it belongs."""
+def put(value: Any, names: dict[str, str]) -> Any:
+    """Arguments with what their placeholders stand for."""
     match value:
         case dict():
-            return {key: put(inner, path) for key, inner in value.items()}
+            return {key: put(inner, names) for key, inner in value.items()}
         case list():
-            return [put(inner, path) for inner in value]
+            return [put(inner, names) for inner in value]
         case _:
-            return path if value == "{}" else value
+            return names.get(value, value)
 
 
 @pytest.mark.parametrize("call", TAKE_A_PATH)
@@ -120,7 +120,9 @@ def test_no_path_leads_outside_or_hangs(
     strategy = st.sampled_from(STRANGE) | st.sampled_from(targets).flatmap(lambda p: st.sampled_from(spellings(p)))
     path = data.draw(strategy, "path")
     with bounded(), watched() as names:
-        result = server.call(call.partition(",")[0], put(TAKE_A_PATH[call], path))
+        result = server.call(
+            call.partition(",")[0], put(TAKE_A_PATH[call], {"{}": path, "{disc}": str(folder / "disc.png")})
+        )
         server.wait_until_idle()
     assert result.is_error
     assert "hush-hush" not in text_of(result)
@@ -128,5 +130,5 @@ def test_no_path_leads_outside_or_hangs(
     assert not forbidden & {os.path.normpath(name) for name in names}
 
 
-def test_after_all_that_a_picture_is_read(server: Server):
-    assert facts_of(server.call("inspect_image", {"image": "disc.png"}))["width"] == 32
+def test_after_all_that_a_picture_is_read(server: Server, folder: Path):
+    assert facts_of(server.call("inspect_image", {"image": str(folder / "disc.png")}))["width"] == 32

@@ -14,15 +14,13 @@ from PIL import Image, PngImagePlugin
 
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.compose import Layer as Placed
-from layerdiffuse_mcp.images.compose import arrange
-from layerdiffuse_mcp.images.export import export
 from layerdiffuse_mcp.images.png import RECIPE_KEY, png_bytes, read_parameters, read_recipe
 from layerdiffuse_mcp.images.read import MAX_PIXELS, read_picture
 from layerdiffuse_mcp.recipes.recipe import recipe_of
 from tests.fuzz.damage import damaged, damaged_json, damaged_png
 from tests.fuzz.examples import bounded, examples, refusable
 from tests.fuzz.serving import Server
+from tests.results import facts_of
 from tests.tasks import plan_of
 
 REQUEST = GenerateRequest(prompt="steps 1", seed=3, model="pocket")
@@ -32,13 +30,16 @@ NUMBERS = itertools.count()
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of damage that it reads past
 
 
-def encoded(picture: Bytes, suffix: str, folder: Path) -> bytes:
+def encoded(server: Server, disc: Path, suffix: str) -> bytes:
     """A right file of that suffix: by our writer where there is one, else by Pillow."""
-    if suffix in (".png", ".webp", ".psd", ".ora"):
-        return export(arrange([Placed(picture, "disc")]), folder / f"right{suffix}").read_bytes()
+    if suffix in OURS:
+        layers = [{"image": str(disc), "name": "disc"}, {"image": str(disc), "x": 4, "opacity": 0.5}]
+        given = {"layers": layers, "format": suffix[1:], "preview": False}
+        return Path(facts_of(server.call("compose_layers", given))["path"]).read_bytes()
     buffer = io.BytesIO()
-    image = Image.fromarray(picture)
-    (image if suffix == ".tiff" else image.convert("RGB")).save(buffer, Image.registered_extensions()[suffix])
+    with Image.open(disc) as image:
+        mode = "RGBA" if suffix == ".tiff" else "RGB"
+        image.convert(mode).save(buffer, Image.registered_extensions()[suffix])
     return buffer.getvalue()
 
 
@@ -57,13 +58,13 @@ def look_at(path: Path, data: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def right(disc: Bytes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def right(server: Server, folder: Path) -> dict[str, bytes]:
     """A right file of each kind, by its suffix."""
-    folder = tmp_path_factory.mktemp("right")
-    return {suffix: encoded(disc, suffix, folder) for suffix in SUFFIXES}
+    return {suffix: encoded(server, folder / "disc.png", suffix) for suffix in SUFFIXES}
 
 
-SUFFIXES = (".png", ".webp", ".psd", ".ora", ".jpg", ".gif", ".bmp", ".tiff")
+OURS = (".png", ".webp", ".psd", ".ora")
+SUFFIXES = (*OURS, ".jpg", ".gif", ".bmp", ".tiff")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -43,7 +43,8 @@ class Wire:
         )  # fmt: skip
         self.answers: queue.Queue[bytes] = queue.Queue()
         self.numbers = itertools.count(1_000_000)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listening = threading.Thread(target=self._listen, daemon=True)
+        self.listening.start()
         self.send(message("initialize", 1, **HELLO))
         self.answer_to(1)
         self.send(message("notifications/initialized"))
@@ -53,8 +54,9 @@ class Wire:
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.answers.put(line)
+        with self.process.stdout as lines:
+            for line in lines:
+                self.answers.put(line)
 
     def send(self, line: bytes) -> None:
         assert self.process.stdin is not None
@@ -83,6 +85,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     assert wire.process.stdin is not None
     wire.process.stdin.close()
     assert wire.process.wait(PATIENCE) == 0
+    wire.listening.join(PATIENCE)
 
 
 CALL = message("tools/call", 7, name="generate_transparent", arguments={"prompt": "", "seed": 1})

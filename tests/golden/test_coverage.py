@@ -8,7 +8,7 @@ import pytest
 
 from layerdiffuse_mcp.api.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.families.registry import METHODS
-from layerdiffuse_mcp.server.tools.drawing import ROWS
+from layerdiffuse_mcp.server.tools import TOOLS, drawing
 
 from .conftest import DATA, GoldenSet, keys_to_meet
 
@@ -60,7 +60,10 @@ def test_every_choice_is_covered_but_for_those_listed(ours: GoldenSet) -> None:
         ),
         "methods": (METHODS, {key.split("/")[0] for key in ours.keys("layer_methods")}),
         "methods in whole runs": (METHODS, {method for case in ours.cases.values() for method in case["methods"]}),
-        "tools": ([row.name for row in ROWS], {case["tool"] for case in ours.cases.values()}),
+        "tools": (
+            [row.name for row in TOOLS if row.function.__module__ == drawing.__name__],
+            {case["tool"] for case in ours.cases.values()},
+        ),
         "noise sources": (NOISE_SOURCES, {"nvidia"}),
         "resize modes": (RESIZE_MODES, {"Crop and Resize"} | {given.get("resize_mode") for given in arguments}),
         "emphasis": (EMPHASIS, {key.split("/")[1] for key in ours.keys("prompt_embeddings")}),

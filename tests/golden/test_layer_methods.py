@@ -10,10 +10,11 @@ from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
 from layerdiffuse_mcp.engine.layers.weight_offset import OffsetNetwork, read_offsets
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning, Denoiser
+from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.engine.weights.patcher import PatchStack
 
 from .networks import base_shapes, base_unet, conditionings

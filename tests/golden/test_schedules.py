@@ -5,6 +5,7 @@ import torch
 
 from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
+from layerdiffuse_mcp.families.registry import FAMILIES
 
 PLAIN = "Euler"  # a sampler that takes the levels as they are
 
@@ -28,14 +29,14 @@ def test_the_sigma_of_a_stopping_point_equals_the_reference(golden, key):
 
 def levels_of(key: str) -> torch.Tensor:
     """The levels of the run that a key names."""
-    sdxl, sampler = False, PLAIN
+    family, sampler = "sd15", PLAIN
     match key.split("/"):
         case ["sigmas", "sdxl", schedule, steps]:
-            sdxl = True
+            family = "sdxl"
         case ["sampler", sampler, schedule, steps]:
             pass
         case ["sigmas" | "others", schedule, steps]:
             pass
         case _:
             pytest.fail(f"no case for {key}")
-    return plan(SAMPLERS[sampler], schedule, int(steps), sigma_table(sdxl=sdxl)).sigmas
+    return plan(SAMPLERS[sampler], schedule, int(steps), sigma_table(steps_table=FAMILIES[family].steps_table)).sigmas

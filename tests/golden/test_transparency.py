@@ -3,7 +3,9 @@
 import pytest
 from torch import nn
 
-from layerdiffuse_mcp.engine.transparency.decode import OffsetEncoder, TransparentDecoder, decode, encode_offset
+from layerdiffuse_mcp.engine.transparency.decode import decode
+from layerdiffuse_mcp.engine.transparency.encode import encode_offset
+from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
 
 pytestmark = pytest.mark.golden_file("transparency")
 

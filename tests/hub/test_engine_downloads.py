@@ -108,7 +108,7 @@ def test_the_command_goes_on_where_a_killed_one_stopped(
 ):
     filled.faults.append(Slow(20_000, 0.02))
     first = command("sd15", "--task", "layers")
-    while not any(part.stat().st_size for part in (tmp_path / "home").rglob("*.incomplete")):
+    while not any(part.stat().st_size for part in (tmp_path / "home").rglob("*.part")):
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.02)
     first.kill()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerdiffuse_mcp.api.fields import MAX_SEED
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture, seeds
-from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, MAX_SEED, GenerateRequest
+from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, GenerateRequest
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.recipes.recipe import other_weights, recipe_of, request_from

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -68,7 +69,7 @@ async def test_names_that_are_not_utf_8_are_told_with_a_mark_in_their_place(conn
         result = await client.call_tool("inspect_image", {"image": "link.png"})
         assert not result.is_error
         json.dumps(result.model_dump(mode="json"), ensure_ascii=False).encode()
-        assert "odd-\ufffd.png" in text_of(result)
+        assert re.search(r"odd-[?\ufffd]\.png", text_of(result))
 
 
 async def test_answers_quote_at_most_a_little_of_what_was_given(connect: Connect):

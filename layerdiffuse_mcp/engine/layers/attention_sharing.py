@@ -15,7 +15,8 @@ Source: sd-forge-layerdiffuse, `lib_layerdiffusion/attention_sharing.py`; names 
 """
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -35,9 +36,49 @@ from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
     attention_places,
     projections,
 )
+from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures, control_picture
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.models.stable_diffusion import UNET, StableDiffusion
+from layerdiffuse_mcp.engine.types import Conditioning, Network, Networks
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.spec import LayerMethod
+
+
+class AttentionSharing:
+    """The adapter (see `adapters.py`): a sharing model on the attention layers, shown a control picture.
+
+    A file takes memory, so one is kept at a time, and it leaves the device with the denoiser.
+    """
+
+    def condition(self, model: StableDiffusion, inputs: ConditionPictures) -> Tensor:
+        """The control picture, (1, 3, H, W), 0..1: the first of the method's inputs, common to all results."""
+        return control_picture(inputs.pictures[0][0], inputs.width, inputs.height, inputs.resize_mode)
+
+    def conditioned(self, conditioning: Conditioning, condition: Tensor) -> Conditioning:
+        """As it is: the picture goes to the sharing model."""
+        return conditioning
+
+    @contextmanager
+    def applied(
+        self,
+        model: StableDiffusion,
+        networks: Networks,
+        method: LayerMethod,
+        strength: float,
+        condition: Tensor | None = None,
+        prompts: Sequence[Tensor | None] = (),
+    ) -> Generator[Networks]:
+        """The networks with the method's file on them, which knows no strength; prompts as of `SharedNetwork`."""
+        unet, stack, device = model.unet, model.components.stack(UNET), model.placement.device
+        layer = model.components.read(
+            method.file, lambda path: SharingModel.read(path, unet), phase="denoising", only=True
+        )
+
+        def weight(name: str) -> Tensor:
+            return stack.weight(name, device)
+
+        with SharedNetwork(unet, layer, condition, prompts, weight=weight, network=networks.layered) as shared:
+            yield Networks(shared.network, shared.base_network)
 
 
 class SharedNetwork:
@@ -48,6 +89,7 @@ class SharedNetwork:
     Raises `InvalidRequest` when the control picture is missing or not wanted, or prompts are more than the frames.
 
     weight: the base's weight of a parameter's name, where the UNet itself does not have it in place all the time.
+    network: what asks the UNet, where that is not its plain self.
 
     Weights are merged and control features computed here, once. With `trainable=True` that happens in each call
     instead, so that gradients reach the model. As a context manager it calls `remove` at the end.
@@ -61,6 +103,7 @@ class SharedNetwork:
         prompts: Sequence[Tensor | None] = (),
         trainable: bool = False,
         weight: Callable[[str], Tensor] | None = None,
+        network: Network | None = None,
     ):
         if model.has_control and control is None:
             raise InvalidRequest("This layer model draws to a given picture, and none was given; give the picture.")
@@ -70,7 +113,8 @@ class SharedNetwork:
             raise InvalidRequest(
                 f"{len(prompts)} prompts for {model.frames} frames; give at most one prompt a frame of the method."
             )
-        self._network = UNetNetwork(unet)
+        self._network = network or UNetNetwork(unet)
+        self._dtype = unet.dtype
         self._model = model
         self._trainable = trainable
         self._weight: Callable[[str], Tensor] = weight or unet.get_parameter
@@ -85,7 +129,7 @@ class SharedNetwork:
                 self._prepare()
 
     def network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """As `sampling.denoiser.Network`; rows are (image, frame), the frame running fastest."""
+        """As `types.Network`; rows are (image, frame), the frame running fastest."""
         frames = self._model.frames
         if len(x) % frames:
             raise InvalidRequest(
@@ -99,7 +143,7 @@ class SharedNetwork:
         return by_row(self._network(by_frame(x, frames), by_frame(timestep, frames), texts), frames)
 
     def base_network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The base without the model, as `sampling.denoiser.Network`."""
+        """The base without the model, as `types.Network`."""
         self._put(False)
         return self._network(x, timestep, conditioning)
 
@@ -121,7 +165,7 @@ class SharedNetwork:
 
     def _prepare(self) -> None:
         features = self._features()
-        self._texts = Texts(self._model.frames, self._prompts, self._network.unet.dtype)
+        self._texts = Texts(self._model.frames, self._prompts, self._dtype)
         for place, processor in zip(self._places, self._processors, strict=True):
             check()
             layer = processor.layer

@@ -12,19 +12,24 @@ places, so one model's memory is enough, and nothing happens while the same netw
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures, encode_condition
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.models.stable_diffusion import UNET, StableDiffusion
+from layerdiffuse_mcp.engine.types import Conditioning, Network, Networks
 from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
 from layerdiffuse_mcp.engine.weights.lora import parse_lora
 from layerdiffuse_mcp.engine.weights.patcher import Full, LowRank, Offset, Patch, PatchStack, misfits
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
+from layerdiffuse_mcp.families.spec import LayerMethod
 from layerdiffuse_mcp.hub.identify import identify
 
 SLOTS: Mapping[str, tuple[str, ...]] = {"lora": ("up", "down", "alpha", "mid"), "diff": ("difference",)}
@@ -49,20 +54,20 @@ def offsets_from_tensors(
     """As `read_offsets`, from a file's tensors, which are kept and not copied; `name` stands in errors."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     parameters = {key for key, _ in unet.named_parameters()}
-    homeless: list[str]
+    misplaced: list[str]
     offsets: Mapping[str, tuple[Offset, ...]]
     if any("::" in key for key in tensors):
-        offsets, homeless = _slotted(tensors, unet_key_map(unet.config), parameters)
+        offsets, misplaced = _slotted(tensors, unet_key_map(unet.config), parameters)
     elif parameters.issuperset(tensors) or not _looks_like_lora(tensors):
         offsets = {key: (Full(tensor),) for key, tensor in tensors.items() if key in parameters}
-        homeless = [key for key in tensors if key not in parameters]
+        misplaced = [key for key in tensors if key not in parameters]
     else:
         lora = parse_lora(tensors, name)
-        offsets, homeless = lora.offsets("unet", unet)
+        offsets, misplaced = lora.offsets("unet", unet)
     patch = Patch(name, offsets)
     problem = None
-    if homeless or not offsets:
-        problem = f"has tensors that find no place in this base: {_some(homeless or list(tensors))}"
+    if misplaced or not offsets:
+        problem = f"has tensors that find no place in this base: {_some(misplaced or list(tensors))}"
     elif wrong := misfits(patch, unet):
         problem = f"is for a base of another size: {_some(wrong)} do not fit"
     elif absent := _absent(offsets, parameters):
@@ -76,27 +81,61 @@ def offsets_from_tensors(
     return patch
 
 
+class WeightOffset:
+    """The adapter (see `adapters.py`): a file of offsets patched in, given pictures as latents behind the noisy one.
+
+    A file stays mapped and costs nothing. It stays patched in afterwards, so that the next run of the same method
+    starts at once; the base's own weights come back, bit for bit, as soon as they are wanted.
+    """
+
+    def condition(self, model: StableDiffusion, inputs: ConditionPictures) -> Tensor:
+        """The latents to be joined behind the noisy one; see `encode_condition`."""
+        return encode_condition(model, inputs)
+
+    def conditioned(self, conditioning: Conditioning, condition: Tensor) -> Conditioning:
+        """With the latents behind the noisy one."""
+        return replace(conditioning, concat=condition)
+
+    @contextmanager
+    def applied(
+        self,
+        model: StableDiffusion,
+        networks: Networks,
+        method: LayerMethod,
+        strength: float,
+        condition: Tensor | None = None,
+        prompts: Sequence[Tensor | None] = (),
+    ) -> Generator[Networks]:
+        """The networks with the method's file on them; `prompts` of frames there are none."""
+        unet, components = model.unet, model.components
+        patch = components.read(method.file, lambda path: read_offsets(path, unet))
+        offset = OffsetNetwork(
+            components.stack(UNET), patch.scaled(strength), components.lora_patches(UNET), networks.layered
+        )
+        yield Networks(offset.network, offset.base_network)
+
+
 class OffsetNetwork:
     """A base under an offset patch, for one run: a `Network` with and without the patch.
 
-    below: patches that stay in both (user LoRAs). Weights change when a network is called that they are not set for,
-    so a patch that is on already costs nothing. As a context manager it takes the patch off at the end; a caller who
-    will need the same patch again can leave it on.
+    below: patches that stay in both (user LoRAs). network: what asks the module, where that is not its plain self.
+    Weights change when a network is called that they are not set for, so a patch that is on already costs nothing. As a
+    context manager it takes the patch off at the end; a caller who will need the same patch again can leave it on.
     """
 
-    def __init__(self, stack: PatchStack, patch: Patch, below: Sequence[Patch] = ()):
+    def __init__(self, stack: PatchStack, patch: Patch, below: Sequence[Patch] = (), network: Network | None = None):
         self._stack = stack
         self._patch = patch
         self._below = tuple(below)
-        self._network = UNetNetwork(cast(UNet2DConditionModel, stack.module))
+        self._network = network or UNetNetwork(cast(UNet2DConditionModel, stack.module))
 
     def network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The patched base, as `sampling.denoiser.Network`."""
+        """The patched base, as `types.Network`."""
         self._stack.set(*self._below, self._patch)
         return self._network(x, timestep, conditioning)
 
     def base_network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The base without the patch, as `sampling.denoiser.Network`."""
+        """The base without the patch, as `types.Network`."""
         self.remove()
         return self._network(x, timestep, conditioning)
 
@@ -116,13 +155,13 @@ def _slotted(
 ) -> tuple[dict[str, tuple[Offset, ...]], list[str]]:
     """The offsets of `MODEL_KEY::TYPE::SLOT` tensors by parameter, and the keys that have no place."""
     groups: dict[tuple[str, str], dict[str, Tensor]] = {}
-    homeless: list[str] = []
+    misplaced: list[str] = []
     for key, tensor in tensors.items():
         parameter, kind, slot = _slot(key, names)
         if parameter in parameters and slot:
             groups.setdefault((parameter, kind), {})[slot] = tensor
         else:
-            homeless.append(key)
+            misplaced.append(key)
     offsets: dict[str, tuple[Offset, ...]] = {}
     for (parameter, kind), parts in groups.items():
         if kind == "diff":
@@ -131,10 +170,10 @@ def _slotted(
             alpha = parts.get("alpha")
             offset = LowRank(parts["up"], parts["down"], None if alpha is None else float(alpha), parts.get("mid"))
         else:
-            homeless.append(f"{parameter} ({' and '.join(parts)} alone)")
+            misplaced.append(f"{parameter} ({' and '.join(parts)} alone)")
             continue
         offsets[parameter] = (*offsets.get(parameter, ()), offset)
-    return offsets, homeless
+    return offsets, misplaced
 
 
 def _slot(key: str, names: Mapping[str, str]) -> tuple[str, str, str | None]:

@@ -9,17 +9,17 @@ Knows nothing of sigmas, guidance or condition pictures: rows in, rows out.
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.sampling.denoiser import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning
 
 
 class UNetNetwork:
-    """A `checkpoints.VectorUNet` as a `sampling.denoiser.Network`, computing in the UNet's dtype."""
+    """A `checkpoints.VectorUNet` as a `types.Network`, computing in the UNet's dtype."""
 
     def __init__(self, unet: UNet2DConditionModel):
         self.unet = unet
 
     def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """x (B, 4 + C, h, w), timestep (B,), conditioning of B rows -> the output (B, 4, h, w) in x's dtype."""
+        """x (B, C + K, h, w), timestep (B,), conditioning of B rows -> the output (B, C, h, w) in x's dtype."""
         dtype = self.unet.dtype
         vector = {} if conditioning.vector is None else {"vector": conditioning.vector.to(dtype)}
         output = self.unet(

@@ -6,7 +6,7 @@
 | `in_turn` | the text encoders, or the denoiser, or the autoencoder and the transparency files  |
 | `layers`  | as `in_turn`, but of the denoiser's blocks one after another as they are computed  |
 
-Whatever is not on the device takes no memory of its own: it is read from the memory-mapped file when its turn comes,
+Whatever is not on the device takes no memory of its own: it is read from the memory-mapped file when its phase begins,
 which the system keeps in its cache as long as there is room. Results are the same at every level, bit for bit.
 
     sizes = sizes_of(checkpoint, placement, transparency)
@@ -75,13 +75,16 @@ def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) ->
     numbers = {
         name: {key: part.weights[key].numel() for key in part.weights} for name, part in checkpoint.parts.items()
     }
-    count = {name: sum(weights.values()) for name, weights in numbers.items()}
+    count = {
+        phase: sum(sum(numbers.get(name, {}).values()) for name in checkpoint.spec.names(phase)) for phase in PHASES
+    }
+    blocks = [_largest_block(numbers[name]) for name in checkpoint.spec.names("denoising")]
     vae_bytes = placement.vae_dtype(checkpoint.vae_fits_float16).itemsize
     return Sizes(
-        text=sum(count.get(name, 0) for name in checkpoint.spec.names("text")) * placement.text_dtype.itemsize,
-        denoiser=count["unet"] * placement.dtype.itemsize,
-        block=_largest_block(numbers["unet"]) * placement.dtype.itemsize,
-        pictures=(count.get("vae", 0) + transparency) * vae_bytes,
+        text=count["text"] * placement.text_dtype.itemsize,
+        denoiser=count["denoising"] * placement.dtype.itemsize,
+        block=max(blocks) * placement.dtype.itemsize,
+        pictures=(count["pictures"] + transparency) * vae_bytes,
     )
 
 
@@ -111,31 +114,31 @@ def lower(level: Level) -> Level | None:
 
 
 class BlockByBlock:
-    """Keeps a UNet's blocks put away but for the one that is computed; its other layers stay."""
+    """Keeps a UNet's blocks offloaded but for the one that is computed; its other layers stay."""
 
     def __init__(self, stack: PatchStack, device: torch.device):
         blocks = _by_block([name for name, _ in stack.module.named_parameters()])
         self.rest = blocks.pop(None, [])
         self._stack, self._device = stack, device
         self._handles: list[RemovableHandle] = []
-        stack.put_away(itertools.chain.from_iterable(blocks.values()))
+        stack.offload(itertools.chain.from_iterable(blocks.values()))
         for block, names in blocks.items():
             self._watch(stack.module.get_submodule(str(block)), names)
 
     def _watch(self, block: nn.Module, names: list[str]) -> None:
-        def bring(*_: object) -> None:
-            self._stack.bring(self._device, names)
+        def onload(*_: object) -> None:
+            self._stack.onload(self._device, names)
 
-        def put_away(*_: object) -> None:
-            self._stack.put_away(names)
+        def offload(*_: object) -> None:
+            self._stack.offload(names)
 
         self._handles += [
-            block.register_forward_pre_hook(bring),
-            block.register_forward_hook(put_away, always_call=True),
+            block.register_forward_pre_hook(onload),
+            block.register_forward_hook(offload, always_call=True),
         ]
 
     def remove(self) -> None:
-        """Let the network be as it was; its weights stay put away."""
+        """Let the network be as it was; its weights stay offloaded."""
         for handle in self._handles:
             handle.remove()
 

@@ -1,9 +1,9 @@
 """What is being drawn, seen while it is drawn: a small PNG of the denoised estimate, replaced as it gets clearer.
 
-    with previews(settings, checkpoint) as show:
+    with previews(settings, model.latent) as show:
         show(denoised, frames)      # the file's path, or None as long as there is none
 
-A latent's four channels become colours by one linear map, which costs next to nothing. The file lies in the output
+A latent's channels become colours by one linear map, which costs next to nothing. The file lies in the output
 folder under a hidden name and goes with the `with` block.
 """
 
@@ -21,32 +21,31 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
+from layerdiffuse_mcp.families.spec import LatentFormat
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.files import replace_atomically
 from layerdiffuse_mcp.settings import Settings
 
 SHARE = 0.01
 """Of the time since drawing began: what previews may take. The first comes at once, whatever it takes."""
-SMALL, LARGE = 256, 512
-"""Sides in pixels: small pictures are enlarged up to the one, large ones shrunk to the other."""
-LATENT_FACTOR = 8
+SMALL, LARGE, ENLARGED = 256, 512, 8
+"""Sides in pixels: small pictures are enlarged up to the one, at most so many times, large ones shrunk to the other."""
 LEFT_BEHIND = 24 * 3600.0
 """Seconds after which the preview of a killed worker is removed after the next run."""
 
 Show = Callable[[Tensor, int], Path | None]
-"""`show(denoised, frames)`: denoised (B, 4, h, w), rows (image, frame), as the sampler has it."""
+"""`show(denoised, frames)`: denoised (B, C, h, w), rows (image, frame), as the sampler has it."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def previews(settings: Settings, checkpoint: Checkpoint) -> Generator[Show]:
+def previews(settings: Settings, latent: LatentFormat) -> Generator[Show]:
     """Previews of one run, if the settings ask for them; `show` does nothing otherwise. Never raises of itself."""
     if not settings.previews:
         yield lambda _denoised, _frames: None
         return
-    shown = _Preview(settings.output, torch.tensor(checkpoint.latent.rgb_factors))
+    shown = _Preview(settings.output, torch.tensor(latent.rgb_factors))
     try:
         yield shown.show
     finally:
@@ -66,7 +65,7 @@ def sheet(pictures: Bytes, columns: int) -> Bytes:
     filled = np.concatenate([pictures, np.zeros((rows * columns - count, height, width, 3), np.uint8)])
     grid = filled.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
     side = max(grid.shape[:2])
-    scale = min(LARGE / side, max(1, min(LATENT_FACTOR, SMALL // side)))
+    scale = min(LARGE / side, max(1, min(ENLARGED, SMALL // side)))
     size = (max(1, int(grid.shape[1] * scale)), max(1, int(grid.shape[0] * scale)))
     return cv2.resize(grid, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""How far a request is, told in one place.
+"""How far a request is, reported in one place.
 
 A run is a number of units of about equal time; whoever does work reports units done and a message,
 and the meter turns that into `Progress`, adding the pace of repeated steps. The callback may raise to
@@ -22,7 +22,7 @@ DOWNLOADING = 0.9
 
 
 class Meter:
-    """Turns units of work into progress between `begin` and 1 that never falls; `reached` is what was told last."""
+    """Turns units of work into progress between `begin` and 1 that never falls; `reached` is what was reported last."""
 
     def __init__(self, on_step: OnStep, begin: float = 0.0) -> None:
         self._on_step = on_step
@@ -40,7 +40,7 @@ class Meter:
         """Announce work, before any of it is done."""
         self._total += units
 
-    def tell(self, message: str) -> None:
+    def report(self, message: str) -> None:
         """Report what is being done, without any unit finished."""
         done = PREPARING + (1 - PREPARING) * self._done / self._total if self._total else 0.0
         self.reached = min(1.0, self._begin + (1 - self._begin) * done)
@@ -49,7 +49,7 @@ class Meter:
     def done(self, units: float, message: str) -> None:
         """Report finished units."""
         self._done += units
-        self.tell(message)
+        self.report(message)
 
     def steps(self, what: str, total: int, unit: float = NETWORK_STEP) -> "Steps":
         """A counter for `total` like steps, which tells their pace and the time that is left."""

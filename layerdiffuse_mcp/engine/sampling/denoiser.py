@@ -5,13 +5,12 @@
 
 It scales the input, names the timestep, joins conditional and unconditional pass, puts the condition's latents behind
 the noisy one, changes to the untouched base below `stop_sigma`, and keeps what an inpainting mask protects. It knows
-no sampler; and of a network only that it is called as `Network` says.
+no sampler; and of a network only that it is called as `types.Network` says.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,36 +18,10 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.prediction import EPSILON, Prediction
 from layerdiffuse_mcp.engine.sampling.schedules import SigmaTable
+from layerdiffuse_mcp.engine.types import Conditioning, Network
 
 _LONGEST_REPEAT = 4  # contexts that would have to be repeated more often are not joined, as in the reference
 _MASK_STREAM = 1 << 40  # added to a seed, it names a stream of noise that no other seed of a request has
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the network is conditioned on. B rows: 1 (the same for each image of the batch) or one an image.
-
-    context: text embedding (B, T, C). vector: pooled text and size embedding (B, A), or None. concat: latents (B, C, h,
-    w) that go behind the noisy latent, unscaled, or None. positive: bool (B,), which rows belong to the conditional
-    pass; set by the denoiser, which joins the rows as [unconditional..., conditional...].
-    """
-
-    context: Tensor
-    vector: Tensor | None = None
-    concat: Tensor | None = None
-    positive: Tensor | None = None
-
-
-class Network(Protocol):
-    """A noise prediction network."""
-
-    def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, /) -> Tensor:
-        """Predict from x (B, 4 + C, h, w), float32, at timestep (B,), int64, 0..999: (B, 4, h, w) of any dtype.
-
-        x is scaled, with `concat` already behind it (so the conditioning's `concat` is None); `positive` is set, and
-        context and vector have B rows.
-        """
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,64 +1,29 @@
-"""Latent transparency: from latent and pixels to RGBA, and from RGBA to a latent that carries its alpha.
+"""Latent transparency, the way out: from a decoded picture and its latent to RGBA.
 
     decoder = load_decoder(path)
-    decoded = decode(decoder, pixels, decoder_latent(z, vae.config.scaling_factor))
+    decoded = decode(decoder, pixels, latent)                   # which latent is seen: see `codec.py`
     rgba = to_rgba8(decoded)                                    # straight alpha, uint8
-
-    encoder = load_offset_encoder(path)
-    z = transparent_latent(vae, encoder, rgba)                  # where img2img begins
 
 The method is that of arXiv:2402.17113; numbers follow the authors' implementation. No sampler and no file of the
 result is known here.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.engine.device import threads
 from layerdiffuse_mcp.engine.device.memory import memory_free
 from layerdiffuse_mcp.engine.transparency.banded_decoder import BandedDecoder
-from layerdiffuse_mcp.engine.transparency.networks import (
-    OffsetEncoder,
-    TransparentDecoder,
-    load_decoder,
-    load_offset_encoder,
-)
+from layerdiffuse_mcp.engine.transparency.networks import LATENT_CHANNELS, LATENT_DOWNSCALE, TransparentDecoder
 from layerdiffuse_mcp.errors import ImageError, ModelError
-from layerdiffuse_mcp.images.alpha import Bytes, Floats, on_level, padded_rgb, to_float
-
-__all__ = [
-    "OffsetEncoder",
-    "TransparentDecoder",
-    "decode",
-    "decoder_latent",
-    "encode_offset",
-    "load_decoder",
-    "load_offset_encoder",
-    "to_rgb8",
-    "to_rgba8",
-    "transparent_latent",
-]
-
-# The choice of the latent that the decoder sees: z / scaling_factor (the authors' diffusers code and the extension
-# that the published examples were made with), or z as it was sampled (later versions of the extension).
-DECODER_SEES_SCALED_LATENT = False
+from layerdiffuse_mcp.images.alpha import Bytes
 
 SIZE_MULTIPLE = 64  # six halvings
-LATENT_FACTOR = 8
 VIEWS = tuple((flipped, quarters) for flipped in (False, True) for quarters in range(4))
-VAE_BACKGROUND = 127  # the grey under the picture that the VAE encodes
 BYTES_PER_VIEW_PIXEL = {"cpu": 950, "cuda": 1600}  # peak activations of a float32 view at the released widths
-ENCODERS = 2  # that a picture goes through: the offset encoder and the VAE's
 SMALL = 2 * 256 * 256  # pixels up to which several views are one batch on a CPU
-
-
-def decoder_latent(z: Tensor, scaling_factor: float, shift_factor: float = 0.0) -> Tensor:
-    """The latent that `decode` takes, of a latent `z` in the sampler's space."""
-    return z if DECODER_SEES_SCALED_LATENT else z / scaling_factor + shift_factor
 
 
 @torch.inference_mode()
@@ -81,7 +46,7 @@ def decode(
     Args:
         decoder: on any device, in any float type.
         pixel: (B, 3, H, W), 0 to 1, as the VAE decodes it; H and W multiples of 8.
-        latent: (B, 4, H/8, W/8), see `decoder_latent`.
+        latent: (B, 4, H/8, W/8), the one that the decoder was trained to see.
         memory: bytes that activations may take, by default half of what is free. As many views as fit run at once: as
             one batch on a GPU, side by side on the threads of a CPU.
         on_view: called with (views done, views in all) after each view or batch of views; may raise to stop.
@@ -94,18 +59,19 @@ def decode(
         ModelError: the result is not finite.
     """
     count, _, height, width = pixel.shape
-    if pixel.shape[1] != 3 or latent.shape != (count, 4, height // LATENT_FACTOR, width // LATENT_FACTOR):
+    small = (height // LATENT_DOWNSCALE, width // LATENT_DOWNSCALE)
+    if pixel.shape[1] != 3 or latent.shape != (count, LATENT_CHANNELS, *small):
         raise ImageError(
             f"Pictures of shape {tuple(pixel.shape)} and latents of shape {tuple(latent.shape)} do not belong "
-            "together: a latent has 4 channels and an eighth of the picture's height and width."
+            f"together: a latent has {LATENT_CHANNELS} channels and an eighth of the picture's height and width."
         )
-    if height % LATENT_FACTOR or width % LATENT_FACTOR:
-        raise ImageError(f"A picture of {width}x{height} cannot be decoded: sides are multiples of {LATENT_FACTOR}.")
+    if height % LATENT_DOWNSCALE or width % LATENT_DOWNSCALE:
+        raise ImageError(f"A picture of {width}x{height} cannot be decoded: sides are multiples of {LATENT_DOWNSCALE}.")
 
     weight = decoder.conv_in.weight
     down, right = -height % SIZE_MULTIPLE, -width % SIZE_MULTIPLE
     pixel = _mirrored(pixel.to(weight), down, right)
-    latent = _mirrored(latent.to(weight), down // LATENT_FACTOR, right // LATENT_FACTOR)
+    latent = _mirrored(latent.to(weight), down // LATENT_DOWNSCALE, right // LATENT_DOWNSCALE)
 
     run = BandedDecoder(decoder) if weight.device.type == "cpu" else decoder
     views = VIEWS if augmented else VIEWS[:1]
@@ -147,54 +113,6 @@ def to_rgb8(pixels: Tensor) -> Bytes:
     opaque and transparent pictures alike.
     """
     return (pixels.movedim(-3, -1).float().clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
-
-
-@torch.inference_mode()
-def encode_offset(encoder: OffsetEncoder, rgba: Bytes) -> Tensor:
-    """The latent offset (1, 4, H/8, W/8), float32, that hides the alpha of `rgba` (H, W, 4), uint8, straight.
-
-    The encoder sees alpha and the colour continued below the transparent parts, 0 to 1.
-
-    Raises:
-        ImageError: the sides are no multiples of 8.
-    """
-    height, width = rgba.shape[:2]
-    if height % LATENT_FACTOR or width % LATENT_FACTOR:
-        raise ImageError(f"A picture of {width}x{height} cannot be encoded: sides are multiples of {LATENT_FACTOR}.")
-    argb = np.concatenate([to_float(rgba[..., 3:]), padded_rgb(rgba)], axis=-1)
-    weight = next(encoder.parameters())
-    return encoder(_to_nchw(argb).to(weight)).float()
-
-
-@torch.inference_mode()
-def transparent_latent(
-    vae: Any, encoder: OffsetEncoder, rgba: Bytes, on_network: Callable[[], None] | None = None
-) -> Tensor:
-    """A latent (1, 4, H/8, W/8), float32, in the sampler's space, that `decode` turns back into `rgba`.
-
-    It is (mean + std * offset) * scaling_factor: the offset stands where the VAE's random draw would, so nothing is
-    random here. The VAE (a diffusers AutoencoderKL) sees the picture flattened on mid-grey, in whole levels of 255.
-
-    Args:
-        rgba: (H, W, 4), uint8, straight alpha; H and W multiples of 8.
-        on_network: called after each of the `ENCODERS` networks; may raise to stop.
-
-    Raises:
-        ImageError: the sides are no multiples of 8.
-    """
-    on_network = on_network or _nothing
-    offset = encode_offset(encoder, rgba)
-    on_network()
-    flat = _to_nchw(to_float(on_level(rgba, VAE_BACKGROUND))) * 2 - 1
-    posterior = vae.encode(flat.to(device=vae.device, dtype=vae.dtype)).latent_dist
-    mean, std = posterior.mean.float(), posterior.std.float()
-    on_network()
-    shift: float = getattr(vae.config, "shift_factor", None) or 0.0
-    return (mean + std * offset.to(mean) - shift) * vae.config.scaling_factor
-
-
-def _nothing() -> None:
-    return None
 
 
 def lower_median(views: list[Tensor]) -> Tensor:
@@ -276,8 +194,3 @@ def _seen(
     if clip:
         seen = seen.clamp(0, 1)
     return [_turn_back(one, view) for one, view in zip(seen.split(1), views, strict=True)]
-
-
-def _to_nchw(picture: Floats) -> Tensor:
-    """(H, W, C) to (1, C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None]))

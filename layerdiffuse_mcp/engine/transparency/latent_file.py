@@ -12,27 +12,25 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from layerdiffuse_mcp.api.requests import MAX_SEED, MAX_SIZE
+from layerdiffuse_mcp.api.fields import MAX_SEED, MAX_SIZE
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import Cancelled, ImageError, LayerDiffuseError, LayerFileError
 from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.families.spec import LatentFormat
 
 KEY = "latent"
 SUFFIX = ".safetensors"
-LATENT_FACTOR = 8
 NUMBER = re.compile(r"[0-9]{1,10}")
-MAX_SIDE = MAX_SIZE // LATENT_FACTOR
-"""What is decoded is no larger than what can be drawn."""
+FORMATS: tuple[LatentFormat, ...] = tuple(card.latent for card in FAMILIES.values() if card.codec)
+"""Of the latents that can be decoded."""
 
 
 @dataclass(frozen=True)
 class SavedLatent:
-    """A latent (4, h, w), float32, in the sampler's space, and the picture it stands for."""
+    """A latent (C, h, w), float32, in the sampler's space, and the picture it stands for."""
 
     latent: Tensor
     width: int
@@ -57,16 +55,16 @@ def read_latent(path: Path) -> SavedLatent:
     """
     try:
         file = TensorFile(path, LayerFileError)
-        name, shape = _only_latent(file.shapes, path.name)
+        facts = file.metadata
+        family = next((known for known in FAMILIES if known == facts.get("family")), None)
+        name, shape, downscale = _only_latent(file.shapes, path.name, FAMILIES[family].latent if family else None)
         file.require_finite(iter([name]))
         latent = file.read(name).float().view(shape)
     except LayerDiffuseError as error:
         if isinstance(error, ImageError | Cancelled):
             raise
         raise ImageError(f"{path.name} cannot be read as a latent. {error}") from None
-    height, width = shape[1] * LATENT_FACTOR, shape[2] * LATENT_FACTOR
-    facts = file.metadata
-    family = next((known for known in FAMILIES if known == facts.get("family")), None)
+    height, width = shape[1] * downscale, shape[2] * downscale
     return SavedLatent(
         latent,
         _number(facts.get("width"), width, range(1, width + 1)),
@@ -77,29 +75,34 @@ def read_latent(path: Path) -> SavedLatent:
     )
 
 
-def _only_latent(shapes: Mapping[str, tuple[int, ...]], path: str) -> tuple[str, tuple[int, int, int]]:
-    """The name of the latent in a file of tensors of these shapes, and its shape without a batch of one."""
+def _only_latent(
+    shapes: Mapping[str, tuple[int, ...]], path: str, form: LatentFormat | None
+) -> tuple[str, tuple[int, int, int], int]:
+    """The name of the latent in a file of tensors of these shapes, its shape without a batch of one, its downscale.
+
+    form: what the file says it is of; one that says nothing is of any format with as many channels.
+    """
     pictures = {name: shape for name, shape in shapes.items() if len(shape) in (3, 4)}
+    forms = {one.channels: one for one in ([form] if form else reversed(FORMATS))}
     match [*pictures.items()]:
-        case [(name, (4, height, width) | (1, 4, height, width))] if min(height, width) >= 1:
-            if max(height, width) <= MAX_SIDE:
-                return name, (4, height, width)
+        case [(name, (channels, height, width) | (1, channels, height, width))] if (
+            channels in forms and min(height, width) >= 1
+        ):
+            downscale = forms[channels].downscale
+            most = MAX_SIZE // downscale  # what is decoded is no larger than what can be drawn
+            if max(height, width) <= most:
+                return name, (channels, height, width), downscale
             raise ImageError(
-                f"{path} is a latent of {width}x{height}, for a picture of {width * LATENT_FACTOR}x"
-                f"{height * LATENT_FACTOR}; at most {MAX_SIDE}x{MAX_SIDE} is decoded. Give a smaller one."
+                f"{path} is a latent of {width}x{height}, for a picture of {width * downscale}x{height * downscale}; "
+                f"at most {most}x{most} is decoded. Give a smaller one."
             )
         case _:
             found = ", ".join(f"{name[:40]} {shape}" for name, shape in islice(shapes.items(), 3)) or "none"
+            wanted = " or ".join(f"({f.channels}, height/{f.downscale}, width/{f.downscale})" for f in forms.values())
             raise ImageError(
-                f"{path} holds no transparent latent: one tensor of shape (4, height/8, width/8) is wanted, found "
+                f"{path} holds no transparent latent: one tensor of shape {wanted} is wanted, found "
                 f"{found}. Give a file written by save_latent or encode_transparent_image."
             )
-
-
-def padded(rgba: Bytes) -> Bytes:
-    """A picture continued at the right and the bottom by transparent pixels, to sides that are multiples of 8."""
-    height, width = rgba.shape[:2]
-    return np.pad(rgba, ((0, -height % LATENT_FACTOR), (0, -width % LATENT_FACTOR), (0, 0)))
 
 
 def _number(text: str | None, default: int, allowed: range) -> int:

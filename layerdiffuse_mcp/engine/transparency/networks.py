@@ -6,7 +6,7 @@ Layer Diffusion using Latent Transparency" (arXiv:2402.17113), under the key nam
 `vae_transparent_decoder` (538 tensors) and `vae_transparent_encoder` (18 tensors).
 
 The widths are read from the file, so a narrow network of the same shape loads as the released one does. How the
-networks are applied (eight views, padding, grey) is `transparency.py`'s business, not known here.
+networks are applied (eight views, padding, grey) is the business of `decode.py` and `encode.py`, not known here.
 """
 
 import math
@@ -31,6 +31,7 @@ from layerdiffuse_mcp.hub.identify import identify
 DECODER_WIDTHS = (32, 32, 64, 128, 256, 512, 512)
 ENCODER_WIDTHS = (32, 64, 128, 256)
 LATENT_CHANNELS = 4
+LATENT_DOWNSCALE = 8  # the decoder joins the latent after three halvings, and the encoder halves as often
 ATTENTION_LEVELS = 3  # the deepest levels of the decoder also attend
 HEAD_WIDTH = 8
 NORM_GROUPS = 4

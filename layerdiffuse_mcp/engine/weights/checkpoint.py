@@ -74,8 +74,14 @@ class Part:
 
     def build(self, dtype: torch.dtype | None, device: str | torch.device, where: str) -> nn.Module:
         """The network, filled. `where` names the file in errors. Raises `CheckpointError`."""
-        with torch.device("meta"):
-            module = self.make()
+        try:
+            with torch.device("meta"):
+                module = self.make()
+        except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as reason:  # as the library checks
+            raise CheckpointError(
+                f"{where}: no {self.title} can be made from what the file's header says ({reason}); "
+                "the file is damaged or of a kind that is not known here: fetch it again or use another base."
+            ) from reason
         wanted = {parameter_key(name): name for name in module.state_dict()}
         missing = [name for key, name in wanted.items() if key not in self.weights]
         if missing:

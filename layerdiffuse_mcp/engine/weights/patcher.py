@@ -4,11 +4,11 @@
     stack.set(lora, layer)      # weights = base + lora + layer
     stack.set(lora)             # only what `layer` touched is computed anew
     stack.set()                 # the base, every bit as it was loaded
-    stack.put_away(); stack.bring("cuda")       # no memory taken meanwhile; the patches are on again
-    stack.spare = 2 * 10**9                     # bytes for patched weights that a change took off, to come back at once
+    stack.offload(); stack.onload("cuda")       # no memory taken meanwhile; the patches are on again
+    stack.reserve = 2 * 10**9                   # bytes for patched weights that a change took off, to come back at once
 
 A patched weight is a pure function of the base and the list of patches, so there is no history to go wrong. Originals
-come from the memory-mapped checkpoint whenever they are needed: without `spare`, patching keeps no second copy of
+come from the memory-mapped checkpoint whenever they are needed: without `reserve`, patching keeps no second copy of
 anything. A network that has no file behind it keeps the originals of the touched weights instead. Sums are taken in
 float32 and rounded once, to the network's dtype.
 """
@@ -117,7 +117,7 @@ class PatchStack:
 
     `weights` is where the base was loaded from; without it the originals of touched weights are kept. The network may
     be moved or converted between calls of `set`, as long as it has been unpatched (`set()`) for it when nothing is
-    behind it. Weights that are put away are read and patched anew when they are brought back. Setting and bringing ask
+    behind it. Weights that are offloaded are read and patched anew when they are onloaded. Setting and onloading ask
     `cancellation.check` before each weight.
     """
 
@@ -126,27 +126,27 @@ class PatchStack:
         self.patches: tuple[Patch, ...] = ()
         self._weights = weights
         self._kept: dict[str, Tensor] = {}
-        self._away: set[str] = set()
-        self._spare = 0
+        self._offloaded: set[str] = set()
+        self._reserve = 0
         self._taken_off: list[tuple[tuple[Patch, ...], dict[str, Tensor]]] = []
 
     @property
     def bytes(self) -> int:
-        """Memory that the weights take which are not put away, and those that were taken off and kept."""
-        here = (weight for name, weight in self.module.named_parameters() if name not in self._away)
+        """Memory that the weights take which are not offloaded, and those that were taken off and kept."""
+        here = (weight for name, weight in self.module.named_parameters() if name not in self._offloaded)
         return _bytes(here) + sum(_bytes(weights.values()) for _, weights in self._taken_off)
 
     @property
-    def spare(self) -> int:
+    def reserve(self) -> int:
         """Bytes that patched weights may take which are not on the network now; the latest are kept."""
-        return self._spare
+        return self._reserve
 
-    @spare.setter
-    def spare(self, room: int) -> None:
-        self._spare = room
+    @reserve.setter
+    def reserve(self, room: int) -> None:
+        self._reserve = room
         self._make_room(0)
 
-    def put_away(self, names: Iterable[str] | None = None, dtype: torch.dtype | None = None) -> None:
+    def offload(self, names: Iterable[str] | None = None, dtype: torch.dtype | None = None) -> None:
         """Let go of the weights of these names, or of all; in their place stands NaN of the same shape in `dtype`.
 
         Only for a network that has a file behind it.
@@ -156,21 +156,21 @@ class PatchStack:
         for name in [name for name, _ in self.module.named_parameters()] if names is None else names:
             weight = self.module.get_parameter(name)
             weight.data = torch.full((), torch.nan, dtype=dtype or weight.dtype).expand(weight.shape)
-            self._away.add(name)
+            self._offloaded.add(name)
 
     @torch.no_grad()
-    def bring(self, device: torch.device | str, names: Iterable[str] | None = None) -> None:
-        """Put the weights of these names, or of all, on `device`, patched, where they are put away."""
-        for name in list(self._away) if names is None else names:
-            if name in self._away:
+    def onload(self, device: torch.device | str, names: Iterable[str] | None = None) -> None:
+        """Put the weights of these names, or of all, on `device`, patched, where they are offloaded."""
+        for name in list(self._offloaded) if names is None else names:
+            if name in self._offloaded:
                 check()
                 self.module.get_parameter(name).data = self.weight(name, device)
-                self._away.discard(name)
+                self._offloaded.discard(name)
                 _note_channels(self.module, name)
 
     def weight(self, name: str, device: torch.device | str) -> Tensor:
-        """The patched weight on `device`, in the parameter's dtype, whether it is put away or not. To be read only."""
-        if name not in self._away:
+        """The patched weight on `device`, in the parameter's dtype, whether it is offloaded or not. To be read only."""
+        if name not in self._offloaded:
             return self.module.get_parameter(name).data.to(device)
         return self._sum(name, tuple(patch for patch in self.patches if name in patch.offsets), device)
 
@@ -178,7 +178,7 @@ class PatchStack:
         """Make the weights base + `patches`, in this order. What no change touches is left alone.
 
         If that is not done to the end (memory ran out, the job was cancelled) there are no patches any more: where
-        there is a file behind the network, what was touched is put away, at once and without memory, else it is the
+        there is a file behind the network, what was touched is offloaded, at once and without memory, else it is the
         base's again. Then the error is passed on.
         """
         if _same(patches, self.patches):
@@ -203,7 +203,7 @@ class PatchStack:
         self.patches = ()
         self._taken_off.clear()
         if self._weights is not None:
-            self.put_away(touched)
+            self.offload(touched)
             return
         for name in touched:
             self._write(name, ())
@@ -218,9 +218,9 @@ class PatchStack:
 
     def _take_off(self, before: tuple[Patch, ...], patches: tuple[Patch, ...]) -> None:
         """Keep the patched weights that a change from `before` to `patches` takes off, if there is room for them."""
-        changed = _changes(before, patches).keys() & _touched(before).keys() - self._away
+        changed = _changes(before, patches).keys() & _touched(before).keys() - self._offloaded
         weights = {name: self.module.get_parameter(name).data for name in changed}
-        if weights and _bytes(weights.values()) <= self._spare:
+        if weights and _bytes(weights.values()) <= self._reserve:
             self._make_room(_bytes(weights.values()))
             self._taken_off.append((before, weights))
 
@@ -233,14 +233,14 @@ class PatchStack:
         return {}
 
     def _make_room(self, needed: int) -> None:
-        """Let go of the longest kept weights until `needed` bytes are spare."""
-        while self._taken_off and needed + sum(_bytes(w.values()) for _, w in self._taken_off) > self._spare:
+        """Let go of the longest kept weights until `needed` bytes of the reserve are free."""
+        while self._taken_off and needed + sum(_bytes(w.values()) for _, w in self._taken_off) > self._reserve:
             del self._taken_off[0]
 
     @torch.no_grad()
     def _write(self, name: str, patches: tuple[Patch, ...], known: Tensor | None = None) -> None:
         """Make a weight the base's plus `patches`; `known` is that sum, if it fits the parameter as it is now."""
-        if name in self._away:
+        if name in self._offloaded:
             return
         parameter = self.module.get_parameter(name)
         if patches and self._weights is None:

@@ -1,188 +1,354 @@
-"""The drawing tools: one table of what each takes, one function that draws.
+"""The drawing tools: each builds a `GenerateRequest` of what it is given, and runs it as a job."""
 
-Every row makes a `GenerateRequest`; which pictures are given decides the task where a
-tool has more than one.
-"""
-
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 
+from layerdiffuse_mcp.api.fields import (
+    DRAW_SEED,
+    RESIZE_MODE,
+    STRENGTH,
+    Count,
+    Denoising,
+    Guidance,
+    LayerWeight,
+    ModelName,
+    NegativePrompt,
+    Omittable,
+    Prompt,
+    ResizeMode,
+    SamplerName,
+    SaveLatent,
+    ScheduleName,
+    Seed,
+    Size,
+    Steps,
+    StopAt,
+)
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.families.spec import ROLES, Role, Task
+from layerdiffuse_mcp.families.spec import Role, Task
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.declare import WRITES, Declaration
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Keep, Services, services
-from layerdiffuse_mcp.server.tools.parameters import DRAWING
+from layerdiffuse_mcp.server.tools.parameters import (
+    Background,
+    BackgroundPrompt,
+    Blended,
+    BlendedPrompt,
+    Foreground,
+    ForegroundPrompt,
+    Image,
+    Mask,
+    Preview,
+    RecipeFrom,
+    TransparentMethod,
+    Wait,
+)
 
-Inputs = frozenset[Role]
+Files = Mapping[Role, str | None]
 
-FIRST = ("prompt", "negative_prompt")
-COMMON = (
-    "model", "seed", "count", "width", "height", "steps", "sampler", "schedule", "guidance_scale",
-    "preview", "wait_seconds",
-)  # fmt: skip
-SHOWN_DEFAULTS = ("strength", "seed", "count", "resize_mode", "save_latent")
-"""Parameters whose default is a constant rather than the method's advice."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A row: a drawing tool. `tasks` says what the given pictures make of it."""
-
-    name: str
-    title: str
-    description: str
-    tasks: Mapping[Inputs, Task]
-    takes: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    layer_prompts: tuple[Role, ...] = field(default=())
-
-    @property
-    def pictures(self) -> tuple[Role, ...]:
-        """Layers that it may be given."""
-        return tuple(role for role in ROLES if any(role in inputs for inputs in self.tasks))
-
-    @property
-    def required(self) -> frozenset[str]:
-        """The names of those that cannot be left out."""
-        always = [role for role in ROLES if all(role in inputs for inputs in self.tasks)]
-        return frozenset({*self.needs, *always, *(() if "recipe_from" in self.takes else ("prompt",))})
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The names of its parameters, in order."""
-        own = tuple(f"{role}_prompt" for role in self.layer_prompts)
-        return (*FIRST, *self.needs, *self.pictures, *own, *self.takes, *COMMON)
+BLENDED: Mapping[frozenset[Role], Task] = {
+    frozenset({"foreground"}): Task.BLENDED_FROM_FOREGROUND,
+    frozenset({"background"}): Task.BLENDED_FROM_BACKGROUND,
+}
+EXTRACTED: Mapping[frozenset[Role], Task] = {
+    frozenset({"blended", "background"}): Task.EXTRACT_FOREGROUND,
+    frozenset({"blended", "foreground"}): Task.EXTRACT_BACKGROUND,
+}
+"""Tasks by the pictures given, for tools that have more than one."""
 
 
-NONE: Inputs = frozenset()
-ACTS = ("layer_weight", "stop_at")
-
-ROWS = (
-    Drawing(
-        "generate_transparent", "Draw a transparent picture",
-        "Draw subjects with real alpha (soft edges, glass, hair) as RGBA PNG files. "
-        "Describe the subject alone; a background prompt spoils the cut-out.",
-        {NONE: Task.TRANSPARENT}, takes=("recipe_from", "method", *ACTS, "save_latent"),
-    ),
-    Drawing(
-        "edit_transparent", "Change a transparent picture",
-        "Redraw an RGBA picture, or its masked part, after a prompt; the result has real alpha too.",
-        {NONE: Task.TRANSPARENT}, needs=("image",), takes=("mask", "strength", "resize_mode", *ACTS),
-    ),
-    Drawing(
-        "generate_layers", "Draw foreground, background and blended together",
-        "Draw a matching layer set at once: transparent foreground, opaque background, and both blended. SD1.5 models.",
-        {NONE: Task.LAYERS}, layer_prompts=("foreground", "background", "blended"),
-    ),
-    Drawing(
-        "generate_background_from_foreground", "Draw a background for a foreground",
-        "Draw a background that fits an RGBA foreground, and the two blended. The prompt describes the whole scene.",
-        {frozenset({"foreground"}): Task.BACKGROUND_FROM_FOREGROUND},
-        takes=("resize_mode", *ACTS), layer_prompts=("background", "blended"),
-    ),
-    Drawing(
-        "generate_foreground_from_background", "Draw a foreground for a background",
-        "Draw a transparent foreground that fits a background, and the two blended.",
-        {frozenset({"background"}): Task.FOREGROUND_FROM_BACKGROUND},
-        takes=("resize_mode", "layer_weight"), layer_prompts=("foreground", "blended"),
-    ),
-    Drawing(
-        "generate_blended", "Draw a scene around a layer",
-        "Draw the blended scene for either a foreground or a background.",
-        {
-            frozenset({"foreground"}): Task.BLENDED_FROM_FOREGROUND,
-            frozenset({"background"}): Task.BLENDED_FROM_BACKGROUND,
-        },
-        takes=("resize_mode", "layer_weight"),
-    ),
-    Drawing(
-        "extract_layer", "Take a layer out of a blended picture",
-        "Blended and background give the transparent foreground; blended and foreground the background. SDXL models.",
-        {
-            frozenset({"blended", "background"}): Task.EXTRACT_FOREGROUND,
-            frozenset({"blended", "foreground"}): Task.EXTRACT_BACKGROUND,
-        },
-        takes=("resize_mode", *ACTS),
-    ),
-)  # fmt: skip
-"""The drawing tools."""
-
-
-def _declared(row: Drawing) -> Declaration:
-    async def draw(ctx: Context[Services], **given: Any) -> CallToolResult:
-        arguments = {name: value for name, value in given.items() if value is not None}
-        preview, wait_seconds = arguments.pop("preview", True), arguments.pop("wait_seconds", None)
-        request = await anyio.to_thread.run_sync(_request, services(ctx), row, arguments)
-        return await run(ctx, request, row.name, wait_seconds=wait_seconds, preview=preview)
-
-    draw.__name__, draw.__doc__ = row.name, row.description
-    fields = GenerateRequest.model_fields
-    defaults = {name: fields[name].default for name in row.parameters if name in SHOWN_DEFAULTS} | {"preview": True}
-    return Declaration(
-        draw, row.title, WRITES, JobResult, defaults, 3 if row is ROWS[0] else 0,
-        signature=_all_of_them, takes=row.parameters, required=row.required,
+async def generate_transparent(
+    ctx: Context[Services],
+    *,
+    prompt: Omittable[Prompt] = None,
+    negative_prompt: Omittable[NegativePrompt] = None,
+    recipe_from: Omittable[RecipeFrom] = None,
+    method: Omittable[TransparentMethod] = None,
+    layer_weight: Omittable[LayerWeight] = None,
+    stop_at: Omittable[StopAt] = None,
+    save_latent: Omittable[SaveLatent] = None,
+    model: Omittable[ModelName] = None,
+    seed: Omittable[Seed] = None,
+    count: Omittable[Count] = None,
+    width: Omittable[Size] = None,
+    height: Omittable[Size] = None,
+    steps: Omittable[Steps] = None,
+    sampler: Omittable[SamplerName] = None,
+    schedule: Omittable[ScheduleName] = None,
+    guidance_scale: Omittable[Guidance] = None,
+    preview: Preview = True,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Draw subjects with real alpha (soft edges, glass, hair) as RGBA PNG files; returns their paths and alpha
+    facts. Describe the subject alone; a background prompt spoils the cut-out.
+    """
+    return await _draw(
+        ctx, "generate_transparent", preview=preview, wait_seconds=wait_seconds, task=Task.TRANSPARENT,
+        prompt=prompt, negative_prompt=negative_prompt, recipe_from=recipe_from, method=method,
+        layer_weight=layer_weight, stop_at=stop_at, save_latent=save_latent, model=model, seed=seed, count=count,
+        width=width, height=height, steps=steps, sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
     )  # fmt: skip
 
 
-async def _all_of_them(ctx: Context[Services], **given: Any) -> CallToolResult:
-    """What every drawing tool may take, for one model of their arguments."""
-    raise NotImplementedError
+async def edit_transparent(
+    ctx: Context[Services],
+    *,
+    prompt: Prompt,
+    image: Image,
+    mask: Omittable[Mask] = None,
+    negative_prompt: NegativePrompt = "",
+    strength: Denoising = STRENGTH,
+    resize_mode: ResizeMode = RESIZE_MODE,
+    layer_weight: Omittable[LayerWeight] = None,
+    stop_at: Omittable[StopAt] = None,
+    model: Omittable[ModelName] = None,
+    seed: Seed = DRAW_SEED,
+    count: Count = 1,
+    width: Omittable[Size] = None,
+    height: Omittable[Size] = None,
+    steps: Omittable[Steps] = None,
+    sampler: Omittable[SamplerName] = None,
+    schedule: Omittable[ScheduleName] = None,
+    guidance_scale: Omittable[Guidance] = None,
+    preview: Preview = True,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Redraw an RGBA picture, or its masked part, after a prompt; returns the path of a picture with real alpha
+    too.
+    """
+    return await _draw(
+        ctx, "edit_transparent", preview=preview, wait_seconds=wait_seconds, task=Task.TRANSPARENT,
+        prompt=prompt, image=image, mask=mask, negative_prompt=negative_prompt, strength=strength,
+        resize_mode=resize_mode, layer_weight=layer_weight, stop_at=stop_at, model=model, seed=seed, count=count,
+        width=width, height=height, steps=steps, sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
+    )  # fmt: skip
 
 
-_all_of_them.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
-    [
-        inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Services]),
-        *(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind | None)
-            for name, kind in DRAWING.items()
-        ),
-    ],
-    return_annotation=CallToolResult,
-)
-TOOLS = tuple(_declared(row) for row in ROWS)
+async def generate_layers(
+    ctx: Context[Services],
+    *,
+    prompt: Prompt,
+    negative_prompt: NegativePrompt = "",
+    foreground_prompt: ForegroundPrompt = "",
+    background_prompt: BackgroundPrompt = "",
+    blended_prompt: BlendedPrompt = "",
+    model: Omittable[ModelName] = None,
+    seed: Seed = DRAW_SEED,
+    count: Count = 1,
+    width: Omittable[Size] = None,
+    height: Omittable[Size] = None,
+    steps: Omittable[Steps] = None,
+    sampler: Omittable[SamplerName] = None,
+    schedule: Omittable[ScheduleName] = None,
+    guidance_scale: Omittable[Guidance] = None,
+    preview: Preview = True,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Draw a matching layer set at once: transparent foreground, opaque background, and both blended; returns the
+    three paths. SD1.5 models.
+    """
+    own = {"foreground": foreground_prompt, "background": background_prompt, "blended": blended_prompt}
+    return await _draw(
+        ctx, "generate_layers", preview=preview, wait_seconds=wait_seconds, task=Task.LAYERS, layer_prompts=own,
+        prompt=prompt, negative_prompt=negative_prompt, model=model, seed=seed, count=count, width=width,
+        height=height, steps=steps, sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
+    )  # fmt: skip
 
 
-def _request(known: Services, row: Drawing, arguments: dict[str, Any]) -> GenerateRequest:
-    """The request that the arguments ask for; reads files, so it belongs in a thread."""
+async def generate_background_from_foreground(
+    ctx: Context[Services],
+    *,
+    prompt: Prompt,
+    foreground: Foreground,
+    negative_prompt: NegativePrompt = "",
+    background_prompt: BackgroundPrompt = "",
+    blended_prompt: BlendedPrompt = "",
+    resize_mode: ResizeMode = RESIZE_MODE,
+    layer_weight: Omittable[LayerWeight] = None,
+    stop_at: Omittable[StopAt] = None,
+    model: Omittable[ModelName] = None,
+    seed: Seed = DRAW_SEED,
+    count: Count = 1,
+    width: Omittable[Size] = None,
+    height: Omittable[Size] = None,
+    steps: Omittable[Steps] = None,
+    sampler: Omittable[SamplerName] = None,
+    schedule: Omittable[ScheduleName] = None,
+    guidance_scale: Omittable[Guidance] = None,
+    preview: Preview = True,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Draw a background that fits an RGBA foreground, and the two blended; returns both paths. The prompt
+    describes the whole scene.
+    """
+    own = {"background": background_prompt, "blended": blended_prompt}
+    return await _draw(
+        ctx, "generate_background_from_foreground", preview=preview, wait_seconds=wait_seconds,
+        task=Task.BACKGROUND_FROM_FOREGROUND,
+        inputs={"foreground": foreground}, layer_prompts=own,
+        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
+        stop_at=stop_at, model=model, seed=seed, count=count, width=width, height=height, steps=steps,
+        sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
+    )  # fmt: skip
+
+
+async def generate_foreground_from_background(
+    ctx: Context[Services],
+    *,
+    prompt: Prompt,
+    background: Background,
+    negative_prompt: NegativePrompt = "",
+    foreground_prompt: ForegroundPrompt = "",
+    blended_prompt: BlendedPrompt = "",
+    resize_mode: ResizeMode = RESIZE_MODE,
+    layer_weight: Omittable[LayerWeight] = None,
+    model: Omittable[ModelName] = None,
+    seed: Seed = DRAW_SEED,
+    count: Count = 1,
+    width: Omittable[Size] = None,
+    height: Omittable[Size] = None,
+    steps: Omittable[Steps] = None,
+    sampler: Omittable[SamplerName] = None,
+    schedule: Omittable[ScheduleName] = None,
+    guidance_scale: Omittable[Guidance] = None,
+    preview: Preview = True,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Draw a transparent foreground that fits a background, and the two blended; returns both paths."""
+    own = {"foreground": foreground_prompt, "blended": blended_prompt}
+    return await _draw(
+        ctx, "generate_foreground_from_background", preview=preview, wait_seconds=wait_seconds,
+        task=Task.FOREGROUND_FROM_BACKGROUND,
+        inputs={"background": background}, layer_prompts=own,
+        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
+        model=model, seed=seed, count=count, width=width, height=height, steps=steps, sampler=sampler,
+        schedule=schedule, guidance_scale=guidance_scale,
+    )  # fmt: skip
+
+
+async def generate_blended(
+    ctx: Context[Services],
+    *,
+    prompt: Prompt,
+    foreground: Omittable[Foreground] = None,
+    background: Omittable[Background] = None,
+    negative_prompt: NegativePrompt = "",
+    resize_mode: ResizeMode = RESIZE_MODE,
+    layer_weight: Omittable[LayerWeight] = None,
+    model: Omittable[ModelName] = None,
+    seed: Seed = DRAW_SEED,
+    count: Count = 1,
+    width: Omittable[Size] = None,
+    height: Omittable[Size] = None,
+    steps: Omittable[Steps] = None,
+    sampler: Omittable[SamplerName] = None,
+    schedule: Omittable[ScheduleName] = None,
+    guidance_scale: Omittable[Guidance] = None,
+    preview: Preview = True,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Draw the blended scene for either a foreground or a background; returns the path of the opaque picture."""
+    inputs: Files = {"foreground": foreground, "background": background}
+    task = _task_of("generate_blended", inputs, BLENDED)
+    return await _draw(
+        ctx, "generate_blended", preview=preview, wait_seconds=wait_seconds, task=task, inputs=inputs,
+        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
+        model=model, seed=seed, count=count, width=width, height=height, steps=steps, sampler=sampler,
+        schedule=schedule, guidance_scale=guidance_scale,
+    )  # fmt: skip
+
+
+async def extract_layer(
+    ctx: Context[Services],
+    *,
+    prompt: Prompt,
+    blended: Blended,
+    foreground: Omittable[Foreground] = None,
+    background: Omittable[Background] = None,
+    negative_prompt: NegativePrompt = "",
+    resize_mode: ResizeMode = RESIZE_MODE,
+    layer_weight: Omittable[LayerWeight] = None,
+    stop_at: Omittable[StopAt] = None,
+    model: Omittable[ModelName] = None,
+    seed: Seed = DRAW_SEED,
+    count: Count = 1,
+    width: Omittable[Size] = None,
+    height: Omittable[Size] = None,
+    steps: Omittable[Steps] = None,
+    sampler: Omittable[SamplerName] = None,
+    schedule: Omittable[ScheduleName] = None,
+    guidance_scale: Omittable[Guidance] = None,
+    preview: Preview = True,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Take a layer out of a blended picture and return its path: blended and background give the transparent
+    foreground, blended and foreground the background. SDXL models.
+    """
+    inputs: Files = {"foreground": foreground, "background": background, "blended": blended}
+    task = _task_of("extract_layer", inputs, EXTRACTED)
+    return await _draw(
+        ctx, "extract_layer", preview=preview, wait_seconds=wait_seconds, task=task, inputs=inputs,
+        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
+        stop_at=stop_at, model=model, seed=seed, count=count, width=width, height=height, steps=steps,
+        sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
+    )  # fmt: skip
+
+
+async def _draw(
+    ctx: Context[Services],
+    what: str,
+    *,
+    preview: bool,
+    wait_seconds: float | None,
+    recipe_from: str | None = None,
+    inputs: Files | None = None,
+    layer_prompts: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> CallToolResult:
+    """Draw what the fields of a `GenerateRequest` say, those that are None left open."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    if files := {role: file for role, file in (inputs or {}).items() if file is not None}:
+        given["inputs"] = files
+    if prompts := {role: text for role, text in (layer_prompts or {}).items() if text}:
+        given["layer_prompts"] = prompts
+    request = await anyio.to_thread.run_sync(partial(_request, services(ctx), given, recipe_from))
+    return await run(ctx, request, what, wait_seconds=wait_seconds, preview=preview)
+
+
+def _request(known: Services, given: Mapping[str, Any], recipe_from: str | None) -> GenerateRequest:
+    """The request for the fields given; reads files, so it belongs in a thread."""
     from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
 
-    source = arguments.pop("recipe_from", None)
     with known.contents.keeping() as keep:
-        if source is None:
-            fields = _fields(known, row, arguments, keep)
-            fields["task"] = _task(row, frozenset(fields.get("inputs", {})))
-            request = validated(GenerateRequest, fields)
+        if recipe_from is None:
+            request = validated(GenerateRequest, _kept(known, given, keep))
         else:
-            with known.readable(source) as opened:
+            with known.readable(recipe_from) as opened:
                 recipe = read_recipe(opened.file, known.settings.max_pixels)
-            changes = _fields(known, row, arguments, keep)
-            request = request_from(recipe, changes, lambda wanted: known.find(wanted, keep))
+            changes = {name: value for name, value in given.items() if name != "task"}
+            request = request_from(recipe, _kept(known, changes, keep), lambda wanted: known.find(wanted, keep))
     return request
 
 
-def _fields(known: Services, row: Drawing, arguments: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
-    """The arguments under the names that a request has for them."""
-    fields = dict(arguments)
-    inputs = {role: known.picture(fields.pop(role), keep) for role in row.pictures if role in fields}
-    prompts = {role: fields.pop(f"{role}_prompt") for role in row.layer_prompts if f"{role}_prompt" in fields}
-    fields |= {name: known.picture(fields[name], keep) for name in ("image", "mask") if name in fields}
-    fields |= {name: value for name, value in (("inputs", inputs), ("layer_prompts", prompts)) if value}
-    return fields
+def _kept(known: Services, given: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+    """The same fields with copies of the pictures that they name."""
+    pictures: dict[str, Any] = {name: known.picture(given[name], keep) for name in ("image", "mask") if name in given}
+    if "inputs" in given:
+        pictures["inputs"] = {role: known.picture(file, keep) for role, file in given["inputs"].items()}
+    return {**given, **pictures}
 
 
-def _task(row: Drawing, given: Inputs) -> Task:
-    task = row.tasks.get(given)
-    if task is None:
-        ways = " or ".join(" and ".join(sorted(inputs)) for inputs in row.tasks)
+def _task_of(tool: str, inputs: Files, tasks: Mapping[frozenset[Role], Task]) -> Task:
+    """The task that the pictures given make."""
+    given: frozenset[Role] = frozenset(role for role, file in inputs.items() if file is not None)
+    if given not in tasks:
+        ways = " or ".join(" and ".join(sorted(roles)) for roles in tasks)
         got = " and ".join(sorted(given)) or "no picture"
-        raise InvalidRequest(f"{row.name} takes {ways}, and got {got}. Give paths or image ids of exactly those.")
-    return task
+        raise InvalidRequest(f"{tool} takes {ways}, and got {got}. Give paths or image ids of exactly those.")
+    return tasks[given]

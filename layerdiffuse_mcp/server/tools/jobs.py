@@ -6,9 +6,9 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
+from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.calls import result, wait
-from layerdiffuse_mcp.server.declare import READS, STOPS, Declaration
 from layerdiffuse_mcp.server.results import JobResult, facts_of, plain
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import JobId, Preview, Wait
@@ -41,15 +41,15 @@ class Stopped(BaseModel):
 
 
 async def get_job(
-    ctx: Context[Services], job_id: JobId, preview: Preview = True, wait_seconds: Wait | None = None
-) -> CallToolResult:
+    ctx: Context[Services], job_id: JobId, preview: Preview = True, wait_seconds: Omittable[Wait] = None
+) -> Annotated[CallToolResult, JobResult]:
     """Wait for a job and get its full result, or its progress if it is not done in time. Waiting does not own it."""
     job = services(ctx).jobs.get(job_id)
     await wait(ctx, job, wait_seconds)
     return await result(ctx, job, preview=preview)
 
 
-async def cancel_job(ctx: Context[Services], job_id: JobId) -> CallToolResult:
+async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToolResult, Stopped]:
     """Stop a job: at once while it waits, at its next step while it runs. A finished job stays as it is."""
     jobs = services(ctx).jobs
     job = jobs.get(job_id)
@@ -64,9 +64,9 @@ async def cancel_job(ctx: Context[Services], job_id: JobId) -> CallToolResult:
 
 async def list_jobs(
     ctx: Context[Services],
-    status: Annotated[State | None, Field(description="Only jobs in this state")] = None,
-    limit: Annotated[int, Field(ge=1, le=100, description="Newest so many")] = 20,
-) -> CallToolResult:
+    status: Omittable[Annotated[State, Field(description="Only jobs in this state; default: all")]] = None,
+    limit: Annotated[int, Field(ge=1, le=100, description="How many jobs to list, the newest first")] = 20,
+) -> Annotated[CallToolResult, JobList]:
     """List the jobs of this server since it started."""
     jobs = services(ctx).jobs
     found = [job for job in jobs.newest_first() if status in (None, job.state)]
@@ -90,10 +90,3 @@ def _line(job: Job, message: str) -> JobLine:
 
 def _state(line: JobLine) -> str:
     return line.status.value if line.message == line.status.value else f"{line.status.value}, {line.message}"
-
-
-TOOLS = (
-    Declaration(get_job, "Wait for a job", READS, JobResult, levels=0),
-    Declaration(cancel_job, "Cancel a job", STOPS, Stopped),
-    Declaration(list_jobs, "List jobs", READS, JobList, levels=2),
-)

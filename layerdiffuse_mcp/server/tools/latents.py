@@ -6,22 +6,22 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 
+from layerdiffuse_mcp.api.fields import ModelName, Omittable
 from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.declare import WRITES, Declaration
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Services, services
-from layerdiffuse_mcp.server.tools.parameters import Model, Preview, Wait, named
+from layerdiffuse_mcp.server.tools.parameters import Image, Preview, Wait, file_field
 
 
 async def decode_transparent_latent(
     ctx: Context[Services],
-    latent: Annotated[str, named("Path of a .safetensors latent")],
-    model: Model | None = None,
+    latent: Annotated[str, file_field("Path of a .safetensors latent that this server saved")],
+    model: Omittable[ModelName] = None,
     preview: Preview = True,
-    wait_seconds: Wait | None = None,
-) -> CallToolResult:
-    """Decode a saved transparent latent into an RGBA PNG. generate_transparent saves one with save_latent."""
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Decode a saved transparent latent into an RGBA PNG and return its path. save_latent saves one."""
     known = services(ctx)
 
     def made() -> DecodeRequest:
@@ -34,11 +34,11 @@ async def decode_transparent_latent(
 
 async def encode_transparent_image(
     ctx: Context[Services],
-    image: Annotated[str, named("RGBA, path or image id")],
-    model: Model | None = None,
-    wait_seconds: Wait | None = None,
-) -> CallToolResult:
-    """Encode an RGBA picture into a transparent latent, saved as safetensors."""
+    image: Image,
+    model: Omittable[ModelName] = None,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Encode an RGBA picture into a transparent latent, saved as safetensors; returns its path."""
     known = services(ctx)
 
     def made() -> EncodeRequest:
@@ -47,9 +47,3 @@ async def encode_transparent_image(
 
     request = await anyio.to_thread.run_sync(made)
     return await run(ctx, request, "encode_transparent_image", wait_seconds=wait_seconds)
-
-
-TOOLS = (
-    Declaration(decode_transparent_latent, "Decode a transparent latent", WRITES, JobResult, levels=0),
-    Declaration(encode_transparent_image, "Encode a picture into a transparent latent", WRITES, JobResult, levels=0),
-)

@@ -7,18 +7,18 @@ from typing import Annotated, Any
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.api.fields import ModelName, Omittable
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import Phase
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.server.calls import run, unload
-from layerdiffuse_mcp.server.declare import FETCHES, FREES, READS, Declaration
 from layerdiffuse_mcp.server.results import JobResult, plain
 from layerdiffuse_mcp.server.services import Services, services
-from layerdiffuse_mcp.server.tools.parameters import Model, Wait
+from layerdiffuse_mcp.server.tools.parameters import Wait
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable
 
@@ -63,7 +63,7 @@ class ServerStatus(BaseModel):
     versions: dict[str, str]
 
 
-async def list_models(ctx: Context[Services]) -> CallToolResult:
+async def list_models(ctx: Context[Services]) -> Annotated[CallToolResult, ModelList]:
     """List the base models: which are on this machine, what each can do, size and licence."""
     settings = services(ctx).settings
     found = await anyio.to_thread.run_sync(_models, settings)
@@ -83,26 +83,26 @@ async def list_models(ctx: Context[Services]) -> CallToolResult:
 
 async def prepare_model(
     ctx: Context[Services],
-    model: Model | None = None,
-    task: Annotated[Task, WithJsonSchema({"type": "string"}), Field(description="One of list_models")] = (
-        Task.TRANSPARENT
-    ),
-    wait_seconds: Wait | None = None,
-) -> CallToolResult:
+    model: Omittable[ModelName] = None,
+    task: Annotated[
+        Task, Field(description="What the model is to do; list_models says what each can")
+    ] = Task.TRANSPARENT,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResult]:
     """Fetch what a model lacks for a task (gigabytes for real bases) and load it: the next call is warm."""
     return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
 
 
 async def unload_models(
-    ctx: Context[Services], model: Model | None = None, wait_seconds: Wait | None = None
-) -> CallToolResult:
+    ctx: Context[Services], model: Omittable[ModelName] = None, wait_seconds: Omittable[Wait] = None
+) -> Annotated[CallToolResult, JobResult]:
     """Drop the named model, or all, from memory; the next call loads it again."""
     if model is not None:
         model = (await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)).name
     return await unload(ctx, model, wait_seconds)
 
 
-async def server_status(ctx: Context[Services]) -> CallToolResult:
+async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, ServerStatus]:
     """Report device, memory, loaded models, queue, folders and versions. Answers at once, also during a job."""
     known = services(ctx)
     settings, jobs = known.settings, known.jobs
@@ -176,11 +176,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-TOOLS = (
-    Declaration(list_models, "List models", READS, ModelList, levels=2),
-    Declaration(prepare_model, "Prepare a model", FETCHES, JobResult, levels=0),
-    Declaration(unload_models, "Unload models", FREES, JobResult, levels=0),
-    Declaration(server_status, "Server status", READS, ServerStatus, levels=1),
-)

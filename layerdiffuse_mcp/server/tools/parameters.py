@@ -1,67 +1,56 @@
-"""Parameters that several tools share, in the few words that a catalogue has room for.
-
-Types and bounds are those of the request; `requests.py` describes them at length, here
-agents read the short form.
-"""
+"""Parameters that several tools share and no request has: files, waiting, previews, a layer's own prompt."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from layerdiffuse_mcp.api import requests
+from layerdiffuse_mcp.api.fields import MAX_PROMPT_CHARACTERS, OneOf
+from layerdiffuse_mcp.api.requests import can_do
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Task
 
+TRANSPARENT_METHODS = tuple(method for method in METHODS if can_do(method, Task.TRANSPARENT))
 
-def named(what: str) -> Any:
+
+def file_field(description: str) -> Any:
     """Annotation of a file that is read: by path, or by the id of a picture that this server made."""
-    return Field(min_length=1, max_length=4096, description=what)
+    return Field(min_length=1, max_length=4096, description=description)
 
 
-def picture(what: str) -> Any:
-    """The type of such a file."""
-    return Annotated[str, named(what)]
+def _layer_prompt(role: str) -> Any:
+    description = f"What the {role} shows; it is put before prompt for this layer alone"
+    return Field(max_length=MAX_PROMPT_CHARACTERS, description=description)
 
 
-def short(kind: Any, words: str) -> Any:
-    """The same type with a shorter description."""
-    return Annotated[kind, Field(description=words)]
+Preview = Annotated[bool, Field(description="Attach a small preview of the result; the files are whole without it")]
+Wait = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="Seconds to wait for the result, 50 unless set otherwise; then a job_id for get_job is returned",
+    ),
+]
+JobId = Annotated[str, Field(min_length=1, max_length=100, description="Id of a job, from the call that began it")]
 
-
-Model = Annotated[requests.ModelName, Field(description="From list_models")]
-Preview = Annotated[bool, Field(description="Attach a small one")]
-Wait = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False, description="Default 50; then a job_id")]
-TRANSPARENT_METHODS = tuple(method for method in METHODS if requests.can_do(method, Task.TRANSPARENT))
-JobId = Annotated[str, Field(min_length=1, max_length=100, description="From the call that began it")]
-
-DRAWING: dict[str, Any] = {
-    "prompt": short(requests.Prompt, "What to draw; (word:1.2) stresses"),
-    "negative_prompt": requests.NegativePrompt,
-    "image": picture("RGBA, path or image id"),
-    "mask": picture("Where it is white, image changes; default: everywhere"),
-    "strength": short(requests.Denoising, "0.2 keeps the shape, 1 redraws all"),
-    "foreground": picture("RGBA, path or image id"),
-    "background": picture("Path or image id"),
-    "blended": picture("Path or image id"),
-    "foreground_prompt": short(requests.Prompt, "Its own prompt"),
-    "background_prompt": short(requests.Prompt, "Its own prompt"),
-    "blended_prompt": short(requests.Prompt, "Its own prompt"),
-    "model": Model,
-    "method": Annotated[str, requests.OneOf(TRANSPARENT_METHODS, "method"), Field(description="Default attn")],
-    "seed": short(requests.Seed, "-1 draws one"),
-    "count": short(requests.Count, "Results"),
-    "width": short(requests.Size, "Pixels; default: native"),
-    "height": short(requests.Size, "As width"),
-    "steps": short(requests.Steps, "Default: advised"),
-    "sampler": short(requests.SamplerName, "Default: advised"),
-    "schedule": short(requests.ScheduleName, "Default: advised"),
-    "guidance_scale": short(requests.Guidance, "Default: advised"),
-    "layer_weight": short(requests.LayerWeight, "SDXL; default 1"),
-    "stop_at": short(requests.StopAt, "Share of steps it acts in"),
-    "resize_mode": short(requests.ResizeMode, "Fit to width, height"),
-    "save_latent": short(bool, "Save the latent too"),
-    "recipe_from": picture("Picture to draw again, changed as given"),
-    "preview": Preview,
-    "wait_seconds": Wait,
-}
-"""What a drawing tool may take, by name."""
+Foreground = Annotated[str, file_field("RGBA picture of the foreground: a path or an image id")]
+Background = Annotated[str, file_field("Picture of the background: a path or an image id")]
+Blended = Annotated[str, file_field("Picture with both layers blended: a path or an image id")]
+Image = Annotated[str, file_field("RGBA picture: a path or an image id")]
+Mask = Annotated[
+    str, file_field("Picture that is white where image is to change: a path or an image id; default: everywhere")
+]
+RecipeFrom = Annotated[
+    str,
+    file_field(
+        "Picture that this server drew, a path or an image id: it is drawn again by its recipe, "
+        "changed by the other parameters given"
+    ),
+]
+ForegroundPrompt = Annotated[str, _layer_prompt("foreground")]
+BackgroundPrompt = Annotated[str, _layer_prompt("background")]
+BlendedPrompt = Annotated[str, _layer_prompt("blended picture")]
+TransparentMethod = Annotated[
+    str, OneOf(TRANSPARENT_METHODS, "method"), Field(description="Layer method; default: the attn one of the family")
+]

@@ -9,6 +9,7 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel, ConfigDict, Field
 
+from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, Progress
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.images import tasks
@@ -19,10 +20,9 @@ from layerdiffuse_mcp.jobs.queue import HEARTBEAT
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.outputs.writer import save
 from layerdiffuse_mcp.server.calls import Reporter
-from layerdiffuse_mcp.server.declare import READS, WRITES, Declaration
 from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, link_to, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
-from layerdiffuse_mcp.server.tools.parameters import Preview, named
+from layerdiffuse_mcp.server.tools.parameters import Preview, file_field
 
 MAX_LAYERS = 64
 
@@ -32,12 +32,12 @@ class PlacedLayer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image: Annotated[str, named("Path or image id")]
-    name: Annotated[str, Field(max_length=100)] = ""
-    x: Annotated[int, Field(ge=-30_000, le=30_000)] = 0
-    y: Annotated[int, Field(ge=-30_000, le=30_000)] = 0
-    scale: Annotated[float, Field(gt=0, le=64, allow_inf_nan=False)] = 1
-    opacity: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
+    image: Annotated[str, file_field("Path or image id of a picture")]
+    name: Annotated[str, Field(max_length=100, description="Layer name in psd and ora; default: the file's")] = ""
+    x: Annotated[int, Field(ge=-30_000, le=30_000, description="Pixels from the canvas' left edge")] = 0
+    y: Annotated[int, Field(ge=-30_000, le=30_000, description="Pixels from the canvas' top edge")] = 0
+    scale: Annotated[float, Field(gt=0, le=64, allow_inf_nan=False, description="Factor of its size")] = 1
+    opacity: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="0 is invisible, 1 as it is")] = 1
 
 
 class Composed(BaseModel):
@@ -69,16 +69,32 @@ class Inspected(BaseModel):
 
 async def compose_layers(
     ctx: Context[Services],
-    layers: Annotated[list[PlacedLayer], Field(min_length=1, max_length=MAX_LAYERS, description="The lowest first")],
-    width: Annotated[int, Field(ge=1, le=30_000, description="Canvas; default: fits")] | None = None,
-    height: Annotated[int, Field(ge=1, le=30_000, description="Canvas")] | None = None,
-    background: Annotated[str, named("Colour, path or image id; default: none")] | None = None,
-    trim: Annotated[bool, Field(description="Cut to what is visible")] = False,
-    pad: Annotated[int, Field(ge=0, le=4096, description="Pixels on every side")] = 0,
-    format: Annotated[Literal["png", "webp", "psd", "ora"], Field(description="psd, ora keep named layers")] = "png",
-    name: Annotated[str, Field(max_length=100, description="For the file's name")] = "composition",
+    layers: Annotated[
+        list[PlacedLayer],
+        Field(
+            min_length=1,
+            max_length=MAX_LAYERS,
+            description="Pictures to put together, the lowest first",
+            examples=[[{"image": "scene.png"}, {"image": "apple.png", "x": 40, "y": 96, "scale": 0.5}]],
+        ),
+    ],
+    width: Omittable[
+        Annotated[
+            int, Field(ge=1, le=30_000, description="Canvas width in pixels, with height; default: fits the layers")
+        ]
+    ] = None,
+    height: Omittable[Annotated[int, Field(ge=1, le=30_000, description="Canvas height in pixels, with width")]] = None,
+    background: Omittable[
+        Annotated[str, file_field("What lies below: a colour, a path or an image id; default: nothing")]
+    ] = None,
+    trim: Annotated[bool, Field(description="Cut the result to what is visible")] = False,
+    pad: Annotated[int, Field(ge=0, le=4096, description="Transparent pixels to add on every side")] = 0,
+    format: Annotated[
+        Literal["png", "webp", "psd", "ora"], Field(description="Kind of file; psd and ora keep the named layers")
+    ] = "png",
+    name: Annotated[str, Field(max_length=100, description="Beginning of the file's name")] = "composition",
     preview: Preview = True,
-) -> CallToolResult:
+) -> Annotated[CallToolResult, Composed]:
     """Put finished pictures together exactly, pixel for pixel, and export them. Also trims, pads, scales, flattens."""
     known = services(ctx)
     if (width is None) != (height is None):
@@ -116,10 +132,12 @@ async def compose_layers(
 
 async def inspect_image(
     ctx: Context[Services],
-    image: Annotated[str, named("Path or image id")],
-    background: Annotated[str, Field(max_length=50, description="Colour or checkerboard")] = ("checkerboard"),
+    image: Annotated[str, file_field("Path or image id of a picture")],
+    background: Annotated[
+        str, Field(max_length=50, description="What the preview is shown on: a colour or checkerboard")
+    ] = "checkerboard",
     preview: Preview = True,
-) -> CallToolResult:
+) -> Annotated[CallToolResult, Inspected]:
     """Tell what a picture's alpha holds, its bounding box, halo and embedded recipe, and show it on a background."""
     known = services(ctx)
 
@@ -190,6 +208,7 @@ async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix
             role="blended", path=path, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
         )
         job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=composed.notes))
+        await anyio.to_thread.run_sync(known.jobs.index.add, [made], "", job.id)
     assert job is not None
     return job
 
@@ -207,9 +226,3 @@ def _background(known: Services, given: str | None, keep: Keep) -> Path | tasks.
     if colour is None:
         raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
     return colour
-
-
-TOOLS = (
-    Declaration(compose_layers, "Put layers together", WRITES, Composed, levels=1),
-    Declaration(inspect_image, "Look at a picture", READS, Inspected, levels=1),
-)

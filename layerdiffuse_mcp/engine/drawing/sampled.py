@@ -1,0 +1,98 @@
+"""The drawer of the Stable Diffusion families: plans to layers, by our own pipeline.
+
+    [layers] = draw([plan], model, Pictures(), meter, show)
+
+A plan's stages run one after another; each hands its pictures to the next. Plans that differ only in
+`plan.MAY_DIFFER` share their batches.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from layerdiffuse_mcp.api.plan import DrawPlan
+from layerdiffuse_mcp.engine.models.components import LoraUse
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.pipeline import prompts
+from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, pixels_of_result, results_of
+from layerdiffuse_mcp.engine.pipeline.latents import Edit, stage_levels
+from layerdiffuse_mcp.engine.pipeline.pipeline import draw_stage
+from layerdiffuse_mcp.engine.pipeline.previews import Show
+from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
+from layerdiffuse_mcp.engine.transparency.decode import VIEWS
+from layerdiffuse_mcp.engine.types import LayerImage
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import Role
+from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.text.emphasis import extract_loras
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that plans start from: by role (H, W, 4), uint8, any size; and the one to edit."""
+
+    layers: Mapping[Role, Bytes] = field(default_factory=dict[Role, Bytes])
+    edit: Edit | None = None
+
+
+def draw(
+    plans: Sequence[DrawPlan], model: StableDiffusion, pictures: Pictures, meter: Meter, show: Show
+) -> list[list[LayerImage]]:
+    """Run plans (see `plan.make_plan`); returns for each every layer of every result, results first.
+
+    Args:
+        plans: at least one; they differ at most in `plan.MAY_DIFFER` and name the same LoRAs.
+        pictures: what all of them start from.
+        show: sees each step.
+
+    Raises:
+        ModelError: a layer file is missing or does not fit, or the numbers overflowed.
+        Cancelled: the meter's callback stopped the run.
+    """
+    use_loras(plans[0], model)
+    results = results_of([without_tags(plan) for plan in plans])
+    plan, pixels = results[0].plan, pixels_of_result(plans[0], model.latent)
+    _expect(plan, len(results), model, meter)
+    layers: dict[int, list[LayerImage]] = {id(result): [] for result in results}
+    at_once = max(1, model.pixels_at_once // pixels)
+    for batch in batches(results, partial(prompts.lengths, model=model), at_once):
+        model.batch = len(batch), pixels
+        for result, drawn in zip(batch, _draw_batch(plan, model, batch, pictures, meter, show), strict=True):
+            layers[id(result)] += drawn
+    ordered = iter(results)
+    return [[layer for _ in range(plan.count) for layer in layers[id(next(ordered))]] for plan in plans]
+
+
+def _draw_batch(
+    plan: DrawPlan, model: StableDiffusion, batch: Sequence[Result], pictures: Pictures, meter: Meter, show: Show
+) -> list[list[LayerImage]]:
+    """All stages for a batch; the layers of each result."""
+    layers: list[list[LayerImage]] = [[] for _ in batch]
+    there: dict[Role, Sequence[Bytes]] = {role: [picture] * len(batch) for role, picture in pictures.layers.items()}
+    for stage in plan.stages:
+        outputs = METHODS[stage.method].outputs
+        drawn = draw_stage(stage, model, batch, there, pictures.edit, meter, show)
+        there |= {role: [one.pixels for one in drawn if one.role == role] for role in outputs}
+        for number, layer in enumerate(drawn):
+            layers[number // len(outputs)].append(layer)
+    return layers
+
+
+def use_loras(plan: DrawPlan, model: StableDiffusion) -> None:
+    """Put the LoRAs that a plan names on the model, and take others off."""
+    paths = model.components.files.loras
+    model.components.use_loras(tuple(LoraUse(paths[one.name], one.strength, one.text_strength) for one in plan.loras))
+
+
+def without_tags(plan: DrawPlan) -> DrawPlan:
+    """The plan as the text encoders read it: its prompts without `<lora:...>` tags."""
+    prompts = {role: extract_loras(text)[0] for role, text in plan.layer_prompts.items()}
+    return plan.model_copy(update={"prompt": extract_loras(plan.prompt)[0], "layer_prompts": prompts})
+
+
+def _expect(plan: DrawPlan, count: int, model: StableDiffusion, meter: Meter) -> None:
+    """Announce the work for `count` results of the plan."""
+    for stage in plan.stages:
+        meter.expect(stage_levels(stage, plan, model).steps * NETWORK_STEP * count)
+        if METHODS[stage.method].transparent:
+            meter.expect(len(VIEWS) * count * DECODED_VIEW)

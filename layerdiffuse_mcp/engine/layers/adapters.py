@@ -1,0 +1,57 @@
+"""How layer files act on a denoiser: one small protocol, a table of those who keep it.
+
+    adapter = ADAPTERS[method.adapter]
+    condition = adapter.condition(model, pictures) if method.inputs else None
+    with adapter.applied(model, networks, method, strength, condition) as layered:
+        ...                                  # layered.layered is a Network, layered.base one without the file
+
+Adapters take networks and give networks, so that one can be applied on top of another, in a plan's order.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import Tensor
+
+from layerdiffuse_mcp.engine.layers.attention_sharing import AttentionSharing
+from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures
+from layerdiffuse_mcp.engine.layers.weight_offset import WeightOffset
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.types import Conditioning, Networks
+from layerdiffuse_mcp.families.spec import LayerMethod
+
+
+class LayerAdapter(Protocol):
+    """What a layer mechanism can do."""
+
+    def condition(self, model: StableDiffusion, inputs: ConditionPictures) -> Tensor:
+        """What the method's pictures become, computed once for a batch."""
+        ...
+
+    def conditioned(self, conditioning: Conditioning, condition: Tensor) -> Conditioning:
+        """A conditioning with as much of the condition as goes into the denoiser itself."""
+        ...
+
+    def applied(
+        self,
+        model: StableDiffusion,
+        networks: Networks,
+        method: LayerMethod,
+        strength: float,
+        condition: Tensor | None = None,
+        prompts: Sequence[Tensor | None] = (),
+    ) -> AbstractContextManager[Networks]:
+        """The networks with the method's file on them.
+
+        prompts: embeddings (1 or N, T, C), N results, of the frames that have a prompt of their own, else None.
+
+        Raises:
+            ModelNotFound: the file is not on this machine.
+            LayerFileError: it is damaged or does not fit.
+        """
+        ...
+
+
+ADAPTERS: dict[str, LayerAdapter] = {"weight_offset": WeightOffset(), "attention_sharing": AttentionSharing()}
+"""By `LayerMethod.adapter`."""

@@ -1,0 +1,45 @@
+"""Which files a picture was drawn with: their versions as they are read, their checksums when a recipe wants them.
+
+provenance = Provenance(hashes, base=version)
+provenance.note("layer_xl_fg2ble.safetensors", version)    # was read: its checksum begins in the background
+provenance.identify(["layer_xl_fg2ble.safetensors"], report)     # {"model": "1fe6c7ec54", "layer_...": "..."}
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+from layerdiffuse_mcp.hub.hashes import BackgroundHashes
+from layerdiffuse_mcp.hub.versions import FileVersion
+from layerdiffuse_mcp.recipes.recipe import BASE
+
+
+class Provenance:
+    """The files that one model reads. base: the base's file, None where it is a folder."""
+
+    def __init__(self, hashes: BackgroundHashes | None = None, base: FileVersion | None = None) -> None:
+        self._hashes = hashes or BackgroundHashes()
+        self._base = base
+        self._read: dict[str, FileVersion] = {}
+        self._loras: tuple[FileVersion, ...] = ()
+
+    def note(self, name: str, version: FileVersion) -> None:
+        """A layer or transparency file was read; `name` is its published one."""
+        self._read[name] = version
+        self._hashes.start(version)
+
+    def note_loras(self, versions: Sequence[FileVersion]) -> None:
+        """These LoRAs are on the base now, and no others."""
+        self._loras = tuple(versions)
+        self._hashes.start(*versions)
+
+    def identify(self, names: Collection[str], report: Callable[[str], None]) -> dict[str, str | None]:
+        """The SHA-256 of the base, as `BASE`, of `names` where they were read, and of LoRAs.
+
+        None for a folder, and for a file that was replaced meanwhile. What has not been read for its checksum yet is
+        waited for, and `report` told so; raising from it ends that.
+        """
+        used = {name: version for name, version in self._read.items() if name in names}
+        used |= {version.path.name: version for version in self._loras}
+        return {
+            name: version and self._hashes.sha256(version, report)
+            for name, version in {BASE: self._base, **used}.items()
+        }

@@ -1,0 +1,80 @@
+"""A family's pair of transparency networks, as one thing: RGBA to a latent and back.
+
+    codec = AlphaCodec(model)
+    latent = codec.encode(rgba)
+    rgba = codec.decode(latent)
+
+Which files they are, and which latent the decoder sees, is the family's `Codec`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.sampling.latent_space import to_unscaled
+from layerdiffuse_mcp.engine.transparency.decode import decode, to_rgba8
+from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
+from layerdiffuse_mcp.engine.transparency.networks import (
+    OffsetEncoder,
+    TransparentDecoder,
+    load_decoder,
+    load_offset_encoder,
+)
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.spec import Codec, LatentFormat
+from layerdiffuse_mcp.images.alpha import Bytes
+
+
+class AlphaCodec:
+    """The transparency networks of a model; their files are read when they are first used.
+
+    Raises `InvalidRequest` for a family that has none; its methods `ModelNotFound` or `LayerFileError` when a file is
+    absent or damaged.
+    """
+
+    def __init__(self, model: StableDiffusion) -> None:
+        if model.spec.codec is None:
+            raise InvalidRequest(f"{model.spec.title} models have no transparent latents; name another model.")
+        self._model = model
+        self._files = model.spec.codec
+
+    @property
+    def encoder(self) -> OffsetEncoder:
+        """The offset encoder, on the device."""
+        return self._read(self._files.encoder, load_offset_encoder)
+
+    @property
+    def decoder(self) -> TransparentDecoder:
+        """The transparent decoder, on the device."""
+        return self._read(self._files.decoder, load_decoder)
+
+    def encode(self, rgba: Bytes, on_network: Callable[[], None] | None = None) -> Tensor:
+        """See `transparent_latent`: (H, W, 4), uint8, to (1, C, h, w), float32, as sampled."""
+        return transparent_latent(self._model.vae, self.encoder, rgba, on_network)
+
+    def decode(self, latent: Tensor, on_view: Callable[[int], None] | None = None) -> Bytes:
+        """A sampled latent (C, h, w) as RGBA (H, W, 4), uint8, straight alpha; `on_view(n)`: n more views are done."""
+        reported = 0
+
+        def report(done: int, _: int) -> None:
+            nonlocal reported
+            if on_view is not None:
+                on_view(done - reported)
+            reported = done
+
+        pixel = self._model.decode_latents(latent[None])
+        seen = seen_latent(latent[None].to(pixel), self._files, self._model.latent)
+        return to_rgba8(decode(self.decoder, pixel, seen, on_view=report))[0]
+
+    def _read(self, name: str, load: Callable[..., Any]) -> Any:
+        components = self._model.components
+        components.onload("pictures")
+        dtype, device = components.dtype("pictures"), components.placement.device
+        return components.read(name, lambda path: load(path, dtype, device), phase="pictures")
+
+
+def seen_latent(latent: Tensor, codec: Codec, form: LatentFormat) -> Tensor:
+    """What the decoder is shown of sampled latents (B, C, h, w): see `Codec.sees`."""
+    return to_unscaled(latent, form) if codec.sees == "unscaled" else latent

@@ -1,0 +1,250 @@
+"""The index of pictures that were made here: what each holds, and which job it came of, also after a restart.
+
+    index = Index(settings)
+    index.add(outcome.images, outcome.model, job.id)    # once they are on disk
+    index.find("job-863032aa", 1)                       # the picture of that id, as an Entry
+    index.newest(20)                                    # Entries; their recipes: read_recipe(entry.path)
+
+One SQLite file in the user's state folder, for all of the user's servers: write-ahead log, one connection and one short
+transaction an operation. Each server sees what lies below its own output folder. The pictures are the truth: where the
+file is lost, damaged or of another `VERSION`, those below the output folder that hold a recipe are read in again, in
+the background; only which job they came of is lost with it. An index that cannot be used is warned of once, and
+nothing else fails. Every method may be called in any thread, and reads and writes files: not in an event loop.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import platformdirs
+
+from layerdiffuse_mcp.api.outcome import ImageResult
+from layerdiffuse_mcp.errors import ImageError
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.images.files import valid_text
+from layerdiffuse_mcp.outputs.folder import Folder
+from layerdiffuse_mcp.settings import Settings
+
+VERSION = 1
+"""Of the tables; it stands in the file's name, so that servers of two versions do not take each other's for damaged."""
+BUSY = 2.0
+"""Seconds to wait for another server's transaction, which takes milliseconds."""
+SEARCHED, READ, BATCH = 50_000, 2_000, 50
+"""Files that a rebuilding looks at, the newest of them that it reads, and how many it writes at once."""
+PAUSE = 0.005
+"""Seconds between two pictures that are read in: whatever else is done is not to feel it."""
+LONGEST_TEXT = 20_000
+_BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+"""What SQLite says of a damaged file; the last, of one whose tables are not ours."""
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """A picture. `job` and `number` are None where they are not known, as is whatever its file does not say."""
+
+    path: Path
+    job: str | None
+    number: int | None
+    role: str | None
+    width: int | None
+    height: int | None
+    seed: int | None
+    prompt: str | None
+    model: str | None
+    family: str | None
+    verdict: str | None
+    time: float
+
+
+_COLUMNS = ", ".join(Entry._fields)
+_TABLES = (
+    f"CREATE TABLE IF NOT EXISTS pictures ({_COLUMNS}, PRIMARY KEY (path))",
+    "CREATE INDEX IF NOT EXISTS by_job ON pictures (job, number)",
+    "CREATE INDEX IF NOT EXISTS by_time ON pictures (time)",
+    "CREATE TABLE IF NOT EXISTS folders (path PRIMARY KEY)",
+)
+"""`folders` are the output folders whose pictures have been read in."""
+_INSERT = f"INTO pictures ({_COLUMNS}) VALUES ({', '.join('?' * len(Entry._fields))})"
+_SELECT = f"SELECT {_COLUMNS} FROM pictures WHERE substr(path, 1, length(:below)) = :below"
+"""Paths are bytes: a file name need not be UTF-8."""
+
+
+def index_file() -> Path:
+    """Where the index is kept."""
+    return platformdirs.user_state_path("layerdiffuse") / f"pictures-{VERSION}.sqlite"
+
+
+class Index:
+    """What is known of the pictures below the output folder; with `history` off nothing is kept or found."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._output = Path(os.path.realpath(settings.output))
+        self._below = {"below": os.path.join(os.fsencode(self._output), b"")}
+        self._history = settings.history
+        self._warned = False
+        self.rebuilding: threading.Thread | None = None
+
+    def add(self, images: Sequence[ImageResult], model: str = "", job: str | None = None) -> None:
+        """Take in pictures that are on disk, in the order in which the job numbers them."""
+        if not images or not self._history:
+            return
+        rows: list[Any] = []
+        for number, image in enumerate(images, 1):
+            with contextlib.suppress(OSError):
+                entry = _entry_of(Path(os.path.realpath(image.path)))
+                entry = entry._replace(role=image.role, width=image.width, height=image.height, seed=image.seed)
+                entry = entry._replace(job=job, number=number if job else None, model=_text(model) or entry.model)
+                rows.append(_row(entry))
+        self._do(lambda connection: connection.executemany(f"INSERT OR REPLACE {_INSERT}", rows), None)
+
+    def find(self, job: str, number: int) -> Entry | None:
+        """The picture of a job, if it was made below the output folder; one whose file is gone is found once more."""
+        query = f"{_SELECT} AND job = :job AND number = :number"
+        found = self._entries(query, {"job": job, "number": number})
+        return found[0] if found else None
+
+    def newest(self, limit: int) -> list[Entry]:
+        """The pictures that were made last, the newest first."""
+        found = self._entries(f"{_SELECT} ORDER BY time DESC LIMIT :limit", {"limit": limit})
+        return [entry for entry in found if os.path.lexists(entry.path)]
+
+    def _entries(self, query: str, values: dict[str, Any]) -> list[Entry]:
+        """What is found; rows whose file is gone are dropped."""
+
+        def found(connection: sqlite3.Connection) -> list[Entry]:
+            rows = connection.execute(query, self._below | values).fetchall()
+            gone = [row[:1] for row in rows if not os.path.lexists(row[0])]
+            connection.executemany("DELETE FROM pictures WHERE path = ?", gone)
+            return [Entry(Path(os.fsdecode(row[0])), *row[1:]) for row in rows]
+
+        return self._do(found, [])
+
+    def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """What `work` returns, done in one transaction; `otherwise` where there is no index, or none that works."""
+        if not self._history:
+            return otherwise
+        try:
+            try:
+                return self._transaction(work)
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BROKEN:
+                    raise
+                logger.warning("the index of pictures is damaged (%s) and is made anew", error)
+                _remove(index_file())
+                return self._transaction(work)
+        except (sqlite3.Error, OSError) as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning("%s cannot be used (%s): image ids will not outlast this server", index_file(), error)
+            return otherwise
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        _make_private(index_file())
+        with contextlib.closing(sqlite3.connect(index_file(), timeout=BUSY, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("BEGIN IMMEDIATE")
+            for table in _TABLES:
+                connection.execute(table)
+            result = work(connection)
+            known = connection.execute("SELECT 1 FROM folders WHERE path = :below", self._below).fetchone()
+            connection.execute("COMMIT")
+        if known is None and not (self.rebuilding and self.rebuilding.is_alive()):
+            self.rebuilding = threading.Thread(target=self._rebuild, daemon=True, name="index")
+            self.rebuilding.start()
+        return result
+
+    def _rebuild(self) -> None:
+        """Read in the newest pictures below the output folder that hold a recipe."""
+        try:
+            waiting = iter(_newest_files(self._output))
+            while batch := list(islice(waiting, BATCH)):
+                rows: list[Any] = []
+                for path in batch:
+                    time.sleep(PAUSE)
+                    with contextlib.suppress(OSError):
+                        entry = _entry_of(path)
+                        rows += [_row(entry)] if entry.prompt is not None else []
+                if self._do(lambda db, rows=rows: db.executemany(f"INSERT OR IGNORE {_INSERT}", rows), None) is None:
+                    return
+            self._do(lambda db: db.execute("INSERT OR IGNORE INTO folders VALUES (:below)", self._below), None)
+        except Exception:  # a thread's end that nobody sees
+            logger.exception("the pictures in %s could not be read in", self._output)
+
+
+def _entry_of(path: Path) -> Entry:
+    """What a file says of itself; raises OSError when it is gone."""
+    from layerdiffuse_mcp.images.png import read_recipe
+
+    recipe: dict[str, Any] = {}
+    changed = path.lstat().st_mtime
+    with contextlib.suppress(ImageError):
+        recipe = read_recipe(path) or {}
+    request = recipe["request"] if isinstance(recipe.get("request"), dict) else {}
+    role, prompt, model = _text(recipe.get("role")), _text(request.get("prompt")), _text(request.get("model"))
+    width, height, seed = (_number(request.get(name)) for name in ("width", "height", "seed"))
+    return Entry(path, None, None, role, width, height, seed, prompt, model, _family(request), None, changed)
+
+
+def _family(request: dict[str, Any]) -> str | None:
+    """The family whose methods the recipe's stages name."""
+    match request.get("stages"):
+        case [{"method": str(method)}, *_]:
+            return next((name for name, card in FAMILIES.items() if method in card.methods), None)
+        case _:
+            return None
+
+
+def _text(value: object) -> str | None:
+    return valid_text(value[:LONGEST_TEXT]) if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 2**63 else None
+
+
+def _row(entry: Entry) -> tuple[Any, ...]:
+    return (os.fsencode(entry.path), *entry[1:])
+
+
+def _newest_files(output: Path) -> list[Path]:
+    """The newest PNG files below a folder; hidden folders and links are passed over."""
+    return [path for _, path in sorted(islice(_png_files(output), SEARCHED), reverse=True)[:READ]]
+
+
+def _png_files(output: Path) -> Iterator[tuple[float, Path]]:
+    for root, below, names in os.walk(output):
+        below[:] = sorted((name for name in below if not name.startswith(".")), reverse=True)  # the last days first
+        for path in (Path(root, name) for name in names if name.endswith(".png")):
+            with contextlib.suppress(OSError):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield found.st_mtime, path
+
+
+def _make_private(file: Path) -> None:
+    """Make the file, if it is not there, for its user alone; SQLite gives the files beside it the same rights.
+
+    One that is there is not opened: to close it would lift the locks of the process's other connections.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _remove(file: Path) -> None:
+    """Remove a damaged index, unless another server is about it."""
+    with Folder.open(file.parent) as folder:
+        if folder.lock() is not False:
+            for suffix in ("-wal", "-shm", ""):
+                folder.remove(file.name + suffix)

@@ -1,0 +1,101 @@
+"""How a function becomes a tool: the SDK's own way, with strict names and our errors as written.
+
+    TOOLS = (Row(list_models, "List models", READS), ...)
+    server = MCPServer(..., tools=[row.tool() for row in TOOLS])
+
+A tool's parameters, bounds and descriptions are those of the function's annotations; its result's schema is
+that of the model in `Annotated[CallToolResult, Model]`; its description is the docstring.
+Three points differ from the SDK: a name that is no parameter is refused rather than ignored, null means left
+out, and an error reaches the agent without a prefix. Schemas hold no references, which not every client follows.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import ToolAnnotations
+from pydantic import ValidationError
+
+from layerdiffuse_mcp.api.fields import explain, near
+from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.wording import quoted
+
+# What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+FETCHES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=True)
+FREES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+STOPS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+
+class Row(NamedTuple):
+    """A row of the table of tools."""
+
+    function: Callable[..., Any]
+    title: str
+    annotations: ToolAnnotations
+
+    @property
+    def name(self) -> str:
+        """The tool's name."""
+        return self.function.__name__
+
+    def tool(self) -> "StrictTool":
+        """The tool as the server takes it."""
+        description = " ".join((self.function.__doc__ or "").split())
+        made = StrictTool.from_function(
+            self.function, title=self.title, description=description, annotations=self.annotations
+        )
+        made.parameters = {"required": [], "additionalProperties": False, **inlined(made.parameters)}
+        made.fn_metadata.output_schema = inlined(made.fn_metadata.output_schema or {})
+        return made
+
+
+class StrictTool(Tool):
+    """A tool whose errors are one plain message: what was wrong, what is allowed, what to do."""
+
+    @classmethod
+    def from_function(cls, *args: Any, **options: Any) -> "StrictTool":
+        """As the SDK's; it makes one of this class."""
+        return cast(StrictTool, super().from_function(*args, **options))
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        """Run the tool; raises ToolError with our own text for everything that we foresaw."""
+        allowed = self.parameters["properties"]
+        given = {name: value for name, value in arguments.items() if value is not None}
+        for name in arguments:
+            if name not in allowed:
+                raise ToolError(f"{self.name} has no parameter {quoted(name)}. {near(name, allowed)}")
+        if missing := [name for name in self.parameters["required"] if name not in given]:
+            wanted = "; ".join(f"{name}: {allowed[name]['description']}" for name in missing)
+            raise ToolError(f"{self.name} needs {' and '.join(missing)}. Required is {wanted}.")
+        try:
+            return await super().run(given, context, convert_result)
+        except ToolError as error:
+            match error.__cause__:
+                case LayerDiffuseError() as cause:
+                    raise ToolError(str(cause)) from cause
+                case ValidationError() as cause if not isinstance(error, UnexpectedToolError):
+                    raise ToolError(explain(cause)) from cause
+                case _:
+                    raise
+
+
+def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with what it refers to in its place; its models hold no circle."""
+    definitions = schema.get("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        match node:
+            case {"$ref": reference, **rest}:
+                return resolved({**definitions[reference.removeprefix("#/$defs/")], **rest})
+            case {**items}:
+                return {name: resolved(value) for name, value in items.items()}
+            case [*items]:
+                return [resolved(value) for value in items]
+            case _:
+                return node
+
+    return resolved({name: value for name, value in schema.items() if name != "$defs"})

@@ -1,0 +1,291 @@
+"""The index outlives servers, is shared by them, is made anew from the pictures, and never fails a drawing."""
+
+import logging
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import BlobResourceContents
+
+from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, PictureFacts
+from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.outputs import index as indexes
+from layerdiffuse_mcp.outputs.index import Entry, Index, index_file
+from layerdiffuse_mcp.outputs.writer import saved
+from layerdiffuse_mcp.server.app import create_server
+from layerdiffuse_mcp.settings import Settings
+from tests.results import facts_of, text_of
+
+PATIENCE = 60
+PIXELS = np.full((8, 8, 4), 255, np.uint8)
+STAGES = [{"method": "layer_sd15_transparent_attn"}]
+
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's state folder, new for every test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def connect(settings: Settings, rehearsal: str) -> Connect:
+    """Opens a client on a new server over the same folders."""
+
+    @asynccontextmanager
+    async def open_client(**changes: object) -> AsyncIterator[Client]:
+        changed = settings.model_copy(update=changes)
+        async with Client(create_server(changed, lambda given: LocalBackend(given, rehearsal))) as client:
+            yield client
+
+    return open_client
+
+
+def draw(settings: Settings, prompt: str = "a red apple", count: int = 1) -> tuple[ImageResult, ...]:
+    """Pictures on disk that hold the recipe of a prompt."""
+    facts = PictureFacts(role="foreground", width=8, height=8, seed=7, alpha=None)
+    request = {"prompt": prompt, "seed": 7, "model": "pocket", "width": 8, "height": 8, "stages": STAGES}
+    data = png_bytes(PIXELS, recipe={"format": 2, "role": "foreground", "request": request})
+    files = tuple(EncodedFile(name=f"apple-{number}.png", data=data, picture=facts) for number in range(count))
+    return saved(Outcome(encoded=files), settings.output).images
+
+
+def rebuilt(index: Index) -> list[Entry]:
+    """What is there when an index was asked and has read in what it lacked."""
+    index.newest(1)
+    if index.rebuilding:
+        index.rebuilding.join(PATIENCE)
+        assert not index.rebuilding.is_alive()
+    return index.newest(100)
+
+
+async def composed(client: Client, picture: Path) -> dict[str, Any]:
+    return facts_of(await client.call_tool("compose_layers", {"layers": [{"image": str(picture)}], "preview": False}))
+
+
+def test_a_picture_is_known_by_its_job_and_with_all_that_its_file_says(settings: Settings):
+    first, second = draw(settings, count=2)
+    Index(settings).add([first, second], "pocket", "job-1")
+    found = Index(settings).find("job-1", 2)
+    assert found is not None
+    assert found == Entry(
+        second.path, "job-1", 2, "foreground", 8, 8, 7, "a red apple", "pocket", "sd15", None, found.time
+    )
+    assert Index(settings).find("job-1", 3) is None
+    assert Index(settings).find("job-2", 1) is None
+
+
+def test_the_index_is_for_its_user_alone(settings: Settings, state: Path):
+    Index(settings).add(draw(settings), "pocket", "job-1")
+    assert stat.S_IMODE(index_file().stat().st_mode) == 0o600
+    assert stat.S_IMODE((state / "layerdiffuse").stat().st_mode) == 0o700
+
+
+@pytest.mark.anyio
+async def test_the_id_of_a_drawn_picture_outlasts_the_server(connect: Connect):
+    async with connect() as client:
+        drawn = facts_of(await client.call_tool("generate_transparent", {"prompt": "draw", "preview": False}))
+    [image] = drawn["images"]
+    async with connect() as client:
+        read = (await client.read_resource(image["uri"])).contents[0]
+        assert isinstance(read, BlobResourceContents)
+        assert read.mime_type == "image/png"
+        assert (await client.list_resources()).resources == []
+
+
+@pytest.mark.anyio
+async def test_the_id_of_a_composition_can_be_given_to_a_tool_after_a_restart(connect: Connect, settings: Settings):
+    [picture] = draw(settings)
+    async with connect() as client:
+        made = await composed(client, picture.path)
+    async with connect() as client:
+        for given in (made["uri"], made["uri"].rpartition("/")[2]):
+            found = facts_of(await client.call_tool("inspect_image", {"image": given, "preview": False}))
+            assert found["path"] == made["path"]
+
+
+@pytest.mark.anyio
+async def test_an_id_opens_nothing_below_another_output_folder_or_through_a_link(
+    connect: Connect, settings: Settings, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    [picture] = draw(settings)
+    async with connect() as client:
+        made = await composed(client, picture.path)
+    async with connect(output_dir=tmp_path / "other") as client:
+        with pytest.raises(MCPError, match="There is no job"):
+            await client.read_resource(made["uri"])
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    secret.write_bytes(Path(made["path"]).read_bytes())
+    Path(made["path"]).unlink()
+    Path(made["path"]).symlink_to(secret)
+    async with connect() as client:
+        result = await client.call_tool("inspect_image", {"image": made["uri"]})
+        assert result.is_error
+        assert "lies outside" in text_of(result)
+        with pytest.raises(MCPError, match="something else is in its place"):
+            await client.read_resource(made["uri"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("history", [True, False])
+async def test_a_file_that_is_gone_is_named_once_and_one_without_history_never(
+    connect: Connect, settings: Settings, history: bool
+):
+    [picture] = draw(settings)
+    async with connect(history=history) as client:
+        made = await composed(client, picture.path)
+    Path(made["path"]).rename(settings.output / "moved.png")
+    async with connect(history=history) as client:
+        texts = [text_of(await client.call_tool("inspect_image", {"image": made["uri"]})) for _ in range(2)]
+    assert ("There is no file" in texts[0]) == history
+    assert "There is no job" in texts[1]
+    assert index_file().exists() == history
+
+
+def test_several_servers_write_at_once_into_a_new_index(settings: Settings, tmp_path: Path):
+    [picture] = draw(settings)
+    script = (
+        "import sys; from pathlib import Path; from layerdiffuse_mcp.settings import Settings\n"
+        "from layerdiffuse_mcp.api.outcome import ImageResult; from layerdiffuse_mcp.outputs.index import Index\n"
+        "index = Index(Settings(output_dir=Path(sys.argv[2]).parent.parent))\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for number in range(25):\n"
+        "    path = Path(sys.argv[2]).with_name(f'{sys.argv[1]}-{number}.png'); path.write_bytes(b'')\n"
+        "    facts = dict(role='foreground', width=1, height=1, seed=0, alpha=None)\n"
+        "    index.add([ImageResult(path=path, **facts)], 'pocket', f'job-{sys.argv[1]}x{number}')\n"
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, name, str(picture.path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name in "ab"
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    assert [writer.communicate(timeout=PATIENCE)[1] for writer in writers] == ["", ""]
+    index = Index(settings)
+    assert all(index.find(f"job-{name}x{number}", 1) for name in "ab" for number in range(25))
+
+
+def spoil_lost() -> None:
+    index_file().unlink()
+
+
+def spoil_bytes() -> None:
+    index_file().write_bytes(b"no database at all" * 1000)
+
+
+def spoil_half() -> None:
+    with open(index_file(), "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096 * 4)
+
+
+def spoil_tables() -> None:
+    with closing(sqlite3.connect(index_file())) as connection:
+        connection.execute("DROP TABLE pictures")
+        connection.execute("CREATE TABLE pictures (job, number, time)")
+        connection.commit()
+
+
+def spoil_nothing_left() -> None:
+    index_file().write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [spoil_lost, spoil_bytes, spoil_half, spoil_tables, spoil_nothing_left])
+def test_a_lost_or_damaged_index_is_made_anew_from_the_recipes_in_the_pictures(
+    settings: Settings, spoil: Callable[[], None]
+):
+    index = Index(settings)
+    index.add(draw(settings, "a red apple"), "pocket", "job-1")
+    index.add(draw(settings, "a green pear"), "pocket", "job-2")
+    before = rebuilt(index)
+    assert len(before) == 2
+    spoil()
+    assert sorted(rebuilt(Index(settings))) == sorted(entry._replace(job=None, number=None) for entry in before)
+    Index(settings).add(draw(settings), "pocket", "job-3")
+    assert Index(settings).find("job-3", 1) is not None
+
+
+def test_another_version_of_the_tables_is_made_from_the_pictures_and_leaves_the_old_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    Index(settings).add(draw(settings), "pocket", "job-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes, "VERSION", indexes.VERSION + 1)
+        assert [entry.prompt for entry in rebuilt(Index(settings))] == ["a red apple"]
+        assert Index(settings).find("job-1", 1) is None
+    assert Index(settings).find("job-1", 1) is not None
+
+
+def test_a_rebuilding_reads_the_newest_pictures_and_no_links_or_strange_files(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+):
+    monkeypatch.setattr(indexes, "READ", 4)
+    pictures = [draw(settings, f"apple {number}")[0].path for number in range(3)]
+    for number, path in enumerate(pictures):
+        os.utime(path, (1000 + number, 1000 + number))
+    outside = tmp_path_factory.mktemp("outside") / "outside.png"
+    outside.write_bytes(pictures[0].read_bytes())
+    (settings.output / "link.png").symlink_to(outside)
+    os.mkfifo(settings.output / "pipe.png")
+    (settings.output / "damaged.png").write_bytes(b"x")
+    (settings.output / "huge.png").write_bytes(
+        png_bytes(PIXELS, recipe={"request": {"prompt": "huge", "seed": 2**80, "width": "8", "stages": 5}})
+    )
+    found = rebuilt(Index(settings))
+    assert [entry.prompt for entry in found] == ["huge", "apple 2", "apple 1"]
+    assert (found[0].seed, found[0].width, found[0].family) == (None, None, None)
+
+
+def test_odd_prompts_names_and_folders_are_kept(settings: Settings):
+    odd = settings.model_copy(update={"output_dir": settings.output / os.fsdecode(b"od\xffd '\n; folder%_")})
+    prompt = "a \ud800 'quoted\"; DROP TABLE pictures; -- \0 \N{RED APPLE}"
+    images = draw(odd, prompt)
+    Index(odd).add(images, "a\udcff.safetensors", "job-1")
+    found = Index(odd).find("job-1", 1)
+    assert found is not None
+    assert (found.path, found.model) == (images[0].path, "a?.safetensors")
+    assert found.prompt == prompt.replace("\ud800", "?")
+
+
+def test_what_is_gone_drops_out_of_the_list(settings: Settings):
+    index = Index(settings)
+    first, second = draw(settings, count=2)
+    index.add([first, second], "pocket", "job-1")
+    second.path.unlink()
+    assert [entry.path for entry in index.newest(10)] == [first.path]
+    assert index.find("job-1", 2) is None
+
+
+@pytest.mark.anyio
+async def test_a_state_folder_that_cannot_be_written_fails_no_drawing_and_is_warned_of_once(
+    connect: Connect, settings: Settings, state: Path, caplog: pytest.LogCaptureFixture
+):
+    state.mkdir()
+    (state / "layerdiffuse").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        async with connect() as client:
+            for _ in range(2):
+                drawn = facts_of(await client.call_tool("generate_transparent", {"prompt": "draw", "preview": False}))
+                assert Path(drawn["images"][0]["path"]).is_file()
+    assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
