@@ -1,8 +1,8 @@
 # make demo      install into .venv and draw one transparent picture with the embedded model
 # make test      install and run every test that a plain install can run
 # make test-all  those, then what needs the train extra and Node; what is missing fails
-# make quick     the tests that take a minute together: no network computes
-# make fuzz      hostile input for ten minutes, other input each time
+# make quick     the tests in which no network computes
+# make fuzz      hostile input for longer, other input each time
 # make check     lint and types
 # make bench     print the benchmark tables
 # make train     repeat the training of the embedded model from an empty machine

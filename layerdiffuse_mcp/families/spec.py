@@ -58,8 +58,8 @@ class LayerMethod:
     file: its name in the release, "" for a family that needs none. inputs: the pictures that it is conditioned on, in
     the order in which their latents are joined or shown to the control encoder. outputs: a role a frame; none where
     the model names its layers itself. transparent: the output that is decoded with alpha, if any. adapter: how the file
-    acts on the denoiser, a key of `engine.layers.ADAPTERS`. strength_acts: whether a layer weight changes anything.
-    avoid_samplers: beginnings of the names of samplers that leave artefacts with it.
+    acts on the denoiser, a key of `engine.layers.adapters.ADAPTERS`. strength_acts: whether a layer weight changes
+    anything. avoid_samplers: beginnings of the names of samplers that leave artefacts with it.
     """
 
     id: str
