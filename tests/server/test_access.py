@@ -315,6 +315,7 @@ MAY_OPEN = {"images/files.py", "outputs/folder.py"}
 ALLOWED_CALLS = {
     "images/read.py": {("Image", "open")},  # of a file that is open
     "outputs/writer.py": {("Folder", "open")},
+    "outputs/index.py": {("os", "open"), ("Folder", "open")},  # its own file in the state folder
     "server/contents.py": {("Folder", "open"), ("temporary", "open")},  # the private copies
 }
 NO_AGENTS_NAMES = ("engine/", "hub/", "text/", "backends/", "pocket/")
