@@ -74,7 +74,7 @@ def _base_shapes(family: str) -> dict[str, torch.Size]:
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**CONFIGS[family]), AutoencoderKL(**VAE)
         encoders = [_text_encoder(width, number == 1) for number, width in enumerate(TEXT_WIDTHS[family])]
-        return {key: tensor.shape for key, tensor in single_file(unet, vae, encoders).items()}
+        return {key: tensor.shape for key, tensor in single_file(FAMILIES[family], unet, vae, encoders).items()}
 
 
 def _text_encoder(width: int, projected: bool) -> TextEncoder:
@@ -124,4 +124,4 @@ def offset_tensors(recipe: Recipe, method: LayerMethod) -> dict[str, Tensor]:
     shapes = base_shapes("sdxl")
     if method.id == "layer_xl_transparent_attn":
         return recipe.lora_file(method.id, shapes)
-    return recipe.diff_file(method.id, shapes, method.extra_channels)
+    return recipe.diff_file(method.id, shapes, 4 * len(method.inputs))
