@@ -344,7 +344,7 @@ async def test_a_picture_that_cannot_be_told_does_not_end_the_session(connect: C
     (folder / "half.png").symlink_to(path)
     async with connect() as client:
         with anyio.fail_after(60):
-            assert "\ufffd" in text_of(await client.call_tool("inspect_image", {"image": str(folder / "half.png")}))
+            assert "half-?.png" in text_of(await client.call_tool("inspect_image", {"image": str(folder / "half.png")}))
             assert (await client.list_tools()).tools
 
 
