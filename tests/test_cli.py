@@ -92,7 +92,7 @@ def test_reproduce_finds_the_picture_that_was_edited_beside_its_result(arguments
     )
     first = lines(capsys)
     assert main(["reproduce", first["foreground"], *arguments]) == 0
-    assert lines(capsys)["identical"] == "yes"
+    assert lines(capsys)["reproduced"] == "identical"
     Image.new("RGBA", (64, 64), (30, 200, 30, 128)).save(given)
     assert main(["reproduce", first["foreground"], *arguments]) == 1
     assert "given.png" in capsys.readouterr().err
