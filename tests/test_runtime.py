@@ -49,7 +49,7 @@ from layerdiffuse_mcp.engine.startup import load_engine
 
 engine = load_engine()
 import torch
-from layerdiffuse_mcp.engine.device.placement import memory_free, memory_used
+from layerdiffuse_mcp.engine.device.memory import memory_free, memory_used
 
 
 def faults() -> int:
