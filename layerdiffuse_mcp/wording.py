@@ -25,7 +25,15 @@ def short(given: object) -> str:
     """The same without quotes: at most `QUOTED` characters, which UTF-8 can say."""
     text = given if isinstance(given, str) else repr(given)
     text = text[: QUOTED - 1] + "…" if len(text) > QUOTED else text
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")
+    return valid_text(text).replace("\0", "\\0")
+
+
+def valid_text(text: str) -> str:
+    """A text as UTF-8 can say it: a lone surrogate becomes a question mark, which is what a tokenizer reads too.
+
+    Python keeps bytes of file names that are no UTF-8, and halves of UTF-16 pairs, as lone surrogates.
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def printable(text: str | os.PathLike[str], at_most: int = 4096) -> str:

@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from layerdiffuse_mcp.wording import valid_text
+
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
@@ -30,11 +32,6 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
 def name_of(source: Path | BinaryIO) -> str:
     """What messages call a file: its name alone, for it may be a copy in a folder nobody knows, as UTF-8 can say it."""
     return valid_text(Path(str(source.name)).name)
-
-
-def valid_text(text: str) -> str:
-    """A text as UTF-8 can say it: a lone surrogate (a file name may hold some) becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def sha256(file: BinaryIO) -> str:

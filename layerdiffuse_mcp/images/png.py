@@ -18,8 +18,9 @@ from PIL import Image, PngImagePlugin
 
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.files import name_of, valid_text
+from layerdiffuse_mcp.images.files import name_of
 from layerdiffuse_mcp.images.read import MAX_PIXELS, opened
+from layerdiffuse_mcp.wording import valid_text
 
 RECIPE_KEY = "layerdiffuse"
 PARAMETERS_KEY = "parameters"

@@ -29,9 +29,9 @@ import platformdirs
 from layerdiffuse_mcp.api.outcome import ImageResult
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.images.files import valid_text
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import valid_text
 
 VERSION = 1
 """Of the tables; it stands in the file's name, so that servers of two versions do not take each other's for damaged."""
@@ -91,7 +91,7 @@ class Index:
         self._output = Path(os.path.realpath(settings.output))
         self._below = {"below": os.path.join(os.fsencode(self._output), b"")}
         self._history = settings.history
-        self._warned = False
+        self._warned = threading.Lock()  # held for good once somebody has warned: calls come from many threads
         self.rebuilding: threading.Thread | None = None
 
     def add(self, images: Sequence[ImageResult], model: str = "", job: str | None = None) -> None:
@@ -143,8 +143,7 @@ class Index:
                 _remove(index_file())
                 return self._transaction(work)
         except (sqlite3.Error, OSError) as error:
-            if not self._warned:
-                self._warned = True
+            if self._warned.acquire(blocking=False):
                 logger.warning("%s cannot be used (%s): image ids will not outlast this server", index_file(), error)
             return otherwise
 

@@ -20,9 +20,9 @@ from typing import BinaryIO
 
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError
-from layerdiffuse_mcp.images.files import open_regular, sha256, valid_text
+from layerdiffuse_mcp.images.files import open_regular, sha256
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import QUOTED, short
+from layerdiffuse_mcp.wording import QUOTED, short, valid_text
 
 BYTES_A_PIXEL = 8
 """What the largest picture takes as a file at most: four channels of 16 bits, uncompressed."""

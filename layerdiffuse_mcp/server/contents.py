@@ -24,9 +24,9 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from layerdiffuse_mcp.errors import OutputError
-from layerdiffuse_mcp.images.files import valid_text
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.server.access import OpenedFile
+from layerdiffuse_mcp.wording import valid_text
 
 CHUNK = 1 << 20
 PREFIX = "layerdiffuse-given-"

@@ -5,23 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.device import threads
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 from tests.saving import Engine
-
-
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two threads compute, as they do for users, also where the run was told to use one."""
-    before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "ALL", 2)
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

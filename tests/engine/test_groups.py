@@ -14,8 +14,6 @@ from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.recipes.recipe import read_recipe
 from tests.tasks import drawing
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 LONG = "a cup, " * 50
 COMMON = {
     "frames with prompts of their own": {

@@ -22,8 +22,6 @@ from layerdiffuse_mcp.engine.transparency.networks import (
 from layerdiffuse_mcp.errors import ImageError, LayerFileError, ModelError, ModelNotFound
 from layerdiffuse_mcp.families.registry import FAMILIES
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 WIDTHS = (8, 8, 16, 16, 32, 32, 32)
 ENCODER_WIDTHS = (8, 8, 16, 16)
 

@@ -17,8 +17,6 @@ from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from tests.engine.test_transparency import WIDTHS, inputs, randomised, relative
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 SMALLEST = 1  # bytes: bands of two rows, attention by 64 rows of one head
 WHOLE = 2**40
 

@@ -41,14 +41,14 @@ def test_an_answer_that_is_no_json_becomes_an_error_of_its_request(unsayable: ob
 
 
 def test_an_answer_that_is_json_stays_as_it_is_and_a_notification_that_is_not_is_left_out():
-    fine = answer(found="é\ufffd")
+    fine = answer(found="é?")
     assert checked(fine) is fine
     assert checked(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="x", params={"a": "\ud800"}))) is None
 
 
 def test_lone_surrogates_are_replaced_wherever_they_are():
     given = {"a\ud800": ["\udcff.png", ("\udfff", 1, None)], "b": "𝄞 é"}
-    assert utf8(given) == {"a\ufffd": ["\ufffd.png", ["\ufffd", 1, None]], "b": "𝄞 é"}
+    assert utf8(given) == {"a?": ["?.png", ["?", 1, None]], "b": "𝄞 é"}
 
 
 def odd_picture(folder: Path) -> Path:
@@ -69,7 +69,7 @@ async def test_names_that_are_not_utf_8_are_told_with_a_mark_in_their_place(conn
         result = await client.call_tool("inspect_image", {"image": "link.png"})
         assert not result.is_error
         json.dumps(result.model_dump(mode="json"), ensure_ascii=False).encode()
-        assert re.search(r"odd-[?\ufffd]\.png", text_of(result))
+        assert re.search(r"odd-[?]\.png", text_of(result))
 
 
 async def test_answers_quote_at_most_a_little_of_what_was_given(connect: Connect):
