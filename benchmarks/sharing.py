@@ -16,8 +16,9 @@ from _full_size import SD15, fill, too_little_memory, unet_without_weights
 from _report import header, table
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
+from layerdiffuse_mcp.engine.layers.attention_sharing import shared_attention
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.startup import keep_freed_memory
 from layerdiffuse_mcp.engine.types import Conditioning
 
@@ -39,25 +40,24 @@ def main() -> None:
     unet = fill(unet_without_weights(SD15), torch.float32)
     with torch.device("meta"):
         model = SharingModel(unet, FRAMES, RANK, control=False)
-    model = fill(model, torch.float32, seed=1)
+    model, base = fill(model, torch.float32, seed=1), UNetNetwork(unet)
     rows, side = 2 * FRAMES, options.size // 8
     conditioning = Conditioning(torch.randn(rows, 77, 768), positive=torch.arange(rows) >= FRAMES)
     given = torch.randn(rows, 4, side, side), torch.full((rows,), 500), conditioning
 
     def merging() -> Tensor:
-        with SharedNetwork(unet, model) as anew:
-            return anew.network(*given)
+        with shared_attention(base, model) as anew:
+            return anew(*given)
 
-    with torch.inference_mode(), SharedNetwork(unet, model) as ours:
+    with torch.inference_mode(), shared_attention(base, model) as ours:
         ways: dict[str, Callable[[], Tensor]] = {
-            "plain batch": lambda: ours.base_network(*given),
+            "plain batch": lambda: base.base(*given),
             "shared, merged in every call": merging,
-            "shared, merged once a run (ours)": lambda: ours.network(*given),
+            "shared, merged once a run (ours)": lambda: ours(*given),
         }
         spent: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(1 + options.rounds):
             for name, call in ways.items():
-                ours.remove()
                 began = time.perf_counter()
                 call()
                 spent[name].append(time.perf_counter() - began)

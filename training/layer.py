@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
-from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork
+from layerdiffuse_mcp.engine.layers.attention_sharing import shared_attention
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.families.registry import METHODS
 from training import autoencoder, transparency, unet
@@ -169,8 +170,8 @@ def through(
         control = None if batch.control is None else batch.control.to(device())
         with torch.no_grad():
             context = embed(batch.texts)
-        with SharedNetwork(base, model, control, trainable=True) as shared:
-            return shared.network(noisy, steps, Conditioning(context))
+        with shared_attention(UNetNetwork(base), model, control, trainable=True) as shared:
+            return shared(noisy, steps, Conditioning(context))
 
     return predict
 

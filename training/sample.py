@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork, SharingModel
+from layerdiffuse_mcp.engine.layers.attention_sharing import shared_attention
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.types import Conditioning
 from training import autoencoder, layer, transparency, unet
 from training.captions import Tokens
@@ -89,11 +91,10 @@ def draw(work: Path, prompts: list[str], transparent: bool, guidance: float, see
     if not transparent:
         latents = ddim(lambda x, t, c: base(x, t, c).sample, context, empty, guidance=guidance, seed=seed)
         return transparency.pixels(vae, latents / scaling).cpu()
-    shared = SharedNetwork(base, SharingModel.from_tensors(layer.load(work, layer.TRANSPARENT), base))
-    latents = (
-        ddim(lambda x, t, c: shared.network(x, t, Conditioning(c)), context, empty, guidance=guidance, seed=seed)
-        / scaling
-    )
+    model = SharingModel.from_tensors(layer.load(work, layer.TRANSPARENT), base)
+    with shared_attention(UNetNetwork(base), model) as shared:
+        latents = ddim(lambda x, t, c: shared(x, t, Conditioning(c)), context, empty, guidance=guidance, seed=seed)
+    latents = latents / scaling
     _, decoder = transparency.load_pair(work)
     seen = decoder(transparency.pixels(vae, latents), latents).clamp(0, 1).cpu()
     return checkerboard(seen.roll(-1, 1))

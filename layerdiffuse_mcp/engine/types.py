@@ -43,14 +43,6 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class Networks:
-    """A denoiser with layer files on it, and without: the plain base goes on after `stop_at`."""
-
-    layered: Network
-    base: Network
-
-
-@dataclass(frozen=True)
 class LayerImage:
     """One layer of one result: `pixels` (H, W, 4) with alpha or (H, W, 3), uint8; `latent` (C, h, w) as sampled."""
 

@@ -7,7 +7,8 @@ from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine.layers.weight_offset import OffsetNetwork, offsets_from_tensors, read_offsets
+from layerdiffuse_mcp.engine.layers.weight_offset import offsets_from_tensors, read_offsets
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
 from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
 from layerdiffuse_mcp.engine.weights.patcher import Patch, PatchStack
@@ -168,12 +169,14 @@ def test_the_base_network_is_the_untouched_base_and_loras_below_stay(unet):
     stack = PatchStack(unet)
     stack.set(below)
     plain = unet(x, t, given.context, added_cond_kwargs={"vector": given.vector}).sample
-    with OffsetNetwork(stack, layer.scaled(0.1), [below]) as run:
+    network = UNetNetwork(stack, [below])
+    with network.patched(layer.scaled(0.1)):
         wide = torch.cat([x, torch.randn(2, 4, 8, 8)], dim=1)
-        layered = run.network(wide, t, given)
-        assert torch.equal(run.base_network(x, t, given), plain)
-        assert torch.equal(run.network(wide, t, given), layered)
+        layered = network(wide, t, given)
+        assert torch.equal(network.base(x, t, given), plain)
+        assert torch.equal(network(wide, t, given), layered)
         assert not torch.allclose(layered, plain, atol=1e-3)
+    assert torch.equal(network(x, t, given), plain)
     assert stack.patches == (below,)
     stack.set()
 
@@ -182,12 +185,16 @@ def test_a_patch_that_is_on_already_is_not_applied_again(unet):
     stack = PatchStack(unet)
     layer = offsets_from_tensors(lora_tensors(unet), unet)
     x, t, given = torch.randn(1, 4, 8, 8), torch.tensor([5]), conditioning(1, "sdxl")
-    OffsetNetwork(stack, layer.scaled(0.1)).network(x, t, given)
+    network = UNetNetwork(stack)
+    with network.patched(layer.scaled(0.1)):
+        network(x, t, given)
     place = unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
     kept = place.weight.data_ptr()
-    with OffsetNetwork(stack, layer.scaled(0.1)) as run:
-        run.network(x, t, given)
+    network = UNetNetwork(stack)
+    with network.patched(layer.scaled(0.1)):
+        network(x, t, given)
         assert place.weight.data_ptr() == kept
+    stack.set()
 
 
 # what does not fit

@@ -4,13 +4,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layerdiffuse_mcp.engine.layers.attention_sharing import SharedNetwork, SharedProcessor
+from layerdiffuse_mcp.engine.layers.attention_sharing import SharedLayer, shared_attention
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
     PROJECTIONS,
     SharedAttention,
     SharingModel,
     attention_places,
 )
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
 from tests.narrow import TEXT_WIDTH, networks
@@ -142,11 +143,11 @@ def test_damaged_files_are_named(unet, tmp_path):
 
 
 def test_the_base_network_is_the_untouched_base(unet):
-    given = batch(2)
-    with SharedNetwork(unet, model_for(unet, 2)) as run:
-        layered = run.network(*given)
-        assert torch.equal(run.base_network(*given), plain(unet, *given))
-        assert torch.equal(run.network(*given), layered)
+    given, base = batch(2), UNetNetwork(unet)
+    with shared_attention(base, model_for(unet, 2)) as run:
+        layered = run(*given)
+        assert torch.equal(base.base(*given), plain(unet, *given))
+        assert torch.equal(run(*given), layered)
     assert not torch.allclose(layered, plain(unet, *given), atol=1e-3)
 
 
@@ -156,17 +157,17 @@ def test_a_model_whose_additions_are_zero_is_the_base(unet):
         if ".up." in name or "temporal_o" in name:
             torch.nn.init.zeros_(parameter)
     given = batch(3)
-    with SharedNetwork(unet, model) as run:
-        assert torch.allclose(run.network(*given), plain(unet, *given), atol=1e-5)
+    with shared_attention(UNetNetwork(unet), model) as run:
+        assert torch.allclose(run(*given), plain(unet, *given), atol=1e-5)
 
 
 def test_frames_see_each_other_and_images_do_not(unet):
     given = batch(4)  # two images of two frames
     changed = (given[0].clone(), *given[1:])
     changed[0][3] += 1
-    with SharedNetwork(unet, model_for(unet, 2)) as run:
-        before, after = run.network(*given), run.network(*changed)
-        alone = run.network(*take(given, slice(0, 2)))
+    with shared_attention(UNetNetwork(unet), model_for(unet, 2)) as run:
+        before, after = run(*given), run(*changed)
+        alone = run(*take(given, slice(0, 2)))
     assert torch.allclose(before[:2], after[:2], atol=1e-5)
     assert not torch.allclose(before[2], after[2], atol=1e-3)
     assert torch.allclose(before[:2], alone, atol=1e-5)
@@ -176,45 +177,44 @@ def test_a_frames_prompt_replaces_the_text_of_its_conditional_rows_only(unet):
     given = batch(4, positive=[False, False, True, True])  # one image of two frames, both passes
     prompt = torch.randn(1, 5, TEXT_WIDTH)
     model = model_for(unet, 2)
-    with SharedNetwork(unet, model, prompts=[None, prompt]) as run:
-        ours = run.network(*given)
+    with shared_attention(UNetNetwork(unet), model, prompts=[None, prompt]) as run:
+        ours = run(*given)
     replaced = given[2].context.clone()
     replaced[3] = prompt[0]
-    with SharedNetwork(unet, model) as run:
-        assert torch.allclose(ours, run.network(*given[:2], Conditioning(replaced)), atol=1e-5)
-        assert not torch.allclose(ours[2:], run.network(*given)[2:], atol=1e-3)
+    with shared_attention(UNetNetwork(unet), model) as run:
+        assert torch.allclose(ours, run(*given[:2], Conditioning(replaced)), atol=1e-5)
+        assert not torch.allclose(ours[2:], run(*given)[2:], atol=1e-3)
 
 
 def test_a_longer_prompt_of_a_frame_is_joined_by_repeating(unet):
     given = batch(2, positive=[True, True])
     prompt = torch.randn(1, 10, TEXT_WIDTH)
     model = model_for(unet, 2)
-    with SharedNetwork(unet, model, prompts=[prompt]) as run:
-        ours = run.network(*given)
+    with shared_attention(UNetNetwork(unet), model, prompts=[prompt]) as run:
+        ours = run(*given)
     both = torch.stack([prompt[0], given[2].context[1].repeat(2, 1)])
-    with SharedNetwork(unet, model) as run:
-        assert torch.allclose(ours, run.network(*given[:2], Conditioning(both)), atol=1e-5)
+    with shared_attention(UNetNetwork(unet), model) as run:
+        assert torch.allclose(ours, run(*given[:2], Conditioning(both)), atol=1e-5)
 
 
 def test_the_control_picture_steers_and_may_be_another_for_each_image(unet):
     model, pictures = model_for(unet, 2, control=True), torch.rand(2, 3, 64, 64)
     given = batch(4)
-    both = SharedNetwork(unet, model, control=pictures)
-    with both as run:
-        together = run.network(*given)
-    with SharedNetwork(unet, model, control=pictures[1:]) as run:
-        second = run.network(*take(given, slice(2, 4)))
-    with SharedNetwork(unet, model, control=pictures[:1]) as run:
-        other = run.network(*take(given, slice(2, 4)))
+    with shared_attention(UNetNetwork(unet), model, control=pictures) as run:
+        together = run(*given)
+    with shared_attention(UNetNetwork(unet), model, control=pictures[1:]) as run:
+        second = run(*take(given, slice(2, 4)))
+    with shared_attention(UNetNetwork(unet), model, control=pictures[:1]) as run:
+        other = run(*take(given, slice(2, 4)))
     assert torch.allclose(together[2:], second, atol=1e-5)
     assert not torch.allclose(second, other, atol=1e-4)
 
 
 def test_latents_need_be_neither_square_nor_multiples_of_eight(unet):
     model = model_for(unet, 2, control=True)
-    with SharedNetwork(unet, model, control=torch.rand(1, 3, 7 * 8, 12 * 8)) as run:
+    with shared_attention(UNetNetwork(unet), model, control=torch.rand(1, 3, 7 * 8, 12 * 8)) as run:
         x = torch.randn(2, 4, 7, 12)
-        assert run.network(x, STEP.expand(2), conditioning(2, "sd15")).shape == x.shape
+        assert run(x, STEP.expand(2), conditioning(2, "sd15")).shape == x.shape
 
 
 def test_weights_are_merged_and_the_control_picture_is_looked_at_once_a_run(unet, monkeypatch):
@@ -223,9 +223,9 @@ def test_weights_are_merged_and_the_control_picture_is_looked_at_once_a_run(unet
     monkeypatch.setattr(SharedAttention, "merged", lambda *given: calls.append(given[1]) or merged(*given))
     model, looks, given = model_for(unet, 2, control=True), [], batch(2)
     model.kwargs_encoder.register_forward_hook(lambda *_: looks.append(1))
-    with SharedNetwork(unet, model, control=torch.rand(1, 3, 64, 64)) as run:
+    with shared_attention(UNetNetwork(unet), model, control=torch.rand(1, 3, 64, 64)) as run:
         for _ in range(3):
-            run.network(*given)
+            run(*given)
     assert len(calls) == 4 * len(attention_places(unet))
     assert len(looks) == 1
 
@@ -233,12 +233,12 @@ def test_weights_are_merged_and_the_control_picture_is_looked_at_once_a_run(unet
 def test_passes_with_other_texts_in_between_do_not_mix_them_up(unet):
     given = batch(2)
     other = (*given[:2], Conditioning(given[2].context.flip(1) * 2))
-    with SharedNetwork(unet, model_for(unet, 2)) as run:
-        first, second = run.network(*given), run.network(*other)
-        assert torch.equal(run.network(*given), first)
-        assert torch.equal(run.network(*other), second)
+    with shared_attention(UNetNetwork(unet), model_for(unet, 2)) as run:
+        first, second = run(*given), run(*other)
+        assert torch.equal(run(*given), first)
+        assert torch.equal(run(*other), second)
         changed = (*given[:2], Conditioning(given[2].context, positive=torch.tensor([True, False])))
-        assert torch.equal(run.network(*changed), first)
+        assert torch.equal(run(*changed), first)
     assert not torch.allclose(first, second, atol=1e-3)
 
 
@@ -249,8 +249,8 @@ def test_frames_attend_to_each_other_as_the_files_networks_say(unet, frames):
     torch.nn.init.normal_(layer.temporal_n.bias)
     width = layer.temporal_i.in_features
     shown = torch.randn(frames, 5, width, generator=torch.Generator().manual_seed(1))
-    processor = SharedProcessor(layer)
-    processor.prepare({name: torch.zeros(frames, width, width) for name in PROJECTIONS}, None)
+    hook = SharedLayer(layer)
+    hook.prepare({name: torch.zeros(frames, width, width) for name in PROJECTIONS}, None)
 
     states = layer.temporal_i(layer.temporal_n(shown))
     query, key, value = (
@@ -258,14 +258,14 @@ def test_frames_attend_to_each_other_as_the_files_networks_say(unet, frames):
         for linear in (layer.temporal_q, layer.temporal_k, layer.temporal_v)
     )
     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value).permute(2, 0, 1, 3).flatten(2)
-    assert torch.allclose(processor.among_frames(shown, 4), layer.temporal_o(mixed), atol=1e-4)
+    assert torch.allclose(hook.among_frames(shown, 4), layer.temporal_o(mixed), atol=1e-4)
 
 
 def test_gradients_reach_the_model_and_not_the_base_when_it_is_trained(unet):
     model = model_for(unet, 2, control=True).train()
-    run = SharedNetwork(unet, model, control=torch.rand(1, 3, 64, 64), trainable=True)
-    run.network(*batch(2)).square().mean().backward()
-    run.remove()
+    with shared_attention(UNetNetwork(unet), model, control=torch.rand(1, 3, 64, 64), trainable=True) as run:
+        predicted = run(*batch(2))
+    predicted.square().mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in unet.parameters())
 
@@ -274,17 +274,14 @@ def test_gradients_reach_the_model_and_not_the_base_when_it_is_trained(unet):
 
 
 def test_wrong_inputs_are_refused(unet):
-    with pytest.raises(InvalidRequest, match="given picture, and none was given"):
-        SharedNetwork(unet, model_for(unet, 2, control=True))
-    with pytest.raises(InvalidRequest, match="takes no picture"):
-        SharedNetwork(unet, model_for(unet, 2), control=torch.rand(1, 3, 64, 64))
-    with pytest.raises(InvalidRequest, match="3 prompts for 2 frames"):
-        SharedNetwork(unet, model_for(unet, 2), prompts=[None] * 3)
-    with (
-        SharedNetwork(unet, model_for(unet, 2)) as run,
-        pytest.raises(InvalidRequest, match="2 pictures at a time, and 3"),
-    ):
-        run.network(*batch(3))
+    def refused(match, model, rows=2, **options):
+        with pytest.raises(InvalidRequest, match=match), shared_attention(UNetNetwork(unet), model, **options) as run:
+            run(*batch(rows))
+
+    refused("given picture, and none was given", model_for(unet, 2, control=True))
+    refused("takes no picture", model_for(unet, 2), control=torch.rand(1, 3, 64, 64))
+    refused("3 prompts for 2 frames", model_for(unet, 2), prompts=[None] * 3)
+    refused("2 pictures at a time, and 3", model_for(unet, 2), rows=3)
 
 
 def test_prompts_of_any_lengths_take_no_more_room_than_the_longest(unet):
@@ -297,8 +294,8 @@ def test_prompts_of_any_lengths_take_no_more_room_than_the_longest(unet):
             seen.append(texts.shape[1])
 
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in unet.modules()]
-    with SharedNetwork(unet, model_for(unet, 3), prompts=prompts) as run:
-        assert run.network(*given).isfinite().all()
+    with shared_attention(UNetNetwork(unet), model_for(unet, 3), prompts=prompts) as run:
+        assert run(*given).isfinite().all()
     for hook in hooks:
         hook.remove()
     assert max(seen) == 53 * 77

@@ -2,10 +2,12 @@
 
     adapter = ADAPTERS[method.adapter]
     condition = adapter.condition(model, pictures) if method.inputs else None
-    with adapter.applied(model, networks, method, strength, condition) as layered:
-        ...                                  # layered.layered is a Network, layered.base one without the file
+    with adapter.applied(model, networks, method, strength, condition) as networks:
+        ...                                  # networks.layered is a Network, networks.base one without the file
 
-Adapters take networks and give networks, so that one can be applied on top of another, in a plan's order.
+Adapters take networks and give networks, so that one can be applied on top of another, in a plan's order: what they put
+on the denoiser are patches of its weights and hooks of its attention layers (see `models/networks.py`), and they may
+put a network around it. All that is gone when their `with` block ends.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,9 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.layers.attention_sharing import AttentionSharing
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures
 from layerdiffuse_mcp.engine.layers.weight_offset import WeightOffset
+from layerdiffuse_mcp.engine.models.networks import Networks
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
-from layerdiffuse_mcp.engine.types import Conditioning, Networks
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.families.spec import LayerMethod
 
 

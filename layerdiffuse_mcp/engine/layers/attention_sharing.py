@@ -1,15 +1,15 @@
 """Attention sharing (SD 1.5): several pictures of one scene, drawn together as the frames of a batch.
 
     model = SharingModel.read("layer_sd15_fg2bg.safetensors", unet)
-    run = SharedNetwork(unet, model, control=picture)        # merges weights, computes control features: once a run
-    run.network(x, timestep, conditioning)                   # rows are (image, frame), the frame running fastest
-    run.base_network(x, timestep, conditioning)              # the untouched base
+    with shared_attention(network, model, control=picture) as shared:
+        shared(x, timestep, conditioning)           # rows are (image, frame), the frame running fastest
+        network.base(x, timestep, conditioning)     # the untouched base
 
 Every attention layer of the UNet gets: for each frame its own low-rank change of q, k, v and out; after that an
 attention over the frames at each place (`temporal_*`); and, in files with a control picture, that picture's features
 added to what comes in (`control_convs`, fed by one `kwargs_encoder`). Prompts may be given for each frame; they
-replace the text of conditional rows only. The base's weights are read and never written: what is set on it are
-attention processors, and `remove` puts the former ones back.
+replace the text of conditional rows only. The base's weights are read and never written: what acts on it are hooks,
+which compute attention in the base's stead.
 
 Source: sd-forge-layerdiffuse, `lib_layerdiffusion/attention_sharing.py`; names and shapes are those of its files.
 """
@@ -18,11 +18,8 @@ import math
 from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
 
 import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
@@ -37,9 +34,11 @@ from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
     projections,
 )
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures, control_picture
-from layerdiffuse_mcp.engine.models.networks import UNetNetwork
+from layerdiffuse_mcp.engine.models.attention_hooks import Attend, AttentionCall, AttentionHooks
+from layerdiffuse_mcp.engine.models.networks import Networks, UNetNetwork
 from layerdiffuse_mcp.engine.models.stable_diffusion import UNET, StableDiffusion
-from layerdiffuse_mcp.engine.types import Conditioning, Network, Networks
+from layerdiffuse_mcp.engine.types import Conditioning, Network
+from layerdiffuse_mcp.engine.weights.patcher import Patch
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import LayerMethod
 
@@ -68,42 +67,62 @@ class AttentionSharing:
         condition: Tensor | None = None,
         prompts: Sequence[Tensor | None] = (),
     ) -> Generator[Networks]:
-        """The networks with the method's file on them, which knows no strength; prompts as of `SharedNetwork`."""
-        unet, stack, device = model.unet, model.components.stack(UNET), model.placement.device
+        """The networks with the method's file on them, which knows no strength; prompts as of `shared_attention`."""
+        unet, stack, device = networks.unet, model.components.stack(UNET), model.placement.device
         layer = model.components.read(
-            method.file, lambda path: SharingModel.read(path, unet), phase="denoising", only=True
+            method.file, lambda path: SharingModel.read(path, unet.unet), phase="denoising", only=True
         )
 
         def weight(name: str) -> Tensor:
             return stack.weight(name, device)
 
-        with SharedNetwork(unet, layer, condition, prompts, weight=weight, network=networks.layered) as shared:
-            yield Networks(shared.network, shared.base_network)
+        with shared_attention(unet, layer, condition, prompts, weight=weight, network=networks.layered) as shared:
+            yield replace(networks, layered=shared)
 
 
-class SharedNetwork:
-    """A base with a sharing model on it, for one run: a `Network` with and without the model.
+@contextmanager
+def shared_attention(
+    unet: UNetNetwork,
+    model: SharingModel,
+    control: Tensor | None = None,
+    prompts: Sequence[Tensor | None] = (),
+    *,
+    trainable: bool = False,
+    weight: Callable[[str], Tensor] | None = None,
+    network: Network | None = None,
+) -> Generator[Network]:
+    """A base with a sharing model on it: a network whose rows are (image, frame), the frame running fastest.
 
-    control: picture (1 or N, 3, H, W) in 0..1, N images, H and W eight times the latent's, if the model wants one.
-    prompts: text embeddings (1 or N, T, C) by frame, None where the common prompt stands; fewer than frames is fine.
-    Raises `InvalidRequest` when the control picture is missing or not wanted, or prompts are more than the frames.
+    Weights are merged and control features computed when it is first called, and again only when the base is patched
+    differently. With `trainable` that happens in each call, so that gradients reach the model.
 
-    weight: the base's weight of a parameter's name, where the UNet itself does not have it in place all the time.
-    network: what asks the UNet, where that is not its plain self.
+    Args:
+        control: picture (1 or N, 3, H, W) in 0..1, N images, H and W eight times the latent's, if the model wants one.
+        prompts: text embeddings (1 or N, T, C) by frame, None where the common prompt stands; may be fewer.
+        weight: the base's weight of a parameter's name, where the UNet itself does not have it in place all the time.
+        network: what asks the UNet, where that is not `unet` itself.
 
-    Weights are merged and control features computed here, once. With `trainable=True` that happens in each call
-    instead, so that gradients reach the model. As a context manager it calls `remove` at the end.
+    Raises:
+        InvalidRequest: the control picture is missing or not wanted, or prompts are more than the frames; from the
+            network, rows that are not a number of frames.
     """
+    shared = _SharedNetwork(unet, model, control, prompts, trainable, weight, network)
+    with unet.hooked(shared.hooks):
+        yield shared
+
+
+class _SharedNetwork:
+    """See `shared_attention`."""
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet: UNetNetwork,
         model: SharingModel,
-        control: Tensor | None = None,
-        prompts: Sequence[Tensor | None] = (),
-        trainable: bool = False,
-        weight: Callable[[str], Tensor] | None = None,
-        network: Network | None = None,
+        control: Tensor | None,
+        prompts: Sequence[Tensor | None],
+        trainable: bool,
+        weight: Callable[[str], Tensor] | None,
+        network: Network | None,
     ):
         if model.has_control and control is None:
             raise InvalidRequest("This layer model draws to a given picture, and none was given; give the picture.")
@@ -113,67 +132,56 @@ class SharedNetwork:
             raise InvalidRequest(
                 f"{len(prompts)} prompts for {model.frames} frames; give at most one prompt a frame of the method."
             )
-        self._network = network or UNetNetwork(unet)
-        self._dtype = unet.dtype
+        self._unet = unet
+        self._network = network or unet
         self._model = model
         self._trainable = trainable
-        self._weight: Callable[[str], Tensor] = weight or unet.get_parameter
+        self._weight: Callable[[str], Tensor] = weight or unet.unet.get_parameter
         self._picture = control
         self._prompts = tuple(prompts)
-        self._places = attention_places(unet)
-        self._former = [place.attention.processor for place in self._places]
-        self._processors = [SharedProcessor(layer) for layer in model.layers]
-        self._on = False
-        if not trainable:
-            with torch.no_grad():
-                self._prepare()
+        self._places = attention_places(unet.unet)
+        self._layers = [SharedLayer(layer) for layer in model.layers]
+        self._prepared_for: tuple[Patch, ...] | None = None
 
-    def network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """As `types.Network`; rows are (image, frame), the frame running fastest."""
+    @property
+    def hooks(self) -> AttentionHooks:
+        """The model's layers, each for its attention layer of the UNet."""
+        return {place.name: layer for place, layer in zip(self._places, self._layers, strict=True)}
+
+    def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         frames = self._model.frames
         if len(x) % frames:
             raise InvalidRequest(
                 f"This layer model draws {frames} pictures at a time, and {len(x)} cannot be shared out so."
             )
-        self._put(True)
         if self._trainable:
             self._prepare()
+        elif self._prepared_for != self._unet.patches:
+            with torch.no_grad():
+                self._prepare()
         # inside, rows are (frame, image): each frame's are one block, which no layer has to gather
-        texts = replace(conditioning, context=self._texts(conditioning))
-        return by_row(self._network(by_frame(x, frames), by_frame(timestep, frames), texts), frames)
-
-    def base_network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The base without the model, as `types.Network`."""
-        self._put(False)
-        return self._network(x, timestep, conditioning)
-
-    def remove(self) -> None:
-        """Put the base's own attention back."""
-        self._put(False)
-
-    def __enter__(self) -> "SharedNetwork":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
-
-    def _put(self, on: bool) -> None:
-        if on != self._on:
-            for place, ours, former in zip(self._places, self._processors, self._former, strict=True):
-                place.attention.set_processor(cast(Any, ours if on else former))
-            self._on = on
+        vector, positive = conditioning.vector, conditioning.positive
+        inside = Conditioning(
+            self._texts(conditioning),
+            None if vector is None else by_frame(vector, frames),
+            positive=None if positive is None else by_frame(positive, frames),
+        )
+        return by_row(self._network(by_frame(x, frames), by_frame(timestep, frames), inside), frames)
 
     def _prepare(self) -> None:
+        self._unet.set_weights()
+        self._prepared_for = None
         features = self._features()
-        self._texts = Texts(self._model.frames, self._prompts, self._dtype)
-        for place, processor in zip(self._places, self._processors, strict=True):
+        self._texts = Texts(self._model.frames, self._prompts, self._unet.unet.dtype)
+        for place, layer in zip(self._places, self._layers, strict=True):
             check()
-            layer = processor.layer
             merged = {
-                name: layer.merged(name, self._weight(f"{place.name}.{linear}.weight"))
+                name: layer.model.merged(name, self._weight(f"{place.name}.{linear}.weight"))
                 for name, linear in PROJECTIONS.items()
             }
-            processor.prepare(merged, layer.control(features[place.level]) if features else None, self._texts.mask)
+            control = layer.model.control(features[place.level]) if features else None
+            layer.prepare(merged, control, self._texts.mask)
+        self._prepared_for = self._unet.patches
 
     def _features(self) -> list[Tensor]:
         encoder = self._model.kwargs_encoder
@@ -184,7 +192,7 @@ class SharedNetwork:
 
 
 class Texts:
-    """The texts as the frames read them: the common ones, and the frames' own `prompts` (see `SharedNetwork`)."""
+    """The texts as the frames read them: the common ones, and the frames' own `prompts` (see `shared_attention`)."""
 
     def __init__(self, frames: int, prompts: Sequence[Tensor | None], dtype: torch.dtype):
         self._frames = frames
@@ -235,11 +243,11 @@ class Texts:
         return torch.cat(rows), mask
 
 
-class SharedProcessor:
-    """A diffusers attention processor that does what `SharedAttention` holds, on rows (frame, image)."""
+class SharedLayer:
+    """An attention hook that computes what `SharedAttention` holds, on rows (frame, image), and nothing below it."""
 
-    def __init__(self, layer: SharedAttention):
-        self.layer = layer
+    def __init__(self, model: SharedAttention):
+        self.model = model
 
     def prepare(
         self,
@@ -247,40 +255,34 @@ class SharedProcessor:
         control: Tensor | None,
         mask: Callable[[Tensor], Tensor | None] | None = None,
     ) -> None:
-        """Take what is the same in each pass: weights (F, out, in) by projection; control (F, N, places, width).
+        """Set what is the same in each pass: weights (F, out, in) by projection; control (F, N, places, width).
 
         mask: see `Texts.mask`; None where all texts are of one length.
         """
         self._mask = mask
         self._query, self._out = merged["q"], merged["out"]
         self._key_value = torch.cat([merged["k"], merged["v"]], dim=1)
-        self._between = self.layer.between_frames()
+        self._between = self.model.between_frames()
         self._control = control
         self._texts: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakIdKeyDictionary()
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        """What the layer adds to its input: hidden_states (B, places, width), B = frames x images -> the same shape."""
-        shown = hidden_states
+    def __call__(self, call: AttentionCall, attend: Attend) -> Tensor:
+        """What the layer adds to its input (B, places, width), B = frames x images: the same shape."""
+        states, heads = call.states, call.attention.heads
+        shown = states
         if self._control is not None:
-            images = len(shown) // self.layer.frames
+            images = len(shown) // self.model.frames
             shown = shown + repeat_rows(self._control.transpose(0, 1), images).transpose(0, 1).flatten(0, 1)
 
-        query = split_heads(per_frame(shown, self._query), attn.heads)
-        key, value = self._keys_and_values(shown, encoder_hidden_states, attn.heads)
-        mask = self._mask(encoder_hidden_states) if self._mask and encoder_hidden_states is not None else None
+        query = split_heads(per_frame(shown, self._query), heads)
+        key, value = self._keys_and_values(shown, call.texts, heads)
+        mask = self._mask(call.texts) if self._mask and call.texts is not None else None
         attended = F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
-        added = per_frame(attended, self._out, projections(attn)["out"].bias)
+        added = per_frame(attended, self._out, projections(call.attention)["out"].bias)
         if self._control is not None:
-            added = added + (shown - hidden_states)
+            added = added + (shown - states)
 
-        return self.among_frames(hidden_states + added, attn.heads) + added
+        return self.among_frames(states + added, heads) + added
 
     def _keys_and_values(self, shown: Tensor, texts: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
         """Of the pictures themselves; or of the texts (B, T, C), computed once for all passes that bring them."""
@@ -296,14 +298,14 @@ class SharedProcessor:
         """Attention over the frames at each place: (B, places, width) -> the same shape."""
         normed = F.layer_norm(shown, shown.shape[-1:], eps=NORM_EPS)
         states = [F.linear(normed, weight, bias) for weight, bias in self._between]
-        if self.layer.frames == 1:
+        if self.model.frames == 1:
             return states[0]
         width = shown.shape[-1] // heads
         # (images x places x heads, F, width / heads) each, without a copy
-        query, key, value = (state.view(self.layer.frames, -1, width).transpose(0, 1) for state in states)
+        query, key, value = (state.view(self.model.frames, -1, width).transpose(0, 1) for state in states)
         likeness = torch.bmm(query, key.transpose(1, 2)) / math.sqrt(width)
         mixed = torch.bmm(likeness.softmax(-1), value)
-        return self.layer.temporal_o(mixed.transpose(0, 1).reshape(shown.shape))
+        return self.model.temporal_o(mixed.transpose(0, 1).reshape(shown.shape))
 
 
 def _filled_up(texts: Tensor, length: int) -> Tensor:

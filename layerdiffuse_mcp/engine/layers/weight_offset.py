@@ -1,13 +1,13 @@
 """Layer models that are offsets of a base's weights (all SDXL methods), in any of the layouts in which they are shared.
 
     patch = read_offsets("layer_xl_transparent_attn.safetensors", unet)
-    with OffsetNetwork(stack, patch.scaled(0.6)) as run:
-        run.network(x, timestep, conditioning)          # base + offsets
-        run.base_network(x, timestep, conditioning)     # the base; what was patched before (user LoRAs) stays
+    with network.patched(patch.scaled(0.6)):
+        network(x, timestep, conditioning)          # base + offsets
+        network.base(x, timestep, conditioning)     # the base; user LoRAs stay
 
 Layouts: `MODEL_KEY::lora|diff::SLOT` (the released files), plain diffusers keys with full differences, LoRA in
-diffusers layout. A file fits whole or not at all. Both networks are the same module: its touched weights change
-places, so one model's memory is enough, and nothing happens while the same network is asked again and again.
+diffusers layout. A file fits whole or not at all. With and without, the network is the same module: its touched weights
+change places, so one model's memory is enough, and nothing happens while the same is asked again and again.
 """
 
 import os
@@ -15,18 +15,17 @@ import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures, encode_condition
-from layerdiffuse_mcp.engine.models.networks import UNetNetwork
-from layerdiffuse_mcp.engine.models.stable_diffusion import UNET, StableDiffusion
-from layerdiffuse_mcp.engine.types import Conditioning, Network, Networks
+from layerdiffuse_mcp.engine.models.networks import Networks
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
 from layerdiffuse_mcp.engine.weights.lora import parse_lora
-from layerdiffuse_mcp.engine.weights.patcher import Full, LowRank, Offset, Patch, PatchStack, misfits
+from layerdiffuse_mcp.engine.weights.patcher import Full, LowRank, Offset, Patch, misfits
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
 from layerdiffuse_mcp.families.spec import LayerMethod
@@ -107,47 +106,10 @@ class WeightOffset:
         prompts: Sequence[Tensor | None] = (),
     ) -> Generator[Networks]:
         """The networks with the method's file on them; `prompts` of frames there are none."""
-        unet, components = model.unet, model.components
-        patch = components.read(method.file, lambda path: read_offsets(path, unet))
-        offset = OffsetNetwork(
-            components.stack(UNET), patch.scaled(strength), components.lora_patches(UNET), networks.layered
-        )
-        yield Networks(offset.network, offset.base_network)
-
-
-class OffsetNetwork:
-    """A base under an offset patch, for one run: a `Network` with and without the patch.
-
-    below: patches that stay in both (user LoRAs). network: what asks the module, where that is not its plain self.
-    Weights change when a network is called that they are not set for, so a patch that is on already costs nothing. As a
-    context manager it takes the patch off at the end; a caller who will need the same patch again can leave it on.
-    """
-
-    def __init__(self, stack: PatchStack, patch: Patch, below: Sequence[Patch] = (), network: Network | None = None):
-        self._stack = stack
-        self._patch = patch
-        self._below = tuple(below)
-        self._network = network or UNetNetwork(cast(UNet2DConditionModel, stack.module))
-
-    def network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The patched base, as `types.Network`."""
-        self._stack.set(*self._below, self._patch)
-        return self._network(x, timestep, conditioning)
-
-    def base_network(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The base without the patch, as `types.Network`."""
-        self.remove()
-        return self._network(x, timestep, conditioning)
-
-    def remove(self) -> None:
-        """Take the patch off."""
-        self._stack.set(*self._below)
-
-    def __enter__(self) -> "OffsetNetwork":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
+        unet = networks.unet
+        patch = model.components.read(method.file, lambda path: read_offsets(path, unet.unet))
+        with unet.patched(patch.scaled(strength)):
+            yield networks
 
 
 def _slotted(

@@ -96,8 +96,9 @@ class StableDiffusion(ABC):
         return self.components.network(VAE)
 
     def network(self) -> UNetNetwork:
-        """The denoiser as samplers see it, on the device."""
-        return UNetNetwork(self.unet)
+        """The denoiser as samplers see it, on the device, with nothing on it but the LoRAs in use."""
+        self.components.onload("denoising")
+        return UNetNetwork(self.components.stack(UNET), self.components.lora_patches(UNET))
 
     def encode_prompt(
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int

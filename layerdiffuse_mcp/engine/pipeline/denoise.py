@@ -12,12 +12,12 @@ from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.device.threads import for_denoiser
 from layerdiffuse_mcp.engine.layers.adapters import ADAPTERS
+from layerdiffuse_mcp.engine.models.networks import Networks
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline.latents import Start
 from layerdiffuse_mcp.engine.pipeline.prompts import Prompts
 from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.samplers import sample
-from layerdiffuse_mcp.engine.types import Networks
 from layerdiffuse_mcp.families.spec import LayerMethod
 
 OnDenoised = Callable[[int, int, Tensor, Tensor], None]
@@ -38,12 +38,12 @@ def denoise(
 
     condition: of `LayerAdapter.condition`. pixels: of all pictures of the batch.
     """
-    adapter, plain = ADAPTERS[method.adapter], model.network()
+    adapter, unet = ADAPTERS[method.adapter], model.network()
     positive, negative = prompts.positive, prompts.negative
     if condition is not None:
         positive, negative = (adapter.conditioned(half, condition) for half in (positive, negative))
-    layered = adapter.applied(model, Networks(plain, plain), method, stage.layer_weight, condition, prompts.frames)
-    with layered as networks, torch.inference_mode():
+    applied = adapter.applied(model, Networks(unet, unet), method, stage.layer_weight, condition, prompts.frames)
+    with applied as networks, torch.inference_mode():
         denoiser = Denoiser(
             networks.layered,
             model.sigmas,
