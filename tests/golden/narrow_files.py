@@ -52,12 +52,19 @@ LOUDER_CONTROL = 3.4
 def write_models(folder: Path, recipe: Recipe) -> None:
     """Write `narrow-<family>.safetensors` and the official layer and transparency files of both families."""
     for family in FAMILIES:
-        base = {key: recipe.weight(key, shape) for key, shape in _base_shapes(family).items()}
-        save_file(base, folder / f"narrow-{family}.safetensors", {METADATA_KEY: json.dumps(_settings(family))})
-        for name, network in _transparency(family).items():
-            save_file(_transparency_tensors(recipe, name, network), folder / f"{name}.safetensors")
+        write_base(folder, recipe, family)
     for method in METHODS.values():
-        save_file(_layer_tensors(recipe, method), folder / f"{method.id}.safetensors")
+        save_file(_layer_tensors(recipe, method), folder / method.file)
+
+
+def write_base(folder: Path, recipe: Recipe, family: str) -> Path:
+    """Write `narrow-<family>.safetensors`, whose path is returned, and the family's transparency files."""
+    path = folder / f"narrow-{family}.safetensors"
+    base = {key: recipe.weight(key, shape) for key, shape in _base_shapes(family).items()}
+    save_file(base, path, {METADATA_KEY: json.dumps(_settings(family))})
+    for name, network in _transparency(family).items():
+        save_file(_transparency_tensors(recipe, name, network), folder / f"{name}.safetensors")
+    return path
 
 
 def _settings(family: str) -> dict[str, Any]:
@@ -108,20 +115,24 @@ def _transparency_tensors(recipe: Recipe, name: str, network: nn.Module) -> dict
 
 
 def _layer_tensors(recipe: Recipe, method: LayerMethod) -> dict[str, Tensor]:
-    """A layer file that fits the narrow base of its family."""
-    if method.family == "sdxl":
-        return offset_tensors(recipe, method)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**CONFIGS["sd15"])
-        model = SharingModel(unet, method.frames, RANK, control=bool(method.inputs))
-    file = recipe.sharing_file(method.id, {key: tensor.shape for key, tensor in model.state_dict().items()})
+    """A layer file that fits the narrow base of its family, its control encoder louder."""
+    file = layer_tensors(recipe, method)
     control = {key for key in file if key.startswith("kwargs_encoder") and key.endswith("weight")}
     return {key: tensor * LOUDER_CONTROL if key in control else tensor for key, tensor in file.items()}
 
 
-def offset_tensors(recipe: Recipe, method: LayerMethod) -> dict[str, Tensor]:
+def layer_tensors(recipe: Recipe, method: LayerMethod) -> dict[str, Tensor]:
+    """A layer file that fits the narrow base of its family, as the recipe says."""
+    if method.adapter == "weight_offset":
+        return _offset_tensors(recipe, method)
+    with torch.device("meta"):
+        model = SharingModel(UNet2DConditionModel(**CONFIGS[method.family]), method.frames, RANK, bool(method.inputs))
+    return recipe.sharing_file(method.id, {key: tensor.shape for key, tensor in model.state_dict().items()})
+
+
+def _offset_tensors(recipe: Recipe, method: LayerMethod) -> dict[str, Tensor]:
     """An SDXL layer file for the narrow base: low-rank for the attention method, whole offsets for the others."""
-    shapes = base_shapes("sdxl")
+    shapes = base_shapes(method.family)
     if method.id == "layer_xl_transparent_attn":
         return recipe.lora_file(method.id, shapes)
     return recipe.diff_file(method.id, shapes, 4 * len(method.inputs))
