@@ -58,7 +58,7 @@ def round_trip(
         encoder.output_scale = 0.0
     seen, plain = [], []
     for picture in pictures:
-        latent = transparent_latent(vae, encoder, np.ascontiguousarray(picture)) / vae.config.scaling_factor
+        latent = transparent_latent(vae, encoder, np.ascontiguousarray(picture))
         pixel = (vae.decode(latent).sample / 2 + 0.5).clamp(0, 1)
         seen.append(decode(decoder, pixel, latent, augmented=augmented).clamp(0, 1))
         plain.append(pixel)

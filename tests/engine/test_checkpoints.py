@@ -146,6 +146,14 @@ def test_a_folders_scheduler_tells_the_prediction(tmp_path):
     assert (checkpoint.prediction, checkpoint.zero_terminal_snr) == ("v_prediction", True)
 
 
+def test_a_folders_autoencoder_tells_the_latents_scale_and_shift(tmp_path):
+    folder = _write_folder(tmp_path, "sd15")
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.7, "shift_factor": 0.1}))
+    latent = read_checkpoint(folder).latent
+    assert (latent.scale, latent.shift) == (0.7, 0.1)
+
+
 def test_a_folder_of_another_pipeline_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(CheckpointError, match="is a FluxPipeline folder"):

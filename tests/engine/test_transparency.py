@@ -10,7 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from layerdiffuse_mcp.engine.transparency.codec import seen_latent
+from layerdiffuse_mcp.engine.device.placement import Placement
+from layerdiffuse_mcp.engine.models.components import Components
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion15
+from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec, seen_latent
 from layerdiffuse_mcp.engine.transparency.decode import decode, lower_median, to_rgb8, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import encode_offset, transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import (
@@ -20,7 +23,10 @@ from layerdiffuse_mcp.engine.transparency.networks import (
     load_offset_encoder,
 )
 from layerdiffuse_mcp.errors import ImageError, LayerFileError, ModelError, ModelNotFound
+from layerdiffuse_mcp.families.entries import ModelFiles
 from layerdiffuse_mcp.families.registry import FAMILIES
+
+from .narrow_bases import read_base
 
 WIDTHS = (8, 8, 16, 16, 32, 32, 32)
 ENCODER_WIDTHS = (8, 8, 16, 16)
@@ -245,7 +251,6 @@ def test_a_transparent_latent_is_the_vaes_mean_moved_by_the_offset(encoder):
         block_out_channels=(8, 8, 8, 8),
         norm_num_groups=4,
         latent_channels=4,
-        scaling_factor=0.5,
     ).eval()
     picture = np.random.default_rng(0).integers(0, 256, (16, 24, 4), np.uint8)
     picture[:8, :, 3] = 0
@@ -258,7 +263,21 @@ def test_a_transparent_latent_is_the_vaes_mean_moved_by_the_offset(encoder):
     flat = torch.from_numpy(np.asarray(grey) / np.float32(255)).permute(2, 0, 1)[None]
     with torch.no_grad():
         posterior = vae.encode(flat * 2 - 1).latent_dist
-    assert torch.allclose(z, 0.5 * (posterior.mean + posterior.std * encode_offset(encoder, picture)), atol=1e-5)
+    assert torch.allclose(z, posterior.mean + posterior.std * encode_offset(encoder, picture), atol=1e-5)
+
+
+def test_a_picture_is_encoded_into_the_latent_format_of_its_base(tmp_path):
+    checkpoint = read_base(tmp_path, "sd15")
+    form = replace(checkpoint.latent, scale=(0.5, 2.0, 3.0, 4.0), shift=(0.1, -1.0, 0.0, 2.0))
+    codec = checkpoint.spec.codec
+    save_file(OffsetEncoder((4, 4, 8, 8)).state_dict(), tmp_path / codec.encoder)
+    files = ModelFiles(base=checkpoint.path, layers={codec.encoder: tmp_path / codec.encoder})
+    placement = Placement(torch.device("cpu"), torch.float32)
+    model = StableDiffusion15("narrow", Components(replace(checkpoint, latent=form), placement, files))
+    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 4), np.uint8)
+    mean = transparent_latent(model.vae, AlphaCodec(model).encoder, picture)
+    scale, shift = (torch.tensor(one)[None, :, None, None] for one in (form.scale, form.shift))
+    assert torch.allclose(AlphaCodec(model).encode(picture), (mean - shift) * scale, atol=1e-5)
 
 
 def test_pictures_with_odd_sides_cannot_be_encoded(encoder):

@@ -111,7 +111,7 @@ class StepNoise(Protocol):
 class BatchNoise:
     """The noise of a batch: a generator an image, whose first draw is the start and whose next ones are the steps'.
 
-    seeds: one an image; shape: of one image's latent, (4, height / 8, width / 8). What it returns has the shape
+    seeds: one an image; shape: of one image's latent, (C, h, w). What it returns has the shape
     (len(seeds), *shape), on `device` and in `dtype`.
     """
 

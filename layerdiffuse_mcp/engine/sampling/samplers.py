@@ -37,8 +37,8 @@ def sample(
 ) -> Tensor:
     """Run a sampler along its plan: the one door to this room.
 
-    noise: of the batch, with nothing drawn yet; latent: (B or 1, 4, h, w) for img2img, if the plan has a strength.
-    Returns the latent (B, 4, h, w), float32. Whatever `denoise` or `on_step` raises passes through.
+    noise: of the batch, with nothing drawn yet; latent: (B or 1, C, h, w) for img2img, if the plan has a strength.
+    Returns the latent (B, C, h, w), float32. Whatever `denoise` or `on_step` raises passes through.
     """
     x = plan.start(noise.initial(), latent)
     step_noise = noise.brownian(plan.lowest, plan.highest) if sampler.noise == "brownian" else noise

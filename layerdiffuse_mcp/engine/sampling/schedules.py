@@ -215,9 +215,9 @@ class Plan:
         return len(self.sigmas) - 1
 
     def start(self, noise: Tensor, latent: Tensor | None = None) -> Tensor:
-        """What the sampler starts from, at sigma `sigmas[0]`: float32 (B, 4, h, w), from unit noise (B, 4, h, w).
+        """What the sampler starts from, at sigma `sigmas[0]`: float32 (B, C, h, w), from unit noise (B, C, h, w).
 
-        latent: (B or 1, 4, h, w), if and only if the plan was made with a strength; ValueError otherwise.
+        latent: (B or 1, C, h, w), if and only if the plan was made with a strength; ValueError otherwise.
         """
         if (latent is None) != (self.latent_scale == 0):
             raise ValueError("A latent and a strength go together.")

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
-from layerdiffuse_mcp.engine.sampling.latent_space import to_unscaled
+from layerdiffuse_mcp.engine.sampling.latent_space import to_sampled, to_unscaled
 from layerdiffuse_mcp.engine.transparency.decode import decode, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import (
@@ -52,7 +52,7 @@ class AlphaCodec:
 
     def encode(self, rgba: Bytes, on_network: Callable[[], None] | None = None) -> Tensor:
         """See `transparent_latent`: (H, W, 4), uint8, to (1, C, h, w), float32, as sampled."""
-        return transparent_latent(self._model.vae, self.encoder, rgba, on_network)
+        return to_sampled(transparent_latent(self._model.vae, self.encoder, rgba, on_network), self._model.latent)
 
     def decode(self, latent: Tensor, on_view: Callable[[int], None] | None = None) -> Bytes:
         """A sampled latent (C, h, w) as RGBA (H, W, 4), uint8, straight alpha; `on_view(n)`: n more views are done."""

@@ -1,7 +1,7 @@
 """Latent transparency, the way in: from RGBA to a latent that carries its alpha.
 
     encoder = load_offset_encoder(path)
-    z = transparent_latent(vae, encoder, rgba)                  # where img2img begins
+    latent = transparent_latent(vae, encoder, rgba)             # unscaled, as the autoencoder has it
 
 The method is that of arXiv:2402.17113; numbers follow the authors' implementation.
 """
@@ -42,10 +42,10 @@ def encode_offset(encoder: OffsetEncoder, rgba: Bytes) -> Tensor:
 def transparent_latent(
     vae: Any, encoder: OffsetEncoder, rgba: Bytes, on_network: Callable[[], None] | None = None
 ) -> Tensor:
-    """A latent (1, 4, H/8, W/8), float32, in the sampler's space, that `decode` turns back into `rgba`.
+    """A latent (1, 4, H/8, W/8), float32, unscaled, that `decode` turns back into `rgba`.
 
-    It is (mean + std * offset) * scaling_factor: the offset stands where the VAE's random draw would, so nothing is
-    random here. The VAE (a diffusers AutoencoderKL) sees the picture flattened on mid-grey, in whole levels of 255.
+    It is mean + std * offset: the offset stands where the VAE's random draw would, so nothing is random here. The VAE
+    (a diffusers AutoencoderKL) sees the picture flattened on mid-grey, in whole levels of 255.
 
     Args:
         rgba: (H, W, 4), uint8, straight alpha; H and W multiples of 8.
@@ -61,8 +61,7 @@ def transparent_latent(
     posterior = vae.encode(flat.to(device=vae.device, dtype=vae.dtype)).latent_dist
     mean, std = posterior.mean.float(), posterior.std.float()
     on_network()
-    shift: float = getattr(vae.config, "shift_factor", None) or 0.0
-    return (mean + std * offset.to(mean) - shift) * vae.config.scaling_factor
+    return mean + std * offset.to(mean)
 
 
 def _nothing() -> None:

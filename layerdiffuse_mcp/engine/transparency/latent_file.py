@@ -3,7 +3,7 @@
     data = latent_bytes(SavedLatent(latent, 512, 512, "sd15", "pocket", 7))      # a file's content
     read_latent(path).latent        # (4, 64, 64), float32, in the sampler's (scaled) space
 
-Files of other tools are read too, when they hold one tensor (4, h, w) or (1, 4, h, w).
+Files of other tools are read too, when they hold one tensor (C, h, w) or (1, C, h, w).
 """
 
 import re

@@ -50,7 +50,11 @@ def read_folder(path: Path) -> Checkpoint:
         prediction=prediction,
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
         native_size=int(unet_config.get("sample_size") or 0) * spec.latent.downscale or spec.native_size,
-        latent=replace(spec.latent, scale=vae_config.get("scaling_factor", spec.latent.scale)),
+        latent=replace(
+            spec.latent,
+            scale=vae_config.get("scaling_factor", spec.latent.scale),
+            shift=vae_config.get("shift_factor") or spec.latent.shift,
+        ),
         parts=parts,
         name=path.name,
         vae_fits_float16=spec.vae_fits_float16 or vae_config.get("force_upcast") is False,
