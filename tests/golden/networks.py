@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
 
 from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
@@ -46,15 +45,11 @@ def base_shapes(family: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in to_ldm(unet.state_dict(), unet_key_map(unet.config)).items()}
 
 
-def base_tensors(recipe: Recipe, family: str) -> dict[str, Tensor]:
-    """A narrow base's checkpoint: LDM keys with prefix, filled by the recipe."""
-    return {UNET_PREFIX + key: tensor for key, tensor in recipe.base_unet(base_shapes(family)).items()}
-
-
 def base_unet(recipe: Recipe, family: str) -> UNet2DConditionModel:
     """A narrow base as our own loader makes it."""
-    heads = {"attention_head_dim": CONFIGS[family]["attention_head_dim"]}
-    return unet_from_ldm(base_tensors(recipe, family), FAMILIES[family], heads).eval()
+    shapes = {UNET_PREFIX + key: shape for key, shape in base_shapes(family).items()}
+    tensors = {key: recipe.weight(key, shape) for key, shape in shapes.items()}
+    return unet_from_ldm(tensors, FAMILIES[family], {"attention_head_dim": CONFIGS[family]["attention_head_dim"]})
 
 
 def conditionings(recipe: Recipe, family: str) -> tuple[Conditioning, Conditioning]:

@@ -13,8 +13,6 @@ from torch import Tensor
 
 Shapes = Mapping[str, Iterable[int]]
 
-PREFIX = "model.diffusion_model."
-
 
 class Recipe:
     """Draws every tensor of one golden set; `salt` is what tells the sets apart.
@@ -47,14 +45,6 @@ class Recipe:
         if matrix:
             return drawn * (1.0 / math.sqrt(fan_in))
         return 1.0 + 0.1 * drawn if name.endswith("weight") else 0.05 * drawn
-
-    def weights(self, prefix: str, shapes: Shapes) -> dict[str, Tensor]:
-        """A whole state dict: each key's tensor is `weight(prefix + key)`, under the bare key."""
-        return {key: self.weight(prefix + key, shape) for key, shape in shapes.items()}
-
-    def base_unet(self, shapes: Shapes) -> dict[str, Tensor]:
-        """A base network by its LDM keys (given and returned without the `model.diffusion_model.` prefix)."""
-        return self.weights(PREFIX, shapes)
 
     def lora_file(self, name: str, shapes: Shapes, rank: int = 4) -> dict[str, Tensor]:
         """An SDXL attention file of the method `name`: low-rank offsets for q, k, v and out of every attention.

@@ -23,8 +23,6 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.text.chunks import CHUNK_LENGTH, TokenizedPrompt, tokenize_prompt
 from layerdiffuse_mcp.text.tokenizer import clip_tokenizer
 
-__all__ = ["SdxlEmbeddings", "encode_sd15", "encode_sdxl", "sdxl_vector"]
-
 SDXL_CLIP_SKIP = 2
 """SDXL was trained on the last hidden state but one."""
 SIZE_FREQUENCIES = 128

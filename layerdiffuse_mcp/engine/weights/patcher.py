@@ -273,13 +273,6 @@ def misfits(patch: Patch, module: nn.Module) -> list[str]:
     ]
 
 
-def extra_channels(patch: Patch, module: nn.Module) -> int:
-    """How many input channels the first convolution of `module` gains by `patch`."""
-    shape = _base_shape(module, CONV_IN)
-    offsets = patch.offsets.get(CONV_IN, ())
-    return max([0, *((offset.shape(shape) or shape)[1] - shape[1] for offset in offsets)])
-
-
 def _base_shape(module: nn.Module, name: str) -> torch.Size:
     """A weight's shape in the unpatched network: only the first convolution's is changed by patches."""
     shape = module.get_parameter(name).shape

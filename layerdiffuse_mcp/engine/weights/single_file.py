@@ -5,13 +5,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part, Weights, parameter_key
 from layerdiffuse_mcp.engine.weights.ldm_config import text_config, unet_config, vae_config
 from layerdiffuse_mcp.engine.weights.ldm_names import Origin, ldm_origins, open_clip_origins, unet_key_map, vae_key_map
@@ -51,23 +50,9 @@ def unet_from_ldm(
     tensors: Mapping[str, Tensor], spec: FamilySpec, overrides: Mapping[str, Any] | None = None
 ) -> UNet2DConditionModel:
     """A UNet that holds LDM `tensors` as they are, under the family's prefix; `overrides` as in `unet_config`."""
-    return _from_ldm(_unet_part(tensors, _shapes(tensors), spec, overrides or {}), "The UNet")
-
-
-def text_encoder_from_ldm(
-    tensors: Mapping[str, Tensor], overrides: Mapping[str, Any] | None = None, prefix: str = ""
-) -> TextEncoder:
-    """A text encoder that holds `tensors` as they are: transformers' or OpenCLIP's names below `prefix`."""
-    component = Component("text_encoder", "text", "text encoder", prefix)
-    return _from_ldm(_text_part(tensors, _shapes(tensors), component, overrides or {}), "The text encoder")
-
-
-def _from_ldm(part: Part, where: str) -> Any:
-    return part.build(None, "cpu", where)
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    part = _unet_part(tensors, shapes, spec, overrides or {})
+    return cast(UNet2DConditionModel, part.build(None, "cpu", "The UNet"))
 
 
 def _below(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, tuple[int, ...]]:

@@ -111,11 +111,6 @@ class TensorFile(Mapping[str, Tensor]):
         if (facts.st_size, facts.st_mtime_ns) != (read.size, read.changed):
             raise self.error(f"{self.path.name} was replaced while it is in use. Repeat the call, which loads it anew.")
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(row["data_offsets"][1] - row["data_offsets"][0] for row in self._rows.values())
-
     def require_finite(self, keys: Iterator[str] | None = None) -> None:
         """Refuse a file that holds NaN or infinity, naming the first such tensor. Reads every byte."""
         for key in keys or iter(self):
