@@ -13,7 +13,7 @@ from torch import nn
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion15
-from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec, seen_latent
+from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec, decoder_latent
 from layerdiffuse_mcp.engine.transparency.decode import decode, lower_median, to_rgb8, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import encode_offset, transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import (
@@ -227,8 +227,8 @@ def test_opaque_and_transparent_pictures_are_truncated_alike():
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_the_decoder_sees_the_unscaled_latent(family):
     z, card = torch.ones(1, 4, 2, 2), FAMILIES[family]
-    assert torch.equal(seen_latent(z, card.codec, card.latent), z / card.latent.scale)
-    assert torch.equal(seen_latent(z, replace(card.codec, sees="sampled"), card.latent), z)
+    assert torch.equal(decoder_latent(z, card.codec, card.latent), z / card.latent.scale)
+    assert torch.equal(decoder_latent(z, replace(card.codec, sees="sampled"), card.latent), z)
 
 
 def test_offsets_depend_on_alpha_and_not_on_hidden_colour(encoder):

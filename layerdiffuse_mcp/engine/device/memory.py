@@ -55,5 +55,5 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    said = str(error).casefold()
-    return isinstance(error, RuntimeError | OSError | SafetensorError) and any(words in said for words in OUT_OF_MEMORY)
+    text = str(error).casefold()
+    return isinstance(error, RuntimeError | OSError | SafetensorError) and any(words in text for words in OUT_OF_MEMORY)

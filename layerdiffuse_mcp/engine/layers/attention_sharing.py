@@ -44,7 +44,7 @@ from layerdiffuse_mcp.families.spec import LayerMethod
 
 
 class AttentionSharing:
-    """The adapter (see `adapters.py`): a sharing model on the attention layers, shown a control picture.
+    """The adapter (see `adapters.py`): a sharing model on the attention layers, which sees a control picture.
 
     A file takes memory, so one is kept at a time, and it leaves the device with the denoiser.
     """
@@ -269,43 +269,43 @@ class SharedLayer:
     def __call__(self, call: AttentionCall, attend: Attend) -> Tensor:
         """What the layer adds to its input (B, places, width), B = frames x images: the same shape."""
         states, heads = call.states, call.attention.heads
-        shown = states
+        hidden = states
         if self._control is not None:
-            images = len(shown) // self.model.frames
-            shown = shown + repeat_rows(self._control.transpose(0, 1), images).transpose(0, 1).flatten(0, 1)
+            images = len(hidden) // self.model.frames
+            hidden = hidden + repeat_rows(self._control.transpose(0, 1), images).transpose(0, 1).flatten(0, 1)
 
-        query = split_heads(per_frame(shown, self._query), heads)
-        key, value = self._keys_and_values(shown, call.texts, heads)
+        query = split_heads(per_frame(hidden, self._query), heads)
+        key, value = self._keys_and_values(hidden, call.texts, heads)
         mask = self._mask(call.texts) if self._mask and call.texts is not None else None
         attended = F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
         added = per_frame(attended, self._out, projections(call.attention)["out"].bias)
         if self._control is not None:
-            added = added + (shown - states)
+            added = added + (hidden - states)
 
         return self.among_frames(states + added, heads) + added
 
-    def _keys_and_values(self, shown: Tensor, texts: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
+    def _keys_and_values(self, hidden: Tensor, texts: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
         """Of the pictures themselves; or of the texts (B, T, C), computed once for all passes that bring them."""
         if texts is None or texts not in self._texts:
-            joined = per_frame(shown if texts is None else texts, self._key_value)
+            joined = per_frame(hidden if texts is None else texts, self._key_value)
             key, value = (split_heads(half, heads) for half in joined.chunk(2, dim=-1))
             if texts is None:
                 return key, value
             self._texts[texts] = key, value
         return self._texts[texts]
 
-    def among_frames(self, shown: Tensor, heads: int) -> Tensor:
+    def among_frames(self, hidden: Tensor, heads: int) -> Tensor:
         """Attention over the frames at each place: (B, places, width) -> the same shape."""
-        normed = F.layer_norm(shown, shown.shape[-1:], eps=NORM_EPS)
+        normed = F.layer_norm(hidden, hidden.shape[-1:], eps=NORM_EPS)
         states = [F.linear(normed, weight, bias) for weight, bias in self._between]
         if self.model.frames == 1:
             return states[0]
-        width = shown.shape[-1] // heads
+        width = hidden.shape[-1] // heads
         # (images x places x heads, F, width / heads) each, without a copy
         query, key, value = (state.view(self.model.frames, -1, width).transpose(0, 1) for state in states)
         likeness = torch.bmm(query, key.transpose(1, 2)) / math.sqrt(width)
         mixed = torch.bmm(likeness.softmax(-1), value)
-        return self.model.temporal_o(mixed.transpose(0, 1).reshape(shown.shape))
+        return self.model.temporal_o(mixed.transpose(0, 1).reshape(hidden.shape))
 
 
 def _filled_up(texts: Tensor, length: int) -> Tensor:

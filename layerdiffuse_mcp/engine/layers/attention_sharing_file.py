@@ -174,16 +174,16 @@ class SharingModel(nn.Module):
         with torch.device("meta"):
             model = cls(unet, frames, rank, control_width > 0, control_width)
         wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-        given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         problems = {
-            "lacks": [key for key in wanted if key not in given],
-            "has keys that have no place in the network:": [key for key in given if key not in wanted],
-            "does not fit this base in": [key for key in wanted if key in given and given[key] != wanted[key]],
+            "lacks": [key for key in wanted if key not in found],
+            "has keys that have no place in the network:": [key for key in found if key not in wanted],
+            "does not fit this base in": [key for key in wanted if key in found and found[key] != wanted[key]],
         }
         for problem, keys in problems.items():
             if keys:
                 raise LayerFileError(
-                    f"{name} (it looks like {identify(given).title}) {problem} {_some(keys)}; "
+                    f"{name} (it looks like {identify(found).title}) {problem} {_some(keys)}; "
                     "fetch the file again, or use it with the SD 1.5 base it was made for."
                 )
         device, dtype = unet.device, unet.dtype  # diffusers walks the whole network for each of the two

@@ -106,8 +106,8 @@ class Denoiser:
             parts = [scaled.repeat(rows // len(x), 1, 1, 1)]
             if conditioning.concat is not None and not stopped:
                 parts.append(conditioning.concat.to(x))
-            given = replace(conditioning, concat=None)
-            output = network(torch.cat(parts, dim=1), timestep.expand(rows), given)
+            rest = replace(conditioning, concat=None)
+            output = network(torch.cat(parts, dim=1), timestep.expand(rows), rest)
             outputs.extend(output.float().split(len(x)))
 
         *unconditional, denoised = (self._prediction.denoised(x, output, sigma) for output in outputs)

@@ -65,8 +65,8 @@ class AlphaCodec:
             reported = done
 
         pixel = self._model.decode_latents(latent[None])
-        seen = seen_latent(latent[None].to(pixel), self._files, self._model.latent)
-        return to_rgba8(decode(self.decoder, pixel, seen, on_view=report))[0]
+        latent_seen = decoder_latent(latent[None].to(pixel), self._files, self._model.latent)
+        return to_rgba8(decode(self.decoder, pixel, latent_seen, on_view=report))[0]
 
     def _read(self, name: str, load: Callable[..., Any]) -> Any:
         components = self._model.components
@@ -75,6 +75,6 @@ class AlphaCodec:
         return components.read(name, lambda path: load(path, dtype, device), phase="pictures")
 
 
-def seen_latent(latent: Tensor, codec: Codec, form: LatentFormat) -> Tensor:
+def decoder_latent(latent: Tensor, codec: Codec, form: LatentFormat) -> Tensor:
     """What the decoder is shown of sampled latents (B, C, h, w): see `Codec.sees`."""
     return to_unscaled(latent, form) if codec.sees == "unscaled" else latent

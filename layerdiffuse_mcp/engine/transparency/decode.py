@@ -82,7 +82,7 @@ def decode(
         one = pixel[index : index + 1], latent[index : index + 1]
         turned: list[Tensor] = []
         for seen in threads.side_by_side(
-            lambda chunk, one=one: _seen(run, *one, chunk, clip=augmented), chunks, at_once
+            lambda chunk, one=one: _decode_views(run, *one, chunk, clip=augmented), chunks, at_once
         ):
             turned += seen
             if on_view:
@@ -180,7 +180,7 @@ def _at_once(pixel: Tensor, memory: int | None) -> tuple[int, int]:
     return at_once, max(1, min(fit // at_once, SMALL // pixels))
 
 
-def _seen(
+def _decode_views(
     run: Callable[[Tensor, Tensor], Tensor],
     pixel: Tensor,
     latent: Tensor,
@@ -190,7 +190,7 @@ def _seen(
 ) -> list[Tensor]:
     """What `run` makes of one picture in some views, as one batch, turned back."""
     pixels, latents = (torch.cat([_turn(part, view) for view in views]) for part in (pixel, latent))
-    seen = run(pixels.contiguous(memory_format=torch.channels_last), latents)
+    decoded = run(pixels.contiguous(memory_format=torch.channels_last), latents)
     if clip:
-        seen = seen.clamp(0, 1)
-    return [_turn_back(one, view) for one, view in zip(seen.split(1), views, strict=True)]
+        decoded = decoded.clamp(0, 1)
+    return [_turn_back(one, view) for one, view in zip(decoded.split(1), views, strict=True)]

@@ -56,7 +56,7 @@ def read_latent(path: Path) -> SavedLatent:
     try:
         file = TensorFile(path, LayerFileError)
         facts = file.metadata
-        family = next((known for known in FAMILIES if known == facts.get("family")), None)
+        family = next((name for name in FAMILIES if name == facts.get("family")), None)
         name, shape, downscale = _only_latent(file.shapes, path.name, FAMILIES[family].latent if family else None)
         file.require_finite(iter([name]))
         latent = file.read(name).float().view(shape)
@@ -107,5 +107,5 @@ def _only_latent(
 
 def _number(text: str | None, default: int, allowed: range) -> int:
     """The number that a file's metadata says, where that is one that is allowed."""
-    said = int(text) if text is not None and NUMBER.fullmatch(text) else default
-    return said if said in allowed else default
+    value = int(text) if text is not None and NUMBER.fullmatch(text) else default
+    return value if value in allowed else default

@@ -111,9 +111,9 @@ class TransparentDecoder(nn.Module):
         hidden = self.mid_block(hidden)
 
         for block in self.up_blocks:
-            taken = 3  # one residual block each
-            hidden = block(hidden, tuple(skips[-taken:]))
-            del skips[-taken:]
+            count = 3  # one residual block each
+            hidden = block(hidden, tuple(skips[-count:]))
+            del skips[-count:]
         return self.conv_out(nn.functional.silu(self.conv_norm_out(hidden)))
 
 

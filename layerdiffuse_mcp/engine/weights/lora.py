@@ -161,11 +161,11 @@ def _part(key: str) -> tuple[str, str]:
 
 def _module_names(network: nn.Module) -> dict[str, str]:
     """{spelling with "_" for ".": module} of everything that has a weight, in its own and in LDM names."""
-    own = [name for name, module in network.named_modules() if isinstance(getattr(module, "weight", None), Tensor)]
-    names = {parameter_key(name).replace(".", "_"): name for name in own}
+    weighted = [name for name, module in network.named_modules() if isinstance(getattr(module, "weight", None), Tensor)]
+    names = {parameter_key(name).replace(".", "_"): name for name in weighted}
     if "conv_in" in names:
         ldm = unet_modules(cast(Mapping[str, object], network.config))
-        names |= {spelled.replace(".", "_"): name for spelled, name in ldm.items() if name in own}
+        names |= {spelled.replace(".", "_"): name for spelled, name in ldm.items() if name in weighted}
     return names
 
 

@@ -28,5 +28,5 @@ class VectorUNet(UNet2DConditionModel):
 
 def make_text_encoder(config: Mapping[str, Any], projected: bool) -> TextEncoder:
     """A text encoder with weights to be filled in; of `config` what `TextConfig` knows counts."""
-    known = {field.name: config[field.name] for field in fields(TextConfig) if field.name in config}
-    return TextEncoder(TextConfig(**known), projected)
+    settings = {field.name: config[field.name] for field in fields(TextConfig) if field.name in config}
+    return TextEncoder(TextConfig(**settings), projected)

@@ -125,16 +125,16 @@ class PatchStack:
         self.module = module
         self.patches: tuple[Patch, ...] = ()
         self._weights = weights
-        self._kept: dict[str, Tensor] = {}
+        self._originals: dict[str, Tensor] = {}
         self._offloaded: set[str] = set()
         self._reserve = 0
-        self._taken_off: list[tuple[tuple[Patch, ...], dict[str, Tensor]]] = []
+        self._cached: list[tuple[tuple[Patch, ...], dict[str, Tensor]]] = []
 
     @property
     def bytes(self) -> int:
         """Memory that the weights take which are not offloaded, and those that were taken off and kept."""
         here = (weight for name, weight in self.module.named_parameters() if name not in self._offloaded)
-        return _bytes(here) + sum(_bytes(weights.values()) for _, weights in self._taken_off)
+        return _bytes(here) + sum(_bytes(weights.values()) for _, weights in self._cached)
 
     @property
     def reserve(self) -> int:
@@ -152,7 +152,7 @@ class PatchStack:
         Only for a network that has a file behind it.
         """
         assert self._weights is not None
-        self._taken_off.clear()
+        self._cached.clear()
         for name in [name for name, _ in self.module.named_parameters()] if names is None else names:
             weight = self.module.get_parameter(name)
             weight.data = torch.full((), torch.nan, dtype=dtype or weight.dtype).expand(weight.shape)
@@ -184,12 +184,12 @@ class PatchStack:
         if _same(patches, self.patches):
             return
         before, self.patches = self.patches, patches
-        known = self._take_back(patches)
-        self._take_off(before, patches)
+        cached = self._from_cache(patches)
+        self._cache(before, patches)
         try:
             for name, now in _changes(before, patches).items():
                 check()
-                self._write(name, now, known.get(name))
+                self._write(name, now, cached.get(name))
         except BaseException:
             self.drop((*before, *patches))
             raise
@@ -201,7 +201,7 @@ class PatchStack:
         """
         touched = _touched(self.patches if patches is None else patches)
         self.patches = ()
-        self._taken_off.clear()
+        self._cached.clear()
         if self._weights is not None:
             self.offload(touched)
             return
@@ -214,42 +214,42 @@ class PatchStack:
         device = device or parameter.device
         if self._weights is not None:
             return self._weights.read(parameter_key(name), parameter.dtype, device)
-        return self._kept.get(name, parameter.data).to(device)
+        return self._originals.get(name, parameter.data).to(device)
 
-    def _take_off(self, before: tuple[Patch, ...], patches: tuple[Patch, ...]) -> None:
+    def _cache(self, before: tuple[Patch, ...], patches: tuple[Patch, ...]) -> None:
         """Keep the patched weights that a change from `before` to `patches` takes off, if there is room for them."""
         changed = _changes(before, patches).keys() & _touched(before).keys() - self._offloaded
         weights = {name: self.module.get_parameter(name).data for name in changed}
         if weights and _bytes(weights.values()) <= self._reserve:
             self._make_room(_bytes(weights.values()))
-            self._taken_off.append((before, weights))
+            self._cached.append((before, weights))
 
-    def _take_back(self, patches: tuple[Patch, ...]) -> dict[str, Tensor]:
+    def _from_cache(self, patches: tuple[Patch, ...]) -> dict[str, Tensor]:
         """The weights that were kept when these patches were taken off; they are kept no longer."""
-        for index, (known, weights) in enumerate(self._taken_off):
-            if _same(known, patches):
-                del self._taken_off[index]
+        for index, (cached, weights) in enumerate(self._cached):
+            if _same(cached, patches):
+                del self._cached[index]
                 return weights
         return {}
 
     def _make_room(self, needed: int) -> None:
         """Let go of the longest kept weights until `needed` bytes of the reserve are free."""
-        while self._taken_off and needed + sum(_bytes(w.values()) for _, w in self._taken_off) > self._reserve:
-            del self._taken_off[0]
+        while self._cached and needed + sum(_bytes(w.values()) for _, w in self._cached) > self._reserve:
+            del self._cached[0]
 
     @torch.no_grad()
-    def _write(self, name: str, patches: tuple[Patch, ...], known: Tensor | None = None) -> None:
-        """Make a weight the base's plus `patches`; `known` is that sum, if it fits the parameter as it is now."""
+    def _write(self, name: str, patches: tuple[Patch, ...], cached: Tensor | None = None) -> None:
+        """Make a weight the base's plus `patches`; `cached` is that sum, if it fits the parameter as it is now."""
         if name in self._offloaded:
             return
         parameter = self.module.get_parameter(name)
         if patches and self._weights is None:
-            self._kept.setdefault(name, self.original(name))
-        if known is None or known.dtype != parameter.dtype or known.device != parameter.device:
-            known = self._sum(name, patches, parameter.device)
-        parameter.data = known
+            self._originals.setdefault(name, self.original(name))
+        if cached is None or cached.dtype != parameter.dtype or cached.device != parameter.device:
+            cached = self._sum(name, patches, parameter.device)
+        parameter.data = cached
         if not patches:
-            self._kept.pop(name, None)
+            self._originals.pop(name, None)
         _note_channels(self.module, name)
 
     def _sum(self, name: str, patches: tuple[Patch, ...], device: torch.device | str) -> Tensor:
