@@ -59,7 +59,7 @@ class Engine(Protocol):
 
 
 def load_engine(name: str = ENGINE) -> Callable[[Settings], Engine]:
-    """The class `module:name`, imported in half of the time that its libraries take as they come, where no family needs all of them.
+    """The class `module:name`, imported in half of the time that its libraries take as they come.
 
     The environment is set first, where the user has not: of no effect once torch is imported.
     """

@@ -185,8 +185,8 @@ class FamilySpec:
     embedded: bases inside the package. kinds: how a file's header is recognised, the base itself last. pipelines,
     folder_problem: the same of a diffusers folder, asked of its denoiser's configuration. accepts: the options of a
     request that act here; the planner refuses any other. batch_limit: results that are drawn as one batch at most.
-    drawer, model: what draws, and the class that computes, as "module:Class". heads, head_width: of attention, which shapes do not tell (one of the two).
-    steps_table: the ten-step levels of "Align Your Steps".
+    drawer, model: what draws, and the class that computes, as "module:Class". heads, head_width: of attention, which
+    shapes do not tell (one of the two). steps_table: the ten-step levels of "Align Your Steps".
     """
 
     id: str
