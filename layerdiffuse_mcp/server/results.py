@@ -48,7 +48,7 @@ class PictureFacts(BaseModel):
     """One picture file; `alpha` is missing for an opaque layer, `box` for one that fills the picture."""
 
     role: str
-    box: Omittable[list[int]] = None
+    box: Omittable[list[int]] = Field(default=None, description="Where a layer that is no full picture lies, as bbox")
     path: str
     uri: str
     width: int

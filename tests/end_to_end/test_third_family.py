@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from mcp import Client
@@ -88,6 +89,29 @@ async def test_progress_rises_to_the_end(client: Client):
     await client.call_tool("generate_layers", {**HILLS, "steps": 6}, progress_callback=hear)
     assert len(set(heard)) > 3
     assert all(before <= after for before, after in itertools.pairwise(heard))
+
+
+async def test_a_cancelled_call_stops_and_leaves_no_file(client: Client, folder: Path, drawn: dict[str, Any]):
+    before = set(folder.rglob("*"))
+    started = anyio.Event()
+
+    async def hear(_progress: float, _total: float | None, message: str | None) -> None:
+        if message and message.startswith("denoising"):
+            started.set()
+
+    async with anyio.create_task_group() as tasks:
+
+        async def long_call() -> None:
+            large = {**HILLS, "steps": 150, "count": 8, "width": 512, "height": 512}
+            await client.call_tool("generate_layers", large, progress_callback=hear)
+
+        tasks.start_soon(long_call)
+        await started.wait()
+        tasks.cancel_scope.cancel()
+    newest = facts_of(await client.call_tool("list_jobs", {"limit": 1}))["jobs"][0]
+    stopped = facts_of(await client.call_tool("get_job", {"job_id": newest["job_id"], "wait_seconds": 600}))
+    assert stopped["status"] == "cancelled"
+    assert set(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What happens in an engine that draws the third family. Run by `test_third_family.py` where the family is installed."""
+"""What happens in an engine that draws the third family. Run by `test_third_family.py`, with the family installed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from painted_model import NAMES, Painter, write
 from PIL import Image
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -14,14 +15,12 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest, GenerateRequest
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
-from layerdiffuse_mcp.errors import Cancelled
+from layerdiffuse_mcp.errors import Cancelled, ModelNotFound
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub.catalog import find
 from layerdiffuse_mcp.images.read import levels_apart
 from layerdiffuse_mcp.settings import Settings
 from tests.saving import Engine
-
-from painted_model import NAMES, Painter, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' scheduler and this NumPy
 
@@ -117,22 +116,16 @@ def test_a_picture_is_the_same_at_every_offload_level(start: Start, offload: str
 def test_by_layers_a_block_is_computed_without_the_others(start: Start):
     engine = start(offload="layers")
     stack = model_of(engine).components.stack("painter")
-    blocks = [*stack.module.transformer_blocks]
-    largest = 0
-
-    def look(module: nn.Module, _inputs: Any) -> None:
-        nonlocal largest
-        if any(module is block for block in blocks):
-            largest = max(largest, stack.bytes)
-
-    hook = blocks[1].register_forward_hook(lambda module, inputs, _: look(module, inputs), prepend=True)
+    block_of_three = stack.module.transformer_blocks[1]
+    resident: set[int] = set()
+    hook = block_of_three.register_forward_hook(lambda *_: resident.add(stack.bytes), prepend=True)
     try:
         engine.run(request())
     finally:
         hook.remove()
     every = sum(weight.numel() * weight.element_size() for weight in stack.module.parameters())
-    block = sum(weight.numel() * weight.element_size() for weight in blocks[1].parameters())
-    assert largest == every - 2 * block
+    block = sum(weight.numel() * weight.element_size() for weight in block_of_three.parameters())
+    assert resident == {every - 2 * block}
 
 
 def test_a_run_is_stopped_within_a_step_and_the_next_one_draws(start: Start):
@@ -169,8 +162,8 @@ def test_progress_rises_and_names_a_preview(start: Start):
     assert any("preview " in text for text in messages)
 
 
-def test_layers_have_the_names_and_boxes_of_the_model(start: Start):
-    images = start().run(request(width=72, height=64)).images
+def test_layers_have_the_names_and_boxes_of_the_model(start: Start, tmp_path: Path):
+    images = start(output_dir=tmp_path).run(request(width=72, height=64)).images
     assert [(image.role, image.name, image.box) for image in images] == [
         (None, NAMES[0], None),
         (None, NAMES[1], None),
@@ -182,6 +175,11 @@ def test_layers_have_the_names_and_boxes_of_the_model(start: Start):
         "far-hills.png",
         "a-bird-plane.png",
     ]
+
+
+def test_a_family_without_a_base_on_this_machine_says_where_to_put_one(tmp_path: Path):
+    with pytest.raises(ModelNotFound, match="Put one into"):
+        find("painted", Settings(models_dir=tmp_path))
 
 
 def test_what_is_in_no_file_is_computed_when_the_network_is_made(start: Start):
