@@ -39,11 +39,20 @@ class AlphaFacts(Frozen):
 class PictureFacts(Frozen):
     """What is known of one picture, wherever it is."""
 
-    role: Role = Field(description="Which layer this is")
+    role: Role | None = Field(description="Which layer this is; null for one that the model names itself")
+    name: str | None = Field(default=None, description="The model's own name for the layer, where it has no role")
+    box: tuple[int, int, int, int] | None = Field(
+        default=None, description="Where the layer lies in the result, where it does not fill it"
+    )
     width: int
     height: int
     seed: int = Field(description="Seed that draws this picture alone")
     alpha: AlphaFacts | None = Field(description="Alpha facts; null for an opaque layer")
+
+    @property
+    def label(self) -> str:
+        """What the layer is called: its role, or the model's own name for it."""
+        return self.role or self.name or "layer"
 
 
 class ImageResult(PictureFacts):

@@ -169,7 +169,7 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     images = [outcome.ImageResult(path=path, **dict(made)) for (_, made), path in zip(drawn, paths, strict=False)]
     Index(settings).add(images, result.model)
     for number, (_, picture) in enumerate(drawn):
-        OUT.print(f"{picture.role}: {paths[number]}")
+        OUT.print(f"{picture.label}: {paths[number]}")
         OUT.print(f"preview: {paths[len(drawn) + number]}")
         if picture.alpha is not None:
             OUT.print(f"alpha: {describe(picture.alpha)}")

@@ -32,18 +32,16 @@ from layerdiffuse_mcp.api.plan import (
 )
 from layerdiffuse_mcp.engine.device.cancellation import asking
 from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
-from layerdiffuse_mcp.engine.drawing import sampled
+from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
 from layerdiffuse_mcp.engine.drawing.latents import decode_latent, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
-from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, pixels_of_result
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
-from layerdiffuse_mcp.engine.pipeline.latents import Edit
 from layerdiffuse_mcp.engine.pipeline.previews import previews
 from layerdiffuse_mcp.engine.pipeline.progress import DOWNLOADING, Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import latent_file as latents
-from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec
-from layerdiffuse_mcp.engine.types import LayerImage
+from layerdiffuse_mcp.engine.transparency.codec import codec_of
+from layerdiffuse_mcp.engine.types import DiffusionModel, Edit, LayerImage, Pictures
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.registry import METHODS
@@ -60,6 +58,7 @@ from layerdiffuse_mcp.recipes.a1111 import infotext_of
 from layerdiffuse_mcp.recipes.recipe import BASE, SHORT, other_weights, recipe_of
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
+from layerdiffuse_mcp.wording import printable
 
 LONG_PROMPT = 8 * 75
 """Tokens from which on a prompt's length counts beside the picture's size."""
@@ -148,7 +147,8 @@ class Engine:
         count = sum(plan.count for plan in plans)
         self._manager.fit(model, count * pixels_of_result(plans[0], model.latent), width * height)
         with clock("draw"), previews(self._settings, model.latent) as show:
-            drawn = sampled.draw(plans, model, _pictures(plans[0], (width, height), given), meter, show)
+            pictures = _pictures(plans[0], (width, height), given)
+            drawn = drawer_of(model.spec)(plans, model, pictures, meter, show)
         with clock("load"):
             model.identify(plans[0].methods, meter.report)
         with clock("write"):
@@ -181,7 +181,7 @@ class Engine:
             pixels = decode_latent(model, saved, meter)
         with clock("write"):
             name = file_name(Path(task.latent.name).stem, saved.seed, "decoded")
-            picture = _facts(pixels, "foreground", saved.seed)
+            picture = _facts(LayerImage("foreground", saved.seed, pixels, saved.latent))
             file = EncodedFile(name=name, data=png_bytes(pixels), picture=picture)
         return self._outcome(model, clock, encoded=(file,), warnings=_transparency_warnings([file]))
 
@@ -212,13 +212,12 @@ class Engine:
             for method in task.methods:
                 catalog.layer_file(entry, METHODS[method].file, self._settings)
             model = self._manager.get(entry, meter.report)
-            codec = AlphaCodec(model)
-            _ = codec.decoder, codec.encoder
+            codec_of(model).load()
         return self._outcome(model, clock)
 
     def _model(
         self, name: str, meter: Meter, methods: Collection[str] = (), loras: Collection[str] = ()
-    ) -> StableDiffusion:
+    ) -> DiffusionModel:
         """The model in memory; what it lacks for a task is fetched first if a generation may do that."""
         entry = catalog.find(name, self._settings)
         if self._settings.auto_download:
@@ -242,28 +241,28 @@ class Engine:
                 raise ImageError(f"{picture.name} was changed after it was given. Repeat the call.")
             return read_picture(file, self._settings.max_pixels)
 
-    def _encoded(self, plan: DrawPlan, model: StableDiffusion, drawn: list[LayerImage]) -> list[EncodedFile]:
+    def _encoded(self, plan: DrawPlan, model: DiffusionModel, drawn: list[LayerImage]) -> list[EncodedFile]:
         """A plan's pictures, each with the recipe that draws it alone inside, and its latents if they are wanted."""
         files: list[EncodedFile] = []
         base = model.weights[BASE]
         for one in drawn:
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
             text = infotext.format(infotext_of(alone, model_hash=base and base[:SHORT]))
-            recipe = self._recipe(alone, model) | {"role": one.role}
+            picture = _facts(one)
+            recipe = self._recipe(alone, model) | {"role": picture.label}
             data = png_bytes(one.pixels, recipe=recipe, parameters=text)
-            words = plan.prompt or one.role
-            picture = _facts(one.pixels, one.role, one.seed)
-            files.append(EncodedFile(name=file_name(words, one.seed, one.role), data=data, picture=picture))
+            words = plan.prompt or picture.label
+            files.append(EncodedFile(name=file_name(words, one.seed, picture.label), data=data, picture=picture))
             if plan.save_latent:
                 saved = latents.SavedLatent(
                     one.latent, picture.width, picture.height, model.spec.id, model.name, one.seed
                 )
-                name = file_name(words, one.seed, one.role, latents.SUFFIX)
+                name = file_name(words, one.seed, picture.label, latents.SUFFIX)
                 files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
         return files
 
-    def _recipe(self, plan: DrawPlan, model: StableDiffusion) -> dict[str, Any]:
-        placement = model.placement
+    def _recipe(self, plan: DrawPlan, model: DiffusionModel) -> dict[str, Any]:
+        placement = self._manager.placement
         return recipe_of(
             plan,
             weights=model.weights,
@@ -271,11 +270,12 @@ class Engine:
             dtype=str(placement.dtype).removeprefix("torch."),
         )
 
-    def _outcome(self, model: StableDiffusion, clock: "_Clock", **facts: Any) -> Outcome:
+    def _outcome(self, model: DiffusionModel, clock: "_Clock", **facts: Any) -> Outcome:
+        placement = self._manager.placement
         return Outcome(
             model=model.name,
-            device=model.placement.title,
-            dtype=str(model.placement.dtype).removeprefix("torch."),
+            device=placement.title,
+            dtype=str(placement.dtype).removeprefix("torch."),
             timings=clock.timings(),
             **facts,
         )
@@ -320,20 +320,27 @@ def _tokens(plan: DrawPlan) -> int:
     return max(map(count_tokens, (plan.prompt, plan.negative_prompt, *plan.layer_prompts.values())))
 
 
-def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture]) -> sampled.Pictures:
+def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture]) -> Pictures:
     """The pictures as a drawer takes them: the one to edit and its mask at the size (width, height) that is drawn."""
     layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
     if "image" not in pictures:
-        return sampled.Pictures(layers)
+        return Pictures(layers)
     image = fitted(pictures["image"].rgba, *size, plan.resize_mode)
     mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
-    return sampled.Pictures(layers, Edit(image, mask))
+    return Pictures(layers, Edit(image, mask))
 
 
-def _facts(pixels: Any, role: Any, seed: int) -> PictureFacts:
-    height, width, channels = pixels.shape
-    alpha = alpha_facts(pixels) if channels == 4 else None
-    return PictureFacts(role=role, width=width, height=height, seed=seed, alpha=alpha)
+def _facts(layer: LayerImage) -> PictureFacts:
+    height, width, channels = layer.pixels.shape
+    return PictureFacts(
+        role=layer.role,
+        name=None if layer.role else printable(layer.name, 80) or f"layer {layer.order}",
+        box=layer.box,
+        width=width,
+        height=height,
+        seed=layer.seed,
+        alpha=alpha_facts(layer.pixels) if channels == 4 else None,
+    )
 
 
 def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
@@ -348,15 +355,16 @@ def _notes(pictures: dict[str, Picture]) -> list[str]:
 
 def _warnings(plan: DrawPlan, files: list[EncodedFile]) -> list[str]:
     warnings = list(_transparency_warnings(files))
-    for stage in plan.stages or ():
-        if stage.method in ("layer_xl_fgble2bg", "layer_xl_bgble2fg") and stage.sampler.startswith("DPM++"):
+    for stage in plan.stages:
+        if stage.sampler.startswith(METHODS[stage.method].avoid_samplers):
             warnings.append(f"{stage.sampler} leaves artefacts with {stage.method}: Euler a or UniPC is advised.")
     return warnings
 
 
 def _transparency_warnings(files: list[EncodedFile]) -> tuple[str, ...]:
+    pictures = [file.picture for file in files if file.picture is not None and file.picture.role is not None]
     return tuple(
-        NO_TRANSPARENCY.format(role=file.picture.role, seed=file.picture.seed)
-        for file in files
-        if file.picture is not None and file.picture.alpha is not None and not file.picture.alpha.has_transparency
+        NO_TRANSPARENCY.format(role=picture.role, seed=picture.seed)
+        for picture in pictures  # of the layers that a model names itself, one may well fill the picture
+        if picture.alpha is not None and not picture.alpha.has_transparency
     )

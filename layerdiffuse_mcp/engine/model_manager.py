@@ -11,6 +11,7 @@ size of the pictures. Where the estimate was wrong, `relieve` takes less from th
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,15 +20,16 @@ import torch
 from layerdiffuse_mcp.engine.device.memory import memory_free, memory_used, release_memory
 from layerdiffuse_mcp.engine.device.placement import Placement, place
 from layerdiffuse_mcp.engine.models.components import Components
+from layerdiffuse_mcp.engine.models.model import model_class
 from layerdiffuse_mcp.engine.models.offload import LEVELS, Level, estimated_sizes, fitting, lower
 from layerdiffuse_mcp.engine.models.provenance import Provenance
-from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion, model_class
+from layerdiffuse_mcp.engine.types import DiffusionModel
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.engine.weights.single_file import with_vae
 from layerdiffuse_mcp.errors import ModelError, OutOfMemory
+from layerdiffuse_mcp.families.entries import ModelEntry, ModelFiles
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.catalog import ModelEntry
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
 from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
 from layerdiffuse_mcp.settings import Settings
@@ -37,14 +39,22 @@ SHARE = 0.8
 """Of the device's memory; what models may take unless it is set."""
 
 
+@dataclass
+class _Loaded:
+    """A model in memory. versions: of its files as they were read. at_least: the level below which memory ran out."""
+
+    model: DiffusionModel
+    components: Components
+    versions: tuple[FileVersion, ...]
+    at_least: Level = "none"
+
+
 class ModelManager:
     """The models in memory, most recently used last."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._models: OrderedDict[str, StableDiffusion] = OrderedDict()
-        self._versions: dict[str, tuple[FileVersion, ...]] = {}
-        self._at_least: dict[str, Level] = {}
+        self._models: OrderedDict[str, _Loaded] = OrderedDict()
         self._hashes = BackgroundHashes()
 
     @cached_property
@@ -57,10 +67,10 @@ class ModelManager:
         """Bytes that models and what they compute with may take now."""
         free, total = memory_free(self.placement.device)
         limit = self._settings.max_memory
-        own = sum(model.components.bytes for model in self._models.values())
+        own = sum(one.components.bytes for one in self._models.values())
         return min(int(limit * 1e9) if limit else int(total * SHARE), free + own)
 
-    def get(self, entry: ModelEntry, report: Callable[[str], None], loras: Collection[str] = ()) -> StableDiffusion:
+    def get(self, entry: ModelEntry, report: Callable[[str], None], loras: Collection[str] = ()) -> DiffusionModel:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
         Where its files and those of `loras` lie is looked up here, once for a task.
@@ -72,75 +82,80 @@ class ModelManager:
         """
         files = catalog.model_files(entry, self._settings, loras)
         versions = tuple(version for part in (files.base, files.vae) if part for version in versions_below(part))
-        if self._versions.get(entry.name, versions) != versions:
+        if entry.name in self._models and self._models[entry.name].versions != versions:
             self.unload(entry.name)
-        model = self._models.get(entry.name)
-        if model is None:
+        if entry.name not in self._models:
             report(f"loading {entry.name}")
-            checkpoint = read_checkpoint(files.base)
-            if files.vae is not None:
-                checkpoint = with_vae(checkpoint, files.vae)
-            provenance = Provenance(self._hashes, versions[0] if files.base.is_file() else None)
-            components = Components(checkpoint, self.placement, files, provenance)
-            model = model_class(checkpoint.spec)(entry.name, components)
-        model.components.files = files
-        self._models[entry.name] = model
-        self._versions[entry.name] = versions
+            self._models[entry.name] = self._open(entry.name, files, versions)
+        loaded = self._models[entry.name]
+        components = loaded.components
+        components.files = files
         self._models.move_to_end(entry.name)
-        native = model.components.checkpoint.native_size
+        native = components.checkpoint.native_size
         try:
-            self.fit(model, native**2, native**2)
-            model.components.load()
+            self.fit(loaded.model, native**2, native**2)
+            components.load()
         except (ModelError, OutOfMemory):
             self.unload(entry.name)
             raise
         self._hashes.start(*versions[:1])
-        return model
+        return loaded.model
 
-    def fit(self, model: StableDiffusion, together: int, each: int) -> None:
+    def _open(self, name: str, files: ModelFiles, versions: tuple[FileVersion, ...]) -> _Loaded:
+        """The model, whose networks are not read yet."""
+        checkpoint = read_checkpoint(files.base)
+        if files.vae is not None:
+            checkpoint = with_vae(checkpoint, files.vae)
+        provenance = Provenance(self._hashes, versions[0] if files.base.is_file() else None)
+        components = Components(checkpoint, self.placement, files, provenance)
+        return _Loaded(model_class(checkpoint.spec)(name, components), components, versions)
+
+    def fit(self, model: DiffusionModel, together: int, each: int) -> None:
         """Make room for drawing `together` pixels as one batch, in pictures of `each`: others go, then parts of it.
 
         Raises:
             OutOfMemory: it is too large even layer by layer.
         """
-        sizes = model.components.sizes.drawing(min(together, max(model.pixels_at_once, each)), each, self.placement)
+        loaded = self._models[model.name]
+        components = loaded.components
+        sizes = components.sizes.drawing(min(together, max(model.pixels_at_once, each)), each, self.placement)
         asked = self._settings.offload
-        self._make_room(model, sizes.at("none" if asked == "auto" else asked))
+        self._make_room(components, sizes.at("none" if asked == "auto" else asked))
         level = fitting(sizes, self.budget) if asked == "auto" else asked
-        whole = model.components.sizes.at(level)
+        whole = components.sizes.at(level)
         if whole > self.budget:
             raise OutOfMemory(
                 f"{model.name} takes {in_words(whole)} with offload={level}, and there are "
                 f"{in_words(self.budget)} for models. Raise LAYERDIFFUSE_MAX_MEMORY, set LAYERDIFFUSE_OFFLOAD=auto, "
                 "close other programs, or name a smaller model."
             )
-        least = self._at_least.get(model.name, level)
-        model.components.level = least if LEVELS.index(least) > LEVELS.index(level) else level
-        model.components.reserve = max(0, self.budget - sizes.at("none")) // 2
+        components.level = LEVELS[max(LEVELS.index(loaded.at_least), LEVELS.index(level))]
+        components.reserve = max(0, self.budget - sizes.at("none")) // 2
 
     def relieve(self) -> str | None:
         """After memory ran out: free all of it, and let the model that ran take less from now on.
 
         Returns what is different then, in words, or None when no more can be done.
         """
-        model = next(reversed(self._models.values()), None)
-        if model is None:
+        loaded = next(reversed(self._models.values()), None)
+        if loaded is None:
             return None
+        model, components = loaded.model, loaded.components
         for name in [name for name in self._models if name != model.name]:
             self.unload(name)
-        level, (count, each) = lower(model.components.level), model.batch
+        level, (count, each) = lower(components.level), model.batch
         if level is None and count == 1 and model.pixels_at_once < each:
             return None
-        model.components.offload()
+        components.offload()
         release_memory()
-        self._at_least[model.name] = model.components.level = level or model.components.level
+        loaded.at_least = components.level = level or components.level
         together = ""
         if level is None or count > 1:
             model.pixels_at_once = each * count // 2
             together = f" and {count // 2} at a time" if count > 1 else " and guidance's two passes in turn"
         return (
             f"The memory of {self.placement.title} ran out: drawn again with "
-            f"offload={model.components.level}{together}, which is slower. Smaller or fewer pictures take less."
+            f"offload={components.level}{together}, which is slower. Smaller or fewer pictures take less."
         )
 
     def unload(self, name: str | None = None) -> list[str]:
@@ -148,8 +163,6 @@ class ModelManager:
         names = [known for known in self._models if name in (None, known)]
         for known in names:
             del self._models[known]
-            self._at_least.pop(known, None)
-            self._versions.pop(known, None)
         release_memory()
         return names
 
@@ -184,24 +197,23 @@ class ModelManager:
             "memory_budget": self.budget,
             "memory_resident": memory_used(),
             "loaded": [
-                {"model": model.name, "bytes": model.components.bytes, "offload": model.components.level}
-                for model in self._models.values()
+                {"model": name, "bytes": one.components.bytes, "offload": one.components.level}
+                for name, one in self._models.items()
             ],
         }
 
-    def _make_room(self, model: StableDiffusion, needed: int) -> None:
-        """Until `needed` bytes fit into the budget beside the other models, these give up what they keep in reserve,
-        then the least recently used of them go.
+    def _make_room(self, components: Components, needed: int) -> None:
+        """Until `needed` bytes of these fit into the budget beside other models, those give up what they keep in
+        reserve, then the least recently used of them go.
         """
-        others = [other for other in self._models.values() if other is not model]
+        others = {name: one.components for name, one in self._models.items() if one.components is not components}
 
         def crowded() -> bool:
-            rest = sum(other.components.bytes for other in self._models.values() if other is not model)
-            return needed + rest > self.budget
+            return needed + sum(others[name].bytes for name in others.keys() & self._models.keys()) > self.budget
 
-        for other in others:
+        for other in others.values():
             if crowded():
-                other.components.reserve = 0
-        for other in others:
+                other.reserve = 0
+        for name in others:
             if crowded():
-                self.unload(other.name)
+                self.unload(name)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import Inputs, Task
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
 
 ENGINE = "layerdiffuse_mcp.engine.engine:Engine"
@@ -65,6 +66,8 @@ def load_engine(name: str = ENGINE) -> Callable[[Settings], Engine]:
     for variable, value in DEFAULTS.items():
         os.environ.setdefault(variable, value)
     keep_freed_memory()
+    if any(card.drawer == "diffusers" for card in FAMILIES.values()):
+        return _found(name)  # their pipelines may want all of it, and diffusers looks once
     try:
         with lean_imports():
             return _found(name)

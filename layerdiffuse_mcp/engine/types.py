@@ -1,18 +1,25 @@
 """The values and protocols that the rooms of the engine hand to each other.
 
     output = network(x, timestep, conditioning)          # any Network
+    model.spec, model.decode_latents(latents)            # any DiffusionModel
+    rgba = codec.decode(latent)                          # any AlphaCodec
     LayerImage("foreground", seed, pixels, latent)       # what a drawer returns
 
-It knows no file, no model and no plan.
+It knows no file and no family.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from layerdiffuse_mcp.families.spec import Role
+from layerdiffuse_mcp.api.requests import Stage
+from layerdiffuse_mcp.families.spec import FamilySpec, LatentFormat, Role
 from layerdiffuse_mcp.images.alpha import Bytes
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,131 @@ class Network(Protocol):
         ...
 
 
+class DiffusionModel(Protocol):
+    """A base in memory, as whoever keeps it or uses its autoencoder sees it; drawers know more of theirs.
+
+    name: the catalogue's. weights: the files of the last drawing, as `identify` found them. pixels_at_once: how many
+    pixels may be drawn as one batch. batch: the results in the batch that is being drawn, and the pixels of each.
+    """
+
+    name: str
+    weights: dict[str, str | None]
+    pixels_at_once: int
+    batch: tuple[int, int]
+
+    @property
+    def spec(self) -> FamilySpec:
+        """The family's card."""
+        ...
+
+    @property
+    def latent(self) -> LatentFormat:
+        """The base's own latent format; its autoencoder takes and returns pictures of `latent.pictures` channels."""
+        ...
+
+    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, P, H, W), 0..1: mean and deviation of their latents (B, C, h, w), float32, unscaled."""
+        ...
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Sampled latents (B, C, h, w) as pictures (B, P, H, W), 0..1, float32."""
+        ...
+
+    def identify(self, methods: Collection[str], report: Callable[[str], None]) -> None:
+        """Note in `weights` which files a drawing by `methods` was made with."""
+        ...
+
+
+class PipelineModel(DiffusionModel, Protocol):
+    """A base that a diffusers pipeline draws with.
+
+    The pipeline's networks are the model's components, and it takes `latents`, a `generator` a result,
+    `callback_on_step_end` and `output_type="latent"`, as diffusers' own do.
+    """
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline; a network of it is on the device while it computes."""
+        ...
+
+    def noise_shape(self, width: int, height: int) -> tuple[int, ...]:
+        """The shape of the noise that one result of these pixels starts from."""
+        ...
+
+    def pack(self, noise: Tensor) -> Tensor:
+        """Noise (B, *noise_shape) as the pipeline takes it for `latents`."""
+        ...
+
+    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
+        """The pipeline's latents, of a step or at the end, as (B, frames, C, h, w), sampled."""
+        ...
+
+    def arguments(self, stage: Stage, prompts: Sequence[str], negative: Sequence[str]) -> dict[str, Any]:
+        """The prompts, one a result, and those settings of the stage that act here, as the pipeline calls them."""
+        ...
+
+    def layers(self, latents: Tensor, prompt: str) -> Sequence["LayerLatent"]:
+        """What one result's latents (frames, C, h, w) are, from the bottom up."""
+        ...
+
+
+class AlphaCodec(Protocol):
+    """Between pictures with alpha and latents: LayerDiffuse's two networks, or an autoencoder of four channels."""
+
+    def load(self) -> None:
+        """Have in memory what it needs."""
+        ...
+
+    def encode(self, rgba: Bytes, on_network: Callable[[], None] | None = None) -> Tensor:
+        """(H, W, 4), uint8, straight alpha, to (1, C, h, w), float32, as sampled; `on_network` after each network."""
+        ...
+
+    def decode(self, latent: Tensor, on_view: Callable[[int], None] | None = None) -> Bytes:
+        """A sampled latent (C, h, w) as (H, W, 4), uint8, straight alpha; `on_view(n)`: n more views are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The picture to edit (H, W, 4) and the mask (H, W), 255 where to draw anew, both uint8 at the drawn size."""
+
+    image: Bytes
+    mask: Bytes | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that plans start from: by role (H, W, 4), uint8, any size; and the one to edit."""
+
+    layers: Mapping[Role, Bytes] = field(default_factory=dict[Role, Bytes])
+    edit: Edit | None = None
+
+
+@dataclass(frozen=True)
+class LayerLatent:
+    """One layer before it is decoded: (C, h, w) as sampled; its role, or the name that the model gives it.
+
+    box: where it lies in the result, None where it fills it.
+    """
+
+    latent: Tensor
+    name: str = ""
+    role: Role | None = None
+    box: Box | None = None
+
+
 @dataclass(frozen=True)
 class LayerImage:
-    """One layer of one result: `pixels` (H, W, 4) with alpha or (H, W, 3), uint8; `latent` (C, h, w) as sampled."""
+    """One layer of one result: `pixels` (H, W, 4) with alpha or (H, W, 3), uint8; `latent` (C, h, w) as sampled.
 
-    role: Role
+    It has a role, or a name of the model's own. box: where it lies in the result, None where it fills it. order: of
+    layers that lie on each other, 0 at the bottom.
+    """
+
+    role: Role | None
     seed: int
     pixels: Bytes
     latent: Tensor
+    name: str = ""
+    box: Box | None = None
+    order: int = 0

@@ -7,7 +7,7 @@ A package of somebody else's adds a family by an entry point in the group `layer
 `FamilySpec`, as in `mine = "my_package.card:MINE"`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Annotated, Any
 
@@ -88,21 +88,16 @@ def task_inputs(task: Task, family: str) -> tuple[Role, ...]:
     return FAMILIES[family].given_roles(task)
 
 
-def folder_family(name: str, pipeline: str, unet: Mapping[str, Any]) -> FamilySpec:
+def folder_family(name: str, pipeline: str, config: Callable[[str], Mapping[str, Any]]) -> FamilySpec:
     """The family of the base in the diffusers folder `name`.
 
-    pipeline: the class that its `model_index.json` names. unet: the configuration in `unet/config.json`, if any.
+    pipeline: the class that its `model_index.json` names. config: reads the configuration of one of its networks.
 
     Raises:
         CheckpointError: no family's layer models fit the base; says what it is.
     """
     card = next((card for card in FAMILIES.values() if pipeline in card.pipelines), None)
-    if card is None:
-        problem = f"is a {pipeline[:80]} folder"
-    elif unet.get("in_channels", card.latent.channels) != card.latent.channels:
-        problem = f"has a UNet of {unet['in_channels']} input channels, as inpainting and editing bases have"
-    else:
-        problem = card.folder_problem(unet)
+    problem = card.folder_problem(config(card.denoiser)) if card else f"is a {pipeline[:80]} folder"
     if problem or card is None:
         raise CheckpointError(f"{name} {problem}, and layer models do not fit it; use a plain {titles()} base.")
     return card

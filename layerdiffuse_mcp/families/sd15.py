@@ -21,6 +21,7 @@ from layerdiffuse_mcp.families.spec import (
     Task,
 )
 from layerdiffuse_mcp.families.stable_diffusion import (
+    CHANNELS,
     CONV_IN,
     FIRST_SD1,
     OPENRAIL_M,
@@ -31,6 +32,7 @@ from layerdiffuse_mcp.families.stable_diffusion import (
     channels_in,
     is_linear,
     released,
+    unet_problem,
 )
 
 ID = "sd15"
@@ -65,7 +67,7 @@ def _without_vector(shapes: Shapes) -> bool:
 
 def _folder_problem(unet: Mapping[str, Any]) -> str | None:
     is_sd2 = unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024
-    return "is an SD 2.x base" if is_sd2 else None
+    return unet_problem(unet) or ("is an SD 2.x base" if is_sd2 else None)
 
 
 SD15 = FamilySpec(
@@ -73,7 +75,7 @@ SD15 = FamilySpec(
     title="SD 1.5",
     native_size=512,
     latent=LatentFormat(
-        channels=4,
+        channels=CHANNELS,
         downscale=8,
         scale=0.18215,
         rgb_factors=(

@@ -21,6 +21,7 @@ from layerdiffuse_mcp.families.spec import (
     Task,
 )
 from layerdiffuse_mcp.families.stable_diffusion import (
+    CHANNELS,
     FIRST_SD1,
     OPENRAIL_M,
     OPTIONS,
@@ -30,6 +31,7 @@ from layerdiffuse_mcp.families.stable_diffusion import (
     VECTOR,
     channels_in,
     released,
+    unet_problem,
 )
 
 ID = "sdxl"
@@ -108,7 +110,8 @@ def _is_refiner(shapes: Shapes) -> bool:
 
 
 def _folder_problem(unet: Mapping[str, Any]) -> str | None:
-    return "is an SDXL refiner" if len(unet.get("block_out_channels", (0, 0, 0))) != 3 else None
+    is_refiner = len(unet.get("block_out_channels", (0, 0, 0))) != 3
+    return unet_problem(unet) or ("is an SDXL refiner" if is_refiner else None)
 
 
 def _base(name: str, repo: str, file: str, megabytes: int, licence: str, description: str, *aliases: str) -> ModelEntry:
@@ -136,7 +139,7 @@ SDXL = FamilySpec(
     title="SDXL",
     native_size=1024,
     latent=LatentFormat(
-        channels=4,
+        channels=CHANNELS,
         downscale=8,
         scale=0.13025,
         rgb_factors=(

@@ -95,7 +95,8 @@ class LatentFormat:
 
     channels, downscale: a picture (H, W) has a latent (channels, H / downscale, W / downscale). scale, shift: sampled
     latent = (latent - shift) * scale; a number, or one a channel. rgb_factors: red, green and blue in -1..1 for one of
-    each channel of a sampled latent, and last of none: what previews are made with.
+    each channel of a sampled latent, and last of none: what previews are made with. pictures: channels of the pictures
+    that the autoencoder takes, 3, or 4 where it has alpha.
     """
 
     channels: int
@@ -103,6 +104,7 @@ class LatentFormat:
     scale: float | tuple[float, ...] = 1.0
     shift: float | tuple[float, ...] = 0.0
     rgb_factors: tuple[tuple[float, float, float], ...] = ()
+    pictures: Literal[3, 4] = 3
 
     def padded(self, width: int, height: int) -> tuple[int, int]:
         """Width and height that are drawn for a picture of this size: the next multiples of `downscale`."""
@@ -115,12 +117,16 @@ class LatentFormat:
 
 @dataclass(frozen=True)
 class Component:
-    """One of a base's networks: its name in a diffusers folder, when it is used, where a single file keeps it."""
+    """One of a base's networks: its name in a diffusers folder, when it is used, where a single file keeps it.
+
+    network: its class as "module:Class", made of the folder's `config.json`; "" for those of Stable Diffusion.
+    """
 
     name: str
     phase: Phase
     title: str
-    prefix: str
+    prefix: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,10 +183,10 @@ class FamilySpec:
     multiples of it. routes: for each task that the family can do its methods in the order in which they run; a later
     one takes what an earlier one made. repacked: files that hold the same weights in another layout, by official name.
     embedded: bases inside the package. kinds: how a file's header is recognised, the base itself last. pipelines,
-    folder_problem: the same of a diffusers folder. accepts: the options of a request that act here; the planner refuses
-    any other. batch_limit: results that are drawn as one batch at most. drawer, model: what draws, and the class that
-    computes, as "module:Class". heads, head_width: of attention, which shapes do not tell (one of the two).
-    steps_table: the ten-step levels of "Align Your Steps".
+    folder_problem: the same of a diffusers folder, asked of its denoiser's configuration. accepts: the options of a
+    request that act here; the planner refuses any other. batch_limit: results that are drawn as one batch at most.
+    drawer, model: what draws, and the class that computes, as "module:Class". heads, head_width: of attention, which
+    shapes do not tell (one of the two). steps_table: the ten-step levels of "Align Your Steps".
     """
 
     id: str
@@ -210,6 +216,16 @@ class FamilySpec:
     head_width: int | None = None
     vae_fits_float16: bool = True
     steps_table: tuple[float, ...] = ()
+
+    @property
+    def denoiser(self) -> str:
+        """The name of the component that denoises."""
+        return self.names("denoising")[0]
+
+    def native_size_of(self, denoiser: Mapping[str, Any]) -> int:
+        """Pixels a side of the pictures that a base was trained on, by its denoiser's configuration."""
+        size = denoiser.get("sample_size")
+        return size * self.latent.downscale if isinstance(size, int) and size > 0 else self.native_size
 
     def names(self, phase: Phase | None = None) -> tuple[str, ...]:
         """The names of its components, of one phase or of all."""

@@ -1,10 +1,16 @@
 """What the cards of the Stable Diffusion line have in common: the release's repository, single-file names, options."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from layerdiffuse_mcp.families.entries import HubFile
 from layerdiffuse_mcp.families.spec import Component, Shapes
 
 LAYER_REPO = "LayerDiffusion/layerdiffusion-v1"
 OPENRAIL_M = "creativeml-openrail-m"
+
+CHANNELS = 4
+"""Of the latents."""
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -47,6 +53,14 @@ def released(sizes: dict[str, tuple[int, str | None]]) -> dict[str, HubFile]:
         name: HubFile(repo=LAYER_REPO, path=name, bytes=size, sha256=sha256, licence=OPENRAIL_M)
         for name, (size, sha256) in sizes.items()
     }
+
+
+def unet_problem(unet: Mapping[str, Any]) -> str | None:
+    """What keeps layer files from fitting any UNet of this configuration."""
+    channels = unet.get("in_channels", CHANNELS)
+    if channels == CHANNELS:
+        return None
+    return f"has a UNet of {channels} input channels, as inpainting and editing bases have"
 
 
 def channels_in(shapes: Shapes) -> int:

@@ -74,7 +74,12 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
         return next((entry for entry in entries if entry.name != POCKET and _usable(entry, shelf)), entries[0])
     if wanted in FAMILIES:
         family = [entry for entry in entries if entry.family == wanted and entry.name != POCKET]
-        return next((entry for entry in family if entry.prepared), family[0])
+        if family:
+            return next((entry for entry in family if entry.prepared), family[0])
+        raise ModelNotFound(
+            f"There is no base of the family {wanted} on this machine, and none that is known to be published. "
+            f"Put one into {printable(settings.models_dir)}."
+        )
     for spelled in (str, str.casefold):
         for entry in entries:
             if spelled(wanted) in (spelled(entry.name), *map(spelled, _aliases(entry))):
@@ -253,22 +258,18 @@ def _usable(entry: ModelEntry, shelf: Shelf) -> bool:
 
 
 def _tasks(entry: ModelEntry, shelf: Shelf) -> dict[Task, bool]:
-    here = {name: _layer_path(entry, name, shelf) is not None for name in _layer_names(entry)}
-    return {
-        task: all(here[METHODS[method].file] for method in route) and all(here[name] for name in _transparency(entry))
-        for (task, family), route in ROUTES.items()
-        if family == entry.family
-    }
+    if entry.family is None:
+        return {}
+    card = FAMILIES[entry.family]
+    here = {name: _layer_path(entry, name, shelf) is not None for name in card.layer_files()}
+    return {task: all(here[name] for name in card.layer_files(route)) for task, route in card.routes.items()}
 
 
-def _transparency(entry: ModelEntry) -> Collection[str]:
-    codec = FAMILIES[entry.family].codec if entry.family else None
-    return codec.files if codec else ()
-
-
-def _layer_names(entry: ModelEntry, methods: Collection[str] | None = None) -> list[str]:
-    family = [method for method in METHODS.values() if method.family == entry.family]
-    return [*_transparency(entry), *(method.file for method in family if methods is None or method.id in methods)]
+def _layer_names(entry: ModelEntry, methods: Collection[str] | None = None) -> Sequence[str]:
+    if entry.family is None:
+        return ()
+    card = FAMILIES[entry.family]
+    return card.layer_files([name for name in card.methods if methods is None or name in methods])
 
 
 def _layer_path(entry: ModelEntry, name: str, shelf: Shelf) -> Path | None:
@@ -334,7 +335,7 @@ def _command(name: str, file: str = "") -> str:
 
 
 def _method_of(file: str) -> LayerMethod | None:
-    return next((method for method in METHODS.values() if method.file == file), None)
+    return next((method for method in METHODS.values() if file and method.file == file), None)
 
 
 def _source(remote: HubFile) -> str:

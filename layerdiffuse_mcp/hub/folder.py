@@ -47,7 +47,7 @@ from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, identify
 from layerdiffuse_mcp.wording import printable
 
 SUFFIX = ".safetensors"
-INDEX = "model_index.json"
+INDEX, CONFIG = "model_index.json", "config.json"
 LIST = "models.toml"
 LORA_FOLDERS = frozenset({"lora", "loras"})
 RESERVED = frozenset({*FAMILIES, *(entry.name for entry in (*EMBEDDED, *BASES))})
@@ -224,9 +224,8 @@ def _dropped_base(path: Path, family: str) -> ModelEntry:
 def _diffusers_base(path: Path) -> list[ModelEntry]:
     try:
         pipeline = str(_json(path / INDEX).get("_class_name"))
-        unet = _json(path / "unet" / "config.json")
-        spec = folder_family(path.name, pipeline, unet)
-        size = int(unet.get("sample_size") or 0) * spec.latent.downscale
+        spec = folder_family(path.name, pipeline, lambda network: _json(path / network / CONFIG))
+        size = spec.native_size_of(_json(path / spec.denoiser / CONFIG))
     except (CheckpointError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return []  # it is of no use here; naming it in a call still says why
     return [

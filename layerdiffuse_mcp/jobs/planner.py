@@ -35,6 +35,7 @@ from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
 from layerdiffuse_mcp.text.emphasis import extract_loras
+from layerdiffuse_mcp.wording import printable
 
 MAX_TOKENS = 4096
 """Of one prompt: time and memory grow with every 75 tokens."""
@@ -184,6 +185,11 @@ def _loras(request: GenerateRequest, family: FamilySpec, settings: Settings) -> 
     """The LoRAs that the prompts name, in order; of one that is named twice, the last strengths."""
     texts = (request.prompt, *request.layer_prompts.values())
     tags = {tag.name: tag for text in texts for tag in extract_loras(text)[1]}
+    if tags and "loras" not in family.accepts:
+        raise InvalidRequest(
+            f"<lora:{printable(next(iter(tags)), 80)}> would change nothing: {family.title} models take no LoRAs. "
+            "Leave it out of the prompt."
+        )
     found: list[tuple[LoraEntry, PlannedLora]] = []
     for tag in tags.values():
         entry = catalog.find_lora(tag.name, settings)

@@ -102,7 +102,7 @@ class Index:
         for number, image in enumerate(images, 1):
             with contextlib.suppress(OSError):
                 entry = _entry_of(Path(os.path.realpath(image.path)))
-                entry = entry._replace(role=image.role, width=image.width, height=image.height, seed=image.seed)
+                entry = entry._replace(role=image.label, width=image.width, height=image.height, seed=image.seed)
                 entry = entry._replace(job=job, number=number if job else None, model=_text(model) or entry.model)
                 rows.append(_row(entry))
         self._do(lambda connection: connection.executemany(f"INSERT OR REPLACE {_INSERT}", rows), None)

@@ -11,7 +11,7 @@ SLUG_LENGTH = 40
 
 def file_name(text: str, seed: int, role: str, suffix: str = ".png") -> str:
     """What a file is: the first words of a text, its seed and what it holds."""
-    return f"{slug(text)}-{seed}-{role}{suffix}"
+    return f"{slug(text)}-{seed}-{slug(role)}{suffix}"
 
 
 def dated(now: datetime) -> tuple[str, str]:

@@ -93,7 +93,7 @@ def infotext_of(
         "emphasis": request.emphasis,
         "resize_mode": request.resize_mode,
     }
-    if method is not None and not (base.layer_method and _method(base.layer_method) is method):
+    if method is not None and method.forge_name and not (base.layer_method and _method(base.layer_method) is method):
         told["layer_method"] = method.forge_name
     if like is None:
         told |= {f"{role}_given": role in request.inputs for role in ("foreground", "background", "blended")}

@@ -45,9 +45,10 @@ class Alpha(BaseModel):
 
 
 class PictureFacts(BaseModel):
-    """One picture file; `alpha` is missing for an opaque layer."""
+    """One picture file; `alpha` is missing for an opaque layer, `box` for one that fills the picture."""
 
     role: str
+    box: Omittable[list[int]] = Field(default=None, description="Where a layer that is no full picture lies, as bbox")
     path: str
     uri: str
     width: int
@@ -140,7 +141,8 @@ def _add_outcome(facts: JobResult, job: Job, outcome: Outcome) -> None:
 
 def _picture_facts(job: Job, number: int, image: ImageResult) -> PictureFacts:
     return PictureFacts(
-        role=image.role,
+        role=image.label,
+        box=image.box and list(image.box),
         path=str(image.path),
         uri=image_uri(job, number),
         width=image.width,
@@ -183,7 +185,7 @@ def _headline(job: Job, outcome: Outcome) -> str:
 def line_of(image: ImageResult) -> str:
     """One picture in one line: where it is and what its alpha holds."""
     holds = "opaque layer" if image.alpha is None else describe(image.alpha)
-    return f"{image.path} ({image.role}, {image.width}x{image.height}, seed {image.seed}): {holds}"
+    return f"{image.path} ({image.label}, {image.width}x{image.height}, seed {image.seed}): {holds}"
 
 
 def link_to(path: Path, uri: str) -> ResourceLink:

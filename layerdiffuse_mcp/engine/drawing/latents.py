@@ -7,23 +7,23 @@ latent = encode_picture(model, rgba, meter)
 import numpy as np
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, Meter
-from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec
+from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.transparency.decode import VIEWS
 from layerdiffuse_mcp.engine.transparency.encode import ENCODERS
 from layerdiffuse_mcp.engine.transparency.latent_file import SavedLatent
+from layerdiffuse_mcp.engine.types import DiffusionModel
 from layerdiffuse_mcp.images.alpha import Bytes
 
 
-def decode_latent(model: StableDiffusion, saved: SavedLatent, meter: Meter) -> Bytes:
+def decode_latent(model: DiffusionModel, saved: SavedLatent, meter: Meter) -> Bytes:
     """The picture of a saved latent: (H, W, 4), uint8, straight alpha."""
     meter.expect(len(VIEWS) * DECODED_VIEW)
     steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
-    return AlphaCodec(model).decode(saved.latent, steps.next)[: saved.height, : saved.width]
+    return codec_of(model).decode(saved.latent, steps.next)[: saved.height, : saved.width]
 
 
-def encode_picture(model: StableDiffusion, rgba: Bytes, meter: Meter) -> Tensor:
+def encode_picture(model: DiffusionModel, rgba: Bytes, meter: Meter) -> Tensor:
     """The transparent latent of a picture (H, W, 4), uint8: (C, h, w), float32, as sampled, on the CPU.
 
     Where its sides are no multiples of the latent's downscale, transparent pixels continue it at the right and the
@@ -35,4 +35,4 @@ def encode_picture(model: StableDiffusion, rgba: Bytes, meter: Meter) -> Tensor:
     steps = meter.steps("encoding", ENCODERS)
     meter.report(f"encoding {width}x{height} pixels")
     padded = np.pad(rgba, ((0, padded_height - height), (0, padded_width - width), (0, 0)))
-    return AlphaCodec(model).encode(padded, steps.next)[0].cpu()
+    return codec_of(model).encode(padded, steps.next)[0].cpu()

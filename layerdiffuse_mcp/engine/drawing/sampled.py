@@ -6,8 +6,7 @@ A plan's stages run one after another; each hands its pictures to the next. Plan
 `plan.MAY_DIFFER` share their batches.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 
 from layerdiffuse_mcp.api.plan import DrawPlan
@@ -15,24 +14,16 @@ from layerdiffuse_mcp.engine.models.components import LoraUse
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline import prompts
 from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, pixels_of_result, results_of
-from layerdiffuse_mcp.engine.pipeline.latents import Edit, stage_levels
+from layerdiffuse_mcp.engine.pipeline.latents import stage_levels
 from layerdiffuse_mcp.engine.pipeline.pipeline import draw_stage
 from layerdiffuse_mcp.engine.pipeline.previews import Show
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.transparency.decode import VIEWS
-from layerdiffuse_mcp.engine.types import LayerImage
+from layerdiffuse_mcp.engine.types import LayerImage, Pictures
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.text.emphasis import extract_loras
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures that plans start from: by role (H, W, 4), uint8, any size; and the one to edit."""
-
-    layers: Mapping[Role, Bytes] = field(default_factory=dict[Role, Bytes])
-    edit: Edit | None = None
 
 
 def draw(

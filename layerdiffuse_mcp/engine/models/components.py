@@ -59,6 +59,8 @@ class Components:
         self.placement = placement
         self.files = files or ModelFiles(base=checkpoint.path)
         self.provenance = provenance or Provenance()
+        self.onloaded: Phase | None = None
+        """The phase whose networks alone are on the device, as far as the level asks for that."""
         self._level: Level = "none"
         self._reserve = 0
         self._stacks: dict[str, PatchStack] = {}
@@ -78,7 +80,7 @@ class Components:
         if level != self._level:
             if "layers" in (level, self._level):
                 self._offload("denoising")
-            self._level = level
+            self._level, self.onloaded = level, None
 
     @property
     def reserve(self) -> int:
@@ -148,6 +150,8 @@ class Components:
             phase, device = self.checkpoint.spec.component(name).phase, self.placement.device
             dtype, stays = self.dtype(phase), self.level == "none"
             network = self.checkpoint.network(name, dtype, device) if stays else self.checkpoint.network(name)
+            for buffer in network.buffers():
+                buffer.data = buffer.to(device)  # they are small, and stay there
             stack = self._stacks[name] = PatchStack(network, self.checkpoint.parts[name].weights)
             if phase == "denoising":
                 stack.reserve = self._reserve
@@ -179,6 +183,23 @@ class Components:
                 stack.onload(device, self._blocks[name].rest)
             else:
                 stack.onload(device)
+        self.onloaded = phase
+
+    def watch(self, name: str) -> Any:
+        """The network of that name, wherever it is: from now on, computing with any part of it onloads its phase.
+
+        For a network that others call, as a pipeline does; it is to be asked for once.
+        """
+        phase = self.checkpoint.spec.component(name).phase
+
+        def onload(*_: object) -> None:
+            if self.onloaded != phase:
+                self.onload(phase)
+
+        network = self.stack(name).module
+        for part in network.modules():
+            part.register_forward_pre_hook(onload)
+        return network
 
     def read(self, name: str, read: Callable[[Path], T], *, phase: Phase | None = None, only: bool = False) -> T:
         """What `read` makes of the layer or transparency file `name`; kept, and read again once the file is another.
@@ -219,6 +240,7 @@ class Components:
         except BaseException:
             for stack in stacks.values():
                 stack.drop()
+            self.onloaded = None
             self._lora_patches, self._loras, self._lora_files = {}, (), ()
             self.provenance.note_loras(())
             raise
@@ -240,3 +262,5 @@ class Components:
             if name in self._blocks:
                 self._blocks.pop(name).remove()
         self._read.pop(phase, None)
+        if self.onloaded == phase:
+            self.onloaded = None

@@ -35,8 +35,8 @@ LEVELS: tuple[Level, ...] = ("none", "in_turn", "layers")
 PHASES: tuple[Phase, ...] = ("text", "denoising", "pictures")
 """In which networks are used; the transparency files go with the pictures."""
 
-BLOCK = re.compile(r"(.+\.(?:resnets|transformer_blocks)\.\d+)\.")
-"""What of a UNet is moved as one: its residual blocks and its transformer blocks hold nearly all of its weights."""
+BLOCK = re.compile(r"((?:.+\.)?(?:resnets|(?:single_)?transformer_blocks)\.\d+)\.")
+"""What of a denoiser is moved as one: residual blocks and transformer blocks hold nearly all of its weights."""
 
 
 @dataclass(frozen=True)

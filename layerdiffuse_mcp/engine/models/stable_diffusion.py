@@ -1,79 +1,44 @@
-"""How SD 1.5 and SDXL compute: prompts to conditioning, pictures to latents and back, latents to predictions.
+"""How SD 1.5 and SDXL compute: prompts to conditioning, latents to predictions.
 
     model = model_class(checkpoint.spec)(entry.name, Components(checkpoint, placement, files))
     conditioning = model.encode_prompt("a red apple", negative=False, ...)
     output = model.network()(x, timestep, conditioning)
-    pixels = model.decode_latents(latents)
 
-The two differ in how a prompt is encoded, which is all that their classes say. A network that was asked for is on the
-device until one of another phase is (see `components.py`). No plan, no sampler and no file is known here.
+Pictures and latents are `model.py`'s. The two differ in how a prompt is encoded, which is all that their classes say. A
+network that was asked for is on the device until one of another phase is (see `components.py`). No plan, no sampler
+and no file is known here.
 """
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.device.placement import Placement
-from layerdiffuse_mcp.engine.models.components import Components
+from layerdiffuse_mcp.engine.models.model import Model
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
-from layerdiffuse_mcp.engine.sampling.latent_space import to_unscaled
 from layerdiffuse_mcp.engine.sampling.prediction import PREDICTIONS, Prediction
 from layerdiffuse_mcp.engine.sampling.schedules import SigmaTable, sigma_table
 from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdxl, sdxl_vector
 from layerdiffuse_mcp.engine.types import Conditioning
-from layerdiffuse_mcp.errors import ModelError
-from layerdiffuse_mcp.families.spec import FamilySpec, LatentFormat
 
 EMBEDDINGS_KEPT = 64
 """Distinct prompts whose embeddings a model keeps; one of 75 tokens takes 0.5 MB on SDXL."""
 
-PIXELS_AT_ONCE = 4 * 1024 * 1024
-"""Results are drawn together up to this many pixels; more are drawn one batch after another. One result that has more
-is drawn with guidance's two passes in turn."""
-
-UNET, VAE = "unet", "vae"
+UNET = "unet"
 
 Embeddings = tuple[Tensor, Tensor | None]
 """The context (1, T, C), and the pooled vector (1, P) where the family has one."""
 
 
 @dataclass
-class StableDiffusion(ABC):
-    """A base of the Stable Diffusion line.
+class StableDiffusion(Model, ABC):
+    """A base of the Stable Diffusion line."""
 
-    name: the catalogue's. weights: the files of the last drawing, as `identify` found them. pixels_at_once: how many
-    pixels may be drawn as one batch. batch: the results in the batch that is being drawn, and the pixels of each.
-    """
-
-    name: str
-    components: Components
-    weights: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
-    pixels_at_once: int = PIXELS_AT_ONCE
-    batch: tuple[int, int] = (1, 0)
     _embeddings: OrderedDict[Any, Embeddings] = field(default_factory=OrderedDict[Any, Embeddings])
-
-    @property
-    def spec(self) -> FamilySpec:
-        """The family's card."""
-        return self.components.checkpoint.spec
-
-    @property
-    def latent(self) -> LatentFormat:
-        """The base's own latent format."""
-        return self.components.checkpoint.latent
-
-    @property
-    def placement(self) -> Placement:
-        """Where it runs, and in which number formats."""
-        return self.components.placement
 
     @cached_property
     def sigmas(self) -> SigmaTable:
@@ -89,11 +54,6 @@ class StableDiffusion(ABC):
     def unet(self) -> Any:
         """The denoiser, on the device."""
         return self.components.network(UNET)
-
-    @property
-    def vae(self) -> Any:
-        """The autoencoder, on the device."""
-        return self.components.network(VAE)
 
     def network(self) -> UNetNetwork:
         """The denoiser as samplers see it, on the device, with nothing on it but the LoRAs in use."""
@@ -113,37 +73,6 @@ class StableDiffusion(ABC):
                 self._embeddings.popitem(last=False)
         self._embeddings.move_to_end(key)
         return self._conditioning(self._embeddings[key], width, height)
-
-    @torch.inference_mode()
-    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the autoencoder's posterior, (B, C, h, w), float32, unscaled.
-
-        pixels: (B, 3, H, W), 0..1; H and W multiples of the latent's downscale.
-        """
-        vae = self.vae
-        posterior = vae.encode((pixels * 2 - 1).to(device=vae.device, dtype=vae.dtype)).latent_dist
-        return posterior.mean.float(), posterior.std.float()
-
-    @torch.inference_mode()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Sampled latents (B, C, h, w) as the autoencoder's pictures (B, 3, H, W), 0..1, float32.
-
-        Raises:
-            ModelError: the autoencoder's numbers overflowed.
-        """
-        vae = self.vae
-        scaled = to_unscaled(latents.to(device=vae.device, dtype=vae.dtype), self.latent)
-        pixels = torch.cat([vae.decode(one[None], return_dict=False)[0].float() for one in scaled])
-        if not pixels.isfinite().all():
-            raise ModelError(
-                "The autoencoder returned numbers that are not finite: they overflow in the current number format. "
-                "Set LAYERDIFFUSE_DTYPE to bfloat16 or float32 and repeat the call."
-            )
-        return (pixels / 2 + 0.5).clamp(0, 1)
-
-    def identify(self, methods: Collection[str], report: Callable[[str], None]) -> None:
-        """Note in `weights` which files a drawing by `methods` was made with; see `Provenance.identify`."""
-        self.weights = self.components.provenance.identify(self.spec.layer_files([*methods]), report)
 
     @abstractmethod
     def _embed(
@@ -178,8 +107,3 @@ class StableDiffusionXL(StableDiffusion):
     def _conditioning(self, embeddings: Embeddings, width: int, height: int) -> Conditioning:
         context, pooled = embeddings
         return Conditioning(context, sdxl_vector(cast(Tensor, pooled), height, width))
-
-
-def model_class(spec: FamilySpec) -> type[StableDiffusion]:
-    """The class that computes a family, which its card names."""
-    return pkgutil.resolve_name(spec.model)

@@ -10,10 +10,9 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline.batch import Result
 from layerdiffuse_mcp.engine.pipeline.conditions import original_outside
-from layerdiffuse_mcp.engine.pipeline.latents import Edit
-from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec
+from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.transparency.decode import to_rgb8
-from layerdiffuse_mcp.engine.types import LayerImage
+from layerdiffuse_mcp.engine.types import Edit, LayerImage
 from layerdiffuse_mcp.families.spec import LayerMethod, Role
 
 
@@ -33,7 +32,7 @@ def decode(
     frames: list[tuple[int, Role]] = [(result.seed, role) for result in batch for role in method.outputs]
     for latent, (seed, role) in zip(latents, frames, strict=True):
         if role == method.transparent:
-            pixels = AlphaCodec(model).decode(latent, on_view)
+            pixels = codec_of(model).decode(latent, on_view)
             if edit is not None and edit.mask is not None:
                 pixels = original_outside(edit.mask, edit.image, pixels)
         else:

@@ -18,17 +18,9 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Inpainting
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.schedules import Plan
 from layerdiffuse_mcp.engine.sampling.schedules import plan as levels
-from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec
+from layerdiffuse_mcp.engine.transparency.codec import codec_of
+from layerdiffuse_mcp.engine.types import Edit
 from layerdiffuse_mcp.families.spec import LayerMethod
-from layerdiffuse_mcp.images.alpha import Bytes
-
-
-@dataclass(frozen=True)
-class Edit:
-    """The picture to edit (H, W, 4) and the mask (H, W), 255 where to draw anew, both uint8 at the drawn size."""
-
-    image: Bytes
-    mask: Bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +44,7 @@ def prepare(
     run = stage_levels(stage, plan, model)
     if edit is None:
         return Start(noise, run)
-    latent = AlphaCodec(model).encode(edit.image).to(noise.device)
+    latent = codec_of(model).encode(edit.image).to(noise.device)
     if edit.mask is None:
         return Start(noise, run, latent)
     mask = mask_latent(edit.mask, model.latent.downscale).to(noise.device)

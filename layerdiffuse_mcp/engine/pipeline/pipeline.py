@@ -23,11 +23,11 @@ from layerdiffuse_mcp.engine.pipeline import prompts
 from layerdiffuse_mcp.engine.pipeline.batch import Result, drawn_size, noise_source, pixels_of_result
 from layerdiffuse_mcp.engine.pipeline.decode import decode
 from layerdiffuse_mcp.engine.pipeline.denoise import denoise
-from layerdiffuse_mcp.engine.pipeline.latents import Edit, prepare
+from layerdiffuse_mcp.engine.pipeline.latents import prepare
 from layerdiffuse_mcp.engine.pipeline.previews import Show
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.transparency.decode import VIEWS
-from layerdiffuse_mcp.engine.types import LayerImage
+from layerdiffuse_mcp.engine.types import Edit, LayerImage
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.images.alpha import Bytes

@@ -1,20 +1,22 @@
-"""A family's pair of transparency networks, as one thing: RGBA to a latent and back.
+"""RGBA to a latent and back, as a base's family does it.
 
-    codec = AlphaCodec(model)
+    codec = codec_of(model)
     latent = codec.encode(rgba)
     rgba = codec.decode(latent)
 
-Which files they are, and which latent the decoder sees, is the family's `Codec`.
+Either a pair of networks beside the autoencoder (their files, and which latent the decoder sees, are the card's
+`Codec`), or an autoencoder of four channels (the card's `latent.pictures`).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.sampling.latent_space import to_sampled, to_unscaled
-from layerdiffuse_mcp.engine.transparency.decode import decode, to_rgba8
+from layerdiffuse_mcp.engine.transparency.decode import decode, to_rgb8, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import (
     OffsetEncoder,
@@ -22,23 +24,58 @@ from layerdiffuse_mcp.engine.transparency.networks import (
     load_decoder,
     load_offset_encoder,
 )
+from layerdiffuse_mcp.engine.types import AlphaCodec, DiffusionModel
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import Codec, LatentFormat
-from layerdiffuse_mcp.images.alpha import Bytes
+from layerdiffuse_mcp.images.alpha import Bytes, to_float
 
 
-class AlphaCodec:
-    """The transparency networks of a model; their files are read when they are first used.
+def codec_of(model: DiffusionModel) -> AlphaCodec:
+    """What a base's pictures with alpha become latents by; raises `InvalidRequest` where it has no such thing."""
+    if model.spec.codec is not None:
+        return TransparencyNetworks(cast(StableDiffusion, model), model.spec.codec)
+    if model.latent.pictures == 4:
+        return RgbaAutoencoder(model)
+    raise InvalidRequest(f"{model.spec.title} models have no transparent latents; name another model.")
 
-    Raises `InvalidRequest` for a family that has none; its methods `ModelNotFound` or `LayerFileError` when a file is
-    absent or damaged.
+
+class RgbaAutoencoder:
+    """An autoencoder whose pictures are RGBA with straight alpha, all four channels alike."""
+
+    def __init__(self, model: DiffusionModel) -> None:
+        self._model = model
+
+    def load(self) -> None:
+        """As of `AlphaCodec`: the base has it."""
+
+    def encode(self, rgba: Bytes, on_network: Callable[[], None] | None = None) -> Tensor:
+        """As of `AlphaCodec`: the mean, so nothing is random."""
+        mean, _ = self._model.encode_image(torch.from_numpy(to_float(rgba)).movedim(-1, 0)[None])
+        if on_network is not None:
+            on_network()
+        return to_sampled(mean, self._model.latent)
+
+    def decode(self, latent: Tensor, on_view: Callable[[int], None] | None = None) -> Bytes:
+        """As of `AlphaCodec`, in one view."""
+        pixels = to_rgb8(self._model.decode_latents(latent[None])[0])
+        if on_view is not None:
+            on_view(1)
+        return pixels
+
+
+class TransparencyNetworks:
+    """LayerDiffuse's encoder and decoder of a base; their files are read when they are first used.
+
+    Its methods raise `ModelNotFound` or `LayerFileError` when a file is absent or damaged.
     """
 
-    def __init__(self, model: StableDiffusion) -> None:
-        if model.spec.codec is None:
-            raise InvalidRequest(f"{model.spec.title} models have no transparent latents; name another model.")
+    def __init__(self, model: StableDiffusion, files: Codec) -> None:
         self._model = model
-        self._files = model.spec.codec
+        self._files = files
+
+    def load(self) -> None:
+        """Read both files, where they are not in memory."""
+        _ = self.decoder, self.encoder
 
     @property
     def encoder(self) -> OffsetEncoder:

@@ -1,16 +1,23 @@
-"""Base models in diffusers' folder layout: `model_index.json`, `unet/`, `vae/`, `text_encoder/`, `text_encoder_2/`.
+"""Base models in diffusers' folder layout: `model_index.json`, and a folder a network, named as on the family's card.
 
 Weights may be one file or shards with an index, plain or of the fp16 variant; only `.safetensors` files are opened.
-Configurations are the folder's own. `checkpoints.read_checkpoint` is the way in.
+Configurations are the folder's own; which class a network is of the card says, never the folder, which could name any.
+`reader.read_checkpoint` is the way in.
 """
 
+import itertools
 import json
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part, Weights, parameter_key
 from layerdiffuse_mcp.engine.weights.ldm_names import Origin
@@ -18,11 +25,12 @@ from layerdiffuse_mcp.engine.weights.networks import VectorUNet, make_text_encod
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
 from layerdiffuse_mcp.families.registry import folder_family
-from layerdiffuse_mcp.families.spec import Component
+from layerdiffuse_mcp.families.spec import Component, Phase
 from layerdiffuse_mcp.hub.headers import PICKLE_SUFFIXES
 
-STEMS = {"text": "model"}  # by phase; diffusers' own networks have the other
 STEM = "diffusion_pytorch_model"
+STEMS: dict[Phase, tuple[str, ...]] = {"text": ("model", STEM), "denoising": (STEM,), "pictures": (STEM,)}
+# text encoders are transformers' as a rule, the others diffusers'
 VARIANTS = ("", ".fp16", ".bf16")  # the first that is there is used
 # attention names of VAEs saved before diffusers 0.13
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -37,9 +45,12 @@ def read_folder(path: Path) -> Checkpoint:
             "give the folder that has unet/, vae/ and text_encoder/ in it, or a single .safetensors file."
         )
     pipeline = str(_json(index_path).get("_class_name", "unnamed pipeline"))
-    unet_config = _json(path / "unet" / "config.json") if (path / "unet").is_dir() else {}
-    spec = folder_family(path.name, pipeline, unet_config)
-    vae_config = _json(path / "vae" / "config.json") if (path / "vae").is_dir() else {}
+
+    def config(network: str) -> dict[str, Any]:
+        return _json(path / network / "config.json") if (path / network).is_dir() else {}
+
+    spec = folder_family(path.name, pipeline, config)
+    vae_config = config(spec.names("pictures")[0])
     scheduler_path = path / "scheduler" / "scheduler_config.json"
     scheduler = _json(scheduler_path) if scheduler_path.is_file() else {}
     prediction = "v_prediction" if scheduler.get("prediction_type") == "v_prediction" else "epsilon"
@@ -49,7 +60,7 @@ def read_folder(path: Path) -> Checkpoint:
         spec=spec,
         prediction=prediction,
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
-        native_size=int(unet_config.get("sample_size") or 0) * spec.latent.downscale or spec.native_size,
+        native_size=spec.native_size_of(config(spec.denoiser)),
         latent=replace(
             spec.latent,
             scale=vae_config.get("scaling_factor", spec.latent.scale),
@@ -63,7 +74,10 @@ def read_folder(path: Path) -> Checkpoint:
 
 def _part(folder: Path, component: Component) -> Part:
     config = {key: value for key, value in _json(folder / "config.json").items() if not key.startswith("_")}
-    files = _files(folder, STEMS.get(component.phase, STEM))
+    files = _files(folder, STEMS[component.phase])
+    if component.network:
+        origins = {parameter_key(key): (file, Origin(key)) for file in files for key in file}
+        return Part(component.name, component.title, partial(_made, component.network, config), Weights(origins))
     origins = {_key(key, component): (file, Origin(key)) for file in files for key in file}
     projected = "text_projection.weight" in origins
     makers: dict[str, Callable[[], Any]] = {
@@ -74,8 +88,27 @@ def _part(folder: Path, component: Component) -> Part:
     return Part(component.name, component.title, makers[component.phase], Weights(origins))
 
 
-def _files(folder: Path, stem: str) -> list[TensorFile]:
-    for variant in VARIANTS:
+def _made(network: str, config: Mapping[str, Any]) -> nn.Module:
+    """A network of the class that its family's card names: diffusers makes its own of a configuration, transformers
+    of an object that holds one.
+    """
+    kind: Any = pkgutil.resolve_name(network)
+    hook = register_module_parameter_registration_hook(cast(Any, _without_memory))  # may return one, as torch says
+    try:
+        with torch.device("cpu"):  # what is in no file, such as positions, is computed now
+            return (
+                kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class.from_dict(config))
+            )
+    finally:
+        hook.remove()
+
+
+def _without_memory(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+
+def _files(folder: Path, stems: Sequence[str]) -> list[TensorFile]:
+    for stem, variant in itertools.product(stems, VARIANTS):
         index = folder / f"{stem}.safetensors.index{variant}.json"
         if not index.is_file():
             index = folder / f"{stem}{variant}.safetensors.index.json"
@@ -89,7 +122,7 @@ def _files(folder: Path, stem: str) -> list[TensorFile]:
             return [TensorFile(single)]
     pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES]
     only = f" but only {pickles[0]}, a pickle, which can run any code it carries" if pickles else ""
-    raise CheckpointError(f"{folder} holds no {stem}.safetensors{only}; fetch the .safetensors files of the model.")
+    raise CheckpointError(f"{folder} holds no {stems[0]}.safetensors{only}; fetch the .safetensors files of the model.")
 
 
 def _key(key: str, component: Component) -> str:

@@ -1,0 +1,80 @@
+"""A base that a diffusers pipeline draws with: the pipeline on our components, so that placing them stays ours.
+
+    class Painter(PipelineBase):            # a family's file; its card names the class, and those of the networks
+        def make(self, networks):
+            return PainterPipeline(**networks, scheduler=DDIMScheduler.from_pretrained(self.folder / "scheduler"))
+
+        def noise_shape(self, width, height):
+            return (3, *self.latent.shape(width, height))
+
+        def layers(self, latents, prompt):
+            return [LayerLatent(latent, name) for latent, name in zip(latents, NAMES)]
+
+The pipeline must not place networks itself, nor decode: what it is asked for is latents.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerdiffuse_mcp.api.requests import Stage
+from layerdiffuse_mcp.engine.models.model import Model
+from layerdiffuse_mcp.engine.types import LayerLatent
+
+
+class PipelineBase(Model, ABC):
+    """What a `types.PipelineModel` needs, but for what its family alone knows."""
+
+    @property
+    def folder(self) -> Path:
+        """The base's diffusers folder."""
+        return self.components.checkpoint.path
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The family's pipeline, made once; a network of it is on the device while it computes."""
+        pipeline = self.make({name: self.components.watch(name) for name in self.spec.names()})
+        pipeline.set_progress_bar_config(disable=True)
+        return _placed(pipeline, self.placement.device)
+
+    @abstractmethod
+    def make(self, networks: Mapping[str, Any]) -> Any:
+        """The pipeline of these networks, by the names on the card, and of what else lies in `folder`."""
+
+    @abstractmethod
+    def noise_shape(self, width: int, height: int) -> tuple[int, ...]:
+        """(frames, C, h, w), the shape of the noise that one result of these pixels starts from."""
+
+    @abstractmethod
+    def layers(self, latents: Tensor, prompt: str) -> Sequence[LayerLatent]:
+        """What one result's latents (frames, C, h, w) are, from the bottom up."""
+
+    def pack(self, noise: Tensor) -> Tensor:
+        """Noise (B, *noise_shape) as the pipeline takes it for `latents`."""
+        return noise
+
+    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
+        """The pipeline's latents as (B, frames, C, h, w)."""
+        return latents
+
+    def arguments(self, stage: Stage, prompts: Sequence[str], negative: Sequence[str]) -> dict[str, Any]:
+        """Prompts and settings under the names that most pipelines have for them."""
+        return {
+            "prompt": [*prompts],
+            "negative_prompt": [*negative],
+            "num_inference_steps": stage.steps,
+            "guidance_scale": stage.guidance_scale,
+        }
+
+
+def _placed(pipeline: Any, device: torch.device) -> Any:
+    """The pipeline on `device`, wherever its networks are just then: it asks the first one otherwise."""
+    here = property(lambda _: device)
+    kind = type(pipeline)
+    pipeline.__class__ = type(kind.__name__, (kind,), {"device": here, "_execution_device": here})
+    return pipeline

@@ -1,0 +1,144 @@
+"""A family that somebody else's package brings, of layers that its model names: by its card and model file alone."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from mcp import Client
+from PIL import Image
+
+from layerdiffuse_mcp.recipes.recipe import read_recipe
+from tests.conftest import PROGRAMS
+from tests.results import facts_of, text_of
+
+pytestmark = pytest.mark.anyio
+
+FAMILY = PROGRAMS / "third_family"
+HILLS = {"prompt": "hills", "model": "strokes", "seed": 7, "steps": 3, "wait_seconds": 600}
+NAMES = ["sky", "far hills", "a bird/plane"]
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """An environment in which the family's package is installed."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(FAMILY), *sys.path]))}
+
+
+@pytest.fixture(scope="module")
+def strokes(folder: Path, environment: dict[str, str]) -> Path:
+    """A base of the family in the models folder."""
+    path = folder / "models" / "strokes"
+    subprocess.run([sys.executable, FAMILY / "painted_model.py", path], env=environment, check=True, timeout=600)
+    return path
+
+
+@pytest.fixture(scope="module")
+async def client(
+    connect: Callable[..., AbstractAsyncContextManager[Client]],
+    program: Callable[..., Any],
+    strokes: Path,
+    environment: dict[str, str],
+) -> AsyncIterator[Client]:
+    parameters = program()
+    parameters.env = {**(parameters.env or {}), "PYTHONPATH": environment["PYTHONPATH"]}
+    async with Client(parameters, mode="auto") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def drawn(client: Client) -> dict[str, Any]:
+    return facts_of(await client.call_tool("generate_layers", HILLS))
+
+
+def pixels(image: dict[str, Any]) -> np.ndarray:
+    with Image.open(image["path"]) as picture:
+        return np.array(picture)
+
+
+async def test_a_call_draws_the_layers_that_the_model_names(drawn: dict[str, Any]):
+    assert [image["role"] for image in drawn["images"]] == NAMES
+    assert [image.get("box") for image in drawn["images"]] == [None, None, [0, 0, 32, 32]]
+    assert [pixels(image).shape for image in drawn["images"]] == [(64, 64, 4), (64, 64, 4), (32, 32, 4)]
+    assert all("alpha" in image for image in drawn["images"])
+
+
+async def test_the_recipe_in_a_layer_draws_the_whole_stack_again(client: Client, drawn: dict[str, Any]):
+    recipe = read_recipe(Path(drawn["images"][1]["path"]))
+    assert recipe["role"] == NAMES[1]
+    again = await client.call_tool(
+        "generate_transparent", {"recipe_from": drawn["images"][1]["path"], "wait_seconds": 600}
+    )
+    for first, second in zip(drawn["images"], facts_of(again)["images"], strict=True):
+        assert np.array_equal(pixels(first), pixels(second))
+
+
+async def test_progress_rises_to_the_end(client: Client):
+    heard: list[float] = []
+
+    async def hear(progress: float, _total: float | None, _message: str | None) -> None:
+        heard.append(progress)
+
+    await client.call_tool("generate_layers", {**HILLS, "steps": 6}, progress_callback=hear)
+    assert len(set(heard)) > 3
+    assert all(before <= after for before, after in itertools.pairwise(heard))
+
+
+async def test_a_cancelled_call_stops_and_leaves_no_file(client: Client, folder: Path, drawn: dict[str, Any]):
+    before = set(folder.rglob("*"))
+    started = anyio.Event()
+
+    async def hear(_progress: float, _total: float | None, message: str | None) -> None:
+        if message and message.startswith("denoising"):
+            started.set()
+
+    async with anyio.create_task_group() as tasks:
+
+        async def long_call() -> None:
+            large = {**HILLS, "steps": 150, "count": 8, "width": 512, "height": 512}
+            await client.call_tool("generate_layers", large, progress_callback=hear)
+
+        tasks.start_soon(long_call)
+        await started.wait()
+        tasks.cancel_scope.cancel()
+    newest = facts_of(await client.call_tool("list_jobs", {"limit": 1}))["jobs"][0]
+    stopped = facts_of(await client.call_tool("get_job", {"job_id": newest["job_id"], "wait_seconds": 600}))
+    assert stopped["status"] == "cancelled"
+    assert set(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("sampler", "Euler", "sampler would change nothing"),
+        ("foreground_prompt", "a bird", "layer_prompts would change nothing"),
+        ("prompt", "hills <lora:spice:1>", "take no LoRAs"),
+    ],
+)
+async def test_an_option_that_the_family_does_not_accept_is_refused(client: Client, option: str, value: str, says: str):
+    result = await client.call_tool("generate_layers", {**HILLS, option: value})
+    assert result.is_error
+    assert says in text_of(result)
+
+
+async def test_a_task_that_it_cannot_do_is_refused(client: Client):
+    result = await client.call_tool("generate_transparent", {"prompt": "a bird", "model": "strokes"})
+    assert result.is_error
+    assert "painted" in text_of(result)
+
+
+async def test_the_models_list_shows_it_as_any_other(client: Client, strokes: Path):
+    assert "strokes" in text_of(await client.call_tool("list_models", {}))
+
+
+def test_noise_placing_and_cancelling_are_ours_inside_the_engine(environment: dict[str, str]):
+    inside = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FAMILY / "inside.py")]
+    done = subprocess.run(inside, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout
