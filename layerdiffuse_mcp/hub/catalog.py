@@ -4,7 +4,7 @@ Three sources: the pocket model inside the package, the published files (`offici
 models folder (`folder.py`). A published file is looked for there and in the model hub's cache, nowhere else; that it
 is there is all that "prepared" means. Nothing here fetches anything or imports torch.
 
-    entry = find("sdxl", settings)                     # also by alias: a file's stem, A1111's short hash
+    entry = find("realvisxl-v4", settings)             # also by alias: a file's stem, A1111's short hash
     path = layer_file(entry, "layer_xl_transparent_attn.safetensors", settings)
     lora("watercolour", settings)
 """

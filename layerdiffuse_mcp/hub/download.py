@@ -1,8 +1,9 @@
 """Preparing a model: what has to be fetched, whether it fits, fetching it, and what to say when that fails.
 
-    done = prepare("sdxl", settings, tell)                    # the base and all layer files of its family
-    done = prepare(entry, settings, tell, methods=("layer_xl_transparent_attn",))
+    done = prepare("realvisxl-v4", settings, tell)                # the base and all layer files of its family
+    done = prepare(entry, settings, tell, methods=entry_methods)
     [file.path for file in done.fetched]
+    prepare_all(planned.downloads, settings, tell)                # what a planned request lacks
 
 `tell` gets the progress over the bytes of all files, several times a second; raising from it stops whatever is being
 done, and what is here by then stays for the next time. Nothing is removed: a file of the hub's cache that is proven to
@@ -15,7 +16,7 @@ import errno
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from huggingface_hub.errors import (
 )
 
 from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.api.plan import Download
 from layerdiffuse_mcp.errors import DownloadError, ModelError
 from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
 from layerdiffuse_mcp.hub import catalog
@@ -118,8 +120,20 @@ def prepare(
         fetched.append(Fetched(source.remote, path, source.size, time.monotonic() - begun))
         if source.remote in damaged:
             progress.note(f"{path.name} was damaged and was fetched again ({damaged[source.remote].problem})")
-    tell(Progress(fraction=1.0, message=f"{entry.name} is on this machine"))
+    tell(Progress(fraction=1.0 if fetched else 0.0, message=f"{entry.name} is on this machine"))
     return Prepared(entry.name, tuple(fetched), tuple(progress.notes))
+
+
+def prepare_all(downloads: Sequence[Download], settings: Settings, tell: Tell) -> list[Prepared]:
+    """Prepare one after another; `tell` gets the progress over all of them. Raises as `prepare` does."""
+    done: list[Prepared] = []
+    for download in downloads:
+
+        def share(progress: Progress) -> None:
+            tell(progress.model_copy(update={"fraction": (len(done) + progress.fraction) / len(downloads)}))
+
+        done.append(prepare(download.model, settings, share, methods=download.methods))
+    return done
 
 
 @dataclass(frozen=True)

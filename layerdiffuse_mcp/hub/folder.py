@@ -10,9 +10,9 @@ A `.safetensors` file is a base or a LoRA by what is in it; below a folder `lora
     [[base]]
     name = "my-base"
     path = "bases/my-base.safetensors"      # or repo = "someone/something" and file = "base.safetensors"
-    family = "sdxl"                         # needed with repo, else told from the file
+    family = "..."                          # needed with repo, else told from the file
     native_size = 1024
-    vae = "vae/sdxl-vae-fp16-fix.safetensors"   # instead of its own; this one runs in float16 on a GPU
+    vae = "vae/vae-fp16-fix.safetensors"    # instead of its own; one of that name runs in float16 on a GPU
     description = "What it is good at"
     licence = "openrail++"
     sha256 = "31e35c80fc"                   # of a file of a repo: all of it or its beginning
