@@ -37,9 +37,10 @@ from layerdiffuse_mcp.api.plan import Download
 from layerdiffuse_mcp.errors import DownloadError, ModelError
 from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up, sweep
+from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up
 from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import file_sha256, read_header
+from layerdiffuse_mcp.hub.leftovers import sweep
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable

@@ -13,7 +13,7 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 
 
 class State(StrEnum):
-    """The life of a job, in order; the last three are final. Few have anything to download."""
+    """The life of a job, in order; the last three are final. Only what is not on this machine is downloaded first."""
 
     DOWNLOADING = "downloading"
     QUEUED = "queued"

@@ -164,6 +164,11 @@ class Jobs:
     def _in(self, state: State) -> list[Job]:
         return [job for job in self._jobs.values() if job.state is state]
 
+    @property
+    def downloading(self) -> int:
+        """How many downloads are under way, those of cancelled jobs that are about to stop included."""
+        return self._downloads.borrowed_tokens
+
     def cancel(self, job: Job) -> None:
         """End a job for whoever waits for it; the worker that runs it stops at its next step, its download soon.
 
@@ -314,7 +319,7 @@ class Jobs:
         scope = job.scope
 
         def write() -> Outcome:
-            made = saved(outcome, self._settings.output, lambda: scope.cancel_called)
+            made = saved(outcome, self._settings.output, lambda: scope.cancel_called, job.id)
             self.index.add(made.images, made.model, job.id)
             return made
 
