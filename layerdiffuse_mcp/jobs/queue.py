@@ -2,7 +2,7 @@
 
     async with Jobs(backend, settings) as jobs:
         job = jobs.submit(planned)                        # of jobs/planner.py
-        await jobs.follow(job, seconds=50, tell=print)   # or whatever shows progress
+        await jobs.follow(job, seconds=50, report=print)   # or whatever shows progress
         if job.state is State.DONE:
             show(job.outcome.images)
 
@@ -52,7 +52,7 @@ DOWNLOADED = 0.9
 logger = logging.getLogger(__name__)
 
 
-Tell = Callable[[Progress], Awaitable[None]]
+Report = Callable[[Progress], Awaitable[None]]
 
 
 class Jobs:
@@ -181,10 +181,10 @@ class Jobs:
         if all(other.finished for other in job.group):
             job.scope.cancel()
 
-    async def follow(self, job: Job, seconds: float, tell: Tell | None = None) -> None:
+    async def follow(self, job: Job, seconds: float, report: Report | None = None) -> None:
         """Return when the job has ended or `seconds` have passed, whichever comes first.
 
-        `tell` is called after every change and at least once a heartbeat.
+        `report` is called after every change and at least once a heartbeat.
         """
         deadline = anyio.current_time() + seconds
         while not job.finished:
@@ -193,8 +193,8 @@ class Jobs:
                 return
             with anyio.move_on_after(min(left, self._heartbeat)):
                 await job.changed.wait()
-            if tell is not None and not job.finished:
-                await tell(self.progress(job))
+            if report is not None and not job.finished:
+                await report(self.progress(job))
 
     def progress(self, job: Job) -> Progress:
         """The job's progress, with a message that also says what a waiting or silent job is doing."""
@@ -231,21 +231,21 @@ class Jobs:
         """Run what waits, for ever: whatever a job holds or meets, the next one has its turn."""
         while True:
             await self._arrivals.acquire()
-            if self._waiting:  # not taken by another's group, nor cancelled
+            if self._waiting:  # not jobs by another's group, nor cancelled
                 first, *others = self._next()
                 await (self._run_group([first, *others]) if others else self._run(first))
 
     def _next(self) -> list[Job]:
         """Take the first job that waits and others that can share its batch."""
-        taken = [self._waiting.popleft()]
-        key = taken[0].batch_key if self._grouping else None
-        room = GROUP_RESULTS - _results(taken[0])
+        jobs = [self._waiting.popleft()]
+        key = jobs[0].batch_key if self._grouping else None
+        room = GROUP_RESULTS - _results(jobs[0])
         for job in list(self._waiting) if key is not None else ():
             if _results(job) <= room and job.batch_key == key:
                 self._waiting.remove(job)
-                taken.append(job)
+                jobs.append(job)
                 room -= _results(job)
-        return taken
+        return jobs
 
     async def _run_group(self, jobs: list[Job]) -> None:
         """Draw jobs as one batch; if that fails, one after another, so that each meets only its own error."""
