@@ -4,7 +4,7 @@ A plan is a value: frozen, it pickles, and its JSON makes it again. The planner 
 request before anything waits; batch keys compare plans, and the recipe inside a picture is the plan that drew it.
 Pictures are named in it by their content's SHA-256; the files behind go beside it, as `inputs` (SHA-256 -> path).
 
-    plan = make_plan(GenerateRequest(prompt="a red apple"), FAMILIES["sd15"], model="pocket", native_size=128)
+    plan = make_plan(GenerateRequest(prompt="a red apple"), family, model="pocket", native_size=128)
     any_task(plan.model_dump(mode="json")) == plan
 """
 
@@ -59,7 +59,10 @@ class DrawPlan(_Plan):
     """Draw `count` results. Sizes are in pixels; `stages` run in order, each with all of its settings.
 
     `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
-    `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say both.
+    Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
+    while the plan waits. A recipe is the plan and the SHA-256 of the files that it was drawn with, as the engine read
+    them. `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say
+    both.
     """
 
     kind: Literal["draw"] = "draw"
@@ -129,12 +132,18 @@ class EncodePlan(_Plan):
 
 
 class PreparePlan(_Plan):
-    """Fetch what a model lacks for its `methods`, and load it; of a LoRA, which has none, only fetch it."""
+    """Load a model whose files for `methods` are here."""
 
     kind: Literal["prepare"] = "prepare"
     model: str
     methods: tuple[str, ...] = ()
-    lora: bool = False
+
+
+class Download(_Plan):
+    """Fetch what a model lacks for its `methods`, or a LoRA, which has none. No task: it needs no engine."""
+
+    model: str
+    methods: tuple[str, ...] = ()
 
 
 Task = DrawPlan | GroupPlan | DecodePlan | EncodePlan | PreparePlan
@@ -146,10 +155,14 @@ _TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Discriminator("kind")])
 
 @dataclass(frozen=True)
 class Planned:
-    """A request as it is handed to the queue: its tasks in order, and the files that they start from."""
+    """A request as it is handed to the queue: its tasks in order, and the files that they start from.
+
+    `downloads` come first, beside the queue (`hub/download.py`); a request for a LoRA alone has no task after them.
+    """
 
     tasks: tuple[Task, ...]
     inputs: Inputs = field(default_factory=dict[str, Path])
+    downloads: tuple[Download, ...] = ()
 
 
 def any_task(data: Mapping[str, Any]) -> Task:
@@ -184,14 +197,15 @@ def make_plan(
             all over the method's advice, and the request over all.
 
     Raises:
-        InvalidRequest: the family cannot do the task, an option does not act on it, a picture is missing or one too
-            many, or the seeds of all results pass the largest.
+        InvalidRequest: the family cannot do the task, an option does not act on it, a layer that has a prompt is not
+            drawn, a picture is missing or one too many, or the seeds of all results pass the largest.
     """
     stages = request.stages or tuple(_stage(method, request, advice) for method in methods_of(request, family.id))
     methods = [METHODS[stage.method] for stage in stages]
     _check_family(methods, family.id)
     _check_options(request, family, methods)
     _check_inputs(request, methods)
+    _check_layer_prompts(request, methods)
     seed = draw_seed() if request.seed == DRAW_SEED else request.seed
     if (last := seed + (request.count - 1) * _frames(stages)) > MAX_SEED:
         raise InvalidRequest(
@@ -222,7 +236,7 @@ def make_plan(
         emphasis=request.emphasis,
         noise_source=request.noise_source,
         save_latent=request.save_latent,
-        notes=request.notes,
+        notes=(*request.notes, *_doubts(stages)),
         drawn_with=request.drawn_with,
     )
 
@@ -310,6 +324,31 @@ def _check_options(request: GenerateRequest, family: FamilySpec, methods: Sequen
             f"{' and '.join(idle)} would change nothing: {family.title} models do not act on it. Leave it out. "
             f"Options that act here: {', '.join(sorted(acting))}."
         )
+
+
+def _check_layer_prompts(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
+    """Refuse prompts of layers that are not drawn; where the model names its layers itself, any may be."""
+    drawn = drawn_roles(methods)
+    if drawn and (idle := sorted(request.layer_prompts.keys() - drawn)):
+        raise InvalidRequest(
+            f"The task {request.task.value} draws {' and '.join(sorted(drawn))}, and no {' and no '.join(idle)}: "
+            f"leave out {'that prompt' if len(idle) == 1 else 'those prompts'}."
+        )
+
+
+def drawn_roles(methods: Sequence[LayerMethod]) -> set[Role]:
+    """The layers that methods draw; none where the model names them itself."""
+    return {role for method in methods for role in method.outputs}
+
+
+def _doubts(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """What to say of samplers that leave artefacts with a method."""
+    chosen = ((METHODS[stage.method], stage.sampler) for stage in stages)
+    return tuple(
+        f"{sampler} leaves artefacts with {method.id}: {method.advice.sampler} is advised."
+        for method, sampler in chosen
+        if sampler.startswith(method.avoid_samplers)
+    )
 
 
 def _check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:

@@ -22,6 +22,7 @@ from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.families.entries import ModelEntry
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.settings import Settings
@@ -93,7 +94,7 @@ def models(settings: Settings) -> int:
     for entry in catalog.loras(settings):
         where = printable(entry.path) if entry.path else "not here"
         OUT.print(f"LoRA {entry.name}{f' (say: {entry.trigger})' if entry.trigger else ''}: {where}")
-    OUT.print("Fetch one: layerdiffuse-mcp models prepare NAME (or sdxl, sd15)")
+    OUT.print(f"Fetch one: layerdiffuse-mcp models prepare NAME (or {', '.join(FAMILIES)})")
     OUT.print(f"Your own bases, LoRAs and layer files (.safetensors) go into {settings.models_dir}")
     return 0
 
@@ -160,6 +161,11 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     from layerdiffuse_mcp.outputs.writer import save
 
     planned = plan(request, settings)
+    if planned.downloads:
+        from layerdiffuse_mcp.hub.download import prepare_all
+
+        with _bar() as on_step:
+            prepare_all(planned.downloads, settings, on_step)
     with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
         result = engine.run(planned.tasks[0], planned.inputs, on_step)
     drawn = [(file, file.picture) for file in result.encoded if file.picture]

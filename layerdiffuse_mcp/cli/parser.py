@@ -4,7 +4,7 @@
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
     layerdiffuse-mcp reproduce picture.png           draw a picture again from the recipe inside it
     layerdiffuse-mcp models                          which models there are
-    layerdiffuse-mcp models prepare sdxl             fetch a base and its layer files
+    layerdiffuse-mcp models prepare NAME             fetch a base and its layer files
     layerdiffuse-mcp doctor                          what this machine has and what is missing
 
 Flags are made from the fields of the settings and of the request, so both have one description.
@@ -25,6 +25,7 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import OneOf, explain
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import ROLES, Task
 from layerdiffuse_mcp.settings import Settings
 
@@ -89,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     prepare = models.add_subparsers(metavar="prepare").add_parser(
         "prepare", help="fetch a model and its layer files", argument_default=argparse.SUPPRESS
     )
-    prepare.add_argument("name", metavar="NAME", help="a model, or sdxl or sd15 for the family's default base")
+    families = " or ".join(FAMILIES)
+    prepare.add_argument("name", metavar="NAME", help=f"a model, or {families} for the family's default base")
     prepare.add_argument(
         "--task", choices=[task.value for task in Task], help="fetch only what this task needs; default: all tasks"
     )

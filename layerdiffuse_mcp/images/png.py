@@ -2,6 +2,7 @@
 
     data = png_bytes(rgba, recipe=request_as_dict, parameters=infotext)
     read_recipe(path)       # the same dict, next year too
+    with_id(data, "job-863032aa-1")     # the same picture, which says by what id it is known
 
 The recipe is JSON in an iTXt chunk `layerdiffuse`; `parameters` is the line that A1111 and its relatives write and
 read. Both stand before the pixels, so reading them decodes nothing. Whatever a file holds, what is read from it can be
@@ -11,6 +12,8 @@ said in JSON: text without lone surrogates, finite numbers, at most MAX_DEPTH ta
 import io
 import json
 import math
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,6 +27,10 @@ from layerdiffuse_mcp.wording import valid_text
 
 RECIPE_KEY = "layerdiffuse"
 PARAMETERS_KEY = "parameters"
+ID_KEY = "layerdiffuse-id"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+HEADER_END = 33
+"""Bytes of a PNG's signature and its first chunk, which says its size."""
 MAX_RECIPE = 1_000_000
 """Characters of a recipe; the longest that is written, of the longest prompts, has a fifth of that."""
 MAX_DEPTH = 20
@@ -39,6 +46,20 @@ def png_bytes(picture: Bytes, *, recipe: dict[str, Any] | None = None, parameter
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", pnginfo=text, compress_level=6)
     return buffer.getvalue()
+
+
+def with_id(data: bytes, picture_id: str) -> bytes:
+    """A PNG file's content with the id of the picture in it, in ASCII, before all else that it says; others stay."""
+    if not data.startswith(SIGNATURE):
+        return data
+    body = ID_KEY.encode() + b"\0" + picture_id.encode("ascii")
+    chunk = struct.pack(">I", len(body)) + b"tEXt" + body + struct.pack(">I", zlib.crc32(b"tEXt" + body))
+    return data[:HEADER_END] + chunk + data[HEADER_END:]
+
+
+def read_id(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:
+    """The id that `with_id` put into a picture; None if it has none. Raises as `read_parameters`."""
+    return _text(source, ID_KEY, max_pixels)
 
 
 def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[str, Any] | None:

@@ -10,9 +10,28 @@ import cv2
 import numpy as np
 
 from layerdiffuse_mcp.api.choices import RESIZE_MODES
+from layerdiffuse_mcp.api.fields import MAX_SIZE
+from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes, Floats, tiles, to_float
 
 CROP, FILL, STRETCH = RESIZE_MODES
+MOST_SCALED = 4 * MAX_SIZE**2
+"""Pixels that a picture may have once it is scaled and not yet cropped."""
+
+
+def check_fits(size: tuple[int, int], drawn: tuple[int, int], mode: str, name: str = "given") -> None:
+    """Refuse a picture so long that it would be many times what is drawn before it is cropped: InvalidRequest.
+
+    Sizes are (width, height) in pixels; `name` is what the picture is called.
+    """
+    (old_width, old_height), (width, height) = size, drawn
+    factor = max(height / old_height, width / old_width)
+    if mode == CROP and factor**2 * old_height * old_width > MOST_SCALED:
+        raise InvalidRequest(
+            f"The {name} picture of {old_width}x{old_height} cannot be fitted to {width}x{height} by {CROP}, which "
+            f"would make it {old_width * factor:.0f}x{old_height * factor:.0f} first. Crop it, or choose another "
+            "resize_mode."
+        )
 
 
 def resized(picture: Floats, height: int, width: int, mode: str = CROP) -> Floats:
@@ -23,7 +42,8 @@ def resized(picture: Floats, height: int, width: int, mode: str = CROP) -> Float
             "Resize and Fill" shows all and fills the rest with the median colour of the border, "Just Resize"
             stretches.
 
-    Lanczos may leave the range of its input by a little; nothing is clipped, as in the reference.
+    Lanczos may leave the range of its input by a little; nothing is clipped, as in the reference. Raises InvalidRequest
+    as `check_fits` does: a header need not say how its picture is turned.
     """
     if mode == STRETCH:
         return _scaled(picture, height, width)
@@ -38,6 +58,7 @@ def resized(picture: Floats, height: int, width: int, mode: str = CROP) -> Float
         canvas[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
         return canvas
 
+    check_fits((old_width, old_height), (width, height), mode)
     scaled = _scaled_by(picture, max(factors))
     top, left = _margin(scaled.shape[0], height), _margin(scaled.shape[1], width)
     return np.ascontiguousarray(scaled[top : top + height, left : left + width])

@@ -59,9 +59,14 @@ def save(output: Path, files: Sequence[EncodedFile], cancelled: Callable[[], boo
         ) from error
 
 
-def saved(outcome: Outcome, output: Path, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
-    """The outcome with its encoded files on disk, as `images` and `latents`; raises as `save` does."""
-    paths = save(output, outcome.encoded, cancelled)
+def saved(
+    outcome: Outcome, output: Path, cancelled: Callable[[], bool] = lambda: False, job: str | None = None
+) -> Outcome:
+    """The outcome with its encoded files on disk, as `images` and `latents`; raises as `save` does.
+
+    Pictures of a `job` say which they are (`images.png.read_id`): by its id and their number, from 1.
+    """
+    paths = save(output, _with_ids(outcome.encoded, job) if job else outcome.encoded, cancelled)
     pairs = list(zip(outcome.encoded, paths, strict=True))
     images = [ImageResult(path=path, **dict(file.picture)) for file, path in pairs if file.picture]
     latents = [path for file, path in pairs if file.name.endswith(".safetensors")]
@@ -72,6 +77,16 @@ def saved(outcome: Outcome, output: Path, cancelled: Callable[[], bool] = lambda
             "encoded": (),
         }
     )
+
+
+def _with_ids(files: Sequence[EncodedFile], job: str) -> list[EncodedFile]:
+    from layerdiffuse_mcp.images.png import with_id
+
+    numbers = count(1)
+    return [
+        file.model_copy(update={"data": with_id(file.data, f"{job}-{next(numbers)}")}) if file.picture else file
+        for file in files
+    ]
 
 
 def sweep(output: Path) -> None:

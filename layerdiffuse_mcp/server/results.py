@@ -119,7 +119,7 @@ def of_job(job: Job, message: str, shown: Shown | None = None) -> CallToolResult
 def facts_of(job: Job, message: str) -> JobResult:
     """The structured content for a job."""
     facts = JobResult(status=job.state, job_id=job.id)
-    if job.state in (State.QUEUED, State.RUNNING):
+    if not job.finished:
         left = job.seconds_left
         facts.progress, facts.message = round(job.progress.fraction, 4), message
         facts.seconds_left = None if left is None else round(left, 1)

@@ -13,7 +13,8 @@ from huggingface_hub.utils import WeakFileLock
 
 from layerdiffuse_mcp.errors import Cancelled, DownloadError
 from layerdiffuse_mcp.families.entries import HubFile
-from layerdiffuse_mcp.hub.fetch import PART, STALE_PART, fetch, look_up, sweep
+from layerdiffuse_mcp.hub.fetch import fetch, look_up
+from layerdiffuse_mcp.hub.leftovers import PART, STALE_PART, sweep
 from tests.hub.double import Break, Damage, Hub, Slow, Status, Whole, sha256
 from tests.hub.files import weights
 
