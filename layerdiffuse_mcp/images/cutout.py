@@ -194,9 +194,7 @@ def _own_colour(colour: Floats, ground: Floats, assumed: Floats, alpha: Floats) 
     return exact * trust + assumed * (1 - trust)
 
 
-def _solid(
-    picture: Bytes, background: Background, apart: Floats, differs: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _solid(picture: Bytes, background: Background, apart: Floats, differs: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels that are the subject alone: what lies behind the plateau that an edge rises to.
 
     Thin parts reach a plateau before they are solid: what lies shallow is checked against what lies deep.
@@ -211,8 +209,8 @@ def _solid(
     rise *= np.minimum(depth, DEEPEST_EDGE)
     plateau = (depth >= SOLID_DEPTH) & (rise < PLATEAU * smooth)
     plateau |= depth > DEEPEST_EDGE
-    count, parts = cv2.connectedComponents((~plateau).astype(np.uint8), connectivity=4)
-    outside = np.zeros(count, np.bool_)
+    parts = _parts(~plateau)
+    outside = np.zeros(int(parts.max()) + 1, np.bool_)
     outside[np.unique(parts[~differs])] = True
     solid = plateau | ~outside[parts]
     del smooth, rise, parts, plateau
@@ -229,22 +227,29 @@ def _solid(
 
 def _enclosed(differs: NDArray[np.bool_]) -> float:
     """The share of pixels that equal the background and are not connected with it at the border."""
-    _, parts = cv2.connectedComponents((~differs).astype(np.uint8), connectivity=4)
+    parts = _parts(~differs)
     border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
     connected = np.zeros(int(parts.max()) + 1, np.bool_)
     connected[border] = True
     return float((~differs & ~connected[parts]).mean())
 
 
+def _parts(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The connected parts of a mask, numbered from 1; 0 where it is false."""
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    return parts.astype(np.int32, copy=False)
+
+
 class _Nearest:
     """For each pixel the colour of the solid pixel that is nearest to it."""
 
     def __init__(self, picture: Bytes, solid: NDArray[np.bool_]) -> None:
-        self._labels = None
+        self._labels: NDArray[np.int32] | None = None
         if solid.any():
-            _, self._labels = cv2.distanceTransformWithLabels(
+            _, labels = cv2.distanceTransformWithLabels(
                 (~solid).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
             )
+            self._labels = labels.astype(np.int32, copy=False)
             self._colours = np.zeros((int(self._labels.max()) + 1, 3), np.uint8)
             self._colours[self._labels[solid]] = picture[solid][:, :3]
 
@@ -253,15 +258,15 @@ class _Nearest:
         return None if self._labels is None else to_float(self._colours[self._labels[tile][pixels]])
 
 
-def _palette(
-    picture: Bytes, background: Background, differs: NDArray[np.bool_], solid: NDArray[np.bool_]
-) -> Floats:
+def _palette(picture: Bytes, background: Background, differs: NDArray[np.bool_], solid: NDArray[np.bool_]) -> Floats:
     """Colours that the subject may have, (N, 3): of each direction away from the background the strongest."""
     places = np.flatnonzero(differs)
     places = places[:: max(1, len(places) // SAMPLES)]
     rows, columns = np.divmod(places, picture.shape[1])
     colour = to_float(picture[rows, columns, :3])
-    ground = colour * 0 + (np.asarray(background, np.float32) if isinstance(background, tuple) else to_float(background[rows, columns, :3]))
+    plain = isinstance(background, tuple)
+    below = np.asarray(background, np.float32) if plain else to_float(background[rows, columns, :3])
+    ground = np.broadcast_to(below, colour.shape)
     away = colour - ground
     length = np.sqrt((away * away).sum(axis=1))
     order = np.argsort(length)

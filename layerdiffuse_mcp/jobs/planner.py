@@ -113,7 +113,7 @@ def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
 
 def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
     entry = catalog.find_any(request.model, settings)
-    if isinstance(entry, LoraEntry):
+    if not isinstance(entry, ModelEntry):
         return Planned((PreparePlan(model=entry.name, lora=True),))
     return Planned((PreparePlan(model=entry.name, methods=catalog.methods_for(entry, request.task)),))
 
