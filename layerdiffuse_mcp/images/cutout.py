@@ -47,6 +47,8 @@ ALMOST_SOLID = 0.9
 FITS = 0.04
 """Distance from the line between background and subject up to which a colour lies on it."""
 MAX_PALETTE = 96
+CLEAR = 5
+"""Times the tolerance that a colour of the subject has to be away from the background's."""
 SAMPLES = 200_000
 DIRECTIONS = 8
 """Steps from 0 to 1 in which directions of colour are told apart."""
@@ -116,7 +118,12 @@ def cut_from_two(first: Bytes, second: Bytes, below_first: Background, below_sec
 
 
 def cut_from_known(
-    picture: Bytes, background: Background, *, translucent: bool = False, report: Report = ignore
+    picture: Bytes,
+    background: Background,
+    *,
+    translucent: bool = False,
+    noise: float = 0.0,
+    report: Report = ignore,
 ) -> Cut:
     """The subject of one picture whose background is a colour or a picture.
 
@@ -125,23 +132,25 @@ def cut_from_known(
         background: a colour (red, green, blue), 0 to 1, or the same scene without the subject.
         translucent: the subject lets the background through inside, too (glass, smoke, glow). Its strongest colours
             are taken to be opaque then; otherwise only its edge is soft.
+        noise: how far a pixel of the background may be off, 0 to 1, where the file is known to be lossy; more is taken
+            where the border shows more.
 
     Raises:
         InvalidRequest: the background has another size.
     """
     _check_size(picture, background)
     height, width = picture.shape[:2]
-    tolerance = _tolerance(picture, background)
+    tolerance = max(noise, _tolerance(picture, background))
     apart = np.empty((height, width), np.float32)
     for tile in tiles(height, width):
         apart[tile] = np.abs(to_float(picture[tile][..., :3]) - _at(background, tile)).max(axis=-1)
     differs = apart > tolerance
     enclosed = _enclosed(differs)
     report(0.2)
-    solid = np.zeros((height, width), np.bool_) if translucent else _solid(picture, background, apart, differs)
+    solid = np.zeros((height, width), np.bool_) if translucent else _solid(picture, background, apart, tolerance)
     del apart
     report(0.4)
-    palette = _palette(picture, background, differs, solid)
+    palette = _palette(picture, background, differs, CLEAR * tolerance)
     nearest = _Nearest(picture, solid)
     report(0.6)
     rgba = np.zeros((height, width, 4), np.uint8)
@@ -194,11 +203,12 @@ def _own_colour(colour: Floats, ground: Floats, assumed: Floats, alpha: Floats) 
     return exact * trust + assumed * (1 - trust)
 
 
-def _solid(picture: Bytes, background: Background, apart: Floats, differs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _solid(picture: Bytes, background: Background, apart: Floats, tolerance: float) -> NDArray[np.bool_]:
     """Pixels that are the subject alone: what lies behind the plateau that an edge rises to.
 
     Thin parts reach a plateau before they are solid: what lies shallow is checked against what lies deep.
     """
+    differs = apart > tolerance
     depth = cv2.distanceTransform(differs.astype(np.uint8), cv2.DIST_L2, 5)
     smooth = cv2.GaussianBlur(apart, (0, 0), SMOOTH)
     rise = np.zeros_like(smooth)
@@ -212,7 +222,7 @@ def _solid(picture: Bytes, background: Background, apart: Floats, differs: NDArr
     parts = _parts(~plateau)
     outside = np.zeros(int(parts.max()) + 1, np.bool_)
     outside[np.unique(parts[~differs])] = True
-    solid = plateau | ~outside[parts]
+    solid = (plateau | ~outside[parts]) & (apart > 3 * tolerance)
     del smooth, rise, parts, plateau
     shallow = solid & (depth < DEEP)
     nearest = _Nearest(picture, solid & ~shallow)
@@ -258,8 +268,11 @@ class _Nearest:
         return None if self._labels is None else to_float(self._colours[self._labels[tile][pixels]])
 
 
-def _palette(picture: Bytes, background: Background, differs: NDArray[np.bool_], solid: NDArray[np.bool_]) -> Floats:
-    """Colours that the subject may have, (N, 3): of each direction away from the background the strongest."""
+def _palette(picture: Bytes, background: Background, differs: NDArray[np.bool_], weakest: float) -> Floats:
+    """Colours that the subject may have, (N, 3): of each direction away from the background the strongest.
+
+    Those nearer to the background than `weakest` are left out, unless there are no others.
+    """
     places = np.flatnonzero(differs)
     places = places[:: max(1, len(places) // SAMPLES)]
     rows, columns = np.divmod(places, picture.shape[1])
@@ -278,7 +291,7 @@ def _palette(picture: Bytes, background: Background, differs: NDArray[np.bool_],
     ends = ends[np.argsort(-length[ends])]
     kept: list[int] = []
     for end in ends:
-        if len(kept) == MAX_PALETTE:
+        if len(kept) == MAX_PALETTE or (kept and length[end] < weakest):
             break
         lines = colour[kept]
         if kept:

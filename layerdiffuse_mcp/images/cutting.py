@@ -26,6 +26,8 @@ NOTHING, EVERYTHING = 0.001, 0.99
 MOSTLY = 0.5
 """Share of what is left that shows through, from which the background is doubted."""
 MAX_ENCLOSED = 0.002
+LOSSY, LOSSY_NOISE = frozenset({"JPEG"}), 12 / 255
+"""Formats whose pixels are off beside an edge, and how far a background may be off in them."""
 
 
 def cut_out(task: CutOutTask, report: Report) -> CutOut:
@@ -37,10 +39,12 @@ def cut_out(task: CutOutTask, report: Report) -> CutOut:
         if isinstance(path, Path):
             check_side(task.suffix, max(picture_size(path, limit)))
     notes: list[str] = []
+    formats: set[str] = set()
 
     def read(path: Path) -> Bytes:
         say(0.0, f"reading {path.name[:80]}")
         picture = read_picture(path, limit)
+        formats.add(picture.format)
         notes.extend(f"{path.name}: {note}" for note in picture.notes)
         return picture.rgba
 
@@ -51,7 +55,8 @@ def cut_out(task: CutOutTask, report: Report) -> CutOut:
     below = ground(task.background, first)
     if task.second is None:
         step = say.part(0.1, 0.7, "cutting out")
-        cut = cut_from_known(first, below, translucent=task.translucent, report=step)
+        noise = LOSSY_NOISE if formats & LOSSY else 0.0
+        cut = cut_from_known(first, below, translucent=task.translucent, noise=noise, report=step)
         how = f"by {_words(below)}"
     else:
         second = read(task.second)

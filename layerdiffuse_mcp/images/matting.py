@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
+from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.matting import MattingNetwork
 from layerdiffuse_mcp.images.alpha import Bytes, Floats, tiles, to_bytes, to_float
+from layerdiffuse_mcp.images.extras import check_installed
 
 OPERATORS = frozenset({"", "ai.onnx", "com.microsoft"})
 """Domains of the operators that onnxruntime ships."""
@@ -37,20 +37,6 @@ Report = Callable[[float], None]
 
 def ignore(_: float) -> None:
     """A report that nobody reads."""
-
-
-def check_installed() -> None:
-    """Make sure that the extra is here.
-
-    Raises:
-        ModelNotFound: it is not; says how to install it.
-    """
-    if lacking := [name for name in ("onnxruntime", "onnx") if find_spec(name) is None]:
-        raise ModelNotFound(
-            f"Cutting out photographs needs {' and '.join(lacking)}: run `pip install 'layerdiffuse-mcp[cutout]'` and "
-            "restart the server. A picture before one colour, or one whose empty scene is at hand, needs no model: "
-            "give background."
-        )
 
 
 def matte(picture: Bytes, path: Path, network: MattingNetwork, report: Report = ignore) -> Floats:

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Box, Bytes, alpha_facts, defringe, to_bytes, visible_box
+from layerdiffuse_mcp.images.choices import ANCHORS, MAX_CELL
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.preview import MAX_SIDE, preview
@@ -30,19 +31,7 @@ from layerdiffuse_mcp.images.tasks import Frame, MadeSheet, MakeSheetTask, Repor
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-ANCHORS: dict[str, tuple[float, float]] = {
-    "top-left": (0.0, 0.0), "top": (0.5, 0.0), "top-right": (1.0, 0.0),
-    "left": (0.0, 0.5), "center": (0.5, 0.5), "right": (1.0, 0.5),
-    "bottom-left": (0.0, 1.0), "bottom": (0.5, 1.0), "bottom-right": (1.0, 1.0),
-}  # fmt: skip
-"""Shares of the room left over that lie left of a picture and above it."""
-FITS = {
-    "shrink": "a picture larger than the cell is made smaller",
-    "contain": "each fills its cell, made smaller or larger",
-    "together": "one factor for all, so that the largest fills its cell",
-}
-"""How pictures come to the size of a cell; their proportions stay."""
-MAX_CELL, MAX_SHEET_SIDE = 4096, 16_384
+MAX_SHEET_SIDE = 16_384
 READ, PLACED = 0.5, 0.7
 """Shares of the progress at which the pictures are read, and in their cells."""
 LABEL_SHARE = 0.22
