@@ -30,6 +30,9 @@ MAX_DEPTH = 32
 """Of graphs within graphs."""
 REACHES = (90, 6)
 """Pixels of the two blurs by which the colours of subject and background are estimated, coarse and fine."""
+SURE = 4
+"""Power of alpha by which a pixel counts as the subject's colour: solid parts say more of it than soft ones. With 1, as
+published, more than twice as much of a background full of detail is left in the edge."""
 EMPTY = 1e-5
 
 Report = Callable[[float], None]
@@ -150,7 +153,7 @@ def with_own_colour(picture: Bytes, alpha: Floats, report: Report = ignore) -> B
     """A picture with this alpha, and its colour without the background's share along the edge.
 
     `picture` is (H, W, 3) or (H, W, 4), uint8, `alpha` (H, W), 0 to 1; the result is (H, W, 4). Takes 44 bytes a pixel.
-    Source: Forte, "Approximate Fast Foreground Colour Estimation" (ICIP 2021), blur fusion, twice.
+    Source: Forte, "Approximate Fast Foreground Colour Estimation" (ICIP 2021), blur fusion, twice; but see `SURE`.
     """
     height, width = alpha.shape
     rgba = np.empty((height, width, 4), np.uint8)
@@ -169,9 +172,13 @@ def with_own_colour(picture: Bytes, alpha: Floats, report: Report = ignore) -> B
 
 def _estimated(given: Floats, subject: Floats, ground: Floats, alpha: Floats, reach: int) -> tuple[Floats, Floats]:
     """One channel of subject and background, each first the mean near a pixel of where it is seen."""
-    size = (reach, reach)
     rest = 1 - alpha
-    near = cv2.blur(subject * alpha, size) / (cv2.blur(alpha, size) + EMPTY)
-    below = cv2.blur(ground * rest, size) / (cv2.blur(rest, size) + EMPTY)
+    trust = alpha**SURE
+    near, below = _mean_near(subject, trust, reach), _mean_near(ground, rest**SURE, reach)
     off = given - alpha * near - rest * below
-    return np.clip(near + alpha * off, 0, 1), below
+    return np.clip(near + trust * off, 0, 1), below
+
+
+def _mean_near(plane: Floats, weight: Floats, reach: int) -> Floats:
+    size = (reach, reach)
+    return cv2.blur(plane * weight, size).astype(np.float32) / (cv2.blur(weight, size) + EMPTY)

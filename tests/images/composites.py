@@ -1,7 +1,7 @@
 """Twenty cut-outs whose alpha and colour are known, to be laid on backgrounds and cut out again. Seeded, no files.
 
-    for subject in subjects():
-        picture = subject.on((1, 1, 1))         # (H, W, 3), uint8, as a camera or a renderer would have it
+for subject in subjects():
+    picture = subject.on((1, 1, 1))         # (H, W, 3), uint8, as a camera or a renderer would have it
 """
 
 from collections.abc import Iterator
