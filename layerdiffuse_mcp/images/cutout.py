@@ -29,6 +29,8 @@ SAME, NOISY = 2 / 255, 16 / 255
 """Differences from the background up to which a pixel is background: in a clean picture, and in the noisiest."""
 FLAT_SHARE = 0.6
 """Share of a border that has one colour where the background is said to have one."""
+BY_EYE = 0.15
+"""How far a colour that somebody names may be from the one that is there."""
 TOO_ALIKE = 0.12
 """Distance between two backgrounds below which they tell little of alpha."""
 ALIKE_SHARE = 0.05
@@ -69,15 +71,21 @@ def ignore(_: float) -> None:
     """A report that nobody reads."""
 
 
-def border_colour(picture: Bytes) -> Colour:
-    """The one colour that a picture's border has.
+def border_colour(picture: Bytes, meant: Colour | None = None) -> Colour:
+    """The one colour that a picture's border has; or of the tones there that may be `meant` the commonest.
+
+    People name a colour by eye: where the border has none that is near, the colour is what was meant.
 
     Raises:
-        InvalidRequest: it has several.
+        InvalidRequest: the border has several, and none is meant.
     """
     border = _border(picture)
+    if meant is not None:
+        border = border[np.abs(border - np.asarray(meant, np.float32)).max(axis=1) <= BY_EYE]
+        if not len(border):
+            return meant
     colour = np.median(border, axis=0)
-    share = float((np.abs(border - colour).max(axis=1) <= NOISY).mean())
+    share = 1.0 if meant else float((np.abs(border - colour).max(axis=1) <= NOISY).mean())
     if share < FLAT_SHARE:
         raise InvalidRequest(
             f"The background is not one colour: only {share:.0%} of the picture's border is near its commonest colour. "

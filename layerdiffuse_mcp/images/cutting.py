@@ -49,7 +49,7 @@ def cut_out(task: CutOutTask, report: Report) -> CutOut:
         return picture.rgba
 
     def ground(below: Path | Colour | None, picture: Bytes) -> Background:
-        return read(below) if isinstance(below, Path) else border_colour(picture) if below is None else below
+        return read(below) if isinstance(below, Path) else border_colour(picture, below)
 
     first = read(task.path)
     below = ground(task.background, first)
