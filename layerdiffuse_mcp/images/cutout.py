@@ -8,7 +8,7 @@ A pixel is C = aF + (1 - a)B of alpha a, the subject's colour F and the backgrou
 (Smith and Blinn, "Blue screen matting", 1996); one does not, so F is assumed: near an edge it is the colour of the
 solid parts nearest to it, and where nothing nearby explains the pixel, the strongest colour of the picture that does.
 Pictures are (H, W, 3) or (H, W, 4), uint8; what is said of a background holds of their colour alone.
-Takes at most 40 bytes a pixel.
+Takes at most 37 bytes a pixel.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,8 @@
     cut_out(CutOutTask(path), report)                # before one colour, by its border
     matted(MatteTask(path, graph, network), report)  # a photograph
 
-Sizes are checked by the headers before anything is decoded. N pixels of the picture take at most 60 bytes each.
+Sizes are checked by the headers before anything is decoded. N pixels of the picture take at most 38 bytes each, written
+as WebP 44.
 """
 
 from collections.abc import Callable

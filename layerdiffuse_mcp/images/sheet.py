@@ -6,7 +6,7 @@
 
 Cells lie row by row. Between the cells are `padding` transparent pixels; around each frame its outermost pixels are
 repeated `extrude` times, so that engines that interpolate see none of a neighbour. Pixels of all pictures and of the
-sheet are counted before anything is decoded or allocated; N of them take at most 20 bytes each, WebP 48.
+sheet are counted before anything is decoded or allocated; N of them take at most 9 bytes each, WebP 48.
 """
 
 import math

@@ -16,7 +16,7 @@ from layerdiffuse_mcp.families import matting
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.settings import Settings
-from tests.hub.conftest import hub as hub  # noqa: PLC0414 - a fixture
+from tests.hub.conftest import hub as hub
 from tests.hub.double import Hub, sha256
 from tests.images.composites import GREEN, Subject, scenery, subjects
 from tests.images.graphs import matting as tiny

@@ -46,7 +46,7 @@ async def test_one_call_makes_a_sheet_and_its_atlas(connect: Connect, pictures: 
     for atlas in (by_name, in_order):
         assert (Path(found["atlas"]).parent / atlas["meta"]["image"]).samefile(found["path"])
         assert atlas["meta"]["size"] == {"w": sheet.width, "h": sheet.height}
-    assert list(by_name["frames"])[0] == "walk-0"
+    assert next(iter(by_name["frames"])) == "walk-0"
     assert list(by_name["frames"])[7] == "walk-0-2"
     for frame, given in zip(by_name["frames"].values(), pictures, strict=True):
         box = frame["frame"]
