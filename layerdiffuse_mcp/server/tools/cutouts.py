@@ -18,6 +18,7 @@ from layerdiffuse_mcp.families.matting import MATTING, MattingNetwork
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
+from layerdiffuse_mcp.images.extras import check_installed
 from layerdiffuse_mcp.images.tasks import CutOutTask, MatteTask, PictureTask
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.server.calls import run
@@ -101,7 +102,7 @@ async def cut_out(
     """
     known = services(ctx)
     made_as = output or PictureOutput()
-    _check_together(background, second_image, second_background, model, translucent=translucent)
+    check_together(background, second_image, second_background, model, translucent=translucent)
     network = MATTING[model] if model is not None else None
     graph = await _graph(ctx, network) if network else None
 
@@ -144,7 +145,7 @@ async def cut_out(
     return picture_result(job, made, lines, cut.preview, facts)
 
 
-def _check_together(
+def check_together(
     background: str | None,
     second_image: str | None,
     second_background: str | None,
@@ -166,9 +167,20 @@ def _check_together(
 
 async def _graph(ctx: Context[Services], network: MattingNetwork) -> Path:
     """The network's file, fetched first where the settings allow that; refuses what cannot run here."""
-    from layerdiffuse_mcp.images.extras import check_installed
-
     settings = services(ctx).settings
+    check_runs(network)
+    if settings.auto_download and await anyio.to_thread.run_sync(_is_missing, network, settings):
+        await run(ctx, PrepareRequest(model=network.name), "prepare_model")
+    return await anyio.to_thread.run_sync(catalog.matting_file, network, settings)
+
+
+def check_runs(network: MattingNetwork) -> None:
+    """Make sure that a network can run on this machine.
+
+    Raises:
+        ModelNotFound: the extra is not installed.
+        OutOfMemory: too little memory is free.
+    """
     check_installed()
     free = psutil.virtual_memory().available
     if free < network.memory:
@@ -176,9 +188,6 @@ async def _graph(ctx: Context[Services], network: MattingNetwork) -> Path:
             f"{network.name} takes up to {in_words(network.memory)} of memory, and {in_words(free)} are free. Close "
             "other programs, or give background if the picture's background is known."
         )
-    if settings.auto_download and await anyio.to_thread.run_sync(_is_missing, network, settings):
-        await run(ctx, PrepareRequest(model=network.name), "prepare_model")
-    return await anyio.to_thread.run_sync(catalog.matting_file, network, settings)
 
 
 def _is_missing(network: MattingNetwork, settings: Settings) -> bool:

@@ -128,7 +128,7 @@ async def make_sheet(
     """
     known = services(ctx)
     made_as, kept = output or PictureOutput(name="sheet"), edges or SheetEdges()
-    options = SheetOptions(_cell(cell), columns, anchor, fit, kept.trim, kept.defringe, kept.padding, kept.extrude)
+    options = SheetOptions(cell_size(cell), columns, anchor, fit, kept.trim, kept.defringe, kept.padding, kept.extrude)
 
     def task(keep: Keep) -> MakeSheetTask:
         from layerdiffuse_mcp.images.atlas import unique_names
@@ -140,7 +140,7 @@ async def make_sheet(
     with known.contents.borrowing() as keep:
         made = await done(ctx, await anyio.to_thread.run_sync(task, keep))
     now = datetime.now().astimezone()
-    files = _files(made, made_as, now)
+    files = sheet_files(made, made_as.name, made_as.format, now)
     job, [sheet], [by_name, in_order] = await recorded(known, "make_sheet", files, made.notes, now)
     facts = Sheet(
         path=str(sheet.path), uri=image_uri(job, 1), width=made.width, height=made.height, cell=list(made.cell),
@@ -158,12 +158,12 @@ async def make_sheet(
     return picture_result(job, sheet, lines, made.preview, facts)
 
 
-def _files(made: tasks.MadeSheet, made_as: PictureOutput, now: datetime) -> list[EncodedFile]:
+def sheet_files(made: tasks.MadeSheet, name: str, format: str, now: datetime) -> list[EncodedFile]:
     """The sheet and its atlas in two forms, which name the sheet's file: its name is one that nobody else has."""
     from layerdiffuse_mcp.images.atlas import atlas_array, atlas_hash
 
-    stem = f"{slug(made_as.name or 'sheet')}-{secrets.token_hex(3)}"
-    image, size = f"{stem}.{made_as.format}", (made.width, made.height)
+    stem = f"{slug(name or 'sheet')}-{secrets.token_hex(3)}"
+    image, size = f"{stem}.{format}", (made.width, made.height)
     on_disk = f"{dated(now)[1]}-{image}"
     facts = PictureFacts(role="blended", width=made.width, height=made.height, seed=0, alpha=made.alpha)
     return [
@@ -173,7 +173,7 @@ def _files(made: tasks.MadeSheet, made_as: PictureOutput, now: datetime) -> list
     ]
 
 
-def _cell(given: str | None) -> tuple[int, int] | None:
+def cell_size(given: str | None) -> tuple[int, int] | None:
     """Width and height of a cell.
 
     Raises:
