@@ -104,7 +104,7 @@ def prepare(name: str, task: Task | None, settings: Settings, *, verify: bool = 
     from layerdiffuse_mcp.hub import download
 
     methods = catalog.methods_for(catalog.find(name, settings), task) if task else None
-    with _bar() as on_step:
+    with progress_bar() as on_step:
         done = download.prepare(name, settings, on_step, methods=methods, verify=verify)
     for note in done.notes:
         ERR.print(f"[yellow]note:[/yellow] {note}")
@@ -146,7 +146,8 @@ def _forecast(entry: ModelEntry, settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def _bar() -> Generator[Callable[[outcome.Progress], None]]:
+def progress_bar() -> Generator[Callable[[outcome.Progress], None]]:
+    """A bar on stderr, and what moves it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
@@ -164,9 +165,9 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     if planned.downloads:
         from layerdiffuse_mcp.hub.download import prepare_all
 
-        with _bar() as on_step:
+        with progress_bar() as on_step:
             prepare_all(planned.downloads, settings, on_step)
-    with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
+    with contextlib.closing(load_engine()(settings)) as engine, progress_bar() as on_step:
         result = engine.run(planned.tasks[0], planned.inputs, on_step)
     drawn = [(file, file.picture) for file in result.encoded if file.picture]
     others = [file for file in result.encoded if not file.picture]

@@ -1,8 +1,10 @@
-"""The command line: serve (the default), generate, reproduce, models, doctor.
+"""The command line: serve (the default), generate, reproduce, cut-out, sheet, models, doctor.
 
     layerdiffuse-mcp                                 serve MCP on stdio
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
     layerdiffuse-mcp reproduce picture.png           draw a picture again from the recipe inside it
+    layerdiffuse-mcp cut-out photo.png -o out/       cut the subject out of a picture
+    layerdiffuse-mcp sheet *.png -o out/             a sprite sheet with its atlas
     layerdiffuse-mcp models                          which models there are
     layerdiffuse-mcp models prepare NAME             fetch a base and its layer files
     layerdiffuse-mcp doctor                          what this machine has and what is missing
@@ -24,6 +26,7 @@ from pydantic.fields import FieldInfo
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import OneOf, explain
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.cli.pictures import add_picture_commands
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import ROLES, Task
@@ -84,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("file", type=Path, help="a PNG made by this program")
     reproduce.set_defaults(run=_reproduce)
 
+    pictures = add_picture_commands(commands, _settings)
+
     models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
     models.set_defaults(run=_models)
     # what this parser's flags leave open must not undo what those of `models` have set
@@ -101,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="show what this machine has and what is missing")
     doctor.set_defaults(run=_doctor)
 
-    for command in (serve, generate, reproduce, models, prepare, doctor):
+    for command in (serve, generate, reproduce, *pictures, models, prepare, doctor):
         _add_settings(command, taken={action.dest for action in command._actions})  # pyright: ignore[reportPrivateUsage]
     return parser
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry, ModelFiles
+from layerdiffuse_mcp.families.matting import MATTING, MattingNetwork
 from layerdiffuse_mcp.families.registry import (
     BASES,
     EMBEDDED,
@@ -88,11 +89,13 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
     raise ModelNotFound(f"There is no model '{printable(wanted, 80)}'. {known}")
 
 
-def find_any(name: str | None, settings: Settings) -> ModelEntry | LoraEntry:
-    """The model of that name or alias, else the LoRA of that name; raises as `find` does."""
+def find_any(name: str | None, settings: Settings) -> ModelEntry | LoraEntry | MattingNetwork:
+    """The model of that name or alias, else the LoRA or matting network of that name; raises as `find` does."""
     try:
         return find(name, settings)
     except ModelNotFound:
+        if name in MATTING:
+            return MATTING[name]
         with suppress(ModelNotFound):
             return find_lora(name or "", settings)
         raise
@@ -126,6 +129,18 @@ def find_lora(name: str, settings: Settings) -> LoraEntry:
     known = near(name, [entry.name for entry in entries]) if entries else "There are none yet."
     folder = printable(settings.models_dir / "loras")
     raise ModelNotFound(f"There is no LoRA '{printable(name, 80)}'. {known} LoRAs (.safetensors) go into {folder}.")
+
+
+def matting_file(network: MattingNetwork, settings: Settings) -> Path:
+    """Where the graph of a matting network lies on this machine; raises ModelNotFound as `layer_file` does."""
+    path = located(network.remote, settings)
+    if path is None:
+        raise ModelNotFound(
+            f"The matting network {network.name} is not on this machine. Fetch it: {_command(network.name)} "
+            f"({_source(network.remote)}, licence {network.remote.licence}). A picture before one colour, or one whose "
+            "empty scene is at hand, needs none: give background."
+        )
+    return path
 
 
 def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
@@ -174,6 +189,8 @@ def base_file(entry: ModelEntry, settings: Settings) -> Path:
 def by_hand(remote: HubFile, settings: Settings) -> str:
     """A sentence that says where a published file may be put, instead of being fetched."""
     folder = printable(settings.models_dir)
+    if remote.pinned:
+        return f"Or copy the cache folder of {remote.repo} from a machine that has it."
     if remote.name in KNOWN_NAMES:
         return f"Or put {remote.name} into {folder}."
     return f"Or put the file anywhere and give its path in {folder}/models.toml, in place of repo and file."

@@ -84,7 +84,7 @@ def prepare(
     """Fetch whatever a base needs and this machine lacks: itself, transparency files, the layer files of `methods`.
 
     Args:
-        model: an entry, or a name or alias of a model or a LoRA.
+        model: an entry, or a name or alias of a model, a LoRA or a matting network.
         methods: layer methods to fetch for; all of the family when none are named.
         verify: check every file that is here already against its checksum too; without it only their headers are read.
 
@@ -172,19 +172,20 @@ def _problem(remote: HubFile, path: Path, version: FileVersion, verify: bool, pa
         DownloadError: it is the very one, and cannot be used.
     """
     problem = None
-    try:
-        read_header(path, DownloadError, any_dtype=True)
-    except ModelError as error:
-        problem = str(error)
+    if not remote.pinned:
+        try:
+            read_header(path, DownloadError, any_dtype=True)
+        except ModelError as error:
+            problem = str(error)
     named = version.path.name
     expected = named if SHA256.fullmatch(named) else remote.sha256
-    if expected is not None and (verify or problem):
+    if expected is not None and (verify or problem or remote.pinned):
         digest = _sha256(version, remote.name, pace)
         if not digest.startswith(expected):
             return problem or f"its SHA-256 is {digest[:10]} instead of {expected[:10]}."
         if problem:
             raise DownloadError(f"{problem} It is as it was published, so fetching it again would not help.")
-    if problem is None:
+    if problem is None and not remote.pinned:
         read_header(path, DownloadError)  # whole, and perhaps of a number format that cannot be read
     return problem
 

@@ -118,9 +118,9 @@ def look_up(remote: HubFile, watch: Watch) -> Source:
         DownloadError: what the hub has is not the file that is known by that name, or not a weight file.
         HfHubHTTPError, TransportError, OSError: see `download.py`, which puts them into words; what `watch` raises.
     """
-    if not remote.path.endswith(".safetensors"):
+    if not (remote.path.endswith(".safetensors") or (remote.path.endswith(".onnx") and remote.pinned)):
         raise DownloadError(f"{remote.path} is not fetched: only .safetensors files are; others can run code.")
-    url = hf_hub_url(remote.repo, remote.path)
+    url = hf_hub_url(remote.repo, remote.path, revision=remote.revision)
     ask = (get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT) for _ in range(1))
     (facts,) = _with_beats(ask, watch)
     if facts.commit_hash is None or facts.etag is None or facts.size is None:
@@ -131,6 +131,11 @@ def look_up(remote: HubFile, watch: Watch) -> Source:
     if not (PLAIN.fullmatch(facts.etag) and PLAIN.fullmatch(facts.commit_hash)):
         raise DownloadError(
             f"{constants.ENDPOINT} names {remote.path} by a checksum or commit that is none. Check HF_ENDPOINT."
+        )
+    if remote.revision not in (None, facts.commit_hash):
+        raise DownloadError(
+            f"{constants.ENDPOINT} answers with another commit of {remote.repo} than {remote.revision}, which "
+            f"{remote.name} is taken from. Check HF_ENDPOINT."
         )
     known = remote.sha256 or ""
     if SHA256.fullmatch(facts.etag) and not facts.etag.startswith(known):
@@ -145,7 +150,7 @@ def fetch(source: Source, watch: Watch) -> Path:
     """Bring a file into the cache, going on where an earlier call stopped; returns its path there.
 
     Raises:
-        DownloadError: it was damaged twice in a row, or is no safetensors file.
+        DownloadError: it was damaged twice in a row, or is no safetensors file and not pinned.
         HfHubHTTPError, TransportError, OSError: as `look_up`; and whatever `watch` raises.
     """
     source.blob.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +174,7 @@ def fetch(source: Source, watch: Watch) -> Path:
 
 
 def _enter(source: Source) -> Path:
-    """Show the content under its name in the commit that was looked up, and that commit as the repository's `main`."""
+    """Show the content under its name in the commit that was looked up; one that nobody chose is the `main` of now."""
     path = source.folder / "snapshots" / source.commit / source.remote.path
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (path.is_symlink() and path.resolve() == source.blob.resolve()):
@@ -180,6 +185,8 @@ def _enter(source: Source) -> Path:
         except OSError:  # no links here: the cache has the content under its name, and no other copy
             link.unlink(missing_ok=True)
             source.blob.replace(path)
+    if source.remote.revision is not None:
+        return path
     main = source.folder / "refs" / "main"
     main.parent.mkdir(exist_ok=True)
     replace_atomically(main, source.commit.encode())
@@ -240,6 +247,8 @@ class _Part:
         expected = self.source.etag if SHA256.fullmatch(self.source.etag) else known
         if not digest.startswith(expected):
             return f"was damaged on the way (SHA-256 {digest[:10]} instead of {expected[:10]})"
+        if self.source.remote.pinned:
+            return None  # the very file that was chosen
         try:
             read_header(self.source.partial, DownloadError)
         except DownloadError as error:  # as published: fetching it again would bring the same

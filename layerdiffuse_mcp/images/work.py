@@ -16,16 +16,21 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts, halo
 from layerdiffuse_mcp.images.colour import background_colour
 from layerdiffuse_mcp.images.compose import Extent, Layer, arrange, canvas_size, flatten
+from layerdiffuse_mcp.images.cutting import cut_out, matted
 from layerdiffuse_mcp.images.export import check_side, encoded
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.images.preview import preview, preview_in_turn
 from layerdiffuse_mcp.images.read import picture_size, read_picture
+from layerdiffuse_mcp.images.sheet import make_sheet
 from layerdiffuse_mcp.images.tasks import (
     CHECKERBOARD,
     Composed,
     ComposeTask,
+    CutOutTask,
     Inspected,
     InspectTask,
+    MakeSheetTask,
+    MatteTask,
     PictureResult,
     PictureTask,
     Report,
@@ -145,6 +150,9 @@ WORK: dict[type[Any], Callable[[Any, Report], PictureResult]] = {
     ComposeTask: compose,
     InspectTask: inspect,
     SheetTask: sheet,
+    CutOutTask: cut_out,
+    MatteTask: matted,
+    MakeSheetTask: make_sheet,
 }
 
 

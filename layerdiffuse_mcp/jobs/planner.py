@@ -125,7 +125,7 @@ def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
 
 def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
     entry = catalog.find_any(request.model, settings)
-    if isinstance(entry, LoraEntry):
+    if not isinstance(entry, ModelEntry):
         if entry.remote is None:
             catalog.lora(entry.name, settings)  # nobody but the user can bring it: says so where it is not here
         return Planned((), downloads=(Download(model=entry.name),))

@@ -30,10 +30,16 @@ YOUNG, STALE = 1, 3600
 _HIDDEN = re.compile(r"\.(unfinished|done)-(\d{4}-\d\d-\d\d)-[0-9a-f]{12}")
 
 
-def save(output: Path, files: Sequence[EncodedFile], cancelled: Callable[[], bool] = lambda: False) -> list[Path]:
+def save(
+    output: Path,
+    files: Sequence[EncodedFile],
+    cancelled: Callable[[], bool] = lambda: False,
+    now: datetime | None = None,
+) -> list[Path]:
     """Write files below the output folder; returns their paths, in order.
 
-    `cancelled` is asked between the files, and once more before any of them can be seen.
+    `cancelled` is asked between the files, and once more before any of them can be seen. `now` is the time that the
+    files are dated with, for whoever has to know a name beforehand; one that is taken gets a number.
 
     Raises:
         Cancelled: it said so; no file is there.
@@ -41,7 +47,7 @@ def save(output: Path, files: Sequence[EncodedFile], cancelled: Callable[[], boo
     """
     if not files:
         return []
-    day, time_of_day = dated(datetime.now().astimezone())
+    day, time_of_day = dated(now or datetime.now().astimezone())
     try:
         with Folder.open(output) as root, _hidden_folder(root, day) as (hidden, commit):
             for number, file in enumerate(files):

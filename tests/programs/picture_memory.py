@@ -19,10 +19,19 @@ from PIL import Image
 
 from layerdiffuse_mcp.images.alpha import alpha_facts, halo
 from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
+from layerdiffuse_mcp.images.cutout import cut_from_known, cut_from_two
 from layerdiffuse_mcp.images.export import encoded
+from layerdiffuse_mcp.images.matting import with_own_colour
 from layerdiffuse_mcp.images.preview import preview
 from layerdiffuse_mcp.images.read import read_picture
-from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PlacedFile
+from layerdiffuse_mcp.images.tasks import (
+    ComposeTask,
+    CutOutTask,
+    InspectTask,
+    MakeSheetTask,
+    PlacedFile,
+    SheetOptions,
+)
 from layerdiffuse_mcp.images.work import run
 
 SIDE = 2000
@@ -78,6 +87,27 @@ def looking_at(folder: Path) -> Callable[[], object]:
     return lambda: run(InspectTask(folder / "noise.PNG", preview=True))
 
 
+def before_a_colour() -> np.ndarray:
+    """Noise in the middle of plain grey."""
+    picture = noise()
+    picture[:40] = picture[-40:] = picture[:, :40] = picture[:, -40:] = 128
+    return picture
+
+
+def alpha_of(picture: np.ndarray) -> np.ndarray:
+    return (picture[..., 3] / np.float32(255)).astype(np.float32)
+
+
+def cutting_out(folder: Path) -> Callable[[], object]:
+    Image.fromarray(before_a_colour()[..., :3]).save(folder / "grey.png")
+    return lambda: run(CutOutTask(folder / "grey.png", preview=True))
+
+
+def making_a_sheet(folder: Path) -> Callable[[], object]:
+    task = MakeSheetTask((folder / "noise.PNG",), ("noise",), SheetOptions(fit="contain", defringe=True), preview=True)
+    return lambda: run(task)
+
+
 # An operation's name: what prepares it in a folder, and the bytes a pixel that it may take beyond what it was given
 OPERATIONS: dict[str, tuple[Callable[[Path], Callable[[], object]], float]] = {
     "alpha facts": (lambda _: partial(alpha_facts, noise()), 0),
@@ -100,6 +130,12 @@ OPERATIONS: dict[str, tuple[Callable[[Path], Callable[[], object]], float]] = {
     "read BMP": (lambda folder: reading(folder, "BMP"), 8),
     "compose a dot on a canvas": (dot_on_a_canvas, 9),
     "inspect": (looking_at, 9),
+    "cut out before a colour": (lambda _: partial(cut_from_known, before_a_colour(), (0.5, 0.5, 0.5)), 37),
+    "cut out before a picture": (lambda _: partial(cut_from_known, noise(), before_a_colour()), 37),
+    "cut out before two colours": (lambda _: partial(cut_from_two, noise(), noise(), (0, 0, 0), (1, 1, 1)), 4),
+    "own colour": (lambda _: partial(with_own_colour, noise(), alpha_of(noise())), 35),
+    "cut out a file": (cutting_out, 38),
+    "make a sheet": (making_a_sheet, 9),
 }
 
 
