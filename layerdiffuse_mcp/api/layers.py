@@ -22,7 +22,7 @@ MAX_BLUR, MAX_SPREAD = 200, 100
 BLENDS = ("normal", "multiply", "screen", "overlay", "soft-light", "add")
 """`images.blend` computes them."""
 FITS = ("contain", "cover", "stretch")
-FLIPS = ("horizontal", "vertical", "both")
+FLIPS = ("none", "horizontal", "vertical", "both")
 ANCHORS = {
     "top-left": (0.0, 0.0), "top": (0.5, 0.0), "top-right": (1.0, 0.0),
     "left": (0.0, 0.5), "center": (0.5, 0.5), "right": (1.0, 0.5),
@@ -115,13 +115,20 @@ class LayerOptions(Options):
     opacity: Omittable[Annotated[float, bounded(0, 1, "0 is invisible, 1 (default) as it is")]] = None
     blend: Omittable[Annotated[Blend, Field(description="How its colour meets what lies below; default normal")]] = None
     tint: Omittable[
-        Annotated[Colour, Field(description="Colour, as #0050ff: all of it gets this hue; light and shade stay")]
+        Annotated[Colour, Field(description="Colour, as #0050ff: it gets this hue, light and shade stay; or none")]
     ] = None
-    shadow: Omittable[Annotated[Shadow, Field(description="Drop shadow; {} is a soft black one below")]] = None
+    shadow: Omittable[
+        Annotated[Shadow, Field(description="Drop shadow; {} is soft, black and below; opacity 0: none")]
+    ] = None
     defringe: Omittable[Annotated[bool, Field(description="Take an old background's colour out of the soft edge")]] = (
         None
     )
     visible: Omittable[Annotated[bool, Field(description="false hides it; psd and ora keep it hidden")]] = None
+
+    @property
+    def throws(self) -> Shadow | None:
+        """Its shadow, if there is one to be seen."""
+        return self.shadow if self.shadow and self.shadow.opacity else None
 
     @model_validator(mode="after")
     def _consistent(self) -> "LayerOptions":
@@ -173,12 +180,12 @@ FITTING = Canvas()
 _EXCLUDE = {
     "x": ("anchor", "offset"), "y": ("anchor", "offset"), "anchor": ("x", "y"),
     "scale": ("width", "height", "fit"), "width": ("scale",), "height": ("scale",),
+    "size": ("trim",), "trim": ("size",),
 }  # fmt: skip
-"""What a field of a layer replaces beside itself."""
+"""What a field of a layer, or of a canvas, replaces beside itself."""
 
 
 def merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer's fields with some of them changed: null takes one away, a place or size another way of saying it."""
-    dropped = {other for name, value in changes.items() if value is not None for other in _EXCLUDE.get(name, ())}
-    kept = {name: value for name, value in old.items() if name not in dropped}
-    return {name: value for name, value in {**kept, **changes}.items() if value is not None}
+    """An object's fields with some of them changed: a place or size replaces another way of saying it."""
+    dropped = {other for name, value in changes.items() if value is not False for other in _EXCLUDE.get(name, ())}
+    return {**{name: value for name, value in old.items() if name not in dropped}, **changes}

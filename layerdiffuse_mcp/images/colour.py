@@ -1,12 +1,13 @@
 """What lies behind a picture, or colours it: a colour by its name or digits, or a checkerboard."""
 
+import difflib
 import re
 
 from PIL import ImageColor
 
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
-from layerdiffuse_mcp.wording import quoted
+from layerdiffuse_mcp.wording import QUOTED, quoted
 
 DIGITS = re.compile("[0-9a-fA-F]{3}|[0-9a-fA-F]{6}")
 
@@ -45,6 +46,17 @@ def colour_of(given: str, what: str, others: str = "") -> Colour:
     if alpha and alpha != [255]:
         raise InvalidRequest(f'{what} {quoted(given)} is transparent, and colours here are opaque: "{hex_of(colour)}".')
     return colour
+
+
+def is_colour(text: str) -> bool:
+    """Whether a text is meant as a colour, rather than as a file's name."""
+    text = text.strip().lower()
+    return text.startswith(("#", "rgb(", "hsl(")) or text in ImageColor.colormap or bool(DIGITS.fullmatch(text))
+
+
+def nearest_name(text: str) -> str | None:
+    """The colour's name that a text may have meant."""
+    return next(iter(difflib.get_close_matches(text.strip().lower()[:QUOTED], ImageColor.colormap, n=1)), None)
 
 
 def hex_of(colour: Colour) -> str:

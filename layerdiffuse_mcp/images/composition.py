@@ -1,7 +1,8 @@
 """What a composition was put together from, kept in its file so that one layer of it can be changed later.
 
     text = record(kept)                          # into a PNG's chunk, an ORA's entry, or the file beside a PSD
-    layers = changed(read_kept(file), {"lamp": {"tint": "#0050ff"}})
+    wanted = Wanted.of([], kept=read_kept(file), replace={"lamp": {"tint": "#0050ff"}})
+    task = wanted.task(picture, find, suffix=".png")
 
 A record is a JSON object: the layers with their fields, the canvas and the background. Pictures are named by file name,
 size and SHA-256, never by path, for a file is made to be passed on; where they are now is found out by who reads it.
@@ -10,7 +11,8 @@ size and SHA-256, never by path, for a file is made to be passed on; where they 
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -18,19 +20,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import explain, near
-from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Colour, LayerOptions, merged
+from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Colour, LayerOptions, PlacedLayer, merged
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
+from layerdiffuse_mcp.images.colour import colour_of, is_colour, nearest_name
 from layerdiffuse_mcp.images.files import name_of, open_regular, sha256, valid_text
 from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, read_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS
+from layerdiffuse_mcp.images.tasks import BESIDE, CHECKERBOARD, ComposeTask, PlacedFile
 from layerdiffuse_mcp.wording import quoted, short
 
 FORMAT = 1
 ENTRY = "layerdiffuse/layers.json"
 """Of an OpenRaster archive."""
-BESIDE = ".layers.json"
-"""What the record beside a PSD is named by, after the PSD's stem."""
 KEEPERS = (".png", ".ora", ".psd")
 
 
@@ -113,11 +115,85 @@ def beside(document: Path) -> Path:
 
 
 Source = str | GivenPicture
-"""A layer's picture: as an agent names it, or as a record does."""
+"""A picture: as an agent names it, or as a record does."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be put together: layers, the lowest first, a canvas, and a colour or picture below."""
+
+    layers: tuple[tuple[Source, LayerOptions], ...]
+    canvas: Canvas
+    background: Source | None
+
+    @classmethod
+    def of(
+        cls,
+        layers: Sequence[PlacedLayer],
+        canvas: Canvas | None = None,
+        background: str | None = None,
+        kept: Kept | None = None,
+        replace: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> "Wanted":
+        """New layers, above those of a composition if there is one, some of which are changed.
+
+        Raises:
+            InvalidRequest: there are none, or what is to be replaced is not there.
+        """
+        if kept is None and replace:
+            raise InvalidRequest("replace changes layers of a composition: give its file as source too.")
+        if kept is None and not layers:
+            raise InvalidRequest(
+                'There are no layers to put together: give at least one, as in layers=[{"image": "lamp.png"}], or the '
+                "file of an earlier composition as source."
+            )
+        new = [(layer.image, layer) for layer in layers]
+        before = changed(kept, replace or {}) if kept else []
+        if len(before) + len(new) > MAX_LAYERS:
+            raise InvalidRequest(f"{len(before) + len(new)} layers are more than the {MAX_LAYERS} that are allowed.")
+        fields = merged(kept.canvas.said() if kept else {}, canvas.said() if canvas else {})
+        below = background if background is not None or kept is None else kept.background
+        return cls((*before, *new), Canvas.model_validate(fields), below)
+
+    def task(self, picture: Callable[[str], Path], find: Callable[[GivenPicture], Path], **more: Any) -> ComposeTask:
+        """The task, with all pictures found.
+
+        Args:
+            picture: the file that an agent means.
+            find: the file that a record names; raises ImageError when it is nowhere.
+            more: the task's other fields.
+        """
+
+        def file(source: Source, what: str, instead: str) -> Path:
+            if isinstance(source, str):
+                return picture(source)
+            try:
+                return find(source)
+            except ImageError as error:
+                raise ImageError(
+                    f"{what} is {short(Path(source.name).name)}, and no file with its content (SHA-256 "
+                    f"{source.sha256[:10]}...) is beside the composition or in the folders that may be read. Put it "
+                    f"back, or give another: {instead}."
+                ) from error
+
+        paths = [
+            file(source, f"Layer {layer.name}", f'replace={{"{layer.name}": {{"image": "..."}}}}')
+            for source, layer in self.layers
+        ]
+        names = distinct_names([(layer.name, path) for (_, layer), path in zip(self.layers, paths, strict=True)])
+        placed = tuple(
+            PlacedFile(path, name, layer) for path, name, (_, layer) in zip(paths, names, self.layers, strict=True)
+        )
+        below = self.background
+        if isinstance(below, str):
+            below = _below(below, picture)
+        elif below is not None:
+            below = file(below, "The background", 'background="..."')
+        return ComposeTask(placed, self.canvas, below, **more)
 
 
 def changed(kept: Kept, replace: Mapping[str, Mapping[str, Any]]) -> list[tuple[Source, LayerOptions]]:
-    """A composition's layers, the lowest first, some with other fields; null in place of a field takes it away.
+    """A composition's layers, the lowest first, some with other fields.
 
     Raises:
         InvalidRequest: no such layer, or fields that no layer can have.
@@ -128,17 +204,27 @@ def changed(kept: Kept, replace: Mapping[str, Mapping[str, Any]]) -> list[tuple[
             raise InvalidRequest(f"There is no layer {quoted(name)} in this composition. {near(name, names)}")
     layers: list[tuple[Source, LayerOptions]] = []
     for layer in kept.layers:
-        changes = {name: value for name, value in replace.get(layer.label, {}).items() if name != "image"}
-        image = replace.get(layer.label, {}).get("image")
-        if image is not None and not (isinstance(image, str) and image):
-            raise InvalidRequest(f"replace {quoted(layer.label)}: image is a path or an image id, not {quoted(image)}.")
-        fields = {name: value for name, value in layer.said().items() if name != "image"}
+        changes = {name: value for name, value in replace.get(layer.label, {}).items() if value is not None}
+        fields = merged({**layer.said(), "image": layer.label}, changes)
         try:
-            options = LayerOptions.model_validate({"name": layer.label, **merged(fields, changes)})
+            options = PlacedLayer.model_validate(fields)
         except ValidationError as error:
             raise InvalidRequest(f"replace {quoted(layer.label)}: {explain(error)}") from None
-        layers.append((layer.image if image is None else image, options))
+        layers.append((options.image if "image" in changes else layer.image, options))
     return layers
+
+
+def _below(given: str, picture: Callable[[str], Path]) -> Path | tuple[float, float, float]:
+    """A colour, or the path of a picture."""
+    if given.strip().lower() == CHECKERBOARD:
+        raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
+    if is_colour(given):
+        return colour_of(given, "background")
+    try:
+        return picture(given)
+    except ImageError as error:
+        meant = nearest_name(given)
+        raise ImageError(f"{error} If a colour is meant: {meant}." if meant else str(error)) from None
 
 
 def distinct_names(given: Sequence[tuple[str | None, Path]]) -> list[str]:

@@ -16,6 +16,8 @@ from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
 
 MAX_PIXELS = 64_000_000
 CHECKERBOARD = "checkerboard"
+BESIDE = ".layers.json"
+"""What the file with a PSD's composition is named by, after the PSD's stem."""
 
 Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 Report = Callable[[Progress], None]

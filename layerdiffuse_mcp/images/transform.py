@@ -21,6 +21,9 @@ from layerdiffuse_mcp.images.resize import resized_channels, weighted_channels
 from layerdiffuse_mcp.images.tasks import Colour
 
 LUMA = np.array([0.3, 0.59, 0.11], np.float32)
+NO_TINT = "none"
+STEPS = {"none": (1, 1), "horizontal": (1, -1), "vertical": (-1, 1), "both": (-1, -1)}
+"""By how a layer is flipped: the order in which its rows and columns are read."""
 DEVIATIONS = 3
 """Standard deviations at which a blur has ended."""
 
@@ -31,12 +34,11 @@ def transformed(rgba: Bytes, layer: LayerOptions, shape: Shape) -> Bytes:
     picture = rgba[top:bottom, left:right]
     if layer.defringe:
         defringe(picture)
-    if layer.tint:
+    if layer.tint and layer.tint != NO_TINT:
         tint(picture, colour_of(layer.tint, "tint"))
     picture = resampled(picture, shape.resized)
-    if layer.flip:
-        picture = picture[:: -1 if layer.flip != "horizontal" else 1, :: -1 if layer.flip != "vertical" else 1]
-    return turned(picture, layer.rotate or 0.0)
+    down, across = STEPS[layer.flip or "none"]
+    return turned(picture[::down, ::across], layer.rotate or 0.0)
 
 
 def resampled(rgba: Bytes, size: Size) -> Bytes:

@@ -175,8 +175,8 @@ def _room(task: ComposeTask, shapes: Sequence[Shape], below: Size | None) -> Siz
     reach: list[Rectangle] = []
     for layer, shape in zip(task.layers, shapes, strict=True):
         reach.append(shape.reach(layer.options))
-        if layer.options.shadow is not None and layer.options.anchor is None:
-            reach.append(_thrown(reach[-1], layer.options.shadow))
+        if layer.options.throws and layer.options.anchor is None:
+            reach.append(_thrown(reach[-1], layer.options.throws))
     room = canvas_size(reach, task.canvas.pixels, below, trim=task.canvas.trim, pad=task.canvas.pad)
     if not task.canvas.trim:
         check_side(task.suffix, max(room) + 2 * task.canvas.pad)
@@ -201,11 +201,11 @@ def _layers(given: PlacedFile, shape: Shape, room: Size, rgba: Bytes) -> list[La
     place = shape.placed(options, room)
     opacity = 1.0 if options.opacity is None else options.opacity
     layer = Layer(image, given.name, place.x, place.y, opacity, options.visible is not False, options.blend or NORMAL)
-    if options.shadow is None:
+    if options.throws is None:
         return [layer]
-    shade, _ = shadow_of(image, options.shadow)
-    where = _thrown(place, options.shadow)
-    opacity *= options.shadow.opacity
+    shade, _ = shadow_of(image, options.throws)
+    where = _thrown(place, options.throws)
+    opacity *= options.throws.opacity
     return [Layer(shade, f"{given.name} shadow", where.x, where.y, opacity, layer.visible, thrown=True), layer]
 
 
@@ -236,8 +236,8 @@ def _check_total(sizes: Sequence[Size], layers: Sequence[PlacedFile], shapes: Se
     thrown = 0
     for pixels, layer, shape in zip(largest, layers, shapes, strict=False):
         pixels += [width * height for width, height in (shape.resized, shape.turned)]
-        if layer.options.shadow is not None:
-            thrown += _thrown(Rectangle(0, 0, *shape.turned), layer.options.shadow).pixels
+        if layer.options.throws:
+            thrown += _thrown(Rectangle(0, 0, *shape.turned), layer.options.throws).pixels
     total = sum(max(pixels) for pixels in largest) + thrown
     if total > max_pixels:
         raise InvalidRequest(
