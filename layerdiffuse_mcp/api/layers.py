@@ -19,6 +19,8 @@ MAX_SCALE = 64
 MAX_PAD = 4096
 MAX_BLUR, MAX_SPREAD = 200, 100
 
+COMPOSED = ("png", "webp", "jpg", "psd", "ora")
+"""Formats that compositions are written in."""
 BLENDS = ("normal", "multiply", "screen", "overlay", "soft-light", "add")
 """`images.blend` computes them."""
 FITS = ("contain", "cover", "stretch")

@@ -12,6 +12,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -103,15 +104,21 @@ def read_kept(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Kept:
         raise ImageError(f"{short(name)}: the composition inside cannot be read ({why}).") from None
 
 
-def is_psd(file: BinaryIO) -> bool:
-    """Whether a file is a Photoshop document, whose composition lies beside it."""
+def kept_by(
+    file: BinaryIO, path: Path, open_other: Callable[[Path], AbstractContextManager[BinaryIO]], max_pixels: int
+) -> Kept:
+    """The composition of an open document at `path`: inside a PNG or ORA, beside a PSD. Errors as `read_kept`."""
     file.seek(0)
-    return file.read(4) == b"8BPS"
-
-
-def beside(document: Path) -> Path:
-    """The file with a PSD's composition."""
-    return document.with_name(document.stem + BESIDE)
+    if file.read(4) != b"8BPS":
+        return read_kept(file, max_pixels)
+    beside = path.with_name(path.stem + BESIDE)
+    try:
+        with open_other(beside) as record:
+            return read_kept(record, max_pixels)
+    except ImageError as error:
+        raise ImageError(
+            f"{short(path.name)} is a psd, whose composition is kept beside it in {short(beside.name)}: {error}"
+        ) from None
 
 
 Source = str | GivenPicture

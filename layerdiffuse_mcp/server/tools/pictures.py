@@ -1,7 +1,7 @@
 """Pictures already made: look at their alpha, put them together. No model is needed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -9,18 +9,17 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel, Field
 
-from layerdiffuse_mcp.api.fields import Omittable
-from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Options, PlacedLayer
-from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, Progress
+from layerdiffuse_mcp.api.fields import Omittable, OneOf
+from layerdiffuse_mcp.api.layers import COMPOSED, MAX_LAYERS, Canvas, Options, PlacedLayer
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import GivenPicture
-from layerdiffuse_mcp.errors import ImageError, LayerDiffuseError
+from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
-from layerdiffuse_mcp.images.tasks import BESIDE, ComposeTask, InspectTask, PictureTask, ResultT
+from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PictureTask, ResultT
 from layerdiffuse_mcp.jobs.job import Job
 from layerdiffuse_mcp.jobs.queue import HEARTBEAT
-from layerdiffuse_mcp.outputs.names import file_name
-from layerdiffuse_mcp.outputs.writer import save
+from layerdiffuse_mcp.outputs.compositions import save_composition
 from layerdiffuse_mcp.server.calls import Reporter
 from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, link_to, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
@@ -38,14 +37,16 @@ class ComposeOutput(Options):
 
     format: Omittable[
         Annotated[
-            Literal["png", "webp", "jpg", "psd", "ora"],
+            str,
+            OneOf(COMPOSED, "format"),
             Field(description="psd and ora keep named layers; jpg is opaque; default png, or as source"),
         ]
     ] = None
     name: Annotated[str, Field(max_length=100, description="Beginning of the file's name")] = NAME
     preview: Preview = True
     metadata: Annotated[
-        Literal["full", "none"],
+        str,
+        OneOf(("full", "none"), "metadata"),
         Field(description="full keeps the composition, by file names and hashes, for source; none does not"),
     ] = "full"
 
@@ -231,19 +232,12 @@ class _Source(NamedTuple):
 
 def _source(known: Services, given: str) -> _Source:
     """A composition that was made before, and the file it is of; of a PSD it lies beside."""
-    from layerdiffuse_mcp.images.composition import beside, is_psd, read_kept
+    from layerdiffuse_mcp.images.composition import kept_by
 
     with known.readable(given) as opened:
-        if not is_psd(opened.file):
-            return _Source(opened.path, read_kept(opened.file, known.settings.max_pixels))
-    record = beside(opened.path)
-    try:
-        with known.readable(str(record)) as kept:
-            return _Source(opened.path, read_kept(kept.file))
-    except ImageError as error:
-        raise ImageError(
-            f"{opened.path.name} is a psd, whose composition is kept beside it, in {record.name}: {error}"
-        ) from None
+        limit = known.settings.max_pixels
+        kept = kept_by(opened.file, opened.path, lambda path: known.readable(str(path)).file, limit)
+        return _Source(opened.path, kept)
 
 
 def _found(known: Services, picture: GivenPicture, folder: Path | None, keep: Keep) -> Path:
@@ -255,25 +249,13 @@ def _found(known: Services, picture: GivenPicture, folder: Path | None, keep: Ke
 async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix: str) -> tuple[Job, Path | None]:
     """The composition on disk, as a job that has ended: its picture has an id. And the file beside it, if any."""
     job: Job | None = None
-    beside: list[Path] = []
+    kept_in: Path | None = None
     with anyio.CancelScope(shield=True):  # a file that is on disk is announced
-        files = composed_files(composed, name, suffix)
-        path, *beside = await anyio.to_thread.run_sync(save, known.settings.output, files)
-        made = ImageResult(
-            role="blended", path=path, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
-        )
+        made, kept_in = await anyio.to_thread.run_sync(save_composition, known.settings.output, composed, name, suffix)
         job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=composed.notes))
         await anyio.to_thread.run_sync(known.jobs.index.add, [made], "", job.id)
     assert job is not None
-    return job, beside[0] if beside else None
-
-
-def composed_files(composed: tasks.Composed, name: str, suffix: str) -> list[EncodedFile]:
-    """A composition's files: itself, and beside a PSD what it was made from."""
-    files = [EncodedFile(name=file_name(name, 0, "composed", suffix), data=composed.data)]
-    if composed.record is not None and suffix == ".psd":
-        files.append(EncodedFile(name=file_name(name, 0, "composed", BESIDE), data=composed.record.encode()))
-    return files
+    return job, kept_in
 
 
 def _answer(composed: tasks.Composed, task: ComposeTask, job: Job, kept_in: Path | None) -> CallToolResult:
