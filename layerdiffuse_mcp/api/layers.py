@@ -188,6 +188,11 @@ _EXCLUDE = {
 
 
 def merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """An object's fields with some of them changed: a place or size replaces another way of saying it."""
+    """An object's fields with some of them changed; a place or size replaces another way of saying it."""
     dropped = {other for name, value in changes.items() if value is not False for other in _EXCLUDE.get(name, ())}
-    return {**{name: value for name, value in old.items() if name not in dropped}, **changes}
+    kept = {name: value for name, value in old.items() if name not in dropped}
+    for name, value in changes.items():
+        before = kept.get(name)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        kept[name] = {**before, **value} if both else value
+    return kept

@@ -74,9 +74,15 @@ def kept_picture(path: Path) -> GivenPicture:
 
 def record(kept: Kept) -> str:
     """A composition as text, in ASCII."""
-    layers = [layer.said() | {"image": layer.image.model_dump(mode="json")} for layer in kept.layers]
+    layers = [_kept_fields(layer) for layer in kept.layers]
     shown = kept.model_dump(mode="json", exclude_none=True) | {"layers": layers, "canvas": kept.canvas.said()}
     return json.dumps(shown, indent=1)
+
+
+def _kept_fields(layer: KeptLayer) -> dict[str, Any]:
+    """What is written of a layer: what was given, and shadows with their defaults, which may be others one day."""
+    shadow = {"shadow": layer.shadow.model_dump(mode="json")} if layer.shadow else {}
+    return layer.said() | shadow | {"image": layer.image.model_dump(mode="json")}
 
 
 def read_kept(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Kept:
