@@ -6,7 +6,7 @@ Pixels, degrees clockwise, and shares of 0 to 1. `images.layout` says what the f
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -193,6 +193,7 @@ def merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     kept = {name: value for name, value in old.items() if name not in dropped}
     for name, value in changes.items():
         before = kept.get(name)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        kept[name] = {**before, **value} if both else value
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = {**cast(Mapping[str, Any], before), **cast(Mapping[str, Any], value)}
+        kept[name] = value
     return kept

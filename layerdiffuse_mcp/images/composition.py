@@ -25,11 +25,11 @@ from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Colour, LayerOptions
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.images.colour import colour_of, is_colour, nearest_name
-from layerdiffuse_mcp.images.files import name_of, open_regular, sha256, valid_text
+from layerdiffuse_mcp.images.files import name_of, open_regular, sha256
 from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, read_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS
 from layerdiffuse_mcp.images.tasks import BESIDE, CHECKERBOARD, ComposeTask, PlacedFile
-from layerdiffuse_mcp.wording import quoted, short
+from layerdiffuse_mcp.wording import quoted, short, valid_text
 
 FORMAT = 1
 ENTRY = "layerdiffuse/layers.json"

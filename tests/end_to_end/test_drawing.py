@@ -236,6 +236,20 @@ async def test_a_layered_export_holds_named_layers(client: Client, apple: CallTo
     assert 'name="high"' in stack
 
 
+async def test_one_layer_of_a_composition_is_changed_in_one_call(client: Client, apple: CallToolResult):
+    image = facts_of(apple)["images"][0]["path"]
+    layers = [{"image": image, "name": "back"}, {"image": image, "name": "front", "x": 64, "shadow": {"blur": 6}}]
+    for format in ("png", "psd"):
+        output = {"format": format, "preview": False}
+        source = (await call(client, "compose_layers", {"layers": layers, "output": output}))["path"]
+        blue = {"source": source, "replace": {"front": {"tint": "#0050ff"}}, "output": {"format": "png"}}
+        before, after = pixels(image), pixels((await call(client, "compose_layers", blue))["path"])
+        solid = before[..., 3] == 255
+        assert np.array_equal(after[:128, :64][solid[:, :64]], before[:, :64][solid[:, :64]])
+        changed = after[:128, 64:192][solid].astype(int)
+        assert changed[:, 2].mean() > changed[:, 0].mean()
+
+
 async def test_an_inspection_finds_alpha_and_recipe(client: Client, apple: CallToolResult):
     image = facts_of(apple)["images"][0]
     result = await client.call_tool("inspect_image", {"image": image["path"], "background": "black"})
