@@ -69,7 +69,7 @@ def with_id(data: bytes, picture_id: str) -> bytes:
 
 def read_id(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:
     """The id that `with_id` put into a picture; None if it has none. Raises as `read_parameters`."""
-    return _text(source, ID_KEY, max_pixels)
+    return read_text(source, ID_KEY, max_pixels)
 
 
 def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[str, Any] | None:
