@@ -26,6 +26,8 @@ from layerdiffuse_mcp.images.read import MAX_PIXELS, opened
 from layerdiffuse_mcp.wording import valid_text
 
 RECIPE_KEY = "layerdiffuse"
+LAYERS_KEY = "layerdiffuse-layers"
+"""Of a composition's record, see `images.composition`."""
 PARAMETERS_KEY = "parameters"
 ID_KEY = "layerdiffuse-id"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -36,13 +38,21 @@ MAX_RECIPE = 1_000_000
 MAX_DEPTH = 20
 
 
-def png_bytes(picture: Bytes, *, recipe: dict[str, Any] | None = None, parameters: str | None = None) -> bytes:
+def png_bytes(
+    picture: Bytes,
+    *,
+    recipe: dict[str, Any] | None = None,
+    parameters: str | None = None,
+    layers: str | None = None,
+) -> bytes:
     """A PNG file of `picture` (H, W, 4 or 3), uint8, straight alpha; the colour below transparent pixels is kept."""
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
         text.add_itxt(RECIPE_KEY, json.dumps(_sayable(recipe), ensure_ascii=False, allow_nan=False))
     if parameters is not None:
         text.add_itxt(PARAMETERS_KEY, valid_text(parameters))
+    if layers is not None:
+        text.add_itxt(LAYERS_KEY, layers)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", pnginfo=text, compress_level=6)
     return buffer.getvalue()
@@ -59,7 +69,7 @@ def with_id(data: bytes, picture_id: str) -> bytes:
 
 def read_id(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:
     """The id that `with_id` put into a picture; None if it has none. Raises as `read_parameters`."""
-    return _text(source, ID_KEY, max_pixels)
+    return read_text(source, ID_KEY, max_pixels)
 
 
 def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[str, Any] | None:
@@ -68,7 +78,7 @@ def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[s
     Raises:
         ImageError: not a picture, one of more than `max_pixels`, or its recipe is damaged.
     """
-    text = _text(source, RECIPE_KEY, max_pixels)
+    text = read_text(source, RECIPE_KEY, max_pixels)
     if text is None:
         return None
     try:
@@ -89,11 +99,12 @@ def read_parameters(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> st
     Raises:
         ImageError: not a picture, or one of more than `max_pixels`.
     """
-    text = _text(source, PARAMETERS_KEY, max_pixels)
+    text = read_text(source, PARAMETERS_KEY, max_pixels)
     return None if text is None else valid_text(text)
 
 
-def _text(source: Path | BinaryIO, key: str, max_pixels: int) -> str | None:
+def read_text(source: Path | BinaryIO, key: str, max_pixels: int = MAX_PIXELS) -> str | None:
+    """The text that a picture holds under a key; None if it has none. Raises ImageError as `opened` does."""
     with opened(source, max_pixels) as picture:
         value = picture.info.get(key)
     return str(value) if isinstance(value, str) else None

@@ -4,7 +4,7 @@ The filters are OpenCV's (area when the picture gets smaller, Lanczos over 8x8 p
 the condition picture is part of the exact result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -65,10 +65,24 @@ def resized(picture: Floats, height: int, width: int, mode: str = CROP) -> Float
 
 
 def resized_channels(rgba: Bytes, width: int, height: int, interpolation: int) -> Iterator[tuple[int, Floats]]:
-    """Resize `rgba` (H, W, 4), uint8, with its colour weighted by alpha, one channel after another.
+    """`weighted_channels` of `rgba` at another size: within 0 to 1, but for what the filter overshoots."""
 
-    Yields each channel's number, alpha (3) first, and its plane (height, width), float32: 0 to 1, but for what the
-    filter overshoots; colour is multiplied by alpha. Takes 4 bytes a pixel of the picture and 4 a pixel of the plane.
+    def change(plane: Floats) -> Floats:
+        return (
+            cv2.resize(plane, (width, height), interpolation=interpolation)
+            .reshape(height, width)
+            .astype(np.float32, copy=False)
+        )
+
+    return weighted_channels(rgba, change)
+
+
+def weighted_channels(rgba: Bytes, change: Callable[[Floats], Floats]) -> Iterator[tuple[int, Floats]]:
+    """Change `rgba` (H, W, 4), uint8, with its colour weighted by alpha, one channel after another.
+
+    `change` gets a plane (H, W), float32, 0 to 1, and returns another. Yields each channel's number, alpha (3) first,
+    and what became of its plane; colour is multiplied by alpha. Takes 4 bytes a pixel of the picture and 4 a pixel of
+    the new plane.
     """
     plane = np.empty(rgba.shape[:2], np.float32)
     for channel in (3, 0, 1, 2):
@@ -76,8 +90,7 @@ def resized_channels(rgba: Bytes, width: int, height: int, interpolation: int) -
             plane[tile] = to_float(rgba[tile][..., 3])
             if channel != 3:
                 plane[tile] *= to_float(rgba[tile][..., channel])
-        resized = cv2.resize(plane, (width, height), interpolation=interpolation)
-        yield channel, resized.reshape(height, width).astype(np.float32, copy=False)
+        yield channel, change(plane)
 
 
 def _margin(outer: int, inner: int) -> int:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from layerdiffuse_mcp.api.layers import FITTING, UNCHANGED, Canvas, LayerOptions
 from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
 from layerdiffuse_mcp.families.matting import MattingNetwork
 
 MAX_PIXELS = 64_000_000
 CHECKERBOARD = "checkerboard"
+BESIDE = ".layers.json"
+"""What the file with a PSD's composition is named by, after the PSD's stem."""
 
 Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 Report = Callable[[Progress], None]
@@ -43,41 +46,53 @@ class Shown:
     mime_type: str
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Where a layer lies on the finished canvas, in pixels."""
+
+    name: str
+    x: int
+    y: int
+    width: int
+    height: int
+    visible: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Composed(PictureResult):
-    """A composition; `data` is its file, `alpha` of what it flattens to, `layers` how many it has, all counted."""
+    """A composition; `data` is its file, `alpha` of what it flattens to, `layers` where they lie, a background first.
+
+    `record` is what has to be kept beside a file that cannot hold it.
+    """
 
     width: int
     height: int
-    layers: int
+    layers: tuple[Placed, ...]
     alpha: AlphaFacts
     notes: tuple[str, ...]
     preview: Shown | None
+    record: str | None = None
 
 
 @dataclass(frozen=True)
 class PlacedFile:
-    """A layer by its file; the rest as in `images.compose.Layer`."""
+    """A layer by its file, under a name of its own."""
 
     path: Path
     name: str
-    x: int = 0
-    y: int = 0
-    scale: float = 1.0
-    opacity: float = 1.0
+    options: LayerOptions = UNCHANGED
 
 
 @dataclass(frozen=True)
 class ComposeTask(PictureTask[Composed]):
-    """Put layers together, the lowest first, and encode them as a file with `suffix`; as `images.compose.arrange`."""
+    """Put layers together, the lowest first, and encode them as a file with `suffix`; `keep` its record in it."""
 
     layers: tuple[PlacedFile, ...]
-    canvas: tuple[int, int] | None = None
+    canvas: Canvas = FITTING
     background: Path | Colour | None = None
-    trim: bool = False
-    pad: int = 0
     suffix: str = ".png"
     preview: bool = False
+    keep: bool = True
     max_pixels: int = MAX_PIXELS
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome
 from layerdiffuse_mcp.errors import Cancelled, OutputError
@@ -173,8 +173,9 @@ def _link(hidden: Folder, name: str, day: Folder, wanted: str, first: int) -> st
 
 
 def _numbered(name: str, number: int) -> str:
-    path = PurePath(name)
-    return name if number == 1 else path.with_stem(f"{path.stem}-{number}").name
+    """The number stands before all suffixes, so that `a.psd` and `a.layers.json` stay a pair."""
+    stem, dot, suffixes = name.partition(".")
+    return name if number == 1 else f"{stem}-{number}{dot}{suffixes}"
 
 
 def _is_taken(folder: Folder, name: str) -> bool:

@@ -31,8 +31,8 @@ def game_sprites(
 all of them{_settings(model=model, sampler=sampler, schedule=schedule)}. Name the subject alone, no background.
 2. Look at each result's alpha facts. Where no transparency came out or the subject is cut off at an edge, draw it \
 again with another seed (count=4 shows four at once).
-3. Call compose_layers with trim=true and pad=4 for each chosen sprite, then once more to lay all of them out on one \
-sheet in a grid (x, y), as PNG and as PSD with named layers.
+3. Call compose_layers with canvas={{"trim": true, "pad": 4}} for each chosen sprite, then once more to lay all of \
+them out on one sheet in a grid (x, y), as PNG and as PSD with named layers.
 4. Give me the paths of all files."""
 
 
@@ -48,7 +48,8 @@ def product_cutout(
 2. Choose the one whose subject touches no edge and whose partial alpha shows a shadow.
 3. Call inspect_image on it, once for each background of: {backgrounds}. A halo means a fringe of the wrong colour: \
 choose another if it is strong.
-4. Call compose_layers with trim=true and pad=32 to export it as PNG and WebP, and once on each background.
+4. Call compose_layers with canvas={{"trim": true, "pad": 32}} to export it as PNG and WebP \
+(output={{"format": "webp"}}), and once on each background.
 5. Give me the paths, and say in a sentence how clean the edges are."""
 
 

@@ -28,6 +28,7 @@ MEDIA_TYPES = {
     ".webp": "image/webp",
     ".psd": "image/vnd.adobe.photoshop",
     ".ora": "image/openraster",
+    ".jpg": "image/jpeg",
     ".json": "application/json",
 }
 

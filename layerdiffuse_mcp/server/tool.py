@@ -63,11 +63,9 @@ class StrictTool(Tool):
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool; raises ToolError with our own text for everything that we foresaw."""
-        allowed = self.parameters["properties"]
         given = {name: value for name, value in arguments.items() if value is not None}
-        for name in arguments:
-            if name not in allowed:
-                raise ToolError(f"{self.name} has no parameter {quoted(name)}. {near(name, allowed)}")
+        self._check_names(arguments, self.parameters, "")
+        allowed = self.parameters["properties"]
         if missing := [name for name in self.parameters["required"] if name not in given]:
             wanted = "; ".join(f"{name}: {allowed[name]['description']}" for name in missing)
             raise ToolError(f"{self.name} needs {' and '.join(missing)}. Required is {wanted}.")
@@ -81,6 +79,40 @@ class StrictTool(Tool):
                     raise ToolError(explain(cause)) from cause
                 case _:
                     raise
+
+    def _check_names(self, given: Any, schema: Mapping[str, Any], where: str) -> None:
+        """Refuse names that are none of the schema's, at any depth; those that have another place are told it."""
+        match given:
+            case {**named} if "properties" in schema:
+                for name, value in named.items():
+                    if name not in schema["properties"]:
+                        raise ToolError(self._unknown(str(name), schema["properties"], where))
+                    self._check_names(value, schema["properties"][name], f"{where}{name}.")
+            case [*items] if "items" in schema:
+                for number, item in enumerate(items):
+                    self._check_names(item, schema["items"], f"{where}{number}.")
+            case _:
+                pass
+
+    def _unknown(self, name: str, allowed: Mapping[str, Any], where: str) -> str:
+        top = self.parameters["properties"]
+        for parent, schema in top.items():
+            if name in schema.get("properties", {}):
+                return f"`{where}{name}` is now `{parent}.{name}`."
+        if where and name in top:
+            return f"`{where}{name}` is now `{name}`, beside `{where.partition('.')[0]}`."
+        for parent, hint in MOVED.get(name, {}).items():
+            if parent in top:
+                return f"`{where}{name}` is now {hint}."
+        place = f"{where.removesuffix('.')} of {self.name}" if where else self.name
+        return f"{place} has no parameter {quoted(name)}. {near(name, allowed)}"
+
+
+MOVED: Mapping[str, Mapping[str, str]] = {
+    "width": {"canvas": '`canvas.size`, as in canvas={"size": "1024x768"}'},
+    "height": {"canvas": '`canvas.size`, as in canvas={"size": "1024x768"}'},
+}
+"""Where a name that tools once had has gone: what to say, for tools that have the parameter named."""
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from tests.results import facts_of, text_of
 
 TAKE_A_PATH: dict[str, dict[str, Any]] = {
     "inspect_image": {"image": "{}", "preview": False},
-    "compose_layers": {"layers": [{"image": "{}"}], "preview": False},
+    "compose_layers": {"layers": [{"image": "{}"}], "output": {"preview": False}},
+    "compose_layers, source": {"source": "{}", "output": {"preview": False}},
     "compose_layers, background": {"layers": [{"image": "{disc}"}], "background": "{}"},
     "cut_out": {"image": "{}"},
     "cut_out, background": {"image": "{disc}", "background": "{}"},

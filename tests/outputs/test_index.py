@@ -101,7 +101,9 @@ def rebuilt(index: Index) -> list[Entry]:
 
 
 async def composed(client: Client, picture: Path) -> dict[str, Any]:
-    return facts_of(await client.call_tool("compose_layers", {"layers": [{"image": str(picture)}], "preview": False}))
+    return facts_of(
+        await client.call_tool("compose_layers", {"layers": [{"image": str(picture)}], "output": {"preview": False}})
+    )
 
 
 def test_a_picture_is_known_by_its_job_and_with_all_that_its_file_says(settings: Settings):
