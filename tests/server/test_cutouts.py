@@ -144,6 +144,19 @@ async def test_a_network_is_fetched_on_an_explicit_wish_alone_and_then_finds_the
     assert found["warnings"] == []
 
 
+@pytest.mark.parametrize("how", ["prepare_model", "auto_download"])
+async def test_a_wish_or_a_setting_fetches_the_network_without_the_engine(
+    connect: Connect, served: Hub, save: Callable[..., str], disc: Subject, how: str
+):
+    photo = {"image": save(disc.on(GREEN), "photo.png"), "model": "birefnet-lite"}
+    async with connect(auto_download=how == "auto_download") as client:
+        if how == "prepare_model":
+            assert not (await client.call_tool("prepare_model", {"model": "birefnet-lite"})).is_error
+        assert "birefnet-lite" in facts_of(await client.call_tool("cut_out", photo))["method"]
+        jobs = facts_of(await client.call_tool("list_jobs", {}))
+        assert jobs["total"] == 2
+
+
 async def test_a_network_that_is_replaced_on_the_disk_is_not_run(
     connect: Connect, served: Hub, save: Callable[..., str], settings: Settings, disc: Subject
 ):

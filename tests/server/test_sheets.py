@@ -1,12 +1,16 @@
 """make_sheet as a client meets it: one call, three files that belong together, and words for what cannot be."""
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
+import psutil
 import pytest
 from mcp import Client
 from mcp_types import ImageContent
@@ -80,3 +84,35 @@ async def test_what_cannot_be_a_sheet_is_refused_in_words(
         missing = await client.call_tool("make_sheet", {"images": [{"image": str(tmp_path / "none.png")}]})
         assert "There is no file" in text_of(missing)
     assert not (tmp_path / "out").exists()
+
+
+async def test_a_cancelled_sheet_ends_at_once_and_leaves_no_file(connect: Connect, tmp_path: Path):
+    Image.fromarray(np.full((2500, 2500, 4), 200, np.uint8)).save(tmp_path / "large.png")
+    images = [{"image": str(tmp_path / "large.png")}] * 6
+    heard: list[float] = []
+    began = anyio.Event()
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
+        if len(heard) >= 3:
+            began.set()
+
+    async with connect() as client:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+
+                async def call() -> None:
+                    await client.call_tool("make_sheet", {"images": images}, progress_callback=hear)
+
+                group.start_soon(call)
+                await began.wait()
+                group.cancel_scope.cancel()
+            while "pictures_worker" in " ".join(part for child in children() for part in child.cmdline()):
+                await anyio.sleep(0.01)
+        assert facts_of(await client.call_tool("list_jobs", {}))["total"] == 0
+    assert all(earlier < later for earlier, later in itertools.pairwise(heard))
+    assert not (tmp_path / "out").exists()
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process(os.getpid()).children() if child.status() != psutil.STATUS_ZOMBIE]
