@@ -26,7 +26,9 @@ from layerdiffuse_mcp.families.spec import FamilySpec, LayerMethod, Role
 
 AUTOMATIC = "Automatic"
 FRAMES_AT_MOST = max(method.frames for method in METHODS.values())
-MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent", "notes"})
+DELIVERY = frozenset({"want", "save_latent", "name", "format", "metadata"})
+"""How the files of a result are made, which changes none of its pixels."""
+MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "notes"}) | DELIVERY
 """In what plans may differ that are drawn as one batch."""
 
 
@@ -83,7 +85,11 @@ class DrawPlan(_Plan):
     clip_skip: int | None = None
     emphasis: str
     noise_source: str
+    want: tuple[Role, ...] = ()
     save_latent: bool = False
+    name: str = ""
+    format: str = "png"
+    metadata: str = "full"
     notes: tuple[str, ...] = ()
     drawn_with: dict[str, str | None] | None = None
 
@@ -118,6 +124,8 @@ class DecodePlan(_Plan):
     kind: Literal["decode"] = "decode"
     model: str
     latent: GivenPicture
+    name: str = ""
+    format: str = "png"
 
 
 class EncodePlan(_Plan):
@@ -126,6 +134,7 @@ class EncodePlan(_Plan):
     kind: Literal["encode"] = "encode"
     model: str
     image: GivenPicture
+    name: str = ""
 
 
 class PreparePlan(_Plan):
@@ -221,7 +230,11 @@ def make_plan(
         clip_skip=request.clip_skip,
         emphasis=request.emphasis,
         noise_source=request.noise_source,
+        want=request.want,
         save_latent=request.save_latent,
+        name=request.name,
+        format=request.format,
+        metadata=request.metadata,
         notes=request.notes,
         drawn_with=request.drawn_with,
     )
@@ -291,9 +304,9 @@ def _check_family(methods: Sequence[LayerMethod], family: str) -> None:
             )
 
 
-ALWAYS_ACT = frozenset(
-    {"kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "stages", "notes", "drawn_with"}
-)
+ALWAYS_ACT = DELIVERY | {
+    "kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "stages", "notes", "drawn_with"
+}  # fmt: skip
 """Fields of a request that mean something whatever the family; each of the others stands in `FamilySpec.accepts`."""
 
 
@@ -310,6 +323,24 @@ def _check_options(request: GenerateRequest, family: FamilySpec, methods: Sequen
             f"{' and '.join(idle)} would change nothing: {family.title} models do not act on it. Leave it out. "
             f"Options that act here: {', '.join(sorted(acting))}."
         )
+    _check_layers(request, methods)
+    without_picture = {"strength": request.image, "resize_mode": request.pictures or None}
+    if idle := sorted(given & {name for name, picture in without_picture.items() if picture is None}):
+        raise InvalidRequest(f"{' and '.join(idle)} would change nothing without a given picture. Leave it out.")
+
+
+def _check_layers(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
+    """Refuse own prompts for layers, and wishes for layers, that are not drawn."""
+    if not all(method.outputs for method in methods):
+        return  # the model names its layers itself
+    drawn = [role for method in methods for role in method.outputs]
+    named = {role: "layer_prompts" for role in request.layer_prompts} | dict.fromkeys(request.want, "want")
+    for role, where in named.items():
+        if role not in drawn:
+            raise InvalidRequest(
+                f"{where} names the layer {role}, and the task {request.task.value} draws {' and '.join(drawn)}. "
+                f"Leave {role} out."
+            )
 
 
 def _check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:

@@ -95,7 +95,10 @@ def _decoding(request: DecodeRequest, settings: Settings) -> Planned:
         )
     _check_files(entry, None, (), settings)
     given = _given(request.latent)
-    return Planned((DecodePlan(model=entry.name, latent=given),), {given.sha256: request.latent})
+    return Planned(
+        (DecodePlan(model=entry.name, latent=given, name=request.name, format=request.format),),
+        {given.sha256: request.latent},
+    )
 
 
 def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
@@ -108,7 +111,7 @@ def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
             f"{name_of(request.image)} has {width}x{height} pixels; at most {MAX_SIZE} a side can be encoded. "
             "Give a smaller copy."
         )
-    return Planned((EncodePlan(model=entry.name, image=pictures["image"]),), inputs)
+    return Planned((EncodePlan(model=entry.name, image=pictures["image"], name=request.name),), inputs)
 
 
 def _preparing(request: PrepareRequest, settings: Settings) -> Planned:

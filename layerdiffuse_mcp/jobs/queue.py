@@ -249,6 +249,7 @@ class Jobs:
         finally:
             for job in jobs:
                 job.end(State.CANCELLED)
+                job.occupies = False
 
     async def _run(self, job: Job) -> None:
         job.begin()
@@ -269,6 +270,7 @@ class Jobs:
             job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
         finally:
             job.end(State.CANCELLED)
+            job.occupies = False
 
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""

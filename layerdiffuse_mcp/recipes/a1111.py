@@ -3,9 +3,13 @@
     request = request_of(infotext.parse(text))
     text = infotext.format(infotext_of(plan, model_hash="15012c538f"))
 
-The text names no picture files, so a request made of it has none: give `inputs` before it is run.
+The text names no picture files, so a request made of it has none: give `inputs` before it is run. `request_from` is for
+texts as people paste them: what they say and this program cannot do is said, not refused.
 """
 
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +17,17 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
-from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.families.registry import METHODS, ROUTES
+from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
+from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, ROUTES
 from layerdiffuse_mcp.families.spec import LayerMethod, Role, Task
+from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.recipes.infotext import Infotext
-from layerdiffuse_mcp.wording import quoted
+from layerdiffuse_mcp.recipes.recipe import BASE
+from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import quoted, short
 
 _BY_FORGE_NAME = {method.forge_name: method for method in METHODS.values()}
+_HASH = re.compile("[0-9a-f]{10,64}")
 _NEWER_PREFIX = "(SDXL) "
 _NEWER_NOTE = " (need batch size"
 
@@ -59,6 +67,63 @@ def request_of(info: Infotext) -> GenerateRequest:
         method = _method(info.layer_method)
         fields |= {"method": method.id, "task": _task(method)}
     return validated(GenerateRequest, {name: value for name, value in fields.items() if value is not None})
+
+
+def request_from(info: Infotext, changes: Mapping[str, Any], settings: Settings) -> GenerateRequest:
+    """The request to draw by a parameter text that somebody pasted, with `changes` to its fields.
+
+    Its `notes` say which fields of the text have no counterpart here, and what else was dropped. The base model is
+    looked for by its name, then by its hash.
+
+    Raises:
+        InvalidRequest: as of `request_of`.
+        ModelNotFound: the text's model is not known here, and the changes name none.
+    """
+    notes = [
+        f"{label}: {short(value)} has no counterpart here and was left out." for label, value in info.other.items()
+    ]
+    fields = request_of(info).model_dump(exclude_unset=True)
+    other_prompt = changes.get("prompt", info.prompt) != info.prompt and "layer_prompts" not in changes
+    if other_prompt and (own := fields.pop("layer_prompts", {})):
+        notes.append(f"The text's own prompts for {', '.join(own)} were dropped, since the prompt is another.")
+    if info.layer_method is None:
+        notes.append("The text names no layerdiffusion_method: a transparent picture is drawn.")
+    asked = {**fields, **changes}
+    pictures = {"strength": asked.get("image"), "resize_mode": asked.get("image") or asked.get("inputs")}
+    labels = {"strength": "Denoising strength", "resize_mode": "layerdiffusion_resize_mode"}
+    for name in (name for name, picture in pictures.items() if picture is None and name in fields):
+        if fields[name] != GenerateRequest.model_fields[name].default:
+            notes.append(f"{labels[name]} acts on a given picture, and there is none: it was left out.")
+        asked = {key: value for key, value in asked.items() if key != name or name in changes}
+    if "model" not in changes:
+        asked["model"] = _base(info, settings)
+        digest = (info.model_hash or "").lower()
+        asked["drawn_with"] = {BASE: digest if _HASH.fullmatch(digest) else None}
+    family = catalog.find(asked.get("model"), settings).family
+    if "layer_weight" not in changes and not _weight_acts(asked.get("method"), family):
+        weight = asked.pop("layer_weight", 1)  # the extension writes it of every drawing
+        if weight != 1:
+            notes.append(f"layerdiffusion_weight: {weight:g} does not act on this method and was left out.")
+    return validated(GenerateRequest, {**asked, "notes": tuple(notes)})
+
+
+def _weight_acts(method: str | None, family: str | None) -> bool:
+    """Whether a layer weight changes anything."""
+    if family not in FAMILIES or "layer_weight" not in FAMILIES[family].accepts:
+        return False
+    return method is None or METHODS[method].strength_acts
+
+
+def _base(info: Infotext, settings: Settings) -> str | None:
+    """The name here of the model that a text names; None, the default one, where it names none."""
+    named = [name for name in (info.model, info.model_hash) if name]
+    for name in named[1:]:
+        with suppress(ModelNotFound):
+            return catalog.find(name, settings).name
+    try:
+        return catalog.find(named[0], settings).name if named else None
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{error} The parameter text names it; changes.options.model names another.") from None
 
 
 def infotext_of(

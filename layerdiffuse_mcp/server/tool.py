@@ -5,8 +5,9 @@
 
 A tool's parameters, bounds and descriptions are those of the function's annotations; its result's schema is
 that of the model in `Annotated[CallToolResult, Model]`; its description is the docstring.
-Three points differ from the SDK: a name that is no parameter is refused rather than ignored, null means left
-out, and an error reaches the agent without a prefix. Schemas hold no references, which not every client follows.
+Four points differ from the SDK: a name that is no parameter is refused rather than ignored, null means left out, text
+that happens to be JSON stays text, and an error reaches the agent without a prefix. Schemas hold no references, which
+not every client follows.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import ToolAnnotations
 from pydantic import ValidationError
 
@@ -53,21 +55,42 @@ class Row(NamedTuple):
         return made
 
 
+class TextAsItIs(FuncMetadata):
+    """The SDK's reading of arguments, but for text: that which happens to be JSON stays text.
+
+    For clients that send objects and lists as JSON within a string the SDK reads any string so unless its parameter is
+    nothing but `str`.
+    """
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, with objects and lists that came as text read."""
+        shapes = inlined(self.arg_model.model_json_schema())["properties"]
+        parsed = super().pre_parse_json(data)
+        return {name: data[name] if shapes.get(name, {}).get("type") == "string" else parsed[name] for name in data}
+
+
 class StrictTool(Tool):
     """A tool whose errors are one plain message: what was wrong, what is allowed, what to do."""
 
     @classmethod
     def from_function(cls, *args: Any, **options: Any) -> "StrictTool":
         """As the SDK's; it makes one of this class."""
-        return cast(StrictTool, super().from_function(*args, **options))
+        made = cast(StrictTool, super().from_function(*args, **options))
+        facts = made.fn_metadata
+        made.fn_metadata = TextAsItIs(
+            arg_model=facts.arg_model,
+            output_schema=facts.output_schema,
+            output_model=facts.output_model,
+            wrap_output=facts.wrap_output,
+        )
+        return made
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool; raises ToolError with our own text for everything that we foresaw."""
+        given = _without_nulls(self.fn_metadata.pre_parse_json(arguments))
+        self._check_names(arguments, self.parameters, "")
+        self._check_names(given, self.parameters, "")
         allowed = self.parameters["properties"]
-        given = {name: value for name, value in arguments.items() if value is not None}
-        for name in arguments:
-            if name not in allowed:
-                raise ToolError(f"{self.name} has no parameter {quoted(name)}. {near(name, allowed)}")
         if missing := [name for name in self.parameters["required"] if name not in given]:
             wanted = "; ".join(f"{name}: {allowed[name]['description']}" for name in missing)
             raise ToolError(f"{self.name} needs {' and '.join(missing)}. Required is {wanted}.")
@@ -81,6 +104,58 @@ class StrictTool(Tool):
                     raise ToolError(explain(cause)) from cause
                 case _:
                     raise
+
+    def _check_names(self, given: Any, schema: Mapping[str, Any], where: str) -> None:
+        """Refuse names that are none of the schema's, at any depth; those that have another place are told it."""
+        match given:
+            case {**named} if "properties" in schema:
+                for name, value in named.items():
+                    if name not in schema["properties"]:
+                        raise ToolError(self._unknown(str(name), schema["properties"], where))
+                    self._check_names(value, schema["properties"][name], f"{where}{name}.")
+            case [*items] if "items" in schema:
+                for number, item in enumerate(items):
+                    self._check_names(item, schema["items"], f"{where}{number}.")
+            case _:
+                pass
+
+    def _unknown(self, name: str, allowed: Mapping[str, Any], where: str) -> str:
+        top = self.parameters["properties"]
+        for parent, schema in top.items():
+            if name in schema.get("properties", {}):
+                return f"`{where}{name}` is now `{parent}.{name}`."
+        if where and name in top:
+            return f"`{where}{name}` is now `{name}`, beside `{where.partition('.')[0]}`."
+        for parent, hint in MOVED.get(name, {}).items():
+            if parent in top:
+                return f"`{where}{name}` is now {hint}."
+        place = f"{where.removesuffix('.')} of {self.name}" if where else self.name
+        return f"{place} has no parameter {quoted(name)}. {near(name, allowed)}"
+
+
+_OWN_PROMPT = 'options.layer_prompts.{0}`, as in options={{"layer_prompts": {{"{0}": "..."}}}}'
+MOVED: Mapping[str, Mapping[str, str]] = {
+    "width": {"size": '`size`, as in size="1024x768"'},
+    "height": {"size": '`size`, as in size="1024x768"'},
+    "recipe_from": {"seed": "the tool redraw_image, with image and changes"},
+    "job_id": {"job_ids": '`job_ids`, a list, as in job_ids=["job-863032aa"]'},
+    **{
+        f"{role}_prompt": {"options": f"`{_OWN_PROMPT.format(role)}"}
+        for role in ("foreground", "background", "blended")
+    },
+}
+"""Where a name that tools once had has gone: what to say, for tools that have the parameter named."""
+
+
+def _without_nulls(value: Any) -> Any:
+    """Objects without what is null, which is as good as left out."""
+    match value:
+        case {**items}:
+            return {name: _without_nulls(item) for name, item in items.items() if item is not None}
+        case [*items]:
+            return [_without_nulls(item) for item in items]
+        case _:
+            return value
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,9 +164,9 @@ async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Co
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"layers": []}, "at least 1 item"),
-        ({"layers": [{"image": "dot.png", "scale": 0}]}, "greater than 0"),
-        ({"layers": [{"image": "dot.png", "opacity": 2}]}, "less than or equal to 1"),
+        ({"layers": []}, "needs at least 1 item"),
+        ({"layers": [{"image": "dot.png", "scale": 0}]}, "must be more than 0"),
+        ({"layers": [{"image": "dot.png", "opacity": 2}]}, "must be at most 1"),
         ({"layers": [{"image": "dot.png", "size": 2}]}, "size"),
         ({"layers": [{"image": "none.png"}]}, "There is no file"),
         ({"layers": [{"image": "/etc/passwd"}]}, "may be read"),

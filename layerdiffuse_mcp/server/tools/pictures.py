@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, Progress
-from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PictureTask, PlacedFile, ResultT
@@ -215,14 +215,17 @@ async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix
 
 def _background(known: Services, given: str | None, keep: Keep) -> Path | tasks.Colour | None:
     """A colour, or the path of a picture, or neither."""
-    from layerdiffuse_mcp.images.colour import background_colour
+    from layerdiffuse_mcp.images.colour import BareDigits, background_colour
 
     if given is None:
         return None
     try:
         colour = background_colour(given)
-    except InvalidRequest:
-        return known.picture(given, keep)
+    except InvalidRequest as no_colour:
+        try:
+            return known.picture(given, keep)
+        except ImageError as no_picture:
+            raise no_colour if isinstance(no_colour, BareDigits) else no_picture from None
     if colour is None:
         raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
     return colour
