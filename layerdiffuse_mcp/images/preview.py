@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes, to_float
 from layerdiffuse_mcp.images.colour import background_colour
 from layerdiffuse_mcp.images.resize import resized_channels
 from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
@@ -112,14 +112,14 @@ def _sheet(sizes: Sequence[tuple[int, int]], pictures: Iterable[Bytes], colour: 
 
 
 def _number(cell: Floats, number: int) -> None:
-    """Write a number into the top left corner of a cell (H, W, 3), 0 to 1: white on black, that shows on anything."""
-    scale = min(DIGITS, cell.shape[0] // 3) / cv2.getTextSize("0", cv2.FONT_HERSHEY_SIMPLEX, 1, 1)[0][1]
-    (width, height), _ = cv2.getTextSize(str(number), cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    label = np.zeros((height + 6, width + 6, 3), np.float32)
-    white = (1.0, 1.0, 1.0)
-    cv2.putText(label, str(number), (3, height + 2), cv2.FONT_HERSHEY_SIMPLEX, scale, white, 1, cv2.LINE_AA)
+    """Write a number into the top left corner of a cell (H, W, 3), 0 to 1: white on black, to be read on anything."""
+    font, text = cv2.FONT_HERSHEY_SIMPLEX, str(number)
+    scale = min(DIGITS, max(1, cell.shape[0] // 3)) / cv2.getTextSize("0", font, 1, 1)[0][1]
+    (width, height), _ = cv2.getTextSize(text, font, scale, 1)
+    label = np.zeros((height + 6, width + 6, 3), np.uint8)
+    cv2.putText(label, text, (3, height + 2), font, scale, (255, 255, 255), 1, cv2.LINE_AA)
     shown = label[: cell.shape[0], : cell.shape[1]]
-    cell[: shown.shape[0], : shown.shape[1]] = shown
+    cell[: shown.shape[0], : shown.shape[1]] = to_float(shown)
 
 
 def _arrangement(count: int, widest: int, tallest: int, max_side: int) -> tuple[int, float]:

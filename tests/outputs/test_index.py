@@ -88,6 +88,14 @@ def test_a_picture_is_known_by_its_job_and_with_all_that_its_file_says(settings:
     assert Index(settings).find("job-2", 1) is None
 
 
+def test_the_verdict_on_a_picture_is_kept(settings: Settings):
+    [drawn] = draw(settings)
+    Index(settings).add([drawn.model_copy(update={"verdict": "doubtful"})], "pocket", "job-1")
+    found = Index(settings).find("job-1", 1)
+    assert found is not None
+    assert found.verdict == "doubtful"
+
+
 def test_the_index_is_for_its_user_alone(settings: Settings, state: Path):
     Index(settings).add(draw(settings), "pocket", "job-1")
     assert stat.S_IMODE(index_file().stat().st_mode) == 0o600
