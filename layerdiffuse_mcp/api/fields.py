@@ -151,7 +151,10 @@ Metadata = Annotated[
 ]
 Want = Annotated[
     tuple[Role, ...],
-    Field(max_length=len(ROLES), description="Which of the layers that are drawn to keep; none named: all"),
+    Field(
+        max_length=len(ROLES),
+        description="Which of the layers that are drawn to keep, as in background,blended; none named: all",
+    ),
 ]
 SaveLatent = Annotated[bool, Field(description="Also save the latent, for decode_transparent_latent")]
 DrawnWith = Annotated[

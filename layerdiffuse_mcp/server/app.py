@@ -28,6 +28,7 @@ from mcp_types import (
     InputRequiredResult,
     ListResourcesResult,
     PaginatedRequestParams,
+    ResourceTemplate,
 )
 
 from layerdiffuse_mcp import __version__
@@ -41,7 +42,7 @@ from layerdiffuse_mcp.server import contents, stdio
 from layerdiffuse_mcp.server.prompts import add_prompts
 from layerdiffuse_mcp.server.resources import add_resources, completed, page, with_its_type
 from layerdiffuse_mcp.server.sendable import utf8
-from layerdiffuse_mcp.server.services import Services
+from layerdiffuse_mcp.server.services import IMAGES, Services
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
@@ -151,6 +152,14 @@ class LayerServer(MCPServer[Services]):
             return page(ctx.lifespan_context, params.cursor if params else None)
         except ValueError:
             raise MCPError(INVALID_PARAMS, "The cursor is not one that this server gave. Begin without one.") from None
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        """The templates; that of pictures without a media type, for each picture has its own."""
+        templates = await super().list_resource_templates()
+        return [
+            template.model_copy(update={"mime_type": None}) if template.uri_template.startswith(IMAGES) else template
+            for template in templates
+        ]
 
     async def read_resource(
         self, uri: Any, context: Context[Services, Any] | None = None

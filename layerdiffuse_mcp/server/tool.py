@@ -59,14 +59,14 @@ class TextAsItIs(FuncMetadata):
     """The SDK's reading of arguments, but for text: that which happens to be JSON stays text.
 
     For clients that send objects and lists as JSON within a string the SDK reads any string so unless its parameter is
-    nothing but `str`.
+    nothing but `str`. `texts`: the parameters that are text.
     """
+
+    texts: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         """The arguments, with objects and lists that came as text read."""
-        shapes = inlined(self.arg_model.model_json_schema())["properties"]
-        parsed = super().pre_parse_json(data)
-        return {name: data[name] if shapes.get(name, {}).get("type") == "string" else parsed[name] for name in data}
+        return super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
 
 
 class StrictTool(Tool):
@@ -76,18 +76,21 @@ class StrictTool(Tool):
     def from_function(cls, *args: Any, **options: Any) -> "StrictTool":
         """As the SDK's; it makes one of this class."""
         made = cast(StrictTool, super().from_function(*args, **options))
-        facts = made.fn_metadata
+        facts, shapes = made.fn_metadata, made.parameters["properties"]
         made.fn_metadata = TextAsItIs(
             arg_model=facts.arg_model,
             output_schema=facts.output_schema,
             output_model=facts.output_model,
             wrap_output=facts.wrap_output,
+            texts=frozenset(
+                name for name, shape in made.parameters["properties"].items() if shape.get("type") == "string"
+            ),
         )
         return made
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool; raises ToolError with our own text for everything that we foresaw."""
-        given = _without_nulls(self.fn_metadata.pre_parse_json(arguments))
+        given = _without_nulls(self.fn_metadata.pre_parse_json(arguments), self.parameters)
         self._check_names(arguments, self.parameters, "")
         self._check_names(given, self.parameters, "")
         allowed = self.parameters["properties"]
@@ -147,13 +150,15 @@ MOVED: Mapping[str, Mapping[str, str]] = {
 """Where a name that tools once had has gone: what to say, for tools that have the parameter named."""
 
 
-def _without_nulls(value: Any) -> Any:
-    """Objects without what is null, which is as good as left out."""
+def _without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
+    """A value without what is null in it, as deep as its schema goes: null is as good as left out."""
     match value:
-        case {**items}:
-            return {name: _without_nulls(item) for name, item in items.items() if item is not None}
-        case [*items]:
-            return [_without_nulls(item) for item in items]
+        case {**named} if "properties" in schema:
+            shapes = schema["properties"]
+            given = {name: item for name, item in named.items() if item is not None}
+            return {name: _without_nulls(item, shapes.get(name, {})) for name, item in given.items()}
+        case [*items] if "items" in schema:
+            return [_without_nulls(item, schema["items"]) for item in items]
         case _:
             return value
 

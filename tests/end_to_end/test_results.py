@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mcp import Client
-from mcp_types import CallToolResult, ImageContent
+from mcp_types import CallToolResult, ImageContent, ResourceLink
 from PIL import Image
 
 from layerdiffuse_mcp.api.outcome import VERDICTS
@@ -93,6 +93,9 @@ async def test_a_webp_holds_the_same_pixels_and_the_recipe_and_is_drawn_again_fr
     [image], [png] = facts_of(made)["images"], facts_of(apple)["images"]
     assert Path(image["path"]).name.endswith("-my-apple-7-foreground.webp")
     assert np.array_equal(pixels(image["path"]), pixels(png["path"]))
+    [link] = [block for block in made.content if isinstance(block, ResourceLink)]
+    read = (await client.read_resource(image["uri"])).contents[0]
+    assert (link.mime_type, read.mime_type) == ("image/webp", "image/webp")
     again = facts_of(await client.call_tool("redraw_image", {"image": image["path"], "output": WAIT}))
     assert np.array_equal(pixels(again["images"][0]["path"]), pixels(png["path"]))
     assert not [warning for warning in again.get("warnings", ()) if "not checked" in warning or "another" in warning]
