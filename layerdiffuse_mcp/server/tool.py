@@ -82,9 +82,7 @@ class StrictTool(Tool):
             output_schema=facts.output_schema,
             output_model=facts.output_model,
             wrap_output=facts.wrap_output,
-            texts=frozenset(
-                name for name, shape in made.parameters["properties"].items() if shape.get("type") == "string"
-            ),
+            texts=frozenset(name for name in shapes if shapes[name].get("type") == "string"),
         )
         return made
 
