@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.fields import near
+from layerdiffuse_mcp.api.fields import RESIZE_MODE, STRENGTH, near
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
@@ -79,32 +79,46 @@ def request_from(info: Infotext, changes: Mapping[str, Any], settings: Settings)
         InvalidRequest: as of `request_of`.
         ModelNotFound: the text's model is not known here, and the changes name none.
     """
-    notes = [
-        f"{label}: {short(value)} has no counterpart here and was left out." for label, value in info.other.items()
-    ]
+    replaced = {name: None for name in _OF_THE_TEXT & changes.keys()}
+    info = replace(info, **replaced, **({"size": None} if "width" in changes else {}))
     fields = request_of(info).model_dump(exclude_unset=True)
-    other_prompt = changes.get("prompt", info.prompt) != info.prompt and "layer_prompts" not in changes
-    if other_prompt and (own := fields.pop("layer_prompts", {})):
-        notes.append(f"The text's own prompts for {', '.join(own)} were dropped, since the prompt is another.")
-    if info.layer_method is None:
-        notes.append("The text names no layerdiffusion_method: a transparent picture is drawn.")
     asked = {**fields, **changes}
-    pictures = {"strength": asked.get("image"), "resize_mode": asked.get("image") or asked.get("inputs")}
-    labels = {"strength": "Denoising strength", "resize_mode": "layerdiffusion_resize_mode"}
-    for name in (name for name, picture in pictures.items() if picture is None and name in fields):
-        if fields[name] != GenerateRequest.model_fields[name].default:
-            notes.append(f"{labels[name]} acts on a given picture, and there is none: it was left out.")
-        asked = {key: value for key, value in asked.items() if key != name or name in changes}
     if "model" not in changes:
         asked["model"] = _base(info, settings)
         digest = (info.model_hash or "").lower()
         asked["drawn_with"] = {BASE: digest if _HASH.fullmatch(digest) else None}
     family = catalog.find(asked.get("model"), settings).family
-    if "layer_weight" not in changes and not _weight_acts(asked.get("method"), family):
-        weight = asked.pop("layer_weight", 1)  # the extension writes it of every drawing
-        if weight != 1:
-            notes.append(f"layerdiffusion_weight: {weight:g} does not act on this method and was left out.")
+    notes = [f"{label}: {short(said)} has no counterpart here and was left out." for label, said in info.other.items()]
+    if info.layer_method is None:
+        notes.append("The text names no layerdiffusion_method: a transparent picture is drawn.")
+    for name, why in _idle(asked, fields.get("prompt"), family).items():
+        if name in fields and name not in changes and asked.pop(name) != _USUAL.get(name):
+            notes.append(why)
     return validated(GenerateRequest, {**asked, "notes": tuple(notes)})
+
+
+_OF_THE_TEXT = frozenset({"sampler", "schedule", "steps", "guidance_scale", "seed", "clip_skip", "model", "stop_at"})
+"""Fields of a text that need not be right where a change takes their place."""
+_USUAL = {"strength": STRENGTH, "resize_mode": RESIZE_MODE, "layer_weight": 1.0}
+"""What the extension writes of every drawing: nothing is said of it."""
+
+
+def _idle(asked: Mapping[str, Any], prompt: str | None, family: str | None) -> dict[str, str]:
+    """Fields of a text that do not act on what is asked for, and what to say when one is left out."""
+    idle: dict[str, str] = {}
+    method = METHODS.get(asked.get("method") or "")
+    drawn = method.outputs if method else ("foreground",)
+    if asked.get("prompt") != prompt:
+        idle["layer_prompts"] = "The text's own prompts for layers were dropped, since the prompt is another."
+    elif not {*asked.get("layer_prompts", {})} <= {*drawn}:
+        idle["layer_prompts"] = f"The text's own prompts for layers were left out: only {' and '.join(drawn)} is drawn."
+    if "image" not in asked:
+        idle["strength"] = "Denoising strength acts on a given picture, and there is none: it was left out."
+        if "inputs" not in asked:
+            idle["resize_mode"] = "layerdiffusion_resize_mode acts on given pictures: it was left out."
+    if not _weight_acts(asked.get("method"), family):
+        idle["layer_weight"] = "layerdiffusion_weight does not act on this method and was left out."
+    return idle
 
 
 def _weight_acts(method: str | None, family: str | None) -> bool:

@@ -200,7 +200,7 @@ def test_a_listed_base_whose_file_is_not_there_is_listed_and_explained(settings:
         ("[[base]]\nname = 'a\\u0007'\npath = 'b'".replace("'a\\u0007'", '"a\\u0007"'), "name must be on one line"),
         ("x = " + "[" * 5000, "cannot be read"),
         ("# " + "x" * 2_000_000, "cannot be read: it is larger than 1000 kB"),
-        ("[[base]]\nname = 'a'\npath = 'b'\ndescription = '" + "x" * 5000 + "'", "description: .* at most 500"),
+        ("[[base]]\nname = 'a'\npath = 'b'\ndescription = '" + "x" * 5000 + "'", "description .* at most 500"),
         *(
             (f"[[lora]]\nname = 'a'\nrepo = 'x/y'\nfile = '{file}'", "file must be a path inside the repository")
             for file in ("../../x.safetensors", "/x.safetensors", "a//x.safetensors", "a/. ./x.safetensors")
