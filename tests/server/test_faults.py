@@ -63,7 +63,7 @@ async def test_a_stopped_worker_keeps_nobody_waiting_and_is_replaced_by_cancelli
                 facts_of(await client.call_tool(tool, {}))
             await client.call_tool("cancel_job", {"job_id": job["job_id"]})
             ended = facts_of(await client.call_tool("get_job", {"job_ids": [job["job_id"]]}))["jobs"][0]
-            assert ended["status"] == "cancelled"
+            assert ended["status"] in ("cancelling", "cancelled")
             again = facts_of(await client.call_tool("generate_transparent", {"prompt": "steps 1"}))
         assert again["status"] == "done"
         assert again["warnings"] != [str(worker)]
@@ -96,13 +96,12 @@ async def test_a_clock_that_goes_back_gives_no_negative_times(
         for one in (job, waiting):
             told = await client.call_tool("get_job", {"job_ids": [one["job_id"]], "wait_seconds": 0})
             assert not negative(text_of(told)), text_of(told)
-            assert facts_of(told).get("seconds_left", 0) >= 0
         listed = await client.call_tool("list_jobs", {})
         assert not negative(text_of(listed)), text_of(listed)
         await client.call_tool("cancel_job", {"job_id": job["job_id"]})
         with anyio.fail_after(PATIENCE):
             done = await client.call_tool("get_job", {"job_ids": [waiting["job_id"]]})
-        assert facts_of(done)["status"] == "done"
+        assert facts_of(done)["jobs"][0]["status"] == "done"
         assert not negative(text_of(done)), text_of(done)
 
 

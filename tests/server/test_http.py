@@ -73,7 +73,7 @@ async def test_a_job_outlives_the_connection_that_started_it(serve: Callable[[st
     async with connected(url, era) as client:
         found = await client.call_tool("get_job", {"job_ids": [handle.structured_content["job_id"]]})
     assert found.structured_content is not None
-    assert found.structured_content["status"] == "done"
+    assert found.structured_content["jobs"][0]["status"] == "done"
 
 
 async def test_without_the_token_nobody_gets_in(serve: Callable[[str | None], str], era: str):
