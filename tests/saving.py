@@ -8,6 +8,7 @@ from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Inputs, Planned, Task
 from layerdiffuse_mcp.api.requests import GenerateRequest, Request
 from layerdiffuse_mcp.engine import engine
 from layerdiffuse_mcp.engine.pipeline.progress import OnStep
+from layerdiffuse_mcp.hub.download import prepare_all
 from layerdiffuse_mcp.images.read import levels_apart
 from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.outputs.writer import saved
@@ -49,6 +50,9 @@ class Engine:
         """What the engine hands over, not on disk yet."""
         alone = not isinstance(request, Sequence)
         planned = plan(request, self._settings) if alone else group_of(request, self._settings)
+        prepare_all(planned.downloads, self._settings, on_step)
+        if not planned.tasks:
+            return Outcome(model=planned.downloads[-1].model)
         [task] = planned.tasks
         return self.do(task, planned.inputs, on_step, cancelled)
 

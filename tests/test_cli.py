@@ -1,5 +1,6 @@
 """The commands as a person types them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -102,6 +103,37 @@ def test_layers_and_their_own_prompts_have_flags(arguments, capsys) -> None:
     own = ["--task", "layers", "--background-prompt", "a meadow", "--steps", "1"]
     assert main(["generate", "a cup", "--model", "tiny-sd15", *own, *arguments]) == 0
     assert {"foreground", "background", "blended"} <= lines(capsys).keys()
+
+
+def test_compose_puts_pictures_together_and_changes_one_of_them(arguments, capsys, tmp_path) -> None:
+    Image.new("RGBA", (20, 10), "red").save(tmp_path / "lamp.png")
+    layer = json.dumps({"image": str(tmp_path / "lamp.png"), "name": "lamp", "anchor": "right"})
+    given = [str(tmp_path / "lamp.png"), layer, "--size", "40x10", "--format", "psd"]
+    assert main(["compose", *given, *arguments]) == 0
+    printed = lines(capsys)
+    assert printed["layer"] == "lamp at 20,0, 20x10"
+    assert Path(printed["kept in"]).is_file()
+    change = ["--source", printed["composed"], "--replace", 'lamp={"tint": "#0050ff"}', "--format", "png"]
+    assert main(["compose", *change, *arguments]) == 0
+    shown = read_picture(Path(lines(capsys)["composed"])).rgba
+    assert shown[5, 5].tolist() == [255, 0, 0, 255]
+    assert shown[5, 35, 2] > shown[5, 35, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "give at least one"),
+        (["{"], "no JSON object"),
+        (['{"image": "a.png", "tnt": "red"}'], "a layer has no 'tnt'"),
+        (["none.png"], "There is no file none.png"),
+        (["--replace", "lamp={}"], "give its file as source"),
+        (["none.png", "--size", "big"], "size"),
+    ],
+)
+def test_what_cannot_be_composed_is_explained(arguments, capsys, given, words) -> None:
+    assert main(["compose", *given, *arguments]) == 1
+    assert words in capsys.readouterr().err
 
 
 def test_models_lists_what_there_is_and_what_it_can_do(arguments, capsys, monkeypatch) -> None:

@@ -147,7 +147,7 @@ PictureFormat = Annotated[
 Metadata = Annotated[
     str,
     OneOf(METADATA, "metadata"),
-    Field(description="What the files say of themselves: full is the recipe that draws them again, none nothing"),
+    Field(description="What the files say of themselves: full is the recipe that draws them again, none only their id"),
 ]
 Want = Annotated[
     tuple[Role, ...],

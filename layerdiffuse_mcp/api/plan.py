@@ -4,7 +4,7 @@ A plan is a value: frozen, it pickles, and its JSON makes it again. The planner 
 request before anything waits; batch keys compare plans, and the recipe inside a picture is the plan that drew it.
 Pictures are named in it by their content's SHA-256; the files behind go beside it, as `inputs` (SHA-256 -> path).
 
-    plan = make_plan(GenerateRequest(prompt="a red apple"), FAMILIES["sd15"], model="pocket", native_size=128)
+    plan = make_plan(GenerateRequest(prompt="a red apple"), family, model="pocket", native_size=128)
     any_task(plan.model_dump(mode="json")) == plan
 """
 
@@ -61,7 +61,10 @@ class DrawPlan(_Plan):
     """Draw `count` results. Sizes are in pixels; `stages` run in order, each with all of its settings.
 
     `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
-    `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say both.
+    Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
+    while the plan waits. A recipe is the plan and the SHA-256 of the files that it was drawn with, as the engine read
+    them. `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say
+    both.
     """
 
     kind: Literal["draw"] = "draw"
@@ -138,12 +141,18 @@ class EncodePlan(_Plan):
 
 
 class PreparePlan(_Plan):
-    """Fetch what a model lacks for its `methods`, and load it; of a LoRA, which has none, only fetch it."""
+    """Load a model whose files for `methods` are here."""
 
     kind: Literal["prepare"] = "prepare"
     model: str
     methods: tuple[str, ...] = ()
-    lora: bool = False
+
+
+class Download(_Plan):
+    """Fetch what a model lacks for its `methods`, or a LoRA, which has none. No task: it needs no engine."""
+
+    model: str
+    methods: tuple[str, ...] = ()
 
 
 Task = DrawPlan | GroupPlan | DecodePlan | EncodePlan | PreparePlan
@@ -155,10 +164,14 @@ _TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Discriminator("kind")])
 
 @dataclass(frozen=True)
 class Planned:
-    """A request as it is handed to the queue: its tasks in order, and the files that they start from."""
+    """A request as it is handed to the queue: its tasks in order, and the files that they start from.
+
+    `downloads` come first, beside the queue (`hub/download.py`); a request for a LoRA alone has no task after them.
+    """
 
     tasks: tuple[Task, ...]
     inputs: Inputs = field(default_factory=dict[str, Path])
+    downloads: tuple[Download, ...] = ()
 
 
 def any_task(data: Mapping[str, Any]) -> Task:
@@ -193,8 +206,8 @@ def make_plan(
             all over the method's advice, and the request over all.
 
     Raises:
-        InvalidRequest: the family cannot do the task, an option does not act on it, a picture is missing or one too
-            many, or the seeds of all results pass the largest.
+        InvalidRequest: the family cannot do the task, an option does not act on it, a layer that has a prompt is not
+            drawn, a picture is missing or one too many, or the seeds of all results pass the largest.
     """
     stages = request.stages or tuple(_stage(method, request, advice) for method in methods_of(request, family.id))
     methods = [METHODS[stage.method] for stage in stages]
@@ -235,7 +248,7 @@ def make_plan(
         name=request.name,
         format=request.format,
         metadata=request.metadata,
-        notes=request.notes,
+        notes=(*request.notes, *_doubts(stages)),
         drawn_with=request.drawn_with,
     )
 
@@ -330,17 +343,29 @@ def _check_options(request: GenerateRequest, family: FamilySpec, methods: Sequen
 
 
 def _check_layers(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
-    """Refuse own prompts for layers, and wishes for layers, that are not drawn."""
-    if not all(method.outputs for method in methods):
-        return  # the model names its layers itself
-    drawn = [role for method in methods for role in method.outputs]
-    named = {role: "layer_prompts" for role in request.layer_prompts} | dict.fromkeys(request.want, "want")
-    for role, where in named.items():
-        if role not in drawn:
+    """Refuse prompts of layers, and wishes for layers, that are not drawn; a model that names its own may draw any."""
+    drawn = drawn_roles(methods)
+    for what, roles in {"prompt": {*request.layer_prompts}, "wish": {*request.want}}.items():
+        if drawn and (idle := sorted(roles - drawn)):
             raise InvalidRequest(
-                f"{where} names the layer {role}, and the task {request.task.value} draws {' and '.join(drawn)}. "
-                f"Leave {role} out."
+                f"The task {request.task.value} draws {' and '.join(sorted(drawn))}, and no {' and no '.join(idle)}: "
+                f"leave out {f'that {what}' if len(idle) == 1 else f'those {what}s'}."
             )
+
+
+def drawn_roles(methods: Sequence[LayerMethod]) -> set[Role]:
+    """The layers that methods draw; none where the model names them itself."""
+    return {role for method in methods for role in method.outputs}
+
+
+def _doubts(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """What to say of samplers that leave artefacts with a method."""
+    chosen = ((METHODS[stage.method], stage.sampler) for stage in stages)
+    return tuple(
+        f"{sampler} leaves artefacts with {method.id}: {method.advice.sampler} is advised."
+        for method, sampler in chosen
+        if sampler.startswith(method.avoid_samplers)
+    )
 
 
 def _check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:

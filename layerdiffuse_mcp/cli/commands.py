@@ -22,6 +22,7 @@ from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.families.entries import ModelEntry
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.settings import Settings
@@ -93,7 +94,7 @@ def models(settings: Settings) -> int:
     for entry in catalog.loras(settings):
         where = printable(entry.path) if entry.path else "not here"
         OUT.print(f"LoRA {entry.name}{f' (say: {entry.trigger})' if entry.trigger else ''}: {where}")
-    OUT.print("Fetch one: layerdiffuse-mcp models prepare NAME (or sdxl, sd15)")
+    OUT.print(f"Fetch one: layerdiffuse-mcp models prepare NAME (or {', '.join(FAMILIES)})")
     OUT.print(f"Your own bases, LoRAs and layer files (.safetensors) go into {settings.models_dir}")
     return 0
 
@@ -103,7 +104,7 @@ def prepare(name: str, task: Task | None, settings: Settings, *, verify: bool = 
     from layerdiffuse_mcp.hub import download
 
     methods = catalog.methods_for(catalog.find(name, settings), task) if task else None
-    with _bar() as on_step:
+    with progress_bar() as on_step:
         done = download.prepare(name, settings, on_step, methods=methods, verify=verify)
     for note in done.notes:
         ERR.print(f"[yellow]note:[/yellow] {note}")
@@ -145,7 +146,8 @@ def _forecast(entry: ModelEntry, settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def _bar() -> Generator[Callable[[outcome.Progress], None]]:
+def progress_bar() -> Generator[Callable[[outcome.Progress], None]]:
+    """A bar on stderr, and what moves it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
@@ -160,7 +162,12 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     from layerdiffuse_mcp.outputs.writer import save
 
     planned = plan(request, settings)
-    with contextlib.closing(load_engine()(settings)) as engine, _bar() as on_step:
+    if planned.downloads:
+        from layerdiffuse_mcp.hub.download import prepare_all
+
+        with progress_bar() as on_step:
+            prepare_all(planned.downloads, settings, on_step)
+    with contextlib.closing(load_engine()(settings)) as engine, progress_bar() as on_step:
         result = engine.run(planned.tasks[0], planned.inputs, on_step)
     drawn = [(file, file.picture) for file in result.encoded if file.picture]
     others = [file for file in result.encoded if not file.picture]

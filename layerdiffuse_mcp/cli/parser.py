@@ -1,10 +1,13 @@
-"""The command line: serve (the default), generate, reproduce, models, doctor.
+"""The command line: serve (the default), generate, reproduce, compose, cut-out, sheet, models, doctor.
 
     layerdiffuse-mcp                                 serve MCP on stdio
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
     layerdiffuse-mcp reproduce picture.png           draw a picture again from the recipe inside it
+    layerdiffuse-mcp cut-out photo.png -o out/       cut the subject out of a picture
+    layerdiffuse-mcp sheet *.png -o out/             a sprite sheet with its atlas
+    layerdiffuse-mcp compose scene.png lamp.png      put pictures together
     layerdiffuse-mcp models                          which models there are
-    layerdiffuse-mcp models prepare sdxl             fetch a base and its layer files
+    layerdiffuse-mcp models prepare NAME             fetch a base and its layer files
     layerdiffuse-mcp doctor                          what this machine has and what is missing
 
 Flags are made from the fields of the settings and of the request, so both have one description.
@@ -12,21 +15,26 @@ The start-up of `serve` imports no torch; the other commands import it when they
 """
 
 import argparse
+import json
 import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import OneOf, explain
+from layerdiffuse_mcp.api.layers import COMPOSED, Canvas
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.cli.pictures import add_picture_commands
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import ROLES, Task
 from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import quoted
 
 NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes", "drawn_with"}
 """Fields of a request that no flag of the same name sets."""
@@ -83,13 +91,39 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("file", type=Path, help="a PNG made by this program")
     reproduce.set_defaults(run=_reproduce)
 
+    compose = commands.add_parser("compose", help="put pictures together, or change a layer of what was put together")
+    compose.add_argument(
+        "layers",
+        nargs="*",
+        metavar="LAYER",
+        help="a picture, the lowest first: a file, or its fields as the tool compose_layers has them: "
+        """'{"image": "lamp.png", "anchor": "bottom", "width": 300}'""",
+    )
+    compose.add_argument("--source", metavar="FILE", help="a png, ora or psd that was composed before: go on from it")
+    compose.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="NAME=FIELDS",
+        help="""change a layer of --source: 'lamp={"image": "blue-lamp.png"}'; can be given again""",
+    )
+    compose.add_argument("--background", metavar="X", help="what lies below: a colour or a file")
+    for name, field in Canvas.model_fields.items():
+        _add_flag(compose, name, field)
+    compose.add_argument("--format", choices=COMPOSED, help="kind of file; default: png, or that of --source")
+    compose.add_argument("--name", default="composition", help="beginning of the file's name")
+    compose.set_defaults(run=_compose)
+
+    pictures = add_picture_commands(commands, _settings)
+
     models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
     models.set_defaults(run=_models)
     # what this parser's flags leave open must not undo what those of `models` have set
     prepare = models.add_subparsers(metavar="prepare").add_parser(
         "prepare", help="fetch a model and its layer files", argument_default=argparse.SUPPRESS
     )
-    prepare.add_argument("name", metavar="NAME", help="a model, or sdxl or sd15 for the family's default base")
+    families = " or ".join(FAMILIES)
+    prepare.add_argument("name", metavar="NAME", help=f"a model, or {families} for the family's default base")
     prepare.add_argument(
         "--task", choices=[task.value for task in Task], help="fetch only what this task needs; default: all tasks"
     )
@@ -99,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="show what this machine has and what is missing")
     doctor.set_defaults(run=_doctor)
 
-    for command in (serve, generate, reproduce, models, prepare, doctor):
+    for command in (serve, generate, reproduce, compose, *pictures, models, prepare, doctor):
         _add_settings(command, taken={action.dest for action in command._actions})  # pyright: ignore[reportPrivateUsage]
     return parser
 
@@ -167,6 +201,32 @@ def _reproduce(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.cli import commands as console
 
     return console.reproduce(options.file, _settings(options))
+
+
+def _compose(options: argparse.Namespace) -> int:
+    from layerdiffuse_mcp.cli.compositions import compose
+
+    layers = [text if text.lstrip().startswith("{") else {"image": text} for text in options.layers]
+    replace = dict(text.partition("=")[::2] for text in options.replace)
+    canvas = {name: value for name in Canvas.model_fields if (value := getattr(options, name)) is not None}
+    return compose(
+        [_fields(layer, "LAYER") if isinstance(layer, str) else layer for layer in layers],
+        {name: _fields(text, "--replace") for name, text in replace.items()},
+        canvas,
+        options,
+        _settings(options),
+    )
+
+
+def _fields(text: str, what: str) -> dict[str, Any]:
+    """The fields of a layer, written as JSON."""
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{what} {quoted(text)} is no JSON object ({error}).") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f'{what} {quoted(text)} is no JSON object: give fields as {{"x": 40}}.')
+    return cast(dict[str, Any], fields)
 
 
 def _models(options: argparse.Namespace) -> int:

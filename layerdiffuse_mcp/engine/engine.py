@@ -39,16 +39,14 @@ from layerdiffuse_mcp.engine.model_manager import ModelManager
 from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, pixels_of_result
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
 from layerdiffuse_mcp.engine.pipeline.previews import previews
-from layerdiffuse_mcp.engine.pipeline.progress import DOWNLOADING, Meter, OnStep
+from layerdiffuse_mcp.engine.pipeline.progress import Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import latent_file as latents
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.types import DiffusionModel, Edit, LayerImage, Pictures
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.download import prepare
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.files import sha256
@@ -141,7 +139,7 @@ class Engine:
         clock = _Clock()
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
-            model = self._model(plans[0].model, meter, plans[0].methods, [lora.name for lora in plans[0].loras])
+            model = self._model(plans[0].model, meter, [lora.name for lora in plans[0].loras])
         width, height = drawn_size(plans[0], model.latent)
         count = sum(plan.count for plan in plans)
         self._manager.fit(model, count * pixels_of_result(plans[0], model.latent), width * height)
@@ -162,7 +160,6 @@ class Engine:
                     *plan.notes,
                     *other_weights(plan.drawn_with, model.weights),
                     *_notes(given),
-                    *_warnings(plan),
                 ),
                 recipe=self._recipe(plan, model),
             )
@@ -205,34 +202,16 @@ class Engine:
     def _(self, task: PreparePlan, inputs: Inputs, meter: Meter) -> Outcome:
         clock = _Clock()
         with clock("load"):
-            if task.lora:
-                prepare(task.model, self._settings, meter.portion(1.0))
-                return Outcome(model=task.model, timings=clock.timings())
-            entry = self._fetched(catalog.find(task.model, self._settings), task.methods, meter)
+            entry = catalog.find(task.model, self._settings)
             for method in task.methods:
                 catalog.layer_file(entry, METHODS[method].file, self._settings)
             model = self._manager.get(entry, meter.report)
             codec_of(model).load()
         return self._outcome(model, clock)
 
-    def _model(
-        self, name: str, meter: Meter, methods: Collection[str] = (), loras: Collection[str] = ()
-    ) -> DiffusionModel:
-        """The model in memory; what it lacks for a task is fetched first if a generation may do that."""
-        entry = catalog.find(name, self._settings)
-        if self._settings.auto_download:
-            if catalog.missing(entry, self._settings, methods):
-                entry = self._fetched(entry, methods, meter)
-            for lora in loras:
-                if catalog.find_lora(lora, self._settings).path is None:
-                    prepare(lora, self._settings, meter.portion(0.0))
-        return self._manager.get(entry, meter.report, loras)
-
-    def _fetched(self, entry: ModelEntry, methods: Collection[str], meter: Meter) -> ModelEntry:
-        """The model when all of its files are here: those that are not are downloaded."""
-        share = DOWNLOADING if catalog.missing(entry, self._settings, methods) else 0.0
-        prepare(entry, self._settings, meter.portion(share), methods=methods)
-        return catalog.find(entry.name, self._settings)
+    def _model(self, name: str, meter: Meter, loras: Collection[str] = ()) -> DiffusionModel:
+        """The model in memory."""
+        return self._manager.get(catalog.find(name, self._settings), meter.report, loras)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""
@@ -376,11 +355,3 @@ def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
 
 def _notes(pictures: dict[str, Picture]) -> list[str]:
     return [f"{name} picture: {note}" for name, picture in pictures.items() for note in picture.notes]
-
-
-def _warnings(plan: DrawPlan) -> list[str]:
-    return [
-        f"{stage.sampler} leaves artefacts with {stage.method}: Euler a or UniPC is advised."
-        for stage in plan.stages
-        if stage.sampler.startswith(METHODS[stage.method].avoid_samplers)
-    ]

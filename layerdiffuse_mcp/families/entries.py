@@ -20,9 +20,10 @@ class Frozen(BaseModel):
 
 
 class HubFile(Frozen):
-    """A file on the model hub, always `.safetensors`.
+    """A file on the model hub: `.safetensors`, or an `.onnx` graph that is pinned.
 
-    `bytes` is as published, rounded. `sha256` may be a prefix: as much of it as is publicly known.
+    `bytes` is as published, rounded. `sha256` may be a prefix: as much of it as is publicly known. `revision` is the
+    commit that it is taken from, the repository's `main` where there is none.
     """
 
     repo: str
@@ -30,6 +31,12 @@ class HubFile(Frozen):
     bytes: int | None = None
     sha256: str | None = None
     licence: str | None = None
+    revision: str | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether commit and whole checksum are known: no other file can come in its place."""
+        return self.revision is not None and len(self.sha256 or "") == 64
 
     @property
     def name(self) -> str:

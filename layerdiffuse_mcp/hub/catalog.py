@@ -4,7 +4,7 @@ Three sources: the pocket model inside the package, the published files (`offici
 models folder (`folder.py`). A published file is looked for there and in the model hub's cache, nowhere else; that it
 is there is all that "prepared" means. Nothing here fetches anything or imports torch.
 
-    entry = find("sdxl", settings)                     # also by alias: a file's stem, A1111's short hash
+    entry = find("realvisxl-v4", settings)             # also by alias: a file's stem, A1111's short hash
     path = layer_file(entry, "layer_xl_transparent_attn.safetensors", settings)
     lora("watercolour", settings)
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry, ModelFiles
+from layerdiffuse_mcp.families.matting import MATTING, MattingNetwork
 from layerdiffuse_mcp.families.registry import (
     BASES,
     EMBEDDED,
@@ -31,7 +32,7 @@ from layerdiffuse_mcp.families.registry import (
     families_for,
 )
 from layerdiffuse_mcp.families.spec import LayerMethod, Task
-from layerdiffuse_mcp.hub.folder import Shelf, read_shelf
+from layerdiffuse_mcp.hub.folder import ModelsFolder, read_models_folder
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -50,12 +51,12 @@ def models(settings: Settings) -> list[ModelEntry]:
     Raises:
         ModelError: the user's models.toml cannot be used.
     """
-    return _models(read_shelf(settings.models_dir))
+    return _models(read_models_folder(settings.models_dir))
 
 
 def loras(settings: Settings) -> list[LoraEntry]:
     """The user's LoRAs; raises as `models` does."""
-    return [_located_lora(entry) for entry in read_shelf(settings.models_dir).loras]
+    return [_located_lora(entry) for entry in read_models_folder(settings.models_dir).loras]
 
 
 def find(name: str | None, settings: Settings) -> ModelEntry:
@@ -67,11 +68,11 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
         ModelNotFound: no model has that name; the near names are listed.
         ModelError: the user's models.toml cannot be used.
     """
-    shelf = read_shelf(settings.models_dir)
-    entries = _models(shelf)
+    user_files = read_models_folder(settings.models_dir)
+    entries = _models(user_files)
     wanted = name or settings.model
     if wanted == AUTO:
-        return next((entry for entry in entries if entry.name != POCKET and _usable(entry, shelf)), entries[0])
+        return next((entry for entry in entries if entry.name != POCKET and _usable(entry, user_files)), entries[0])
     if wanted in FAMILIES:
         family = [entry for entry in entries if entry.family == wanted and entry.name != POCKET]
         if family:
@@ -101,11 +102,13 @@ def _real_bases(entries: Sequence[ModelEntry], settings: Settings) -> str:
     return f"Larger pictures need a real base: {' or '.join(ways)}." if ways else ""
 
 
-def find_any(name: str | None, settings: Settings) -> ModelEntry | LoraEntry:
-    """The model of that name or alias, else the LoRA of that name; raises as `find` does."""
+def find_any(name: str | None, settings: Settings) -> ModelEntry | LoraEntry | MattingNetwork:
+    """The model of that name or alias, else the LoRA or matting network of that name; raises as `find` does."""
     try:
         return find(name, settings)
     except ModelNotFound:
+        if name in MATTING:
+            return MATTING[name]
         with suppress(ModelNotFound):
             return find_lora(name or "", settings)
         raise
@@ -141,13 +144,25 @@ def find_lora(name: str, settings: Settings) -> LoraEntry:
     raise ModelNotFound(f"There is no LoRA '{printable(name, 80)}'. {known} LoRAs (.safetensors) go into {folder}.")
 
 
+def matting_file(network: MattingNetwork, settings: Settings) -> Path:
+    """Where the graph of a matting network lies on this machine; raises ModelNotFound as `layer_file` does."""
+    path = located(network.remote, settings)
+    if path is None:
+        raise ModelNotFound(
+            f"The matting network {network.name} is not on this machine. Fetch it: {_command(network.name)} "
+            f"({_source(network.remote)}, licence {network.remote.licence}). A picture before one colour, or one whose "
+            "empty scene is at hand, needs none: give background."
+        )
+    return path
+
+
 def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
     """Where the layer or transparency file `name`, or a re-packed sibling of it, lies on this machine.
 
     Raises:
         ModelNotFound: it is not there; the message says how large it is and how to prepare it.
     """
-    path = _layer_path(entry, name, read_shelf(settings.models_dir))
+    path = _layer_path(entry, name, read_models_folder(settings.models_dir))
     if path is None:
         raise ModelNotFound(_absent(entry, name, settings))
     return path
@@ -159,8 +174,8 @@ def model_files(entry: ModelEntry, settings: Settings, loras: Collection[str] = 
     Raises:
         ModelNotFound: the base or a LoRA is not there. Layer files may be absent: see `ModelFiles.layer`.
     """
-    base, shelf = base_file(entry, settings), read_shelf(settings.models_dir)
-    found = {name: _layer_path(entry, name, shelf) for name in _layer_names(entry)}
+    base, user_files = base_file(entry, settings), read_models_folder(settings.models_dir)
+    found = {name: _layer_path(entry, name, user_files) for name in _layer_names(entry)}
     return ModelFiles(
         base=base,
         vae=entry.vae,
@@ -187,6 +202,8 @@ def base_file(entry: ModelEntry, settings: Settings) -> Path:
 def by_hand(remote: HubFile, settings: Settings) -> str:
     """A sentence that says where a published file may be put, instead of being fetched."""
     folder = printable(settings.models_dir)
+    if remote.pinned:
+        return f"Or copy the cache folder of {remote.repo} from a machine that has it."
     if remote.name in KNOWN_NAMES:
         return f"Or put {remote.name} into {folder}."
     return f"Or put the file anywhere and give its path in {folder}/models.toml, in place of repo and file."
@@ -194,7 +211,7 @@ def by_hand(remote: HubFile, settings: Settings) -> str:
 
 def tasks(entry: ModelEntry, settings: Settings) -> dict[Task, bool]:
     """What the base's family can do, and whether every layer file for it is on this machine."""
-    return _tasks(entry, read_shelf(settings.models_dir))
+    return _tasks(entry, read_models_folder(settings.models_dir))
 
 
 def methods_for(entry: ModelEntry, task: Task) -> tuple[str, ...]:
@@ -225,11 +242,11 @@ def needed(entry: ModelEntry, methods: Collection[str] | None = None) -> list[Hu
 
 def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | None = None) -> list[HubFile]:
     """Those of the `needed` files that have to be fetched: neither they nor a sibling of theirs are here."""
-    shelf = read_shelf(settings.models_dir)
+    user_files = read_models_folder(settings.models_dir)
     return [
         remote
         for remote in needed(entry, methods)
-        if not (_on_disk(remote, shelf) if remote == entry.remote else _layer_path(entry, remote.name, shelf))
+        if not (_on_disk(remote, user_files) if remote == entry.remote else _layer_path(entry, remote.name, user_files))
     ]
 
 
@@ -241,7 +258,7 @@ def pocket_vocabulary() -> dict[str, list[str]]:
 
 def located(remote: HubFile, settings: Settings) -> Path | None:
     """Where a published file lies on this machine: in the models folder or in the model hub's cache."""
-    return _on_disk(remote, read_shelf(settings.models_dir))
+    return _on_disk(remote, read_models_folder(settings.models_dir))
 
 
 def _absent(entry: ModelEntry, name: str, settings: Settings) -> str:
@@ -255,26 +272,26 @@ def _absent(entry: ModelEntry, name: str, settings: Settings) -> str:
     )
 
 
-def _models(shelf: Shelf) -> list[ModelEntry]:
+def _models(user_files: ModelsFolder) -> list[ModelEntry]:
     pocket = pocket_folder() / "pocket.safetensors"
     embedded = EMBEDDED[0].model_copy(update={"path": pocket, "bytes": pocket.stat().st_size})
-    official = [_located(entry, shelf) for entry in BASES]
-    return [embedded, *official, *(_located(own, shelf) for own in shelf.bases)]
+    official = [_located(entry, user_files) for entry in BASES]
+    return [embedded, *official, *(_located(own, user_files) for own in user_files.bases)]
 
 
 def _aliases(entry: ModelEntry) -> Sequence[str]:
     return (*entry.aliases, entry.path.name) if entry.path else entry.aliases
 
 
-def _usable(entry: ModelEntry, shelf: Shelf) -> bool:
-    return entry.prepared and any(_tasks(entry, shelf).values())
+def _usable(entry: ModelEntry, user_files: ModelsFolder) -> bool:
+    return entry.prepared and any(_tasks(entry, user_files).values())
 
 
-def _tasks(entry: ModelEntry, shelf: Shelf) -> dict[Task, bool]:
+def _tasks(entry: ModelEntry, user_files: ModelsFolder) -> dict[Task, bool]:
     if entry.family is None:
         return {}
     card = FAMILIES[entry.family]
-    here = {name: _layer_path(entry, name, shelf) is not None for name in card.layer_files()}
+    here = {name: _layer_path(entry, name, user_files) is not None for name in card.layer_files()}
     return {task: all(here[name] for name in card.layer_files(route)) for task, route in card.routes.items()}
 
 
@@ -285,19 +302,19 @@ def _layer_names(entry: ModelEntry, methods: Collection[str] | None = None) -> S
     return card.layer_files([name for name in card.methods if methods is None or name in methods])
 
 
-def _layer_path(entry: ModelEntry, name: str, shelf: Shelf) -> Path | None:
+def _layer_path(entry: ModelEntry, name: str, user_files: ModelsFolder) -> Path | None:
     if entry.name == POCKET:
         path = pocket_folder() / name
         return path if path.is_file() else None
     for remote in (LAYER_FILES[name], *REPACKED[name]):
-        path = _on_disk(remote, shelf)
+        path = _on_disk(remote, user_files)
         if path is not None:
             return path
     return None
 
 
-def _located(entry: ModelEntry, shelf: Shelf) -> ModelEntry:
-    path = _on_disk(entry.remote, shelf) if entry.remote and entry.path is None else None
+def _located(entry: ModelEntry, user_files: ModelsFolder) -> ModelEntry:
+    path = _on_disk(entry.remote, user_files) if entry.remote and entry.path is None else None
     return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
 
 
@@ -306,8 +323,8 @@ def _located_lora(entry: LoraEntry) -> LoraEntry:
     return entry.model_copy(update={"path": path}) if path else entry
 
 
-def _on_disk(remote: HubFile, shelf: Shelf) -> Path | None:
-    own = shelf.file(remote.name) if remote.name in KNOWN_NAMES else None  # model.safetensors could be anything
+def _on_disk(remote: HubFile, user_files: ModelsFolder) -> Path | None:
+    own = user_files.file(remote.name) if remote.name in KNOWN_NAMES else None  # model.safetensors could be anything
     return own or _cached(remote)
 
 

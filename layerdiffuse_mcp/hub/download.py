@@ -1,10 +1,11 @@
 """Preparing a model: what has to be fetched, whether it fits, fetching it, and what to say when that fails.
 
-    done = prepare("sdxl", settings, tell)                    # the base and all layer files of its family
-    done = prepare(entry, settings, tell, methods=("layer_xl_transparent_attn",))
+    done = prepare("realvisxl-v4", settings, report)                # the base and all layer files of its family
+    done = prepare(entry, settings, report, methods=entry_methods)
     [file.path for file in done.fetched]
+    prepare_all(planned.downloads, settings, report)                # what a planned request lacks
 
-`tell` gets the progress over the bytes of all files, several times a second; raising from it stops whatever is being
+`report` gets the progress over the bytes of all files, several times a second; raising from it stops whatever is being
 done, and what is here by then stays for the next time. Nothing is removed: a file of the hub's cache that is proven to
 be damaged gives way to its replacement once that is here and whole. This is the only door to the network, and it opens
 only for an explicit wish: `layerdiffuse-mcp models prepare`, the tool `prepare_model`, or
@@ -15,7 +16,7 @@ import errno
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,20 +33,22 @@ from huggingface_hub.errors import (
 )
 
 from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.api.plan import Download
 from layerdiffuse_mcp.errors import DownloadError, ModelError
 from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up, sweep
+from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up
 from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import file_sha256, read_header
+from layerdiffuse_mcp.hub.leftovers import sweep
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
-Tell = Callable[[Progress], None]
-SPARE = 500_000_000
+Report = Callable[[Progress], None]
+MARGIN = 500_000_000
 """Bytes that have to stay free on the disk."""
-TOLD_EVERY = 0.25
+REPORT_EVERY = 0.25
 SPEED_OVER = 10.0
 """Seconds: how far the speed looks back."""
 
@@ -73,7 +76,7 @@ class Prepared:
 def prepare(
     model: str | ModelEntry,
     settings: Settings,
-    tell: Tell,
+    report: Report,
     *,
     methods: Collection[str] | None = None,
     verify: bool = False,
@@ -81,7 +84,7 @@ def prepare(
     """Fetch whatever a base needs and this machine lacks: itself, transparency files, the layer files of `methods`.
 
     Args:
-        model: an entry, or a name or alias of a model or a LoRA.
+        model: an entry, or a name or alias of a model, a LoRA or a matting network.
         methods: layer methods to fetch for; all of the family when none are named.
         verify: check every file that is here already against its checksum too; without it only their headers are read.
 
@@ -90,7 +93,7 @@ def prepare(
         DownloadError: something could not be fetched, what is here by then stays, and the next call goes on from there;
             or a file that only its owner may replace is damaged, or of a number format that is not read here.
     """
-    progress = _Pace(tell)
+    progress = _Pace(report)
     sweep()
     entry = model if isinstance(model, ModelEntry) else catalog.find_any(model, settings)
     if isinstance(entry, ModelEntry):
@@ -118,8 +121,20 @@ def prepare(
         fetched.append(Fetched(source.remote, path, source.size, time.monotonic() - begun))
         if source.remote in damaged:
             progress.note(f"{path.name} was damaged and was fetched again ({damaged[source.remote].problem})")
-    tell(Progress(fraction=1.0, message=f"{entry.name} is on this machine"))
+    report(Progress(fraction=1.0 if fetched else 0.0, message=f"{entry.name} is on this machine"))
     return Prepared(entry.name, tuple(fetched), tuple(progress.notes))
+
+
+def prepare_all(downloads: Sequence[Download], settings: Settings, report: Report) -> list[Prepared]:
+    """Prepare one after another; `report` gets the progress over all of them. Raises as `prepare` does."""
+    done: list[Prepared] = []
+    for download in downloads:
+
+        def share(progress: Progress) -> None:
+            report(progress.model_copy(update={"fraction": (len(done) + progress.fraction) / len(downloads)}))
+
+        done.append(prepare(download.model, settings, share, methods=download.methods))
+    return done
 
 
 @dataclass(frozen=True)
@@ -157,19 +172,20 @@ def _problem(remote: HubFile, path: Path, version: FileVersion, verify: bool, pa
         DownloadError: it is the very one, and cannot be used.
     """
     problem = None
-    try:
-        read_header(path, DownloadError, any_dtype=True)
-    except ModelError as error:
-        problem = str(error)
+    if not remote.pinned:
+        try:
+            read_header(path, DownloadError, any_dtype=True)
+        except ModelError as error:
+            problem = str(error)
     named = version.path.name
     expected = named if SHA256.fullmatch(named) else remote.sha256
-    if expected is not None and (verify or problem):
+    if expected is not None and (verify or problem or remote.pinned):
         digest = _sha256(version, remote.name, pace)
         if not digest.startswith(expected):
             return problem or f"its SHA-256 is {digest[:10]} instead of {expected[:10]}."
         if problem:
             raise DownloadError(f"{problem} It is as it was published, so fetching it again would not help.")
-    if problem is None:
+    if problem is None and not remote.pinned:
         read_header(path, DownloadError)  # whole, and perhaps of a number format that cannot be read
     return problem
 
@@ -185,9 +201,9 @@ def _check_space(sources: list[Source]) -> None:
     needed = sum(source.size - source.here for source in sources)
     folder = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
-    if sources and needed + SPARE > free:
+    if sources and needed + MARGIN > free:
         raise DownloadError(
-            f"Not enough disk space: {len(sources)} files need {in_words(needed)} and {in_words(SPARE)} to spare, and "
+            f"Not enough disk space: {len(sources)} files need {in_words(needed)} and {in_words(MARGIN)} to spare, and "
             f"{folder} has {in_words(free)} free. Nothing was fetched. Free some space, or move the cache with HF_HOME."
         )
 
@@ -195,14 +211,14 @@ def _check_space(sources: list[Source]) -> None:
 class _Pace:
     """Turns bytes into progress with speed and time left; a download's `Watch`."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, report: Report) -> None:
+        self._on_progress = report
         self.name = ""
         self.notes: list[str] = []
         self._total = self._here = self._read = 0
         self._last = ""
         self._highest = 0.0
-        self._told = 0.0
+        self._reported = 0.0
         self._trail: deque[tuple[float, int]] = deque()
 
     def checked(self, name: str, count: int, size: int) -> None:
@@ -221,7 +237,7 @@ class _Pace:
         self._here += count
         if not self._is_time():
             return
-        now = self._told
+        now = self._reported
         if not self._trail:
             self._report(self._last)
             return
@@ -240,15 +256,15 @@ class _Pace:
     def _is_time(self) -> bool:
         """Whether the last report is long enough ago."""
         now = time.monotonic()
-        if now - self._told < TOLD_EVERY:
+        if now - self._reported < REPORT_EVERY:
             return False
-        self._told = now
+        self._reported = now
         return True
 
     def _report(self, message: str) -> None:
         self._last = message
         self._highest = max(self._highest, min(1.0, self._here / self._total) if self._total else 0.0)
-        self._tell(Progress(fraction=self._highest, message=message))
+        self._on_progress(Progress(fraction=self._highest, message=message))
 
     def _speed(self) -> str:
         (begun, before), (now, here) = self._trail[0], self._trail[-1]

@@ -2,7 +2,6 @@
 
     source = look_up(remote, watch)          # asks the hub: commit, checksum, size
     path = fetch(source, watch)
-    sweep()                                  # what was begun long ago and never ended
 
 `huggingface_hub` knows the endpoint, the token, the cache's place and offline mode. The bytes are moved and the cache
 entry is made here: its own download throws away what it has when it is stopped, and takes what is at the repository's
@@ -30,12 +29,13 @@ from filelock import Timeout
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from layerdiffuse_mcp.errors import DownloadError
 from layerdiffuse_mcp.families.entries import HubFile
-from layerdiffuse_mcp.hub.hashes import remember, sweep_lists
+from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import HASH_CHUNK, read_header
+from layerdiffuse_mcp.hub.leftovers import PART, lock
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 from layerdiffuse_mcp.images.files import replace_atomically
 from layerdiffuse_mcp.wording import in_words, printable
@@ -47,11 +47,7 @@ ATTEMPTS_WITHOUT_PROGRESS = 5
 FIRST_PAUSE = 1.0
 """Seconds before the first new attempt; each further one waits twice as long."""
 BEAT = 0.2
-"""Seconds between two signs of life while the network or another process is waited for."""
-PART = ".layerdiffuse.part"
-"""What the name of a partial file ends with: it is told from what other programs have under way in the cache."""
-STALE_PART = 7 * 86400.0
-"""Seconds after which a partial file that nobody went on with is given up."""
+"""Seconds between two signs of life while the network is waited for."""
 PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 PASSING = (httpx2.TransportError, HfHubHTTPError)
 T = TypeVar("T")
@@ -122,9 +118,9 @@ def look_up(remote: HubFile, watch: Watch) -> Source:
         DownloadError: what the hub has is not the file that is known by that name, or not a weight file.
         HfHubHTTPError, TransportError, OSError: see `download.py`, which puts them into words; what `watch` raises.
     """
-    if not remote.path.endswith(".safetensors"):
+    if not (remote.path.endswith(".safetensors") or (remote.path.endswith(".onnx") and remote.pinned)):
         raise DownloadError(f"{remote.path} is not fetched: only .safetensors files are; others can run code.")
-    url = hf_hub_url(remote.repo, remote.path)
+    url = hf_hub_url(remote.repo, remote.path, revision=remote.revision)
     ask = (get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT) for _ in range(1))
     (facts,) = _with_beats(ask, watch)
     if facts.commit_hash is None or facts.etag is None or facts.size is None:
@@ -135,6 +131,11 @@ def look_up(remote: HubFile, watch: Watch) -> Source:
     if not (PLAIN.fullmatch(facts.etag) and PLAIN.fullmatch(facts.commit_hash)):
         raise DownloadError(
             f"{constants.ENDPOINT} names {remote.path} by a checksum or commit that is none. Check HF_ENDPOINT."
+        )
+    if remote.revision not in (None, facts.commit_hash):
+        raise DownloadError(
+            f"{constants.ENDPOINT} answers with another commit of {remote.repo} than {remote.revision}, which "
+            f"{remote.name} is taken from. Check HF_ENDPOINT."
         )
     known = remote.sha256 or ""
     if SHA256.fullmatch(facts.etag) and not facts.etag.startswith(known):
@@ -149,7 +150,7 @@ def fetch(source: Source, watch: Watch) -> Path:
     """Bring a file into the cache, going on where an earlier call stopped; returns its path there.
 
     Raises:
-        DownloadError: it was damaged twice in a row, or is no safetensors file.
+        DownloadError: it was damaged twice in a row, or is no safetensors file and not pinned.
         HfHubHTTPError, TransportError, OSError: as `look_up`; and whatever `watch` raises.
     """
     source.blob.parent.mkdir(parents=True, exist_ok=True)
@@ -172,23 +173,8 @@ def fetch(source: Source, watch: Watch) -> Path:
         return path
 
 
-def sweep() -> None:
-    """Remove what was left half done too long ago to be gone on with. Never raises; safe beside running downloads.
-
-    Of the model hub's cache only partial files of this project, and none that a process is working at.
-    """
-    sweep_lists()
-    for part in Path(constants.HF_HUB_CACHE).glob(f"models--*/blobs/*{PART}"):
-        with suppress(OSError, Timeout):
-            if time.time() - part.stat().st_mtime < STALE_PART:
-                continue
-            lock = _lock(part.parent.parent.name, part.name.removesuffix(PART))
-            with WeakFileLock(lock, timeout=BEAT):
-                part.unlink(missing_ok=True)
-
-
 def _enter(source: Source) -> Path:
-    """Show the content under its name in the commit that was looked up, and that commit as the repository's `main`."""
+    """Show the content under its name in the commit that was looked up; one that nobody chose is the `main` of now."""
     path = source.folder / "snapshots" / source.commit / source.remote.path
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (path.is_symlink() and path.resolve() == source.blob.resolve()):
@@ -199,6 +185,8 @@ def _enter(source: Source) -> Path:
         except OSError:  # no links here: the cache has the content under its name, and no other copy
             link.unlink(missing_ok=True)
             source.blob.replace(path)
+    if source.remote.revision is not None:
+        return path
     main = source.folder / "refs" / "main"
     main.parent.mkdir(exist_ok=True)
     replace_atomically(main, source.commit.encode())
@@ -259,6 +247,8 @@ class _Part:
         expected = self.source.etag if SHA256.fullmatch(self.source.etag) else known
         if not digest.startswith(expected):
             return f"was damaged on the way (SHA-256 {digest[:10]} instead of {expected[:10]})"
+        if self.source.remote.pinned:
+            return None  # the very file that was chosen
         try:
             read_header(self.source.partial, DownloadError)
         except DownloadError as error:  # as published: fetching it again would bring the same
@@ -366,18 +356,11 @@ def _pause(seconds: float, watch: Watch) -> None:
 @contextmanager
 def _locked(source: Source, watch: Watch) -> Generator[None]:
     """Keep other processes from fetching the same file; the cache's own lock."""
-    lock = _lock(source.folder.name, source.etag)
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(WeakFileLock(lock, timeout=BEAT))
+                stack.enter_context(lock(source.folder.name, source.etag))
                 break
             except Timeout:
                 watch.say(f"another process is fetching {source.remote.name}; waiting for it")
         yield
-
-
-def _lock(folder: str, etag: str) -> Path:
-    lock = Path(constants.HF_HUB_CACHE) / ".locks" / folder / f"{etag}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    return lock

@@ -1,8 +1,8 @@
 """The user's models folder: what lies in it, told by headers alone, and what its `models.toml` adds.
 
-    shelf = read_shelf(settings.models_dir)
-    shelf.bases, shelf.loras         # each by a name of its own
-    shelf.file("layer_xl_fg2ble.safetensors")     # a published file, in whichever sub-folder it lies
+    user_files = read_models_folder(settings.models_dir)
+    user_files.bases, user_files.loras              # each by a name of its own
+    user_files.file("layer_xl_fg2ble.safetensors")  # a published file, in whichever sub-folder it lies
 
 A `.safetensors` file is a base or a LoRA by what is in it; below a folder `loras/` it is a LoRA; a folder with a
 `model_index.json` is a base in diffusers layout. Anything else is left alone. The optional `models.toml`:
@@ -10,9 +10,9 @@ A `.safetensors` file is a base or a LoRA by what is in it; below a folder `lora
     [[base]]
     name = "my-base"
     path = "bases/my-base.safetensors"      # or repo = "someone/something" and file = "base.safetensors"
-    family = "sdxl"                         # needed with repo, else told from the file
+    family = "..."                          # needed with repo, else told from the file
     native_size = 1024
-    vae = "vae/sdxl-vae-fp16-fix.safetensors"   # instead of its own; this one runs in float16 on a GPU
+    vae = "vae/vae-fp16-fix.safetensors"    # instead of its own; one of that name runs in float16 on a GPU
     description = "What it is good at"
     licence = "openrail++"
     sha256 = "31e35c80fc"                   # of a file of a repo: all of it or its beginning
@@ -61,7 +61,7 @@ EntryT = TypeVar("EntryT", ModelEntry, LoraEntry)
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ModelsFolder:
     """What a models folder holds."""
 
     bases: tuple[ModelEntry, ...]
@@ -134,7 +134,7 @@ class _LoraRow(_Row):
 _ROWS: dict[Literal["base", "lora"], type[_Row]] = {"base": _BaseRow, "lora": _LoraRow}
 
 
-def read_shelf(folder: Path) -> Shelf:
+def read_models_folder(folder: Path) -> ModelsFolder:
     """Look through a models folder; one that does not exist is empty.
 
     Raises:
@@ -159,7 +159,7 @@ def read_shelf(folder: Path) -> Shelf:
     rows = _listed(folder / LIST)
     bases = [_listed_base(row, folder) for row in rows if isinstance(row, _BaseRow)] + bases
     loras = [_listed_lora(row, folder) for row in rows if isinstance(row, _LoraRow)] + loras
-    return Shelf(tuple(_named_apart(bases, folder)), tuple(_named_apart(loras, folder)), files)
+    return ModelsFolder(tuple(_named_apart(bases, folder)), tuple(_named_apart(loras, folder)), files)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

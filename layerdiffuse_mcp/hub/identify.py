@@ -2,16 +2,25 @@
 
     kind = identify(header.shapes, header.metadata)
     kind.name, kind.title        # "flux", "a Flux model"
+    text_layers(path, spec)      # 12: of a base's text encoder
 
 One table, `KINDS`: the first row whose marks are all there wins. The rows that can be a base stand on their family's
 card; every other row exists so that an error can say what the user has given instead.
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from layerdiffuse_mcp.families.registry import KINDS as FAMILY_KINDS
-from layerdiffuse_mcp.families.spec import Kind, Shapes
+from layerdiffuse_mcp.families.spec import FamilySpec, Kind, Shapes
 from layerdiffuse_mcp.families.stable_diffusion import VECTOR
+from layerdiffuse_mcp.hub.headers import read_header
+
+TEXT_LAYER = re.compile(r"(?:layers|resblocks)\.(\d+)\.")
+"""In the keys of CLIP's text encoder, as transformers or OpenCLIP names them."""
 
 
 def _offset_encoder(shapes: Shapes) -> bool:
@@ -75,6 +84,31 @@ def identify(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str] | 
     if metadata and "ss_network_module" in metadata:
         return next(kind for kind in KINDS if kind.name == "lora")
     return UNKNOWN
+
+
+def text_layers(path: Path, spec: FamilySpec) -> int | None:
+    """Layers of a base's text encoder, of the one with the fewest where there are several; None if it does not say.
+
+    path: a single file or a diffusers folder. Raises as `read_header` does.
+    """
+    names = spec.names("text")
+    if path.is_dir():
+        counts = [_stated_layers(path / name / "config.json") for name in names]
+    else:
+        keys = read_header(path).rows
+        counts = [_counted_layers(keys, spec.component(name).prefix) for name in names]
+    return min((count for count in counts if count), default=None)
+
+
+def _stated_layers(config: Path) -> int:
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return int(json.loads(config.read_text(encoding="utf-8")).get("num_hidden_layers") or 0)
+    return 0
+
+
+def _counted_layers(keys: Mapping[str, object], prefix: str) -> int:
+    found = (TEXT_LAYER.search(key, len(prefix)) for key in keys if key.startswith(prefix))
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _fits(kind: Kind, shapes: Shapes) -> bool:

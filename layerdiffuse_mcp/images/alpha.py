@@ -219,6 +219,22 @@ def halo(rgba: Bytes) -> Halo:
     return Halo(count, float(sums[0] / weights), float(sums[1] / weights))
 
 
+def defringe(rgba: Bytes) -> None:
+    """Give the soft pixels of `rgba` (H, W, 4), uint8, the mean colour of the opaque ones near them, in place.
+
+    That takes away what `halo` sees. Wholly transparent pixels beside the edge get it too, so that scaling by other
+    programs bleeds nothing in. Alpha stays, and so does what has no opaque pixel near it, such as smoke.
+    """
+    for tile in tiles(*rgba.shape[:2]):
+        part = rgba[tile]
+        soft = part[..., 3] < MIN_OPAQUE
+        if not soft.any():
+            continue
+        near = _opaque_sums(rgba, tile)  # of opaque pixels, which stay as they are: tiles may follow each other
+        changed = soft & (near[..., 3] > 0)
+        part[changed, :3] = np.rint(near[changed, :3] / near[changed, 3:]).astype(np.uint8)
+
+
 def _opaque_sums(rgba: Bytes, tile: Tile) -> Floats:
     """Sums over the opaque pixels near each pixel of a tile: red, green, blue (0 to 255 each) and their number."""
     reach = HALO_REACH // 2

@@ -1,15 +1,15 @@
-"""What lies behind a picture: a colour by its name or digits, or a checkerboard."""
+"""What lies behind a picture, or colours it: a colour by its name or digits, or a checkerboard."""
 
+import difflib
 import re
 
 from PIL import ImageColor
 
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
+from layerdiffuse_mcp.wording import QUOTED, quoted
 
-
-class BareDigits(InvalidRequest):
-    """A colour's hex digits without the mark before them."""
+DIGITS = re.compile("[0-9a-fA-F]{3}|[0-9a-fA-F]{6}")
 
 
 def background_colour(background: str) -> Colour | None:
@@ -20,13 +20,45 @@ def background_colour(background: str) -> Colour | None:
     """
     if background.strip().lower() == CHECKERBOARD:
         return None
-    if re.fullmatch(r"[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8}", background.strip()):
-        raise BareDigits(f'background "{background.strip()}" is a colour without its mark: "#{background.strip()}".')
+    return colour_of(background, "background", '"checkerboard", ')
+
+
+def colour_of(given: str, what: str, others: str = "") -> Colour:
+    """A colour of its name or hex digits.
+
+    Args:
+        what: what messages call it.
+        others: what else may be given there, as messages list it.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    text = given.strip()
+    if DIGITS.fullmatch(text):
+        raise InvalidRequest(f'{what} {quoted(text)} lacks its #: give "#{text}".')
     try:
-        red, green, blue = ImageColor.getrgb(background.strip())[:3]
+        red, green, blue, *alpha = ImageColor.getrgb(text)
     except ValueError as error:
         raise InvalidRequest(
-            f'background "{background[:40]}" is not known. Give "checkerboard", a colour\'s name such as "white", '
-            'or "#rrggbb".'
+            f'{what} {quoted(given)} is not known. Give {others}a colour\'s name such as "white", or "#rrggbb".'
         ) from error
-    return (red / 255, green / 255, blue / 255)
+    colour = (red / 255, green / 255, blue / 255)
+    if alpha and alpha != [255]:
+        raise InvalidRequest(f'{what} {quoted(given)} is transparent, and colours here are opaque: "{hex_of(colour)}".')
+    return colour
+
+
+def is_colour(text: str) -> bool:
+    """Whether a text is meant as a colour, rather than as a file's name."""
+    text = text.strip().lower()
+    return text.startswith(("#", "rgb(", "hsl(")) or text in ImageColor.colormap or bool(DIGITS.fullmatch(text))
+
+
+def nearest_name(text: str) -> str | None:
+    """The colour's name that a text may have meant."""
+    return next(iter(difflib.get_close_matches(text.strip().lower()[:QUOTED], ImageColor.colormap, n=1)), None)
+
+
+def hex_of(colour: Colour) -> str:
+    """A colour as #rrggbb."""
+    return "#" + "".join(f"{round(part * 255):02x}" for part in colour)

@@ -2,6 +2,7 @@
 
     data = png_bytes(rgba, recipe=request_as_dict, parameters=infotext)
     read_recipe(path)       # the same dict, next year too
+    with_id(data, "job-863032aa-1")     # the same picture, which says by what id it is known
 
 The recipe is JSON in an iTXt chunk `layerdiffuse`; `parameters` is the line that A1111 and its relatives write and
 read. Both stand before the pixels, so reading them decodes nothing. Whatever a file holds, what is read from it can be
@@ -13,6 +14,8 @@ import io
 import json
 import math
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from xml.sax.saxutils import escape
@@ -26,16 +29,28 @@ from layerdiffuse_mcp.images.read import MAX_PIXELS, opened
 from layerdiffuse_mcp.wording import valid_text
 
 RECIPE_KEY = "layerdiffuse"
+LAYERS_KEY = "layerdiffuse-layers"
+"""Of a composition's record, see `images.composition`."""
 PARAMETERS_KEY = "parameters"
+ID_KEY = "layerdiffuse-id"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+HEADER_END = 33
+"""Bytes of a PNG's signature and its first chunk, which says its size."""
 MAX_RECIPE = 1_000_000
 """Characters of a recipe; the longest that is written, of the longest prompts, has a fifth of that."""
 MAX_DEPTH = 20
 
 
-def png_bytes(picture: Bytes, *, recipe: dict[str, Any] | None = None, parameters: str | None = None) -> bytes:
+def png_bytes(
+    picture: Bytes,
+    *,
+    recipe: dict[str, Any] | None = None,
+    parameters: str | None = None,
+    layers: str | None = None,
+) -> bytes:
     """A PNG file of `picture` (H, W, 4 or 3), uint8, straight alpha; the colour below transparent pixels is kept."""
     text = PngImagePlugin.PngInfo()
-    for key, said in _texts(recipe, parameters).items():
+    for key, said in (_texts(recipe, parameters) | ({LAYERS_KEY: layers} if layers is not None else {})).items():
         text.add_itxt(key, said)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", pnginfo=text, compress_level=6)
@@ -64,13 +79,27 @@ def _texts(recipe: dict[str, Any] | None, parameters: str | None) -> dict[str, s
     return texts
 
 
+def with_id(data: bytes, picture_id: str) -> bytes:
+    """A PNG file's content with the id of the picture in it, in ASCII, before all else that it says; others stay."""
+    if not data.startswith(SIGNATURE):
+        return data
+    body = ID_KEY.encode() + b"\0" + picture_id.encode("ascii")
+    chunk = struct.pack(">I", len(body)) + b"tEXt" + body + struct.pack(">I", zlib.crc32(b"tEXt" + body))
+    return data[:HEADER_END] + chunk + data[HEADER_END:]
+
+
+def read_id(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:
+    """The id that `with_id` put into a picture; None if it has none. Raises as `read_parameters`."""
+    return read_text(source, ID_KEY, max_pixels)
+
+
 def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[str, Any] | None:
     """The recipe inside a picture that we made; None if it has none.
 
     Raises:
         ImageError: not a picture, one of more than `max_pixels`, or its recipe is damaged.
     """
-    text = _text(source, RECIPE_KEY, max_pixels)
+    text = read_text(source, RECIPE_KEY, max_pixels)
     if text is None:
         return None
     try:
@@ -91,11 +120,12 @@ def read_parameters(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> st
     Raises:
         ImageError: not a picture, or one of more than `max_pixels`.
     """
-    text = _text(source, PARAMETERS_KEY, max_pixels)
+    text = read_text(source, PARAMETERS_KEY, max_pixels)
     return None if text is None else valid_text(text)
 
 
-def _text(source: Path | BinaryIO, key: str, max_pixels: int) -> str | None:
+def read_text(source: Path | BinaryIO, key: str, max_pixels: int = MAX_PIXELS) -> str | None:
+    """The text that a picture holds under a key; None if it has none. Raises ImageError as `opened` does."""
     with opened(source, max_pixels) as picture:
         value, packet = picture.info.get(key), picture.info.get("xmp")
     if isinstance(packet, bytes):

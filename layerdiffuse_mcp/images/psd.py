@@ -1,4 +1,4 @@
-"""A writer of Photoshop documents: 8-bit RGB with named, placed, faded and hidden layers, and nothing else.
+"""A writer of Photoshop documents: 8-bit RGB with named, placed, faded, blended and hidden layers.
 
 Source: "Adobe Photoshop File Formats Specification" (2019). Numbers are big-endian, pixel rows are packed with
 PackBits, which every reader of PSD understands. Beyond its layers a document takes about as many bytes as it is
@@ -12,6 +12,7 @@ import numpy as np
 
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes, to_bytes
+from layerdiffuse_mcp.images.blend import MODES
 from layerdiffuse_mcp.images.compose import Composition, Layer, Report, flattened, ignore
 
 MAX_SIDE = 30_000
@@ -75,7 +76,7 @@ def _record(layer: Layer) -> bytes:
     record = struct.pack(">4iH", layer.y, layer.x, layer.y + height, layer.x + width, len(CHANNELS))
     record += bytes(struct.calcsize(">hI") * len(CHANNELS))
     flags = 0 if layer.visible else HIDDEN
-    record += struct.pack(">4s4sBBBx", b"8BIM", b"norm", round(layer.opacity * 255), 0, flags)
+    record += struct.pack(">4s4sBBBx", b"8BIM", MODES[layer.blend].psd, round(layer.opacity * 255), 0, flags)
 
     plain = layer.label.encode("macroman", "replace")[:255]
     unicode_name = layer.label.encode("utf-16-be")

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from layerdiffuse_mcp.api.layers import FITTING, UNCHANGED, Canvas, LayerOptions
 from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
+from layerdiffuse_mcp.families.matting import MattingNetwork
 
 MAX_PIXELS = 64_000_000
 CHECKERBOARD = "checkerboard"
+BESIDE = ".layers.json"
+"""What the file with a PSD's composition is named by, after the PSD's stem."""
 
 Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 Report = Callable[[Progress], None]
@@ -42,41 +46,53 @@ class Shown:
     mime_type: str
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Where a layer lies on the finished canvas, in pixels."""
+
+    name: str
+    x: int
+    y: int
+    width: int
+    height: int
+    visible: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Composed(PictureResult):
-    """A composition; `data` is its file, `alpha` of what it flattens to, `layers` how many it has, all counted."""
+    """A composition; `data` is its file, `alpha` of what it flattens to, `layers` where they lie, a background first.
+
+    `record` is what has to be kept beside a file that cannot hold it.
+    """
 
     width: int
     height: int
-    layers: int
+    layers: tuple[Placed, ...]
     alpha: AlphaFacts
     notes: tuple[str, ...]
     preview: Shown | None
+    record: str | None = None
 
 
 @dataclass(frozen=True)
 class PlacedFile:
-    """A layer by its file; the rest as in `images.compose.Layer`."""
+    """A layer by its file, under a name of its own."""
 
     path: Path
     name: str
-    x: int = 0
-    y: int = 0
-    scale: float = 1.0
-    opacity: float = 1.0
+    options: LayerOptions = UNCHANGED
 
 
 @dataclass(frozen=True)
 class ComposeTask(PictureTask[Composed]):
-    """Put layers together, the lowest first, and encode them as a file with `suffix`; as `images.compose.arrange`."""
+    """Put layers together, the lowest first, and encode them as a file with `suffix`; `keep` its record in it."""
 
     layers: tuple[PlacedFile, ...]
-    canvas: tuple[int, int] | None = None
+    canvas: Canvas = FITTING
     background: Path | Colour | None = None
-    trim: bool = False
-    pad: int = 0
     suffix: str = ".png"
     preview: bool = False
+    keep: bool = True
     max_pixels: int = MAX_PIXELS
 
 
@@ -119,4 +135,101 @@ class SheetTask(PictureTask[Sheet]):
 
     paths: tuple[Path, ...]
     background: str = CHECKERBOARD
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutOut(PictureResult):
+    """A subject without its background; `data` is its file, `how` it was cut out in words."""
+
+    width: int
+    height: int
+    alpha: AlphaFacts
+    how: str
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    preview: Shown | None
+
+
+@dataclass(frozen=True)
+class CutOutTask(PictureTask[CutOut]):
+    """Cut the subject out of a picture whose background is known, as `images.cutout` does; encode it with `suffix`.
+
+    A background that is not given is the one colour of its picture's border.
+    """
+
+    path: Path
+    background: Path | Colour | None = None
+    second: Path | None = None
+    second_background: Path | Colour | None = None
+    translucent: bool = False
+    suffix: str = ".png"
+    preview: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class MatteTask(PictureTask[CutOut]):
+    """Cut the subject out of a photograph with the network whose graph is at `graph`, as `images.matting` does."""
+
+    path: Path
+    graph: Path
+    network: MattingNetwork
+    suffix: str = ".png"
+    preview: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a picture lies in an atlas, in pixels: `box` in the sheet, `source` in its own canvas of `canvas` pixels.
+
+    Both boxes are left, top, width, height, and equal in size.
+    """
+
+    name: str
+    box: tuple[int, int, int, int]
+    source: tuple[int, int, int, int]
+    canvas: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeSheet(PictureResult):
+    """A sheet of pictures in cells; `data` is its file."""
+
+    width: int
+    height: int
+    cell: tuple[int, int]
+    columns: int
+    spacing: int
+    margin: int
+    frames: tuple[Frame, ...]
+    alpha: AlphaFacts
+    notes: tuple[str, ...]
+    preview: Shown | None
+
+
+@dataclass(frozen=True)
+class SheetOptions:
+    """How pictures are put into the cells of a sheet; see `images.sheet`."""
+
+    cell: tuple[int, int] | None = None
+    columns: int | None = None
+    anchor: str = "center"
+    fit: str = "shrink"
+    trim: bool = True
+    defringe: bool = False
+    padding: int = 2
+    extrude: int = 0
+
+
+@dataclass(frozen=True)
+class MakeSheetTask(PictureTask[MadeSheet]):
+    """Put pictures, named as in an atlas, into the cells of one sheet, and encode it with `suffix`."""
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    options: SheetOptions = SheetOptions()
+    suffix: str = ".png"
+    preview: bool = False
     max_pixels: int = MAX_PIXELS

@@ -11,29 +11,41 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.layers import MAX_SIDE, Shadow
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts, halo
-from layerdiffuse_mcp.images.colour import background_colour
-from layerdiffuse_mcp.images.compose import Extent, Layer, arrange, canvas_size, flatten
-from layerdiffuse_mcp.images.export import check_side, encoded
+from layerdiffuse_mcp.images.blend import NORMAL
+from layerdiffuse_mcp.images.colour import background_colour, hex_of
+from layerdiffuse_mcp.images.compose import MAX_CANVAS_PIXELS, Layer, arrange, canvas_size, flatten
+from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_picture, record
+from layerdiffuse_mcp.images.cutting import cut_out, matted
+from layerdiffuse_mcp.images.export import check_side, encoded, in_format, on_white
+from layerdiffuse_mcp.images.layout import Rectangle, Shape, Size
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.images.preview import preview, preview_in_turn
 from layerdiffuse_mcp.images.read import picture_size, read_picture
+from layerdiffuse_mcp.images.sheet import make_sheet
 from layerdiffuse_mcp.images.tasks import (
     CHECKERBOARD,
     Composed,
     ComposeTask,
+    CutOutTask,
     Inspected,
     InspectTask,
+    MakeSheetTask,
+    MatteTask,
     PictureResult,
     PictureTask,
+    Placed,
+    PlacedFile,
     Report,
     ResultT,
     Sheet,
     SheetTask,
     Shown,
 )
+from layerdiffuse_mcp.images.transform import shadow_margin, shadow_of, transformed
 
 MAX_EMBEDDED = 20_000
 """Characters of embedded text that a result may carry."""
@@ -59,48 +71,52 @@ def run(task: PictureTask[ResultT], report: Report = ignore) -> ResultT:
 
 def compose(task: ComposeTask, report: Report) -> Composed:
     """Put layers together and encode them."""
-    paths = [layer.path for layer in task.layers]
     below = task.background if isinstance(task.background, Path) else None
-    sizes = [picture_size(path, task.max_pixels) for path in paths]
-    extents = [
-        Extent.of(layer.name, size, layer.x, layer.y, layer.scale, layer.opacity)
-        for layer, size in zip(task.layers, sizes, strict=True)
-    ]
+    sizes = [picture_size(layer.path, task.max_pixels) for layer in task.layers]
     below_size = picture_size(below, task.max_pixels) if below else None
-    canvas = canvas_size(extents, task.canvas, below_size, trim=task.trim, pad=task.pad)
-    if not task.trim:
-        check_side(task.suffix, max(canvas) + 2 * task.pad)
-    _check_total([*sizes, *([below_size] if below_size else [])], extents, task.max_pixels)
+    shapes = [_shape(layer, size) for layer, size in zip(task.layers, sizes, strict=True)]
+    room = _room(task, shapes, below_size)
+    _check_total([*sizes, *([below_size] if below_size else [])], task.layers, shapes, task.max_pixels)
 
     notes: list[str] = []
-    pictures: list[Bytes] = []
-    for path in [*paths, *([below] if below else [])]:
-        report(Progress(fraction=READ * len(pictures) / (len(paths) + 1), message=f"reading {path.name[:80]}"))
+    layers: list[Layer] = []
+
+    def read(path: Path, done: int) -> Bytes:
+        report(Progress(fraction=READ * done / (len(shapes) + 1), message=f"reading {path.name[:80]}"))
         picture = read_picture(path, task.max_pixels)
-        notes += [f"{path.name}: {note}" for note in picture.notes]
-        pictures.append(picture.rgba)
-        del picture  # its decoder's memory is the next one's
-    layers = [
-        Layer(image, given.name, given.x, given.y, given.scale, given.opacity)
-        for given, image in zip(task.layers, pictures, strict=False)
-    ]
-    background = pictures[-1] if isinstance(task.background, Path) else task.background
-    del pictures
-    composition = arrange(layers, task.canvas, background, trim=task.trim, pad=task.pad)
+        notes.extend(f"{path.name}: {note}" for note in picture.notes)
+        return picture.rgba
+
+    for number, (given, shape) in enumerate(zip(task.layers, shapes, strict=True)):
+        try:
+            layers += _layers(given, shape, room, read(given.path, number))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"Layer {given.name}: {error}") from None
+    background = read(below, len(shapes)) if below else task.background
+    assert not isinstance(background, Path)
+    canvas = None if task.canvas.trim else room
+    composition = arrange(layers, canvas, background, trim=task.canvas.trim, pad=task.canvas.pad)
+    composition = in_format(composition, task.suffix)
     del layers, background
 
     flat = flatten(composition, _part(report, READ, FLATTENED, "putting layers together"))
     facts = alpha_facts(flat)
+    if task.suffix == ".jpg" and facts.opaque < 1:
+        flat = on_white(flat)
+        facts = alpha_facts(flat)
+        notes.append("A jpg has no transparency: what shows through is white. Give a background for another colour.")
     shown = _shown([flat], CHECKERBOARD) if task.preview else None
-    data = encoded(composition, flat, task.suffix, _part(report, FLATTENED, 1.0, f"encoding {task.suffix}"))
+    kept = record(_kept(task)) if task.keep and task.suffix in KEEPERS else None
+    encoding = _part(report, FLATTENED, 1.0, f"encoding {task.suffix}")
     return Composed(
-        data=data,
+        data=encoded(composition, flat, task.suffix, encoding, kept),
         width=composition.width,
         height=composition.height,
-        layers=len(composition.layers),
+        layers=tuple(_placed(layer) for layer in composition.layers if not layer.thrown),
         alpha=facts,
         notes=tuple(notes),
         preview=shown,
+        record=kept,
     )
 
 
@@ -145,16 +161,92 @@ WORK: dict[type[Any], Callable[[Any, Report], PictureResult]] = {
     ComposeTask: compose,
     InspectTask: inspect,
     SheetTask: sheet,
+    CutOutTask: cut_out,
+    MatteTask: matted,
+    MakeSheetTask: make_sheet,
 }
 
 
-def _check_total(sizes: Sequence[tuple[int, int]], extents: Sequence[Extent], max_pixels: int) -> None:
-    """Refuse what would not fit into memory, before any of it is decoded."""
-    scaled = [(extent.width, extent.height) for extent in extents]
-    total = sum(
-        max(width * height, wide * high)
-        for (width, height), (wide, high) in zip(sizes, [*scaled, *sizes[len(scaled) :]], strict=True)
+def _shape(layer: PlacedFile, size: Size) -> Shape:
+    """What becomes of a layer's size; raises InvalidRequest where it gets too large."""
+    shape = Shape.of(size, layer.options)
+    for width, height in {shape.resized, shape.turned} - {size}:
+        if max(width, height) > MAX_SIDE or width * height > MAX_CANVAS_PIXELS:
+            raise InvalidRequest(
+                f"Layer {layer.name} would have {width}x{height} pixels: give a smaller scale or size."
+            )
+    return shape
+
+
+def _room(task: ComposeTask, shapes: Sequence[Shape], below: Size | None) -> Size:
+    """The canvas before it is trimmed and padded; raises InvalidRequest for one that is not possible."""
+    reach: list[Rectangle] = []
+    for layer, shape in zip(task.layers, shapes, strict=True):
+        reach.append(shape.reach(layer.options))
+        if layer.options.throws and layer.options.anchor is None:
+            reach.append(_thrown(reach[-1], layer.options.throws))
+    room = canvas_size(reach, task.canvas.pixels, below, trim=task.canvas.trim, pad=task.canvas.pad)
+    if not task.canvas.trim:
+        check_side(task.suffix, max(room) + 2 * task.canvas.pad)
+    return room
+
+
+def _thrown(layer: Rectangle, shadow: Shadow) -> Rectangle:
+    """Where the shadow of a layer lies."""
+    margin = shadow_margin(shadow)
+    return Rectangle(
+        layer.x + shadow.dx - margin,
+        layer.y + shadow.dy - margin,
+        layer.width + 2 * margin,
+        layer.height + 2 * margin,
     )
+
+
+def _layers(given: PlacedFile, shape: Shape, room: Size, rgba: Bytes) -> list[Layer]:
+    """A layer where it goes, and below it what it throws."""
+    options = given.options
+    image = transformed(rgba, options, shape)
+    place = shape.placed(options, room)
+    opacity = 1.0 if options.opacity is None else options.opacity
+    layer = Layer(image, given.name, place.x, place.y, opacity, options.visible is not False, options.blend or NORMAL)
+    if options.throws is None:
+        return [layer]
+    shade, _ = shadow_of(image, options.throws)
+    where = _thrown(place, options.throws)
+    opacity *= options.throws.opacity
+    return [Layer(shade, f"{given.name} shadow", where.x, where.y, opacity, layer.visible, thrown=True), layer]
+
+
+def _placed(layer: Layer) -> Placed:
+    where = layer.rectangle
+    return Placed(layer.name, where.x, where.y, where.width, where.height, layer.visible)
+
+
+def _kept(task: ComposeTask) -> Kept:
+    """What is kept of a composition."""
+    background = task.background
+    if isinstance(background, tuple):
+        background = hex_of(background)
+    layers = tuple(
+        KeptLayer.model_validate({**layer.options.said(), "name": layer.name, "image": kept_picture(layer.path)})
+        for layer in task.layers
+    )
+    return Kept(
+        layers=layers,
+        canvas=task.canvas,
+        background=kept_picture(background) if isinstance(background, Path) else background,
+    )
+
+
+def _check_total(sizes: Sequence[Size], layers: Sequence[PlacedFile], shapes: Sequence[Shape], max_pixels: int) -> None:
+    """Refuse what would not fit into memory, before any of it is decoded: each picture at its largest, and shadows."""
+    largest = [[width * height] for width, height in sizes]
+    thrown = 0
+    for pixels, layer, shape in zip(largest, layers, shapes, strict=False):
+        pixels += [width * height for width, height in (shape.resized, shape.turned)]
+        if layer.options.throws:
+            thrown += _thrown(Rectangle(0, 0, *shape.turned), layer.options.throws).pixels
+    total = sum(max(pixels) for pixels in largest) + thrown
     if total > max_pixels:
         raise InvalidRequest(
             f"The layers have {total / 1e6:.0f} million pixels together, and at most {max_pixels / 1e6:g} "

@@ -13,12 +13,13 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 
 
 class State(StrEnum):
-    """The life of a job, in order; the last three are final.
+    """The life of a job, in order; the last three are final. Only what is not on this machine is downloaded first.
 
     CANCELLING is what `Job.status` says of one that was cancelled while its worker has not stopped yet: for whoever
     waits for it, it has ended.
     """
 
+    DOWNLOADING = "downloading"
     QUEUED = "queued"
     RUNNING = "running"
     CANCELLING = "cancelling"
@@ -45,7 +46,7 @@ class Job:
     def __init__(self, what: str, planned: Planned) -> None:
         self.id = f"job-{secrets.token_hex(4)}"
         self.what = what
-        self.tasks, self.inputs = planned.tasks, planned.inputs
+        self.tasks, self.inputs, self.downloads = planned.tasks, planned.inputs, planned.downloads
         self.batch_key = batch_key(self.tasks[0]) if len(self.tasks) == 1 else None
         self.state = State.QUEUED
         self.occupies = False
@@ -80,7 +81,7 @@ class Job:
     def seconds_left(self) -> float | None:
         """A guess from the progress made so far; None while there is nothing to guess from."""
         fraction = self.progress.fraction
-        if self.state is not State.RUNNING or fraction < 0.05:
+        if self.state not in (State.DOWNLOADING, State.RUNNING) or fraction < 0.05:
             return None
         return self.seconds * (1 - fraction) / fraction
 
@@ -102,11 +103,21 @@ class Job:
         self.progress = progress
         self._announce()
 
+    def download(self) -> None:
+        """What it lacks is being fetched from now on."""
+        self.state, self.started = State.DOWNLOADING, time.monotonic()
+        self.report(Progress(fraction=0.0, message="waiting for other downloads"))
+
+    def wait(self) -> None:
+        """It waits for a worker."""
+        self.state, self.scope = State.QUEUED, anyio.CancelScope()
+        self._announce()
+
     def begin(self, group: "list[Job] | None" = None) -> None:
-        """Its turn has come, alone or in a group, which is stopped as a whole."""
+        """A worker is free for it, alone or in a group, which is stopped as a whole."""
         self.group = group or [self]
         self.scope = self.group[0].scope if group else anyio.CancelScope()
-        self.state, self.started, self.occupies = State.RUNNING, time.monotonic(), True
+        self.state, self.started, self.occupies = State.RUNNING, self.started or time.monotonic(), True
         self.report(Progress(fraction=0.0, message="starting"))
 
     def end(self, state: State, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from layerdiffuse_mcp.api.fields import MAX_SIZE
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
+    Download,
     EncodePlan,
     GivenPicture,
     Inputs,
@@ -24,13 +25,14 @@ from layerdiffuse_mcp.api.plan import (
     methods_of,
 )
 from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest, GenerateRequest, PrepareRequest, Request
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, LayerFileError, ModelNotFound
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import FAMILIES, families_for
+from layerdiffuse_mcp.families.registry import FAMILIES, families_for, titles
 from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
-from layerdiffuse_mcp.hub.identify import identify
+from layerdiffuse_mcp.hub.identify import identify, text_layers
+from layerdiffuse_mcp.hub.latents import read_latent_header
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
@@ -61,12 +63,16 @@ def plan(request: Request, settings: Settings) -> Planned:
 
 
 def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
+    from layerdiffuse_mcp.images.resize import check_fits
+
     entry = catalog.find(request.model, settings)
     family = _family(entry, request.task, settings)
     methods = methods_of(request, family.id)
-    _check_files(entry, request.task, methods, settings)
+    downloads = _lacking(entry, request.task, methods, settings)
     _check_lengths(request)
     loras = _loras(request, family, settings)
+    downloads += tuple(Download(model=lora.name) for lora, _ in loras if lora.path is None)
+    _check_clip_skip(request, entry, family)
     pictures, sizes, inputs = _opened(request.pictures, settings.max_pixels)
     planned = make_plan(
         request,
@@ -78,32 +84,35 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         advice=[_advice(entry), *(lora.advice for lora, _ in loras)],
         loras=tuple(named for _, named in loras),
     )
-    return Planned((planned,), inputs)
+    drawn = family.latent.padded(planned.width, planned.height)
+    for picture, size in sizes.items():
+        check_fits(size, drawn, planned.resize_mode, picture)
+    return Planned((planned,), inputs, downloads)
 
 
 def _decoding(request: DecodeRequest, settings: Settings) -> Planned:
-    name = name_of(request.latent)
-    try:
-        metadata = read_header(request.latent, LayerFileError).metadata
-    except LayerDiffuseError as error:
-        raise ImageError(f"{name} cannot be read as a latent. {error}") from None
-    entry = catalog.find(request.model or metadata.get("model"), settings)
-    family = metadata.get("family")
-    if family in FAMILIES and entry.family != family:
+    header = read_latent_header(request.latent)
+    entry = catalog.find(request.model or header.model, settings)
+    family = _with_codec(entry, settings)
+    if header.family not in (None, family.id):
         raise InvalidRequest(
-            f"{name} is a latent of a {family} model, and {entry.name} is {entry.family}. Name a {family} model."
+            f"{name_of(request.latent)} is a latent of a {header.family} model, and {entry.name} is {family.id}. "
+            f"Name a {header.family} model."
         )
-    _check_files(entry, None, (), settings)
+    if header.shape[0] != family.latent.channels:
+        raise InvalidRequest(
+            f"{name_of(request.latent)} has {header.shape[0]} channels, and latents of {family.title} models have "
+            f"{family.latent.channels}. Name a model of the family that it was made with."
+        )
     given = _given(request.latent)
-    return Planned(
-        (DecodePlan(model=entry.name, latent=given, name=request.name, format=request.format),),
-        {given.sha256: request.latent},
-    )
+    task = DecodePlan(model=entry.name, latent=given, name=request.name, format=request.format)
+    return Planned((task,), {given.sha256: request.latent}, _lacking(entry, None, (), settings))
 
 
 def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
     entry = catalog.find(request.model, settings)
-    _check_files(entry, None, (), settings)
+    _with_codec(entry, settings)
+    downloads = _lacking(entry, None, (), settings)
     pictures, sizes, inputs = _opened({"image": request.image}, min(settings.max_pixels, MAX_SIZE**2))
     width, height = sizes["image"]
     if max(width, height) > MAX_SIZE:
@@ -111,48 +120,83 @@ def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
             f"{name_of(request.image)} has {width}x{height} pixels; at most {MAX_SIZE} a side can be encoded. "
             "Give a smaller copy."
         )
-    return Planned((EncodePlan(model=entry.name, image=pictures["image"], name=request.name),), inputs)
+    task = EncodePlan(model=entry.name, image=pictures["image"], name=request.name)
+    return Planned((task,), inputs, downloads)
 
 
 def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
     entry = catalog.find_any(request.model, settings)
-    if isinstance(entry, LoraEntry):
-        return Planned((PreparePlan(model=entry.name, lora=True),))
-    return Planned((PreparePlan(model=entry.name, methods=catalog.methods_for(entry, request.task)),))
+    if not isinstance(entry, ModelEntry):
+        if entry.remote is None:
+            catalog.lora(entry.name, settings)  # nobody but the user can bring it: says so where it is not here
+        return Planned((), downloads=(Download(model=entry.name),))
+    if entry.remote is None:
+        catalog.base_file(entry, settings)
+    methods = catalog.methods_for(entry, request.task)
+    download = Download(model=entry.name, methods=methods)  # of one that is here too: damaged files are mended
+    return Planned((PreparePlan(model=entry.name, methods=methods),), downloads=(download,))
 
 
 def _family(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
     """The card of a base that can do the task.
 
     Raises:
-        ModelNotFound: its family has no layer files for the task; says which models can do it.
-        ModelError: its file is missing, or is of no family.
+        ModelNotFound: its family has no layer files for the task, which models do; or its file is missing.
+        InvalidRequest: it is of no family.
     """
-    if entry.family is None:
-        path = catalog.base_file(entry, settings)
-        header = read_header(path) if path.is_file() else None
-        what = identify(header.shapes, header.metadata).title if header else "a folder of no family that is known"
-        raise InvalidRequest(f"The model {entry.name} is {what}: layer models do not fit it{_who_can(task, settings)}")
-    if task not in FAMILIES[entry.family].routes:
+    family = _card(entry, _who_can(task, settings), settings)
+    if task not in family.routes:
         raise ModelNotFound(
             f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}"
             f"{_who_can(task, settings)}"
         )
+    return family
+
+
+def _with_codec(entry: ModelEntry, settings: Settings) -> FamilySpec:
+    """The card of a base that has transparent latents; raises InvalidRequest for another, ModelNotFound as `_card`."""
+    able = titles(tuple(card.id for card in FAMILIES.values() if card.codec))
+    family = _card(entry, f". Name a model of the family {able}.", settings)
+    if family.codec is None:
+        raise InvalidRequest(f"{family.title} models have no transparent latents. Name a model of the family {able}.")
+    return family
+
+
+def _card(entry: ModelEntry, advice: str, settings: Settings) -> FamilySpec:
+    if entry.family is None:
+        path = catalog.base_file(entry, settings)
+        header = read_header(path) if path.is_file() else None
+        what = identify(header.shapes, header.metadata).title if header else "a folder of no family that is known"
+        raise InvalidRequest(f"The model {entry.name} is {what}: layer models do not fit it{advice}")
     return FAMILIES[entry.family]
 
 
-def _check_files(entry: ModelEntry, task: Task | None, methods: Sequence[str], settings: Settings) -> None:
-    """Make sure that the base, its transparency files and the layer files of `methods` are here or may be fetched."""
-    if settings.auto_download and entry.family:
-        return
+def _lacking(entry: ModelEntry, task: Task | None, methods: Sequence[str], settings: Settings) -> tuple[Download, ...]:
+    """What a base with its transparency files and the layer files of `methods` lacks, which has to be fetched first.
+
+    Raises:
+        ModelNotFound: a file is not here and may not be fetched.
+    """
+    if settings.auto_download and (entry.path or entry.remote):
+        missing = catalog.missing(entry, settings, methods)
+        return (Download(model=entry.name, methods=tuple(methods)),) if missing else ()
     try:
         catalog.base_file(entry, settings)
-        if entry.family:
-            for name in FAMILIES[entry.family].layer_files(methods):
-                catalog.layer_file(entry, name, settings)
+        for name in FAMILIES[entry.family].layer_files(methods) if entry.family else ():
+            catalog.layer_file(entry, name, settings)
+        return ()
     except ModelNotFound as error:
         others = f" {_now(task, settings)}" if task else ""
         raise ModelNotFound(f"{error}{others}".rstrip()) from None
+
+
+def _check_clip_skip(request: GenerateRequest, entry: ModelEntry, family: FamilySpec) -> None:
+    layers = text_layers(entry.path, family) if request.clip_skip and entry.path else None
+    if request.clip_skip and layers and request.clip_skip > layers:
+        raise InvalidRequest(
+            f"clip_skip is {request.clip_skip}, and the text encoder of {entry.name} has {layers} layers: "
+            f"choose 1 to {layers}, or leave it out."
+        )
 
 
 def _able(task: Task, settings: Settings) -> list[str]:

@@ -2,12 +2,13 @@
 
     async with Jobs(backend, settings) as jobs:
         job = jobs.submit(planned)                        # of jobs/planner.py
-        await jobs.follow(job, seconds=50, tell=print)   # or whatever shows progress
+        await jobs.follow(job, seconds=50, report=print)   # or whatever shows progress
         if job.state is State.DONE:
             show(job.outcome.images)
 
 Jobs run in the order in which they came, one a worker; or with `group_jobs` a job together
-with those waiting that can share its batch. A job outlives the call that submitted it. One
+with those waiting that can share its batch. What a job lacks is downloaded first, beside the
+queue: it waits for a worker once its files are here. A job outlives the call that submitted it. One
 that is cancelled has ended at once for whoever waits for it; the worker that ran it takes the
 next one as soon as it has stopped. This module knows no MCP and no model, and its state lives
 in one event loop: nothing here is shared with threads.
@@ -17,11 +18,12 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import cast
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
@@ -42,11 +44,15 @@ KEPT = 200
 """Finished jobs that are remembered; their pictures stay on disk for ever."""
 GROUP_RESULTS = 8
 """Most results that are drawn as one group."""
+DOWNLOADING = 2
+"""Jobs that download at once."""
+DOWNLOADED = 0.9
+"""Share of a job that its downloads take."""
 
 logger = logging.getLogger(__name__)
 
 
-Tell = Callable[[Progress], Awaitable[None]]
+Report = Callable[[Progress], Awaitable[None]]
 
 
 class Jobs:
@@ -62,12 +68,13 @@ class Jobs:
         self.backend = backend
         self.index = Index(settings)
         self._limit = settings.queue_size
-        self._output = settings.output
+        self._settings = settings
         self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._arrivals = anyio.Semaphore(0)
+        self._downloads = anyio.CapacityLimiter(DOWNLOADING)
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> "Jobs":
@@ -93,23 +100,27 @@ class Jobs:
         self._tasks.start_soon(self._warm_up)
 
     def submit(self, planned: Planned, what: str | None = None) -> Job:
-        """Queue the tasks of a request, at least one, as one job.
+        """Queue the tasks of a request as one job.
 
         Args:
             planned: what to do, and with which files.
             what: how lists of jobs call it; the first task's kind when left out.
 
         Raises:
-            QueueFull: as many jobs wait as may wait.
+            QueueFull: as many jobs wait or download as may.
         """
-        if len(self._waiting) >= self._limit:
+        assert self._tasks is not None
+        if (count := len(self._waiting) + len(self._in(State.DOWNLOADING))) >= self._limit:
             raise QueueFull(
-                f"{len(self._waiting)} jobs wait already, and no more may. "
+                f"{count} jobs wait already, and no more may. "
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
-        job = self._remember(Job(what or planned.tasks[0].kind, planned))
-        self._waiting.append(job)
-        self._arrivals.release()
+        job = self._remember(Job(what or next((task.kind for task in planned.tasks), "download"), planned))
+        if job.downloads:
+            job.download()
+            self._tasks.start_soon(self._download, job)
+        else:
+            self._enqueue(job)
         return job
 
     def record(self, what: str, outcome: Outcome) -> Job:
@@ -138,7 +149,7 @@ class Jobs:
     def ahead_of(self, job: Job) -> int:
         """How many jobs come before a waiting one, running ones included."""
         before = self._waiting.index(job) if job in self._waiting else 0
-        return before + sum(other.state is State.RUNNING for other in self._jobs.values() if other is not job)
+        return before + sum(other is not job for other in self.running)
 
     @property
     def waiting(self) -> int:
@@ -148,10 +159,18 @@ class Jobs:
     @property
     def running(self) -> list[Job]:
         """The jobs that run now."""
-        return [job for job in self._jobs.values() if job.state is State.RUNNING]
+        return self._in(State.RUNNING)
+
+    def _in(self, state: State) -> list[Job]:
+        return [job for job in self._jobs.values() if job.state is state]
+
+    @property
+    def downloading(self) -> int:
+        """How many downloads are under way, those of cancelled jobs that are about to stop included."""
+        return self._downloads.borrowed_tokens
 
     def cancel(self, job: Job) -> None:
-        """End a job for whoever waits for it; the worker that runs it stops at its next step.
+        """End a job for whoever waits for it; the worker that runs it stops at its next step, its download soon.
 
         No effect on one that has ended. When one of a running group is cancelled the group goes on, and what it
         draws for the job is thrown away; the last one stops it.
@@ -162,10 +181,10 @@ class Jobs:
         if all(other.finished for other in job.group):
             job.scope.cancel()
 
-    async def follow(self, job: Job, seconds: float, tell: Tell | None = None) -> None:
+    async def follow(self, job: Job, seconds: float, report: Report | None = None) -> None:
         """Return when the job has ended or `seconds` have passed, whichever comes first.
 
-        `tell` is called after every change and at least once a heartbeat.
+        `report` is called after every change and at least once a heartbeat.
         """
         deadline = anyio.current_time() + seconds
         while not job.finished:
@@ -174,8 +193,8 @@ class Jobs:
                 return
             with anyio.move_on_after(min(left, self._heartbeat)):
                 await job.changed.wait()
-            if tell is not None and not job.finished:
-                await tell(self.progress(job))
+            if report is not None and not job.finished:
+                await report(self.progress(job))
 
     def progress(self, job: Job) -> Progress:
         """The job's progress, with a message that also says what a waiting or silent job is doing."""
@@ -188,6 +207,10 @@ class Jobs:
             starting = any(worker.phase == "starting" for worker in self.backend.state())
             message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
         return job.progress.model_copy(update={"message": message})
+
+    def _enqueue(self, job: Job) -> None:
+        self._waiting.append(job)
+        self._arrivals.release()
 
     def _remember(self, job: Job) -> Job:
         self._jobs[job.id] = job
@@ -208,21 +231,21 @@ class Jobs:
         """Run what waits, for ever: whatever a job holds or meets, the next one has its turn."""
         while True:
             await self._arrivals.acquire()
-            if self._waiting:  # not taken by another's group, nor cancelled
+            if self._waiting:  # not jobs by another's group, nor cancelled
                 first, *others = self._next()
                 await (self._run_group([first, *others]) if others else self._run(first))
 
     def _next(self) -> list[Job]:
         """Take the first job that waits and others that can share its batch."""
-        taken = [self._waiting.popleft()]
-        key = taken[0].batch_key if self._grouping else None
-        room = GROUP_RESULTS - _results(taken[0])
+        jobs = [self._waiting.popleft()]
+        key = jobs[0].batch_key if self._grouping else None
+        room = GROUP_RESULTS - _results(jobs[0])
         for job in list(self._waiting) if key is not None else ():
             if _results(job) <= room and job.batch_key == key:
                 self._waiting.remove(job)
-                taken.append(job)
+                jobs.append(job)
                 room -= _results(job)
-        return taken
+        return jobs
 
     async def _run_group(self, jobs: list[Job]) -> None:
         """Draw jobs as one batch; if that fails, one after another, so that each meets only its own error."""
@@ -251,23 +274,44 @@ class Jobs:
                 job.end(State.CANCELLED)
                 job.occupies = False
 
+    async def _download(self, job: Job) -> None:
+        """Fetch what a job lacks; it waits for a worker then, or has ended if it has no task."""
+        with _failing(job), job.scope:
+            notes = await anyio.to_thread.run_sync(self._fetch, job, limiter=self._downloads)
+            if not job.tasks:
+                job.end(State.DONE, Outcome(model=job.downloads[-1].model, warnings=notes))
+            if not job.finished:
+                job.wait()
+                self._enqueue(job)
+
+    def _fetch(self, job: Job) -> tuple[str, ...]:
+        """In a thread: the downloads of a job, until it is cancelled; what went wrong on the way and was put right."""
+        from layerdiffuse_mcp.hub.download import prepare_all  # the hub's library takes 0.3 s to import
+
+        share = DOWNLOADED if job.tasks else 1.0
+
+        def report(progress: Progress) -> None:
+            if job.finished:
+                raise Cancelled("The job was cancelled.")
+            progress = progress.model_copy(update={"fraction": share * progress.fraction})
+            anyio.from_thread.run_sync(job.report, progress)
+
+        return tuple(note for done in prepare_all(job.downloads, self._settings, report) for note in done.notes)
+
     async def _run(self, job: Job) -> None:
         job.begin()
+        before = job.progress.fraction
         outcomes: list[Outcome] = []
 
         def report(progress: Progress) -> None:
-            job.report(progress.model_copy(update={"fraction": (len(outcomes) + progress.fraction) / len(job.tasks)}))
+            done = (len(outcomes) + progress.fraction) / len(job.tasks)
+            job.report(progress.model_copy(update={"fraction": before + (1 - before) * done}))
 
         try:
-            with job.scope:
+            with _failing(job), job.scope:
                 for task in job.tasks:
                     outcomes.append(await self.backend.run(task, job.inputs, report))
                 await self._save(job, _together(outcomes))
-        except LayerDiffuseError as error:
-            job.end(State.FAILED, error=error)
-        except Exception:  # a bug in the backend must not take the queue with it
-            logger.exception("the backend failed unexpectedly")
-            job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
         finally:
             job.end(State.CANCELLED)
             job.occupies = False
@@ -277,7 +321,7 @@ class Jobs:
         scope = job.scope
 
         def write() -> Outcome:
-            made = saved(outcome, self._output, lambda: scope.cancel_called)
+            made = saved(outcome, self._settings.output, lambda: scope.cancel_called, job.id)
             self.index.add(made.images, made.model, job.id)
             return made
 
@@ -291,6 +335,18 @@ class Jobs:
             if job.finished:  # cancelled in the moment in which they appeared
                 _throw_away(made)
             job.end(State.DONE, made)
+
+
+@contextlib.contextmanager
+def _failing(job: Job) -> Generator[None]:
+    """End the job with the error that the block raises."""
+    try:
+        yield
+    except LayerDiffuseError as error:
+        job.end(State.FAILED, error=error)
+    except Exception:  # a bug in the backend must not take the queue with it
+        logger.exception("%s failed unexpectedly", job.id)
+        job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
 
 
 def _together(outcomes: list[Outcome]) -> Outcome:

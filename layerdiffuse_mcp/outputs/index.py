@@ -8,13 +8,14 @@
 One SQLite file in the user's state folder, for all of the user's servers: write-ahead log, one connection and one short
 transaction an operation. Each server sees what lies below its own output folder. The pictures are the truth: where the
 file is lost, damaged or of another `VERSION`, those below the output folder that hold a recipe are read in again, in
-the background; only which job they came of is lost with it. An index that cannot be used is warned of once, and
+the background, and are found by the ids that they hold. An index that cannot be used is warned of once, and
 nothing else fails. Every method may be called in any thread, and reads and writes files: not in an event loop.
 """
 
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import stat
 import threading
@@ -42,6 +43,7 @@ SEARCHED, READ, BATCH = 50_000, 2_000, 50
 PAUSE = 0.005
 """Seconds between two pictures that are read in: whatever else is done is not to feel it."""
 LONGEST_TEXT = 20_000
+PICTURE_ID = re.compile(r"(job-[0-9a-z]{1,40})-([0-9]{1,6})")
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """What SQLite says of a damaged file; the last, of one whose tables are not ours."""
 
@@ -184,16 +186,19 @@ class Index:
 
 def _entry_of(path: Path) -> Entry:
     """What a file says of itself; raises OSError when it is gone."""
-    from layerdiffuse_mcp.images.png import read_recipe
+    from layerdiffuse_mcp.images.png import read_id, read_recipe
 
     recipe: dict[str, Any] = {}
+    named = None
     changed = path.lstat().st_mtime
     with contextlib.suppress(ImageError):
         recipe = read_recipe(path) or {}
+        named = PICTURE_ID.fullmatch(read_id(path) or "")
+    job, number = (named[1], int(named[2])) if named else (None, None)
     request = recipe["request"] if isinstance(recipe.get("request"), dict) else {}
     role, prompt, model = _text(recipe.get("role")), _text(request.get("prompt")), _text(request.get("model"))
     width, height, seed = (_number(request.get(name)) for name in ("width", "height", "seed"))
-    return Entry(path, None, None, role, width, height, seed, prompt, model, _family(request), None, changed)
+    return Entry(path, job, number, role, width, height, seed, prompt, model, _family(request), None, changed)
 
 
 def _family(request: dict[str, Any]) -> str | None:

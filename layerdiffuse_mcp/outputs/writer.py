@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome
 from layerdiffuse_mcp.errors import Cancelled, OutputError
@@ -30,10 +30,16 @@ YOUNG, STALE = 1, 3600
 _HIDDEN = re.compile(r"\.(unfinished|done)-(\d{4}-\d\d-\d\d)-[0-9a-f]{12}")
 
 
-def save(output: Path, files: Sequence[EncodedFile], cancelled: Callable[[], bool] = lambda: False) -> list[Path]:
+def save(
+    output: Path,
+    files: Sequence[EncodedFile],
+    cancelled: Callable[[], bool] = lambda: False,
+    now: datetime | None = None,
+) -> list[Path]:
     """Write files below the output folder; returns their paths, in order.
 
-    `cancelled` is asked between the files, and once more before any of them can be seen.
+    `cancelled` is asked between the files, and once more before any of them can be seen. `now` is the time that the
+    files are dated with, for whoever has to know a name beforehand; one that is taken gets a number.
 
     Raises:
         Cancelled: it said so; no file is there.
@@ -41,7 +47,7 @@ def save(output: Path, files: Sequence[EncodedFile], cancelled: Callable[[], boo
     """
     if not files:
         return []
-    day, time_of_day = dated(datetime.now().astimezone())
+    day, time_of_day = dated(now or datetime.now().astimezone())
     try:
         with Folder.open(output) as root, _hidden_folder(root, day) as (hidden, commit):
             for number, file in enumerate(files):
@@ -59,9 +65,14 @@ def save(output: Path, files: Sequence[EncodedFile], cancelled: Callable[[], boo
         ) from error
 
 
-def saved(outcome: Outcome, output: Path, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
-    """The outcome with its encoded files on disk, as `images` and `latents`; raises as `save` does."""
-    paths = save(output, outcome.encoded, cancelled)
+def saved(
+    outcome: Outcome, output: Path, cancelled: Callable[[], bool] = lambda: False, job: str | None = None
+) -> Outcome:
+    """The outcome with its encoded files on disk, as `images` and `latents`; raises as `save` does.
+
+    Pictures of a `job` say which they are (`images.png.read_id`): by its id and their number, from 1.
+    """
+    paths = save(output, _with_ids(outcome.encoded, job) if job else outcome.encoded, cancelled)
     pairs = list(zip(outcome.encoded, paths, strict=True))
     images = [ImageResult(path=path, **dict(file.picture)) for file, path in pairs if file.picture]
     latents = [path for file, path in pairs if file.name.endswith(".safetensors")]
@@ -72,6 +83,16 @@ def saved(outcome: Outcome, output: Path, cancelled: Callable[[], bool] = lambda
             "encoded": (),
         }
     )
+
+
+def _with_ids(files: Sequence[EncodedFile], job: str) -> list[EncodedFile]:
+    from layerdiffuse_mcp.images.png import with_id
+
+    numbers = count(1)
+    return [
+        file.model_copy(update={"data": with_id(file.data, f"{job}-{next(numbers)}")}) if file.picture else file
+        for file in files
+    ]
 
 
 def sweep(output: Path) -> None:
@@ -152,8 +173,9 @@ def _link(hidden: Folder, name: str, day: Folder, wanted: str, first: int) -> st
 
 
 def _numbered(name: str, number: int) -> str:
-    path = PurePath(name)
-    return name if number == 1 else path.with_stem(f"{path.stem}-{number}").name
+    """The number stands before all suffixes, so that `a.psd` and `a.layers.json` stay a pair."""
+    stem, dot, suffixes = name.partition(".")
+    return name if number == 1 else f"{stem}-{number}{dot}{suffixes}"
 
 
 def _is_taken(folder: Folder, name: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture
+from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture, drawn_roles
 from layerdiffuse_mcp.api.requests import GenerateRequest, can_replace, validated
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
@@ -99,10 +99,10 @@ def request_from(
     for name in () if pictures else ("strength", "resize_mode"):
         old.pop(name, None)  # they act on pictures: earlier versions wrote them all the same
     fields = {**old, **changes}
-    fields["notes"] = _notes_on_prompts(old, changes, fields)
     if "stages" not in changes:
         fields["stages"] = _changed_stages(old.get("stages"), changes)
         fields.pop("method", None)  # the others stay: the planner refuses those that change nothing
+    fields["notes"] = _notes_on_prompts(old, changes, fields)
     fields["drawn_with"] = _drawn_with(raw, changes, fields["stages"])
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
     return validated(GenerateRequest, fields | _found(pictures, given, changes, find))
@@ -202,10 +202,17 @@ def _may_take(method: str, place: Any) -> bool:
 
 
 def _notes_on_prompts(old: Mapping[str, Any], changes: Mapping[str, Any], fields: dict[str, Any]) -> tuple[str, ...]:
-    """With a new prompt the old one's layers are others: their own prompts go, which is said."""
+    """With a new prompt the old one's layers are others: their own prompts go, which is said.
+
+    So do prompts of layers that are not drawn, which earlier versions took and did not read.
+    """
     own = old.get("layer_prompts")
     same = _words(changes.get("prompt", old.get("prompt"))) == _words(old.get("prompt"))
-    if same or not own or not isinstance(own, Mapping) or "layer_prompts" in changes:
+    if not own or not isinstance(own, Mapping) or "layer_prompts" in changes:
+        return ()
+    if same:
+        drawn = _drawn_by(fields["stages"])
+        fields["layer_prompts"] = {role: text for role, text in own.items() if not drawn or role in drawn}
         return ()
     del fields["layer_prompts"]
     roles = ", ".join(short(role) for role in own)
@@ -215,6 +222,12 @@ def _notes_on_prompts(old: Mapping[str, Any], changes: Mapping[str, Any], fields
 def _words(prompt: Any) -> str | None:
     """A prompt without the LoRAs that it names."""
     return extract_loras(prompt)[0].strip() if isinstance(prompt, str) else None
+
+
+def _drawn_by(stages: Sequence[Any]) -> set[str]:
+    """The layers that a recipe's stages draw, as far as they can be read."""
+    methods = [stage.get("method") for stage in stages if isinstance(stage, Mapping)]
+    return {*drawn_roles([METHODS[name] for name in methods if isinstance(name, str) and name in METHODS])}
 
 
 def _found(

@@ -8,6 +8,7 @@ Nothing heavy is imported until a tool needs it; the worker starts in the backgr
 the first question has been answered.
 """
 
+import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,6 +37,7 @@ from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
+from layerdiffuse_mcp.hub import leftovers
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents, stdio
@@ -84,6 +86,7 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
         await anyio.to_thread.run_sync(_sweep, settings)
+        threading.Thread(target=leftovers.sweep, daemon=True, name="sweep").start()
         async with PictureRoom() as pictures, Jobs(open_backend(settings), settings) as jobs:
             known = Services(settings, jobs, pictures)
             try:

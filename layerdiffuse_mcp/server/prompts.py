@@ -33,8 +33,8 @@ def game_sprites(
 of them{options}. Name the subject alone, no background.
 2. Look at each result's verdict. Where it is not good, or the subject is cut off at an edge, draw it again with \
 another seed (count=4 shows four at once, the best first).
-3. Call compose_layers with trim=true and pad=4 for each chosen sprite, then once more to lay all of them out on one \
-sheet in a grid (x, y), as PNG and as PSD with named layers.
+3. Call compose_layers with canvas={{"trim": true, "pad": 4}} for each chosen sprite, then once more to lay all of \
+them out on one sheet in a grid (x, y), as PNG and as PSD with named layers.
 4. Give me the paths of all files."""
 
 
@@ -50,7 +50,8 @@ def product_cutout(
 2. The best come first. Choose the one whose subject touches no edge and whose partial alpha shows a shadow.
 3. Call inspect_image on it, once for each background of: {backgrounds}. A halo means a fringe of the wrong colour: \
 choose another if it is strong.
-4. Call compose_layers with trim=true and pad=32 to export it as PNG and WebP, and once on each background.
+4. Call compose_layers with canvas={{"trim": true, "pad": 32}} to export it as PNG and WebP \
+(output={{"format": "webp"}}), and once on each background.
 5. Give me the paths, and say in a sentence how clean the edges are."""
 
 

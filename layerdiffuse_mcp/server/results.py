@@ -142,7 +142,7 @@ def of_job(
 def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> JobResult:
     """The structured content for a job; its pictures are numbered from `first`."""
     facts = JobResult(status=job.status, job_id=job.id)
-    if job.state in (State.QUEUED, State.RUNNING):
+    if not job.finished:
         facts.progress, facts.message = round(job.progress.fraction, 4), with_estimate(message, job.seconds_left)
     if job.error is not None:
         facts.error = str(job.error)

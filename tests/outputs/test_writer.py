@@ -58,6 +58,13 @@ def test_no_file_is_ever_overwritten_and_those_of_a_set_share_a_number(output: P
     assert [path.name[7:] for path in save(output, SET[:2])] == ["foreground-2.png", "background-2.png"]
 
 
+def test_a_file_beside_another_keeps_its_stem_when_it_is_numbered(output: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("layerdiffuse_mcp.outputs.writer.dated", lambda now: ("2026-11-23", "120000"))
+    pair = [EncodedFile(name=f"poster{suffix}", data=b"x") for suffix in (".psd", ".layers.json")]
+    save(output, pair)
+    assert [path.name[7:] for path in save(output, pair)] == ["poster-2.psd", "poster-2.layers.json"]
+
+
 def test_writers_at_once_get_different_names(output: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("layerdiffuse_mcp.outputs.writer.dated", lambda _: ("2026-01-02", "120000"))
     start, got = threading.Barrier(8), list[Path]()

@@ -8,6 +8,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,24 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from layerdiffuse_mcp.api.layers import Canvas, LayerOptions, Shadow
 from layerdiffuse_mcp.images.alpha import alpha_facts, halo
 from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
+from layerdiffuse_mcp.images.cutout import cut_from_known, cut_from_two
 from layerdiffuse_mcp.images.export import encoded
+from layerdiffuse_mcp.images.layout import Shape
+from layerdiffuse_mcp.images.matting import with_own_colour
 from layerdiffuse_mcp.images.preview import preview
 from layerdiffuse_mcp.images.read import read_picture
-from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PlacedFile
+from layerdiffuse_mcp.images.tasks import (
+    ComposeTask,
+    CutOutTask,
+    InspectTask,
+    MakeSheetTask,
+    PlacedFile,
+    SheetOptions,
+)
+from layerdiffuse_mcp.images.transform import shadow_of, transformed
 from layerdiffuse_mcp.images.work import run
 
 SIDE = 2000
@@ -43,9 +56,15 @@ def noise(height: int = SIDE, width: int = SIDE) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 4), np.uint8)
 
 
-def placed(scale: float = 1.0) -> Layer:
+def placed() -> Layer:
+    return Layer(noise(), "noise")
+
+
+def readied(scale: float = 1.0, **fields: Any) -> Callable[[], object]:
+    """What a layer's fields do to a picture."""
     side = round(SIDE / scale) if scale > 1 else SIDE
-    return Layer(noise(side, side), "noise", scale=scale)
+    layer = LayerOptions(scale=scale, **fields)
+    return partial(transformed, noise(side, side), layer, Shape.of((side, side), layer))
 
 
 def on_a_canvas(suffix: str) -> Callable[[], object]:
@@ -70,12 +89,42 @@ def write_files(folder: Path) -> None:
 
 
 def dot_on_a_canvas(folder: Path) -> Callable[[], object]:
-    task = ComposeTask((PlacedFile(folder / "dot.png", "dot"),), (SIDE, SIDE), (1.0, 0.5, 0.0), preview=True)
+    task = ComposeTask(
+        (PlacedFile(folder / "dot.png", "dot"),), Canvas(size=f"{SIDE}x{SIDE}"), (1.0, 0.5, 0.0), preview=True
+    )
+    return lambda: run(task)
+
+
+def composed_with_all(folder: Path) -> Callable[[], object]:
+    """The picture four times over: itself, as it is turned, and its shadow, on a canvas."""
+    fields = LayerOptions(scale=0.4, rotate=45, tint="red", blend="overlay", shadow=Shadow(), defringe=True)
+    task = ComposeTask((PlacedFile(folder / "noise.PNG", "noise", fields),), preview=True, suffix=".psd")
     return lambda: run(task)
 
 
 def looking_at(folder: Path) -> Callable[[], object]:
     return lambda: run(InspectTask(folder / "noise.PNG", preview=True))
+
+
+def before_a_colour() -> np.ndarray:
+    """Noise in the middle of plain grey."""
+    picture = noise()
+    picture[:40] = picture[-40:] = picture[:, :40] = picture[:, -40:] = 128
+    return picture
+
+
+def alpha_of(picture: np.ndarray) -> np.ndarray:
+    return (picture[..., 3] / np.float32(255)).astype(np.float32)
+
+
+def cutting_out(folder: Path) -> Callable[[], object]:
+    Image.fromarray(before_a_colour()[..., :3]).save(folder / "grey.png")
+    return lambda: run(CutOutTask(folder / "grey.png", preview=True))
+
+
+def making_a_sheet(folder: Path) -> Callable[[], object]:
+    task = MakeSheetTask((folder / "noise.PNG",), ("noise",), SheetOptions(fit="contain", defringe=True), preview=True)
+    return lambda: run(task)
 
 
 # An operation's name: what prepares it in a folder, and the bytes a pixel that it may take beyond what it was given
@@ -85,12 +134,17 @@ OPERATIONS: dict[str, tuple[Callable[[Path], Callable[[], object]], float]] = {
     "flatten": (lambda _: partial(flatten, arrange([placed(), placed()])), 4),
     "trim": (lambda _: partial(arrange, [placed()], trim=True), 2),
     "a colour below": (lambda _: partial(arrange, [placed()], background=(1, 0, 0)), 0),
-    "scale down": (lambda _: partial(arrange, [placed(0.9)]), 4 + 12 * 0.81),
-    "scale up": (lambda _: partial(arrange, [placed(1.5)]), 12 + 4 / 2.25),
+    "scale down": (lambda _: readied(0.9), 4 + 12 * 0.81),
+    "scale up": (lambda _: readied(1.5), 12 + 4 / 2.25),
+    "turn": (lambda _: readied(rotate=30), 4 + 12 * 1.87),
+    "tint, clean and flip": (lambda _: readied(tint="red", defringe=True, flip="both", rotate=90), 0),
+    "shadow": (lambda _: partial(shadow_of, noise(), Shadow(blur=20, spread=3)), 13 * 1.07),
+    "flatten blended": (lambda _: partial(flatten, arrange([placed(), replace(placed(), blend="soft-light")])), 4),
     "preview": (lambda _: partial(preview, [noise()]), 4),
     "write PNG": (lambda _: on_a_canvas(".png"), 5),
     "write ORA": (lambda _: on_a_canvas(".ora"), 13),
     "write PSD": (lambda _: on_a_canvas(".psd"), 13),
+    "write JPEG": (lambda _: on_a_canvas(".jpg"), 12),
     "write WebP": (lambda _: on_a_canvas(".webp"), 40),
     "read PNG": (lambda folder: reading(folder, "PNG"), 8),
     "read JPEG": (lambda folder: reading(folder, "JPEG"), 8),
@@ -98,8 +152,15 @@ OPERATIONS: dict[str, tuple[Callable[[Path], Callable[[], object]], float]] = {
     "read TIFF": (lambda folder: reading(folder, "TIFF"), 9),
     "read GIF": (lambda folder: reading(folder, "GIF"), 8),
     "read BMP": (lambda folder: reading(folder, "BMP"), 8),
+    "compose with all": (composed_with_all, 20),
     "compose a dot on a canvas": (dot_on_a_canvas, 9),
     "inspect": (looking_at, 9),
+    "cut out before a colour": (lambda _: partial(cut_from_known, before_a_colour(), (0.5, 0.5, 0.5)), 37),
+    "cut out before a picture": (lambda _: partial(cut_from_known, noise(), before_a_colour()), 37),
+    "cut out before two colours": (lambda _: partial(cut_from_two, noise(), noise(), (0, 0, 0), (1, 1, 1)), 4),
+    "own colour": (lambda _: partial(with_own_colour, noise(), alpha_of(noise())), 35),
+    "cut out a file": (cutting_out, 38),
+    "make a sheet": (making_a_sheet, 9),
 }
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Progress
-from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Inputs, Task
+from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Inputs, PreparePlan, Task
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.settings import Settings
 
@@ -62,6 +62,9 @@ class Engine:
                 self._obey(plans[0].prompt, on_step)
                 self.done.append(" and ".join(one.prompt for one in plans))
                 return Outcome(parts=tuple(self._drawn_for(one) for one in plans))
+            case PreparePlan(model=model):
+                on_step(Progress(fraction=0.5, message=f"loading {model}"))
+                return Outcome(model=model)
             case _:
                 raise LayerDiffuseError(f"cannot rehearse {task.kind}")
 

@@ -155,6 +155,15 @@ def test_with_another_prompt_the_layers_own_prompts_go_and_that_is_said() -> Non
         assert request_from(written, kept).notes == ()
 
 
+def test_a_prompt_of_a_layer_that_is_not_drawn_is_left_out_of_an_older_recipe() -> None:
+    old = recipe(plan())
+    old["request"]["layer_prompts"] = {"foreground": "an apple", "background": "a table"}
+    again = request_from(old)
+    assert again.layer_prompts == {"foreground": "an apple"}
+    assert again.notes == ()
+    assert plan_of(again).layer_prompts == {"foreground": "an apple"}
+
+
 @given(st.sampled_from(list(Task)), st.integers(MAX_SEED - 30, MAX_SEED), st.integers(1, 8))
 @settings(deadline=None)
 def test_a_picture_can_be_drawn_again_from_its_own_recipe_whatever_its_seed(task: Task, seed: int, count: int) -> None:

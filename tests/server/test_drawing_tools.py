@@ -40,7 +40,7 @@ SAID: dict[str, tuple[str, dict[str, Any], str]] = {
         "generate_layers", {**X, "options": {"layer_prompts": {"sky": "blue"}}}, "Allowed: foreground",
     ),
     "a prompt of another layer": (
-        DRAW, {**X, "options": {"layer_prompts": {"background": "blue"}}}, "draws foreground. Leave background out",
+        DRAW, {**X, "options": {"layer_prompts": {"background": "blue"}}}, "draws foreground, and no background: leave out that",
     ),
     "a strength without a picture": (DRAW, {**X, "options": {"strength": 0.3}}, "without a given picture"),
     "a word for an object": (DRAW, {**X, "options": "steps=3"}, "options must be an object"),

@@ -187,7 +187,7 @@ async def test_a_file_whose_name_is_not_utf_8_is_read_behind_a_link_and_the_sess
         os.symlink(raw, cup)
         async with connect() as client:
             assert name.decode("utf-8", "replace").replace("\ufffd", "?") in await inspected(client, str(cup))
-            layers = {"layers": [{"image": str(cup)}], "format": "ora"}
+            layers = {"layers": [{"image": str(cup)}], "output": {"format": "ora"}}
             given = {"prompt": "steps 1", "image": str(cup), "output": {"preview": False}}
             for tool, arguments in (("compose_layers", layers), ("edit_transparent", given)):
                 assert (await client.call_tool(tool, arguments)).is_error == (content == b"text")
@@ -195,7 +195,9 @@ async def test_a_file_whose_name_is_not_utf_8_is_read_behind_a_link_and_the_sess
 
 async def test_a_file_is_what_its_name_says_and_an_id_what_a_job_made(connect: Connect, cup: Path):
     async with connect() as client:
-        made = facts_of(await client.call_tool("compose_layers", {"layers": [{"image": str(cup)}], "preview": False}))
+        made = facts_of(
+            await client.call_tool("compose_layers", {"layers": [{"image": str(cup)}], "output": {"preview": False}})
+        )
         identifier = made["uri"].rpartition("/")[2]
         job = identifier.rpartition("-")[0]
         for name in ("job-notes.png", "job-1", "job-12345678-1"):
@@ -226,6 +228,7 @@ async def test_file_addresses_are_decoded(connect: Connect, tmp_path: Path, cup:
 TYPES = {
     "png": "image/png",
     "webp": "image/webp",
+    "jpg": "image/jpeg",
     "psd": "image/vnd.adobe.photoshop",
     "ora": "image/openraster",
 }
@@ -234,8 +237,8 @@ TYPES = {
 async def test_what_was_exported_is_read_with_its_media_type(connect: Connect, cup: Path):
     async with connect() as client:
         for format, kind in TYPES.items():
-            layers = [{"image": str(cup)}]
-            result = await client.call_tool("compose_layers", {"layers": layers, "format": format, "preview": False})
+            arguments = {"layers": [{"image": str(cup)}], "output": {"format": format, "preview": False}}
+            result = await client.call_tool("compose_layers", arguments)
             made = facts_of(result)
             [read] = (await client.read_resource(made["uri"])).contents
             assert isinstance(read, BlobResourceContents)
@@ -248,7 +251,9 @@ async def test_what_was_exported_is_read_with_its_media_type(connect: Connect, c
 async def test_a_resource_is_a_file_of_this_server_or_nothing(connect: Connect, cup: Path, outside: Path):
     (outside / "secret.png").write_bytes(b"a secret")
     async with connect() as client:
-        made = facts_of(await client.call_tool("compose_layers", {"layers": [{"image": str(cup)}], "preview": False}))
+        made = facts_of(
+            await client.call_tool("compose_layers", {"layers": [{"image": str(cup)}], "output": {"preview": False}})
+        )
         path = Path(made["path"])
 
         def link_outside() -> None:

@@ -28,6 +28,11 @@ pytestmark = pytest.mark.anyio
 PATIENCE = 60
 
 
+def on_canvas(side: int) -> dict[str, Any]:
+    """Arguments for a square canvas."""
+    return {"canvas": {"size": f"{side}x{side}"}, "output": {"preview": False}}
+
+
 @pytest.fixture
 def dot(tmp_path: Path) -> str:
     """A picture that may be read: a red square on transparency."""
@@ -54,7 +59,7 @@ async def test_layers_are_counted_with_their_background_and_in_good_english(conn
     assert text_of(alone).startswith("Composed 1 layer: ")
     for result in (on_white, on_picture):
         assert text_of(result).startswith("Composed 2 layers: ")
-        assert facts_of(result)["layers"] == 2
+        assert [layer["name"] for layer in facts_of(result)["layers"]] == ["background", "dot"]
     assert any(isinstance(block, ImageContent) for block in alone.content)
 
 
@@ -66,7 +71,7 @@ async def test_progress_of_a_composition_rises_strictly(connect: Connect, dot: s
         heard.append(progress)
         messages.append(message)
 
-    arguments = {"layers": [{"image": dot}], "width": 2500, "height": 2500, "background": "white", "preview": False}
+    arguments = {"layers": [{"image": dot}], "background": "white", **on_canvas(2500)}
     async with connect() as client:
         facts_of(await client.call_tool("compose_layers", arguments, progress_callback=hear))
     assert len(heard) >= 3
@@ -82,7 +87,7 @@ async def test_a_cancelled_composition_ends_at_once_and_leaves_no_file(connect: 
         if message == "putting layers together":
             began.set()
 
-    arguments = {"layers": [{"image": dot}], "width": 8000, "height": 8000, "background": "white"}
+    arguments = {"layers": [{"image": dot}], "background": "white", **on_canvas(8000)}
     async with connect() as client:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
@@ -105,12 +110,17 @@ async def test_a_cancelled_composition_ends_at_once_and_leaves_no_file(connect: 
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "trim and a canvas": ({"trim": True, "width": 20, "height": 20}, "either trim or width and height"),
-    "half a canvas": ({"width": 20}, "go together"),
-    "a canvas too large": ({"width": 30_000, "height": 30_000}, "A canvas of 30000x30000 pixels is not possible"),
-    "a pad too much": ({"width": 8000, "height": 8000, "pad": 10}, "A canvas of 8020x8020"),
-    "WebP too long": ({"width": 16_384, "height": 10, "format": "webp"}, ".webp files allow 16383 pixels a side"),
-    "WebP too long with its pad": ({"width": 16_380, "height": 9, "pad": 2, "format": "webp"}, "has 16384"),
+    "trim and a canvas": ({"canvas": {"trim": True, "size": "20x20"}}, "either trim or size"),
+    "a canvas too large": ({"canvas": {"size": "30000x30000"}}, "A canvas of 30000x30000 pixels is not possible"),
+    "a pad too much": ({"canvas": {"size": "8000x8000", "pad": 10}}, "A canvas of 8020x8020"),
+    "WebP too long": (
+        {"canvas": {"size": "16384x10"}, "output": {"format": "webp"}},
+        ".webp files allow 16383 pixels a side",
+    ),
+    "WebP too long with its pad": (
+        {"canvas": {"size": "16380x9", "pad": 2}, "output": {"format": "webp"}},
+        "has 16384",
+    ),
     "a checkerboard below": ({"background": "checkerboard"}, "give a colour such as white"),
 }
 
@@ -121,9 +131,9 @@ async def test_what_cannot_be_composed_is_refused_in_words(connect: Connect, dot
             result = await client.call_tool("compose_layers", {"layers": [{"image": dot}], **arguments})
             assert result.is_error, name
             assert words in text_of(result), f"{name}: {text_of(result)}"
-        far = {"layers": [{"image": dot, "x": 29_000, "y": 29_000}], "preview": False}
+        far = {"layers": [{"image": dot, "x": 29_000, "y": 29_000}], "output": {"preview": False}}
         assert "is not possible" in text_of(await client.call_tool("compose_layers", far))
-        made = facts_of(await client.call_tool("compose_layers", {**far, "trim": True}))
+        made = facts_of(await client.call_tool("compose_layers", {**far, "canvas": {"trim": True}}))
         assert (made["width"], made["height"]) == (8, 8)
     assert len(files_below(tmp_path)) == 2
 

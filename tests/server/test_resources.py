@@ -39,7 +39,8 @@ def picture(tmp_path: Path) -> Path:
 
 
 async def compose(client: Client, picture: Path, **more: Any) -> dict[str, Any]:
-    result = await client.call_tool("compose_layers", {"layers": [{"image": str(picture)}], "preview": False, **more})
+    arguments = {"layers": [{"image": str(picture)}], "output": {"preview": False}, **more}
+    result = await client.call_tool("compose_layers", arguments)
     assert not result.is_error, result.content
     assert result.structured_content is not None
     return result.structured_content
@@ -47,7 +48,7 @@ async def compose(client: Client, picture: Path, **more: Any) -> dict[str, Any]:
 
 async def test_a_composition_can_be_read_by_its_address(connect: Connect, picture: Path):
     async with connect() as client:
-        made = await compose(client, picture, trim=True)
+        made = await compose(client, picture, canvas={"trim": True})
         assert (made["width"], made["height"]) == (8, 8)
         read = (await client.read_resource(made["uri"])).contents[0]
         assert isinstance(read, BlobResourceContents)
@@ -170,14 +171,14 @@ async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Co
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"layers": []}, "needs at least 1 item"),
+        ({"layers": []}, "give at least one"),
         ({"layers": [{"image": "dot.png", "scale": 0}]}, "must be more than 0"),
         ({"layers": [{"image": "dot.png", "opacity": 2}]}, "must be at most 1"),
         ({"layers": [{"image": "dot.png", "size": 2}]}, "size"),
         ({"layers": [{"image": "none.png"}]}, "There is no file"),
         ({"layers": [{"image": "/etc/passwd"}]}, "may be read"),
-        ({"layers": [{"image": "dot.png"}], "width": 10}, "give both or neither"),
-        ({"layers": [{"image": "dot.png"}], "format": "gif"}, "'png', 'webp', 'psd' or 'ora'"),
+        ({"layers": [{"image": "dot.png"}], "width": 10}, "is now `canvas.size`"),
+        ({"layers": [{"image": "dot.png"}], "output": {"format": "gif"}}, "png, webp, jpg, psd, ora"),
         ({"layers": [{"image": "dot.png"}], "background": "no-such-colour"}, "There is no file"),
     ],
 )

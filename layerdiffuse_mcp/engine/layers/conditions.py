@@ -18,18 +18,14 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.choices import NoiseSource
-from layerdiffuse_mcp.api.fields import MAX_SIZE
 from layerdiffuse_mcp.engine.device.cancellation import check
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.sampling.latent_space import to_sampled
 from layerdiffuse_mcp.engine.sampling.noise import SOURCES
-from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes, Floats, on_grey
-from layerdiffuse_mcp.images.resize import CROP, resized
+from layerdiffuse_mcp.images.resize import resized
 
 CONDITION_STREAM = 1 << 41
-MOST_SCALED = 4 * MAX_SIZE**2
-"""Pixels that a picture may have once it is scaled and not yet cropped."""
 SOME_PIXELS = 1 << 20
 
 
@@ -75,20 +71,8 @@ def control_picture(picture: Bytes, width: int, height: int, resize_mode: str) -
 
 def _on_grey(picture: Bytes, width: int, height: int, resize_mode: str) -> Floats:
     """A picture on mid-grey, (height, width, 3), 0..1 but for what Lanczos adds."""
-    check_fits(picture, width, height, resize_mode)
     grey = each_pixel(lambda some: on_grey(with_alpha(some)), picture, np.empty((*picture.shape[:2], 3), np.float32))
     return resized(grey, height, width, resize_mode)
-
-
-def check_fits(picture: Bytes, width: int, height: int, resize_mode: str) -> None:
-    """Refuse a picture so long that it would be many times what is drawn before it is cropped: InvalidRequest."""
-    old_height, old_width = picture.shape[:2]
-    factor = max(height / old_height, width / old_width)
-    if resize_mode == CROP and factor**2 * old_height * old_width > MOST_SCALED:
-        raise InvalidRequest(
-            f"A picture of {old_width}x{old_height} cannot be fitted to {width}x{height} by {CROP}, which would make "
-            f"it {old_width * factor:.0f}x{old_height * factor:.0f} first. Crop it, or choose another resize_mode."
-        )
 
 
 def each_pixel(work: Callable[[Bytes], Any], picture: Bytes, into: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.fields import MAX_SIZE
-from layerdiffuse_mcp.engine.layers.conditions import check_fits, each_pixel
+from layerdiffuse_mcp.engine.layers.conditions import each_pixel
 from layerdiffuse_mcp.images.alpha import Bytes, Floats, padded_rgb, to_bytes
 from layerdiffuse_mcp.images.resize import resized
 
@@ -28,7 +28,6 @@ def fitted(picture: Bytes, width: int, height: int, resize_mode: str) -> Bytes:
     """
     if picture.shape[:2] == (height, width):
         return picture
-    check_fits(picture, width, height, resize_mode)
     if picture.shape[0] * picture.shape[1] > MOST_PADDED:
         weighted = resized(
             each_pixel(_weighted, picture, np.empty(picture.shape, np.uint16)), height, width, resize_mode
@@ -50,7 +49,6 @@ def mask_latent(mask: Bytes, downscale: int) -> Tensor:
 
 def fitted_mask(mask: Bytes, width: int, height: int, resize_mode: str) -> Bytes:
     """A mask picture (H, W, 4) as brightness (H, W), uint8, at the size that is drawn; transparent counts as black."""
-    check_fits(mask, width, height, resize_mode)
     grey = each_pixel(_brightness, mask, np.empty((*mask.shape[:2], 1), np.float32))
     return to_bytes(resized(grey, height, width, resize_mode))[..., 0]
 

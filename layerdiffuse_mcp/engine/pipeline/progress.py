@@ -17,9 +17,6 @@ DECODED_VIEW = 0.4
 PREPARING = 0.05
 """Share of the whole that loading takes: how long it lasts is not known before the work is."""
 
-DOWNLOADING = 0.9
-"""Share of the whole that a download takes."""
-
 
 class Meter:
     """Turns units of work into progress between `begin` and 1 that never falls; `reached` is what was reported last."""
@@ -29,12 +26,6 @@ class Meter:
         self._begin = self.reached = begin
         self._total = 0.0
         self._done = 0.0
-
-    def portion(self, share: float) -> OnStep:
-        """Give the next `share` of what is left to work that reports its own progress; the units fill the rest."""
-        begin, width = self._begin, (1 - self._begin) * share
-        self._begin += width
-        return lambda step: self._on_step(Progress(fraction=begin + width * step.fraction, message=step.message))
 
     def expect(self, units: float) -> None:
         """Announce work, before any of it is done."""

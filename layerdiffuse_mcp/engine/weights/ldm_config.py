@@ -1,6 +1,6 @@
 """From the shapes of an LDM checkpoint's tensors to the configuration of the networks that hold them.
 
-    config = unet_config(shapes, FAMILIES["sdxl"])
+    config = unet_config(shapes, FAMILIES[entry.family])
     config = unet_config(shapes, spec, {"attention_head_dim": [2, 3, 3, 2]})   # a network whose heads the file states
 
 Shapes tell widths, levels, depths, context and vector widths, vocabulary. They do not tell the number of attention

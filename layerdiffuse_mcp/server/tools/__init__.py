@@ -1,7 +1,7 @@
 """The table of tools; one module a subject."""
 
 from layerdiffuse_mcp.server.tool import FETCHES, FREES, READS, STOPS, WRITES, Row
-from layerdiffuse_mcp.server.tools import drawing, jobs, latents, models, pictures, redraw
+from layerdiffuse_mcp.server.tools import cutouts, drawing, jobs, latents, models, pictures, redraw, sheets
 
 TOOLS = (
     Row(drawing.generate_transparent, "Draw a transparent picture", WRITES),
@@ -14,6 +14,8 @@ TOOLS = (
     Row(latents.decode_transparent_latent, "Decode a transparent latent", WRITES),
     Row(latents.encode_transparent_image, "Encode a picture into a transparent latent", WRITES),
     Row(pictures.compose_layers, "Put layers together", WRITES),
+    Row(cutouts.cut_out, "Cut a subject out of a picture", WRITES),
+    Row(sheets.make_sheet, "Make a sprite sheet with its atlas", WRITES),
     Row(pictures.inspect_image, "Look at a picture", READS),
     Row(jobs.get_job, "Wait for jobs", READS),
     Row(jobs.cancel_job, "Cancel a job", STOPS),

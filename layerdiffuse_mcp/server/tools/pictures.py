@@ -1,43 +1,65 @@
 """Pictures already made: look at their alpha, put them together. No model is needed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, TextContent
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from layerdiffuse_mcp.api.fields import Omittable
-from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, Progress
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.api.fields import Omittable, OneOf
+from layerdiffuse_mcp.api.layers import COMPOSED, MAX_LAYERS, Canvas, Options, PlacedLayer
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.plan import GivenPicture
+from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
-from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PictureTask, PlacedFile, ResultT
+from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PictureTask, ResultT
 from layerdiffuse_mcp.jobs.job import Job
 from layerdiffuse_mcp.jobs.queue import HEARTBEAT
-from layerdiffuse_mcp.outputs.names import file_name
-from layerdiffuse_mcp.outputs.writer import save
+from layerdiffuse_mcp.outputs.compositions import save_composition
 from layerdiffuse_mcp.server.calls import Reporter
 from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, link_to, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import Preview, file_field
+from layerdiffuse_mcp.wording import printable
 
-MAX_LAYERS = 64
+if TYPE_CHECKING:
+    from layerdiffuse_mcp.images.composition import Kept
+
+NAME = "composition"
 
 
-class PlacedLayer(BaseModel):
-    """A picture and where it goes; x and y place its top left corner."""
+class ComposeOutput(Options):
+    """What file is made."""
 
-    model_config = ConfigDict(extra="forbid")
+    format: Omittable[
+        Annotated[
+            str,
+            OneOf(COMPOSED, "format"),
+            Field(description="psd and ora keep named layers; jpg is opaque; default png, or as source"),
+        ]
+    ] = None
+    name: Annotated[str, Field(max_length=100, description="Beginning of the file's name")] = NAME
+    preview: Preview = True
+    metadata: Annotated[
+        str,
+        OneOf(("full", "none"), "metadata"),
+        Field(description="full keeps the composition, by file names and hashes, for source; none does not"),
+    ] = "full"
 
-    image: Annotated[str, file_field("Path or image id of a picture")]
-    name: Annotated[str, Field(max_length=100, description="Layer name in psd and ora; default: the file's")] = ""
-    x: Annotated[int, Field(ge=-30_000, le=30_000, description="Pixels from the canvas' left edge")] = 0
-    y: Annotated[int, Field(ge=-30_000, le=30_000, description="Pixels from the canvas' top edge")] = 0
-    scale: Annotated[float, Field(gt=0, le=64, allow_inf_nan=False, description="Factor of its size")] = 1
-    opacity: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="0 is invisible, 1 as it is")] = 1
+
+class PlacedFacts(BaseModel):
+    """A layer on the finished canvas; it may lie partly outside."""
+
+    name: str
+    x: int
+    y: int
+    width: int
+    height: int
+    visible: bool
 
 
 class Composed(BaseModel):
@@ -47,8 +69,9 @@ class Composed(BaseModel):
     uri: str
     width: int
     height: int
-    layers: int
+    layers: list[PlacedFacts] = Field(description="The lowest first, a background too; pixels of the finished canvas")
     alpha: Alpha | None = None
+    kept_in: Omittable[str] = Field(default=None, description="Keeps the composition of a psd: leave it there")
     notes: list[str]
 
 
@@ -72,62 +95,66 @@ async def compose_layers(
     layers: Annotated[
         list[PlacedLayer],
         Field(
-            min_length=1,
             max_length=MAX_LAYERS,
-            description="Pictures to put together, the lowest first",
-            examples=[[{"image": "scene.png"}, {"image": "apple.png", "x": 40, "y": 96, "scale": 0.5}]],
+            description="Pictures to put together, the lowest first; with source, further ones on top",
+            examples=[
+                [
+                    {"image": "scene.png"},
+                    {"image": "lamp.png", "name": "lamp", "anchor": "bottom", "width": 300, "shadow": {"blur": 20}},
+                    {"image": "glow.png", "x": 40, "y": 96, "blend": "screen", "opacity": 0.7},
+                ]
+            ],
         ),
-    ],
-    width: Omittable[
+    ] = [],  # noqa: B006 - nobody changes it
+    source: Omittable[
+        Annotated[str, file_field("A png, ora or psd that this tool made: its composition is put together again")]
+    ] = None,
+    replace: Annotated[
+        dict[str, dict[str, Any]],
+        Field(
+            max_length=MAX_LAYERS,
+            description="With source: layers to change, by name; each with the fields of a layer that are to be others",
+            examples=[{"lamp": {"image": "blue-lamp.png"}, "glow": {"visible": False}}],
+        ),
+    ] = {},  # noqa: B006
+    canvas: Omittable[
         Annotated[
-            int, Field(ge=1, le=30_000, description="Canvas width in pixels, with height; default: fits the layers")
+            Canvas,
+            Field(description="Size, trimming and padding of the result", examples=[{"size": "1200x630"}]),
         ]
     ] = None,
-    height: Omittable[Annotated[int, Field(ge=1, le=30_000, description="Canvas height in pixels, with width")]] = None,
     background: Omittable[
-        Annotated[str, file_field("What lies below: a colour, a path or an image id; default: nothing")]
+        Annotated[str, file_field("What lies below: a colour as #0a3d62, a path or an image id; default: nothing")]
     ] = None,
-    trim: Annotated[bool, Field(description="Cut the result to what is visible")] = False,
-    pad: Annotated[int, Field(ge=0, le=4096, description="Transparent pixels to add on every side")] = 0,
-    format: Annotated[
-        Literal["png", "webp", "psd", "ora"], Field(description="Kind of file; psd and ora keep the named layers")
-    ] = "png",
-    name: Annotated[str, Field(max_length=100, description="Beginning of the file's name")] = "composition",
-    preview: Preview = True,
+    output: Omittable[
+        Annotated[ComposeOutput, Field(description="What file is made", examples=[{"format": "psd", "name": "poster"}])]
+    ] = None,
 ) -> Annotated[CallToolResult, Composed]:
-    """Put finished pictures together exactly, pixel for pixel, and export them. Also trims, pads, scales, flattens."""
+    """Put finished pictures together exactly, pixel for pixel: placed, scaled, turned, tinted, blended, with shadows.
+    Also trims, pads, converts and flattens one picture. The file keeps the composition, so that source and replace
+    change one layer of it later. Returns the file's path, every layer's name and rectangle, and what the alpha holds.
+    """
     known = services(ctx)
-    if (width is None) != (height is None):
-        raise InvalidRequest("width and height of the canvas go together: give both or neither.")
-    canvas = (width, height) if width is not None and height is not None else None
+    wished = output or ComposeOutput()
 
     def task(keep: Keep) -> ComposeTask:
-        paths = [known.picture(layer.image, keep) for layer in layers]
-        placed = tuple(
-            PlacedFile(path, given.name or path.stem, given.x, given.y, given.scale, given.opacity)
-            for given, path in zip(layers, paths, strict=True)
+        from layerdiffuse_mcp.images.composition import Wanted
+
+        before = _source(known, source) if source else None
+        wanted = Wanted.of(layers, canvas, background, before.kept if before else None, replace)
+        return wanted.task(
+            lambda given: known.picture(given, keep),
+            lambda picture: _found(known, picture, before.path.parent if before else None, keep),
+            suffix=f".{wished.format}" if wished.format else before.path.suffix.lower() if before else ".png",
+            preview=wished.preview,
+            keep=wished.metadata == "full",
+            max_pixels=known.settings.max_pixels,
         )
-        lowest = _background(known, background, keep)
-        return ComposeTask(placed, canvas, lowest, trim, pad, f".{format}", preview, known.settings.max_pixels)
 
     with known.contents.borrowing() as keep:
-        composed = await _done(ctx, await anyio.to_thread.run_sync(task, keep))
-    job = await _recorded(known, composed, name, format)
-    made = job.outcome.images[0] if job.outcome else None
-    assert made is not None
-    uri = image_uri(job, 1)
-    facts = Composed(
-        path=str(made.path), uri=uri, width=made.width, height=made.height, layers=composed.layers,
-        alpha=alpha_facts(made.alpha), notes=list(composed.notes),
-    )  # fmt: skip
-    count = f"{composed.layers} layer{'s' * (composed.layers != 1)}"
-    lines = [f"Composed {count}: {made.path} ({made.width}x{made.height}): {describe(composed.alpha)}"]
-    lines += ["The attached picture is a small preview on a checkerboard."] if composed.preview else []
-    lines += composed.notes
-    content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
-    content += [image_content(composed.preview)] if composed.preview else []
-    content.append(link_to(made.path, uri))
-    return CallToolResult(content=content, structured_content=structured(facts))
+        asked = await anyio.to_thread.run_sync(task, keep)
+        composed = await _done(ctx, asked)
+    return _answer(composed, asked, *await _recorded(known, composed, wished.name, asked.suffix))
 
 
 async def inspect_image(
@@ -198,34 +225,62 @@ async def _done(ctx: Context[Services], task: PictureTask[ResultT]) -> ResultT:
     return result
 
 
-async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix: str) -> Job:
-    """The composition on disk, as a job that has ended: its picture has an id."""
+class _Source(NamedTuple):
+    path: Path
+    kept: "Kept"
+
+
+def _source(known: Services, given: str) -> _Source:
+    """A composition that was made before, and the file it is of; of a PSD it lies beside."""
+    from layerdiffuse_mcp.images.composition import kept_by
+
+    with known.readable(given) as opened:
+        limit = known.settings.max_pixels
+        kept = kept_by(opened.file, opened.path, lambda path: known.readable(str(path)).file, limit)
+        return _Source(opened.path, kept)
+
+
+def _found(known: Services, picture: GivenPicture, folder: Path | None, keep: Keep) -> Path:
+    """A copy of a picture that a record names: beside the composition, else anywhere that may be read."""
+    name = Path(picture.name).name
+    return known.find(picture.model_copy(update={"name": str(folder / name) if folder else name}), keep)
+
+
+async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix: str) -> tuple[Job, Path | None]:
+    """The composition on disk, as a job that has ended: its picture has an id. And the file beside it, if any."""
     job: Job | None = None
+    kept_in: Path | None = None
     with anyio.CancelScope(shield=True):  # a file that is on disk is announced
-        file = EncodedFile(name=file_name(name, 0, "composed", f".{suffix}"), data=composed.data)
-        [path] = await anyio.to_thread.run_sync(save, known.settings.output, [file])
-        made = ImageResult(
-            role="blended", path=path, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
-        )
+        made, kept_in = await anyio.to_thread.run_sync(save_composition, known.settings.output, composed, name, suffix)
         job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=composed.notes))
         await anyio.to_thread.run_sync(known.jobs.index.add, [made], "", job.id)
     assert job is not None
-    return job
+    return job, kept_in
 
 
-def _background(known: Services, given: str | None, keep: Keep) -> Path | tasks.Colour | None:
-    """A colour, or the path of a picture, or neither."""
-    from layerdiffuse_mcp.images.colour import BareDigits, background_colour
+def _answer(composed: tasks.Composed, task: ComposeTask, job: Job, kept_in: Path | None) -> CallToolResult:
+    made = job.image(1)
+    assert made is not None
+    uri = image_uri(job, 1)
+    facts = Composed(
+        path=str(made.path), uri=uri, width=made.width, height=made.height,
+        layers=[PlacedFacts(**vars(layer)) for layer in composed.layers],
+        alpha=alpha_facts(made.alpha), kept_in=str(kept_in) if kept_in else None, notes=list(composed.notes),
+    )  # fmt: skip
+    count = f"{len(composed.layers)} layer{'s' * (len(composed.layers) != 1)}"
+    lines = [f"Composed {count}: {made.path} ({made.width}x{made.height}): {describe(composed.alpha)}"]
+    lines.append("Layers, the lowest first, at x,y: " + "; ".join(_line_of(layer) for layer in composed.layers) + ".")
+    lines += ["The attached picture is a small preview on a checkerboard."] if composed.preview else []
+    if composed.record is not None:
+        change = f'replace={{"{printable(task.layers[-1].name)}": {{...}}}}'
+        lines.append(f'To change one layer, call compose_layers with source="{made.path}" and {change}.')
+    lines += composed.notes
+    content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
+    content += [image_content(composed.preview)] if composed.preview else []
+    content.append(link_to(made.path, uri))
+    return CallToolResult(content=content, structured_content=structured(facts))
 
-    if given is None:
-        return None
-    try:
-        colour = background_colour(given)
-    except InvalidRequest as no_colour:
-        try:
-            return known.picture(given, keep)
-        except ImageError as no_picture:
-            raise no_colour if isinstance(no_colour, BareDigits) else no_picture from None
-    if colour is None:
-        raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
-    return colour
+
+def _line_of(layer: tasks.Placed) -> str:
+    hidden = "" if layer.visible else ", hidden"
+    return f"{printable(layer.name)} {layer.x},{layer.y} ({layer.width}x{layer.height}{hidden})"

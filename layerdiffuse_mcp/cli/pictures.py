@@ -1,0 +1,164 @@
+"""The commands on finished pictures: cut-out and sheet. They do what the tools of these names do.
+
+    layerdiffuse-mcp cut-out mug.png --background white -o out/
+    layerdiffuse-mcp sheet walk-*.png --cell 128x128 --anchor bottom -o out/
+
+Results go to stdout as `name: value` lines; warnings go to stderr.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
+from layerdiffuse_mcp.families.matting import MATTING
+from layerdiffuse_mcp.images.choices import ANCHORS, FITS
+from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, MatteTask, PictureTask, ResultT, SheetOptions
+from layerdiffuse_mcp.settings import Settings
+
+Commands = Any  # argparse's subparsers, whose type has no public name
+SettingsOf = Callable[[argparse.Namespace], Settings]
+
+
+def add_picture_commands(commands: Commands, settings_of: SettingsOf) -> Sequence[argparse.ArgumentParser]:
+    """Add the commands to the others; `settings_of` makes settings of their flags."""
+
+    def cutting(options: argparse.Namespace) -> int:
+        return _cut_out(options, settings_of(options))
+
+    def making(options: argparse.Namespace) -> int:
+        return _sheet(options, settings_of(options))
+
+    cut = commands.add_parser("cut-out", help="cut the subject out of a picture")
+    cut.add_argument("image", type=Path, help="a picture with the subject")
+    cut.add_argument(
+        "--background", metavar="X", help="a colour, or the same scene without the subject; default: the border's"
+    )
+    cut.add_argument("--second-image", metavar="FILE", type=Path, help="the same subject before another background")
+    cut.add_argument("--second-background", metavar="X", help="what lies behind it there: a colour or a file")
+    cut.add_argument(
+        "--translucent", action="store_true", help="the background shows through inside, too: glass, smoke"
+    )
+    cut.add_argument("--matting", choices=tuple(MATTING), help="for photographs: the network that finds the subject")
+    cut.set_defaults(run=cutting)
+
+    sheet = commands.add_parser("sheet", help="put pictures into a sprite sheet with its atlas")
+    sheet.add_argument("images", type=Path, nargs="+", help="the pictures, in the order of their cells")
+    sheet.add_argument("--cell", metavar="WxH", help="size of a cell in pixels; default: the largest picture's")
+    sheet.add_argument("--columns", type=int, help="cells in a row")
+    sheet.add_argument("--anchor", choices=tuple(ANCHORS), default="center", help="where a picture lies in its cell")
+    sheet.add_argument("--fit", choices=tuple(FITS), default="shrink", help="how pictures come to a cell's size")
+    sheet.add_argument("--padding", type=int, default=2, help="transparent pixels between cells")
+    sheet.add_argument("--extrude", type=int, default=0, help="times that a frame's outermost pixels are repeated")
+    sheet.add_argument("--no-trim", dest="trim", action="store_false", help="keep what is invisible around a picture")
+    sheet.add_argument(
+        "--defringe", action="store_true", help="give soft edges the colour of what is solid beside them"
+    )
+    sheet.add_argument("--name", default="sheet", help="beginning of the files' names")
+    sheet.set_defaults(run=making)
+    return cut, sheet
+
+
+def _cut_out(options: argparse.Namespace, settings: Settings) -> int:
+    from layerdiffuse_mcp.backends.pictures import MEMORY
+    from layerdiffuse_mcp.hub import catalog
+    from layerdiffuse_mcp.outputs.names import file_name
+    from layerdiffuse_mcp.server.tools.cutouts import check_runs, check_together
+
+    check_together(
+        options.background, options.second_image, options.second_background, options.matting,
+        translucent=options.translucent,
+    )  # fmt: skip
+    task: PictureTask[CutOut] = CutOutTask(
+        options.image, _ground(options.background), options.second_image, _ground(options.second_background),
+        options.translucent, max_pixels=settings.max_pixels,
+    )  # fmt: skip
+    memory = MEMORY
+    if options.matting:
+        network = MATTING[options.matting]
+        check_runs(network)
+        memory = network.memory
+        task = MatteTask(
+            options.image, catalog.matting_file(network, settings), network, max_pixels=settings.max_pixels
+        )
+    cut = _done(task, memory)
+    facts = PictureFacts(role="foreground", width=cut.width, height=cut.height, seed=0, alpha=cut.alpha)
+    name = file_name(options.image.stem, 0, "cutout")
+    _saved(settings, [EncodedFile(name=name, data=cut.data, picture=facts)], ["cut-out"], cut.warnings)
+    _print(f"how: {cut.how}")
+    return 0
+
+
+def _sheet(options: argparse.Namespace, settings: Settings) -> int:
+    from layerdiffuse_mcp.backends.pictures import MEMORY
+    from layerdiffuse_mcp.images.atlas import unique_names
+    from layerdiffuse_mcp.images.tasks import MakeSheetTask
+    from layerdiffuse_mcp.server.tools.sheets import cell_size, sheet_files
+
+    how = SheetOptions(
+        cell_size(options.cell), options.columns, options.anchor, options.fit, options.trim, options.defringe,
+        options.padding, options.extrude,
+    )  # fmt: skip
+    names = unique_names([path.stem for path in options.images])
+    made = _done(MakeSheetTask(tuple(options.images), names, how, max_pixels=settings.max_pixels), MEMORY)
+    now = datetime.now().astimezone()
+    _saved(settings, sheet_files(made, options.name, "png", now), ["sheet", "atlas", "atlas array"], made.notes, now)
+    _print(f"cells: {made.cell[0]}x{made.cell[1]}, {made.columns} a row, {len(made.frames)} filled")
+    return 0
+
+
+def _ground(given: str | None) -> Path | Colour | None:
+    """A colour, else the path of a picture."""
+    from layerdiffuse_mcp.errors import InvalidRequest
+    from layerdiffuse_mcp.images.colour import background_colour
+
+    if given is None:
+        return None
+    try:
+        return background_colour(given) or Path(given)
+    except InvalidRequest:
+        return Path(given)
+
+
+def _done(task: PictureTask[ResultT], memory: int) -> ResultT:
+    """The result of a task, from a process that is bounded in memory; with a bar."""
+    import anyio
+
+    from layerdiffuse_mcp.backends.pictures import PictureRoom
+    from layerdiffuse_mcp.cli.commands import progress_bar
+
+    async def work() -> ResultT:
+        async with PictureRoom(1, memory) as room:
+            with progress_bar() as on_step:
+                return await room.run(task, on_step)
+
+    return anyio.run(work)
+
+
+def _saved(
+    settings: Settings, files: list[EncodedFile], names: list[str], warnings: Sequence[str], now: datetime | None = None
+) -> None:
+    """Put files on disk, the first of them a picture, and print what there is."""
+    from layerdiffuse_mcp.cli.commands import ERR
+    from layerdiffuse_mcp.images.describe import describe
+    from layerdiffuse_mcp.outputs.index import Index
+    from layerdiffuse_mcp.outputs.writer import save
+
+    paths = save(settings.output, files, now=now)
+    picture = files[0].picture
+    assert picture is not None
+    Index(settings).add([ImageResult(path=paths[0], **dict(picture))], "")
+    for name, path in zip(names, paths, strict=True):
+        _print(f"{name}: {path}")
+    if picture.alpha is not None:
+        _print(f"alpha: {describe(picture.alpha)}")
+    for warning in warnings:
+        ERR.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def _print(line: str) -> None:
+    from layerdiffuse_mcp.cli.commands import OUT
+
+    OUT.print(line, markup=False)
