@@ -156,7 +156,7 @@ def test_doctor_shows_the_machine_and_the_folders(arguments, capsys, tmp_path) -
 
 WRONG = {
     "empty prompt": (["generate", ""], "prompt is empty"),
-    "width": (["generate", "x", "--width", "7"], "width: .*64"),
+    "width": (["generate", "x", "--width", "7"], "width .*64"),
     "model": (["generate", "x", "--model", "poket"], "There is no model 'poket'"),
     "recipe": (["reproduce", __file__], "not a picture"),
     "setting": (["generate", "x", "--queue-size", "0"], "queue_size"),
@@ -193,3 +193,11 @@ def test_help_and_version_import_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "generate" in done.stdout
+
+
+def test_wanted_layers_names_and_formats_have_flags(arguments, capsys) -> None:
+    own = ["--task", "layers", "--want", "blended,background", "--name", "My Cup", "--format", "webp", "--steps", "1"]
+    assert main(["generate", "a cup", "--model", "tiny-sd15", *own, *arguments]) == 0
+    printed = lines(capsys)
+    assert printed.keys() & {"foreground", "background", "blended"} == {"background", "blended"}
+    assert re.search(r"my-cup-\d+-blended\.webp$", printed["blended"])

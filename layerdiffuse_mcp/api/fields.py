@@ -7,7 +7,7 @@ A request's fields and the tools' parameters are made of these, so each has one 
 """
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from layerdiffuse_mcp.api.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import ROLES, Role
 from layerdiffuse_mcp.wording import QUOTED, quoted, short
 
 MIN_SIZE, MAX_SIZE = 64, 2048
@@ -26,6 +27,8 @@ MAX_PROMPT_CHARACTERS = 20_000
 DRAW_SEED = -1
 STRENGTH = 0.6
 RESIZE_MODE = "Crop and Resize"
+PICTURE_FORMATS = ("png", "webp")
+METADATA = ("full", "none")
 MOST_ERRORS = 8
 """Wrong parameters that one message names."""
 
@@ -132,6 +135,27 @@ NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, descript
 ModelName = Annotated[
     str, Field(max_length=200, description="Base model, one of list_models; default: the best prepared")
 ]
+FileWords = Annotated[
+    str,
+    Field(max_length=100, description="Words that the files are named by; default: the first words of the prompt"),
+]
+PictureFormat = Annotated[
+    str,
+    OneOf(PICTURE_FORMATS, "format"),
+    Field(description="Kind of the picture files; webp is lossless too, and smaller"),
+]
+Metadata = Annotated[
+    str,
+    OneOf(METADATA, "metadata"),
+    Field(description="What the files say of themselves: full is the recipe that draws them again, none only their id"),
+]
+Want = Annotated[
+    tuple[Role, ...],
+    Field(
+        max_length=len(ROLES),
+        description="Which of the layers that are drawn to keep, as in background,blended; none named: all",
+    ),
+]
 SaveLatent = Annotated[bool, Field(description="Also save the latent, for decode_transparent_latent")]
 DrawnWith = Annotated[
     dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(pattern=r"^[0-9a-f]{10,64}$")] | None],
@@ -139,15 +163,52 @@ DrawnWith = Annotated[
 ]
 
 
+MISTAKES: Mapping[str, str] = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_unicode": "must be text that UTF-8 can say",
+    "string_too_long": "may have at most {max_length} characters",
+    "string_too_short": "is empty: it needs {min_length} character or more",
+    "string_pattern_mismatch": "does not have the form {pattern}",
+    "path_type": "must be a path",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object of names and values",
+    "model_type": "must be an object of names and values",
+    "model_attributes_type": "must be an object of names and values",
+    "too_long": "may have at most {max_length} items",
+    "too_short": "needs at least {min_length} item",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+}
+"""What a value is told that does not fit: by pydantic's kinds of errors, whose own words nobody sees."""
+
+
 def explain(error: ValidationError) -> str:
     """One line for an agent: each wrong parameter, what was given and what is allowed."""
     parts: list[str] = []
     for item in error.errors()[:MOST_ERRORS]:
         where = ".".join(short(step) for step in item["loc"])
-        text, given = item["msg"], item["input"]
+        given = item["input"]
         if item["type"] == "value_error":  # our own words, which quote what was given
-            text = text.removeprefix("Value error, ")
-        elif isinstance(given, str | int | float):
-            text += f" (got {quoted(given)})"
-        parts.append(f"{where}: {text}" if where else text)
+            text = item["msg"].removeprefix("Value error, ")
+            parts.append(f"{where}: {text}" if where else text)
+            continue
+        text = MISTAKES.get(item["type"], "cannot be used as it is").format(**item.get("ctx", {}))
+        got = f" (got {quoted(given)})" if isinstance(given, str | int | float) else ""
+        parts.append(f"{where or 'what was given'} {text}{got}")
     return "; ".join(parts) + ("" if parts[-1].endswith((".", "?")) else ".")

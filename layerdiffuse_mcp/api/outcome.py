@@ -5,13 +5,16 @@ are the structured content of a tool result: paths and numbers, never pixels.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp.families.spec import Role
 
 Edge = Literal["top", "right", "bottom", "left"]
+Verdict = Literal["good", "doubtful", "failed"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""The best first."""
 
 EXHAUSTED = "exhausted"
 """True in an engine's status after memory ran out, which only the end of its process gives back for sure."""
@@ -48,6 +51,8 @@ class PictureFacts(Frozen):
     height: int
     seed: int = Field(description="Seed that draws this picture alone")
     alpha: AlphaFacts | None = Field(description="Alpha facts; null for an opaque layer")
+    verdict: Verdict | None = Field(default=None, description="Null where nothing was asked for that it could miss")
+    reason: str | None = Field(default=None, description="Why the verdict is not good, and what to try")
 
     @property
     def label(self) -> str:

@@ -26,7 +26,9 @@ from layerdiffuse_mcp.families.spec import FamilySpec, LayerMethod, Role
 
 AUTOMATIC = "Automatic"
 FRAMES_AT_MOST = max(method.frames for method in METHODS.values())
-MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "save_latent", "notes"})
+DELIVERY = frozenset({"want", "save_latent", "name", "format", "metadata"})
+"""How the files of a result are made, which changes none of its pixels."""
+MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "notes"}) | DELIVERY
 """In what plans may differ that are drawn as one batch."""
 
 
@@ -86,7 +88,11 @@ class DrawPlan(_Plan):
     clip_skip: int | None = None
     emphasis: str
     noise_source: str
+    want: tuple[Role, ...] = ()
     save_latent: bool = False
+    name: str = ""
+    format: str = "png"
+    metadata: str = "full"
     notes: tuple[str, ...] = ()
     drawn_with: dict[str, str | None] | None = None
 
@@ -121,6 +127,8 @@ class DecodePlan(_Plan):
     kind: Literal["decode"] = "decode"
     model: str
     latent: GivenPicture
+    name: str = ""
+    format: str = "png"
 
 
 class EncodePlan(_Plan):
@@ -129,6 +137,7 @@ class EncodePlan(_Plan):
     kind: Literal["encode"] = "encode"
     model: str
     image: GivenPicture
+    name: str = ""
 
 
 class PreparePlan(_Plan):
@@ -205,7 +214,6 @@ def make_plan(
     _check_family(methods, family.id)
     _check_options(request, family, methods)
     _check_inputs(request, methods)
-    _check_layer_prompts(request, methods)
     seed = draw_seed() if request.seed == DRAW_SEED else request.seed
     if (last := seed + (request.count - 1) * _frames(stages)) > MAX_SEED:
         raise InvalidRequest(
@@ -235,7 +243,11 @@ def make_plan(
         clip_skip=request.clip_skip,
         emphasis=request.emphasis,
         noise_source=request.noise_source,
+        want=request.want,
         save_latent=request.save_latent,
+        name=request.name,
+        format=request.format,
+        metadata=request.metadata,
         notes=(*request.notes, *_doubts(stages)),
         drawn_with=request.drawn_with,
     )
@@ -305,9 +317,9 @@ def _check_family(methods: Sequence[LayerMethod], family: str) -> None:
             )
 
 
-ALWAYS_ACT = frozenset(
-    {"kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "stages", "notes", "drawn_with"}
-)
+ALWAYS_ACT = DELIVERY | {
+    "kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "stages", "notes", "drawn_with"
+}  # fmt: skip
 """Fields of a request that mean something whatever the family; each of the others stands in `FamilySpec.accepts`."""
 
 
@@ -324,16 +336,21 @@ def _check_options(request: GenerateRequest, family: FamilySpec, methods: Sequen
             f"{' and '.join(idle)} would change nothing: {family.title} models do not act on it. Leave it out. "
             f"Options that act here: {', '.join(sorted(acting))}."
         )
+    _check_layers(request, methods)
+    without_picture = {"strength": request.image, "resize_mode": request.pictures or None}
+    if idle := sorted(given & {name for name, picture in without_picture.items() if picture is None}):
+        raise InvalidRequest(f"{' and '.join(idle)} would change nothing without a given picture. Leave it out.")
 
 
-def _check_layer_prompts(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
-    """Refuse prompts of layers that are not drawn; where the model names its layers itself, any may be."""
+def _check_layers(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
+    """Refuse prompts of layers, and wishes for layers, that are not drawn; a model that names its own may draw any."""
     drawn = drawn_roles(methods)
-    if drawn and (idle := sorted(request.layer_prompts.keys() - drawn)):
-        raise InvalidRequest(
-            f"The task {request.task.value} draws {' and '.join(sorted(drawn))}, and no {' and no '.join(idle)}: "
-            f"leave out {'that prompt' if len(idle) == 1 else 'those prompts'}."
-        )
+    for what, roles in {"prompt": {*request.layer_prompts}, "wish": {*request.want}}.items():
+        if drawn and (idle := sorted(roles - drawn)):
+            raise InvalidRequest(
+                f"The task {request.task.value} draws {' and '.join(sorted(drawn))}, and no {' and no '.join(idle)}: "
+                f"leave out {f'that {what}' if len(idle) == 1 else f'those {what}s'}."
+            )
 
 
 def drawn_roles(methods: Sequence[LayerMethod]) -> set[Role]:

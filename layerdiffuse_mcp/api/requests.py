@@ -31,12 +31,15 @@ from layerdiffuse_mcp.api.fields import (
     Denoising,
     DrawnWith,
     Emphasis,
+    FileWords,
     Guidance,
     LayerWeight,
+    Metadata,
     MethodName,
     ModelName,
     NegativePrompt,
     NoiseSource,
+    PictureFormat,
     Prompt,
     ResizeMode,
     SamplerName,
@@ -46,6 +49,7 @@ from layerdiffuse_mcp.api.fields import (
     Size,
     Steps,
     StopAt,
+    Want,
     explain,
     near,
 )
@@ -113,7 +117,11 @@ class GenerateRequest(_Request):
     clip_skip: ClipSkip | None = None
     emphasis: Emphasis = "Original"
     noise_source: NoiseSource = "nvidia"
+    want: Want = ()
     save_latent: SaveLatent = False
+    name: FileWords = ""
+    format: PictureFormat = "png"
+    metadata: Metadata = "full"
     notes: Annotated[tuple[str, ...], Field(description="What was decided before; the outcome's warnings say it")] = ()
     drawn_with: DrawnWith | None = None
 
@@ -176,6 +184,8 @@ class DecodeRequest(_Request):
     kind: Literal["decode"] = "decode"
     latent: Path
     model: ModelName | None = None
+    name: FileWords = ""
+    format: PictureFormat = "png"
 
 
 class EncodeRequest(_Request):
@@ -184,6 +194,7 @@ class EncodeRequest(_Request):
     kind: Literal["encode"] = "encode"
     image: Path
     model: ModelName | None = None
+    name: FileWords = ""
 
 
 class PrepareRequest(_Request):

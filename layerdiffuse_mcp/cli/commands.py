@@ -180,6 +180,8 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
         OUT.print(f"preview: {paths[len(drawn) + number]}")
         if picture.alpha is not None:
             OUT.print(f"alpha: {describe(picture.alpha)}")
+        if picture.reason:
+            ERR.print(f"[yellow]{picture.verdict}:[/yellow] {picture.reason}")
     for latent in paths[2 * len(drawn) :]:
         OUT.print(f"latent: {latent}")
     OUT.print(f"{result.model} on {result.device}, {result.timings.total:.1f} s")

@@ -174,6 +174,8 @@ def _request(options: argparse.Namespace) -> GenerateRequest:
         for name in GenerateRequest.model_fields
         if name not in ("inputs", "layer_prompts") and (value := getattr(options, name, None)) is not None
     }
+    if "want" in given:
+        given["want"] = given["want"].split(",")
     given["inputs"] = {role: Path(value) for role in ROLES if (value := getattr(options, role))}
     given["layer_prompts"] = {role: value for role in ROLES if (value := getattr(options, f"{role}_prompt"))}
     return validated(GenerateRequest, given)

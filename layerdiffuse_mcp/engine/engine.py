@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from functools import singledispatchmethod
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from layerdiffuse_mcp.api.outcome import EXHAUSTED, EncodedFile, Outcome, PictureFacts, Timings
+from layerdiffuse_mcp.api.outcome import EXHAUSTED, VERDICTS, EncodedFile, Outcome, PictureFacts, Timings
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     DrawPlan,
@@ -47,23 +48,21 @@ from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
+from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.files import sha256
-from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
+from layerdiffuse_mcp.images.verdict import judge
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.recipes import infotext
 from layerdiffuse_mcp.recipes.a1111 import infotext_of
 from layerdiffuse_mcp.recipes.recipe import BASE, SHORT, other_weights, recipe_of
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
+from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import printable
 
 LONG_PROMPT = 8 * 75
 """Tokens from which on a prompt's length counts beside the picture's size."""
-NO_TRANSPARENCY = (
-    "No transparency came out of {role} (seed {seed}): the picture is opaque. Try another seed, name only the subject "
-    "and no background in the prompt, or use a base that can draw a plain grey background."
-)
 
 
 class Engine:
@@ -161,7 +160,6 @@ class Engine:
                     *plan.notes,
                     *other_weights(plan.drawn_with, model.weights),
                     *_notes(given),
-                    *_transparency_warnings(files),
                 ),
                 recipe=self._recipe(plan, model),
             )
@@ -178,10 +176,11 @@ class Engine:
         with clock("draw"):
             pixels = decode_latent(model, saved, meter)
         with clock("write"):
-            name = file_name(Path(task.latent.name).stem, saved.seed, "decoded")
+            words = task.name or Path(task.latent.name).stem
+            name = file_name(words, saved.seed, "decoded", f".{task.format}")
             picture = _facts(LayerImage("foreground", saved.seed, pixels, saved.latent))
-            file = EncodedFile(name=name, data=png_bytes(pixels), picture=picture)
-        return self._outcome(model, clock, encoded=(file,), warnings=_transparency_warnings([file]))
+            file = EncodedFile(name=name, data=picture_bytes(pixels, task.format), picture=picture)
+        return self._outcome(model, clock, encoded=(file,))
 
     @_run.register
     def _(self, task: EncodePlan, inputs: Inputs, meter: Meter) -> Outcome:
@@ -195,7 +194,7 @@ class Engine:
             latent = encode_picture(model, picture.rgba, meter)
         with clock("write"):
             saved = latents.SavedLatent(latent, width, height, model.spec.id, model.name, 0)
-            name = file_name(Path(task.image.name).stem, 0, "latent", latents.SUFFIX)
+            name = file_name(task.name or Path(task.image.name).stem, 0, "latent", latents.SUFFIX)
             file = EncodedFile(name=name, data=latents.latent_bytes(saved))
         return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
 
@@ -222,24 +221,30 @@ class Engine:
             return read_picture(file, self._settings.max_pixels)
 
     def _encoded(self, plan: DrawPlan, model: DiffusionModel, drawn: list[LayerImage]) -> list[EncodedFile]:
-        """A plan's pictures, each with the recipe that draws it alone inside, and its latents if they are wanted."""
+        """A plan's pictures that are wanted, and their latents if these are; the best results first.
+
+        Inside each is the recipe that draws it alone, if its metadata is wanted.
+        """
         files: list[EncodedFile] = []
         base = model.weights[BASE]
         for one in drawn:
+            if plan.want and one.role not in plan.want:
+                continue
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
             text = infotext.format(infotext_of(alone, model_hash=base and base[:SHORT]))
-            picture = _facts(one)
+            picture = _facts(one, plan.prompt)
             recipe = self._recipe(alone, model) | {"role": picture.label}
-            data = png_bytes(one.pixels, recipe=recipe, parameters=text)
-            words = plan.prompt or picture.label
-            files.append(EncodedFile(name=file_name(words, one.seed, picture.label), data=data, picture=picture))
+            said: dict[str, Any] = {"recipe": recipe, "parameters": text} if plan.metadata == "full" else {}
+            words = plan.name or extract_loras(plan.prompt)[0] or picture.label
+            name = file_name(words, one.seed, picture.label, f".{plan.format}")
+            files.append(EncodedFile(name=name, data=picture_bytes(one.pixels, plan.format, **said), picture=picture))
             if plan.save_latent:
                 saved = latents.SavedLatent(
                     one.latent, picture.width, picture.height, model.spec.id, model.name, one.seed
                 )
                 name = file_name(words, one.seed, picture.label, latents.SUFFIX)
                 files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
-        return files
+        return _best_first(files)
 
     def _recipe(self, plan: DrawPlan, model: DiffusionModel) -> dict[str, Any]:
         placement = self._manager.placement
@@ -310,8 +315,11 @@ def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture
     return Pictures(layers, Edit(image, mask))
 
 
-def _facts(layer: LayerImage) -> PictureFacts:
+def _facts(layer: LayerImage, prompt: str | None = None) -> PictureFacts:
     height, width, channels = layer.pixels.shape
+    alpha = alpha_facts(layer.pixels) if channels == 4 else None
+    # of the layers that a model names itself, one may well fill the picture
+    verdict, reason = judge(alpha, prompt) if layer.role else (None, None)
     return PictureFacts(
         role=layer.role,
         name=None if layer.role else printable(layer.name, 80) or f"layer {layer.order}",
@@ -319,8 +327,24 @@ def _facts(layer: LayerImage) -> PictureFacts:
         width=width,
         height=height,
         seed=layer.seed,
-        alpha=alpha_facts(layer.pixels) if channels == 4 else None,
+        alpha=alpha,
+        verdict=verdict,
+        reason=reason,
     )
+
+
+def _best_first(files: Sequence[EncodedFile]) -> list[EncodedFile]:
+    """The files of each result together, results by their worst picture; those that are as good stay in order."""
+    results: list[tuple[int, list[EncodedFile]]] = []
+    seed: int | None = None
+    for file in files:
+        if file.picture is not None and file.picture.seed != seed:
+            seed = file.picture.seed
+            results.append((0, []))
+        worst, together = results[-1]
+        verdict = file.picture.verdict if file.picture else None
+        results[-1] = max(worst, VERDICTS.index(verdict) if verdict else 0), [*together, file]
+    return [file for _, together in sorted(results, key=itemgetter(0)) for file in together]
 
 
 def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
@@ -331,12 +355,3 @@ def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
 
 def _notes(pictures: dict[str, Picture]) -> list[str]:
     return [f"{name} picture: {note}" for name, picture in pictures.items() for note in picture.notes]
-
-
-def _transparency_warnings(files: list[EncodedFile]) -> tuple[str, ...]:
-    pictures = [file.picture for file in files if file.picture is not None and file.picture.role is not None]
-    return tuple(
-        NO_TRANSPARENCY.format(role=picture.role, seed=picture.seed)
-        for picture in pictures  # of the layers that a model names itself, one may well fill the picture
-        if picture.alpha is not None and not picture.alpha.has_transparency
-    )

@@ -86,7 +86,20 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
             if spelled(wanted) in (spelled(entry.name), *map(spelled, _aliases(entry))):
                 return entry
     known = near(wanted, [entry.name for entry in entries])
-    raise ModelNotFound(f"There is no model '{printable(wanted, 80)}'. {known}")
+    raise ModelNotFound(
+        f"There is no model '{printable(wanted, 80)}'. {known} {_real_bases(entries, settings)}".rstrip()
+    )
+
+
+def _real_bases(entries: Sequence[ModelEntry], settings: Settings) -> str:
+    """Of each family whose bases have to be fetched: what to prepare, and how large it is."""
+    ways: list[str] = []
+    for family in FAMILIES:
+        bases = [entry for entry in entries if entry.family == family and entry.name != POCKET]
+        if bases and not any(entry.prepared for entry in bases):
+            size = sum(file.bytes or 0 for file in missing(bases[0], settings))
+            ways.append(f"prepare_model with model='{family}' ({in_words(size)})")
+    return f"Larger pictures need a real base: {' or '.join(ways)}." if ways else ""
 
 
 def find_any(name: str | None, settings: Settings) -> ModelEntry | LoraEntry | MattingNetwork:

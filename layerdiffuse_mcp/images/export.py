@@ -10,6 +10,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
@@ -21,7 +22,7 @@ from layerdiffuse_mcp.images.alpha import Bytes, composite, tiles
 from layerdiffuse_mcp.images.blend import ADD, MODES, PLUS
 from layerdiffuse_mcp.images.compose import Composition, Report, flatten, ignore
 from layerdiffuse_mcp.images.composition import ENTRY
-from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.images.png import png_bytes, xmp_of
 from layerdiffuse_mcp.images.psd import MAX_SIDE, psd_bytes
 
 THUMBNAIL_SIDE = 256
@@ -77,15 +78,27 @@ def check_side(suffix: str, side: int) -> None:
         )
 
 
-def webp_bytes(picture: Bytes) -> bytes:
-    """A lossless WebP file of `picture` (H, W, 4), uint8; the colour below transparency is kept.
+def picture_bytes(
+    picture: Bytes, format: str, *, recipe: dict[str, Any] | None = None, parameters: str | None = None
+) -> bytes:
+    """A "png" or "webp" file of `picture` (H, W, 4 or 3), uint8, with what it says of itself."""
+    made = png_bytes if format == "png" else webp_bytes
+    return made(picture, recipe=recipe, parameters=parameters)
+
+
+def webp_bytes(picture: Bytes, *, recipe: dict[str, Any] | None = None, parameters: str | None = None) -> bytes:
+    """A lossless WebP file of `picture` (H, W, 4 or 3), uint8; the colour below transparency is kept.
+
+    `recipe` and `parameters` as of `png_bytes`; `png.read_recipe` and `read_parameters` find them here too.
 
     Raises:
         MemoryError: libwebp found too little memory.
     """
     buffer = io.BytesIO()
     try:
-        Image.fromarray(picture).save(buffer, "WEBP", lossless=True, exact=True, quality=50)
+        said = xmp_of(recipe, parameters)
+        more: dict[str, Any] = {"xmp": said} if said else {}
+        Image.fromarray(picture).save(buffer, "WEBP", lossless=True, exact=True, quality=50, **more)
     except ValueError as error:
         if str(error) == WEBP_OUT_OF_MEMORY:
             raise MemoryError(str(error)) from error

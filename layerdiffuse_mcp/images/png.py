@@ -1,4 +1,4 @@
-"""PNG files that carry the recipe they were made from.
+"""PNG files that carry the recipe they were made from; and the same in a packet of XMP, for WebP.
 
     data = png_bytes(rgba, recipe=request_as_dict, parameters=infotext)
     read_recipe(path)       # the same dict, next year too
@@ -9,13 +9,16 @@ read. Both stand before the pixels, so reading them decodes nothing. Whatever a 
 said in JSON: text without lone surrogates, finite numbers, at most MAX_DEPTH tables deep.
 """
 
+import html
 import io
 import json
 import math
+import re
 import struct
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from xml.sax.saxutils import escape
 
 from PIL import Image, PngImagePlugin
 
@@ -47,15 +50,33 @@ def png_bytes(
 ) -> bytes:
     """A PNG file of `picture` (H, W, 4 or 3), uint8, straight alpha; the colour below transparent pixels is kept."""
     text = PngImagePlugin.PngInfo()
-    if recipe is not None:
-        text.add_itxt(RECIPE_KEY, json.dumps(_sayable(recipe), ensure_ascii=False, allow_nan=False))
-    if parameters is not None:
-        text.add_itxt(PARAMETERS_KEY, valid_text(parameters))
-    if layers is not None:
-        text.add_itxt(LAYERS_KEY, layers)
+    for key, said in (_texts(recipe, parameters) | ({LAYERS_KEY: layers} if layers is not None else {})).items():
+        text.add_itxt(key, said)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", pnginfo=text, compress_level=6)
     return buffer.getvalue()
+
+
+def xmp_of(recipe: dict[str, Any] | None, parameters: str | None) -> bytes:
+    """The same two texts as an XMP packet, for formats that hold one; empty without either."""
+    texts = _texts(recipe, parameters)
+    if not texts:
+        return b""
+    marks = {'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
+    said = " ".join(f'layerdiffuse:{key}="{escape(text, marks)}"' for key, text in texts.items())
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:layerdiffuse="urn:layerdiffuse-mcp" {said}/></rdf:RDF></x:xmpmeta>'
+    ).encode()
+
+
+def _texts(recipe: dict[str, Any] | None, parameters: str | None) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    if recipe is not None:
+        texts[RECIPE_KEY] = json.dumps(_sayable(recipe), ensure_ascii=False, allow_nan=False)
+    if parameters is not None:
+        texts[PARAMETERS_KEY] = valid_text(parameters)
+    return texts
 
 
 def with_id(data: bytes, picture_id: str) -> bytes:
@@ -73,7 +94,7 @@ def read_id(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None
 
 
 def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[str, Any] | None:
-    """The recipe inside a picture that `png_bytes` made; None if it has none.
+    """The recipe inside a picture that we made; None if it has none.
 
     Raises:
         ImageError: not a picture, one of more than `max_pixels`, or its recipe is damaged.
@@ -106,7 +127,10 @@ def read_parameters(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> st
 def read_text(source: Path | BinaryIO, key: str, max_pixels: int = MAX_PIXELS) -> str | None:
     """The text that a picture holds under a key; None if it has none. Raises ImageError as `opened` does."""
     with opened(source, max_pixels) as picture:
-        value = picture.info.get(key)
+        value, packet = picture.info.get(key), picture.info.get("xmp")
+    if isinstance(packet, bytes):
+        found = re.search(rf'layerdiffuse:{key}="([^"]*)"', packet.decode("utf-8", "replace"))
+        return html.unescape(found[1]) if found else None
     return str(value) if isinstance(value, str) else None
 
 

@@ -1,7 +1,7 @@
 """Small pictures that show transparency to those who look: on a checkerboard or a colour, light enough to send.
 
     made = preview([rgba, another])        # one contact sheet
-    made.data, made.mime_type              # at most 512 px and 100 kB
+    made.data, made.mime_type              # at most 512 px and 22 kB, each picture numbered
 
 Pictures are shrunk with their colour weighted by alpha, so no colour that is invisible in the original shows up.
 """
@@ -15,18 +15,19 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, checkerboard, to_bytes, to_float
 from layerdiffuse_mcp.images.colour import background_colour
 from layerdiffuse_mcp.images.resize import resized_channels
 from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
 
 MAX_SIDE = 512
-MAX_BYTES = 100_000
+MAX_BYTES = 22_000
 GUTTER = 4
 GUTTER_TONE = 0.35
 TINY = 128  # up to this long side a picture is enlarged, by whole pixels
 MAX_ENLARGEMENT = 4
 JPEG_QUALITIES = (92, 85, 75, 60, 45, 30)
+DIGITS = 11  # height in pixels of the numbers on several pictures, smaller where a picture is
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def preview(
     max_side: int = MAX_SIDE,
     max_bytes: int = MAX_BYTES,
 ) -> Preview:
-    """One small opaque picture that shows all of `pictures`.
+    """One small opaque picture that shows all of `pictures`, numbered from 1 where they are several.
 
     Args:
         pictures: at least one, (H, W, 4), uint8, straight alpha; sizes may differ.
@@ -105,7 +106,20 @@ def _sheet(sizes: Sequence[tuple[int, int]], pictures: Iterable[Bytes], colour: 
     for index, picture in enumerate(pictures):
         top, left = (index // columns) * (height + GUTTER), (index % columns) * (width + GUTTER)
         sheet[top : top + height, left : left + width] = _shown(picture, factor, height, width, colour)
+        if len(sizes) > 1:
+            _number(sheet[top : top + height, left : left + width], index + 1)
     return to_bytes(sheet)
+
+
+def _number(cell: Floats, number: int) -> None:
+    """Write a number into the top left corner of a cell (H, W, 3), 0 to 1: white on black, to be read on anything."""
+    font, text = cv2.FONT_HERSHEY_SIMPLEX, str(number)
+    scale = min(DIGITS, max(1, cell.shape[0] // 3)) / cv2.getTextSize("0", font, 1, 1)[0][1]
+    (width, height), _ = cv2.getTextSize(text, font, scale, 1)
+    label = np.zeros((height + 6, width + 6, 3), np.uint8)
+    cv2.putText(label, text, (3, height + 2), font, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    shown = label[: cell.shape[0], : cell.shape[1]]
+    cell[: shown.shape[0], : shown.shape[1]] = to_float(shown)
 
 
 def _arrangement(count: int, widest: int, tallest: int, max_side: int) -> tuple[int, float]:

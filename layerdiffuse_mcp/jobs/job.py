@@ -13,11 +13,16 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 
 
 class State(StrEnum):
-    """The life of a job, in order; the last three are final. Only what is not on this machine is downloaded first."""
+    """The life of a job, in order; the last three are final. Only what is not on this machine is downloaded first.
+
+    CANCELLING is what `Job.status` says of one that was cancelled while its worker has not stopped yet: for whoever
+    waits for it, it has ended.
+    """
 
     DOWNLOADING = "downloading"
     QUEUED = "queued"
     RUNNING = "running"
+    CANCELLING = "cancelling"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -34,7 +39,8 @@ class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
     Jobs of one `batch_key` can be drawn as one batch; one without a key, as with several tasks, is drawn alone.
-    `created`, `started` and `ended` are seconds of the monotonic clock, of use for spans alone.
+    `occupies`: whether a worker is at it. `created`, `started` and `ended` are seconds of the monotonic clock, of use
+    for spans alone.
     """
 
     def __init__(self, what: str, planned: Planned) -> None:
@@ -43,6 +49,7 @@ class Job:
         self.tasks, self.inputs, self.downloads = planned.tasks, planned.inputs, planned.downloads
         self.batch_key = batch_key(self.tasks[0]) if len(self.tasks) == 1 else None
         self.state = State.QUEUED
+        self.occupies = False
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcome: Outcome | None = None
         self.error: LayerDiffuseError | None = None
@@ -58,6 +65,12 @@ class Job:
     def finished(self) -> bool:
         """Whether the state is final."""
         return self.state in FINAL
+
+    @property
+    def status(self) -> State:
+        """The state as it is told: one that is cancelled and still occupies its worker is `CANCELLING`."""
+        stopping = self.occupies and self.scope.cancel_called
+        return State.CANCELLING if stopping and self.state is State.CANCELLED else self.state
 
     @property
     def seconds(self) -> float:
@@ -104,7 +117,7 @@ class Job:
         """A worker is free for it, alone or in a group, which is stopped as a whole."""
         self.group = group or [self]
         self.scope = self.group[0].scope if group else anyio.CancelScope()
-        self.state, self.started = State.RUNNING, self.started or time.monotonic()
+        self.state, self.started, self.occupies = State.RUNNING, self.started or time.monotonic(), True
         self.report(Progress(fraction=0.0, message="starting"))
 
     def end(self, state: State, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:

@@ -105,7 +105,7 @@ def _decoding(request: DecodeRequest, settings: Settings) -> Planned:
             f"{family.latent.channels}. Name a model of the family that it was made with."
         )
     given = _given(request.latent)
-    task = DecodePlan(model=entry.name, latent=given)
+    task = DecodePlan(model=entry.name, latent=given, name=request.name, format=request.format)
     return Planned((task,), {given.sha256: request.latent}, _lacking(entry, None, (), settings))
 
 
@@ -120,7 +120,8 @@ def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
             f"{name_of(request.image)} has {width}x{height} pixels; at most {MAX_SIZE} a side can be encoded. "
             "Give a smaller copy."
         )
-    return Planned((EncodePlan(model=entry.name, image=pictures["image"]),), inputs, downloads)
+    task = EncodePlan(model=entry.name, image=pictures["image"], name=request.name)
+    return Planned((task,), inputs, downloads)
 
 
 def _preparing(request: PrepareRequest, settings: Settings) -> Planned:

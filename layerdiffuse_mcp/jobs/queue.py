@@ -272,6 +272,7 @@ class Jobs:
         finally:
             for job in jobs:
                 job.end(State.CANCELLED)
+                job.occupies = False
 
     async def _download(self, job: Job) -> None:
         """Fetch what a job lacks; it waits for a worker then, or has ended if it has no task."""
@@ -313,6 +314,7 @@ class Jobs:
                 await self._save(job, _together(outcomes))
         finally:
             job.end(State.CANCELLED)
+            job.occupies = False
 
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""

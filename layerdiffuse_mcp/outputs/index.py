@@ -106,6 +106,7 @@ class Index:
                 entry = _entry_of(Path(os.path.realpath(image.path)))
                 entry = entry._replace(role=image.label, width=image.width, height=image.height, seed=image.seed)
                 entry = entry._replace(job=job, number=number if job else None, model=_text(model) or entry.model)
+                entry = entry._replace(verdict=image.verdict)
                 rows.append(_row(entry))
         self._do(lambda connection: connection.executemany(f"INSERT OR REPLACE {_INSERT}", rows), None)
 
@@ -222,14 +223,14 @@ def _row(entry: Entry) -> tuple[Any, ...]:
 
 
 def _newest_files(output: Path) -> list[Path]:
-    """The newest PNG files below a folder; hidden folders and links are passed over."""
-    return [path for _, path in sorted(islice(_png_files(output), SEARCHED), reverse=True)[:READ]]
+    """The newest PNG and WebP files below a folder; hidden folders and links are passed over."""
+    return [path for _, path in sorted(islice(_picture_files(output), SEARCHED), reverse=True)[:READ]]
 
 
-def _png_files(output: Path) -> Iterator[tuple[float, Path]]:
+def _picture_files(output: Path) -> Iterator[tuple[float, Path]]:
     for root, below, names in os.walk(output):
         below[:] = sorted((name for name in below if not name.startswith(".")), reverse=True)  # the last days first
-        for path in (Path(root, name) for name in names if name.endswith(".png")):
+        for path in (Path(root, name) for name in names if name.endswith((".png", ".webp"))):
             with contextlib.suppress(OSError):
                 found = path.lstat()
                 if stat.S_ISREG(found.st_mode):

@@ -3,7 +3,7 @@
 A recipe is a JSON object: the whole request with nothing left open (seed, size and every stage's settings), the hash
 of the base model, and of each picture that it started from the file's name, size and SHA-256; no path, for a picture
 is made to be passed on. `request_from` turns it back into a request; with the same files, device and version that
-request draws the same pixels, within 1 of 255 (`engine/generate.py`).
+request draws the same pixels, within 1 of 255.
 
     request = request_from(read_recipe(Path("apple.png")))
     request = request_from(recipe, {"seed": 8})         # the same, but for the seed
@@ -23,8 +23,9 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture, drawn_roles
 from layerdiffuse_mcp.api.requests import GenerateRequest, can_replace, validated
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.images.files import name_of
+from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import short
 
 FORMAT = 2
@@ -35,7 +36,7 @@ BASE = "model"
 STAGE_FIELDS = ("sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight")
 """Settings of a recipe that a change of the same name replaces in every stage."""
 _NAMED_BY_FIELD = ("image", "mask")
-_NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes", "drawn_with"}
+_NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes", "drawn_with", "name", "format", "metadata"}
 _WRITTEN = {*GenerateRequest.model_fields} - _NOT_WRITTEN - {"kind"}
 
 
@@ -95,12 +96,14 @@ def request_from(
         )
     old, pictures = _read(raw)
     changes = dict(changes or {})
+    for name in () if pictures else ("strength", "resize_mode"):
+        old.pop(name, None)  # they act on pictures: earlier versions wrote them all the same
     fields = {**old, **changes}
     if "stages" not in changes:
         fields["stages"] = _changed_stages(old.get("stages"), changes)
         fields.pop("method", None)  # the others stay: the planner refuses those that change nothing
     fields["notes"] = _notes_on_prompts(old, changes, fields)
-    fields["drawn_with"] = _drawn_with(raw, changes)
+    fields["drawn_with"] = _drawn_with(raw, changes, fields["stages"])
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
     return validated(GenerateRequest, fields | _found(pictures, given, changes, find))
 
@@ -108,26 +111,41 @@ def request_from(
 def other_weights(before: Mapping[str, str | None] | None, now: Mapping[str, str | None]) -> tuple[str, ...]:
     """What to say of a recipe's files that are others now, or cannot be compared; nothing without a recipe."""
     notes: list[str] = []
-    for name in now.keys() & (before or {}).keys():
+    unknown: dict[str, list[str]] = {}
+    for name in sorted(now.keys() & (before or {}).keys()):
         was, digest = (before or {})[name], now[name]
-        what = "The base model" if name == BASE else name
+        what = "the base model" if name == BASE else name
         if was is None or digest is None:
-            where = "the recipe holds no hash of it" if was is None else "it has none that can be told here"
-            notes.append(f"{what} was not checked to be the recipe's: {where}.")
+            why = "the recipe holds no hash of it" if was is None else "it has none that can be told here"
+            unknown.setdefault(why, []).append(what)
         elif not (was.startswith(digest) or digest.startswith(was)):
             notes.append(
-                f"{what} is another file than the recipe's (its SHA-256 begins with {digest[:SHORT]} instead of "
-                f"{was[:SHORT]}): the picture is not the same."
+                f"{_capital(what)} is another file than the recipe's (its SHA-256 begins with {digest[:SHORT]} instead "
+                f"of {was[:SHORT]}): the picture is not the same."
             )
-    return tuple(sorted(notes))
+    for why, names in unknown.items():
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+        notes.append(f"{_capital(listed)} {'were' if names[1:] else 'was'} not checked to be the recipe's: {why}.")
+    return tuple(notes)
 
 
-def _drawn_with(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says of its files; of another base that is asked for it says nothing."""
-    others = recipe.get("weights", {})
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:] if name.startswith("the ") else name
+
+
+def _drawn_with(recipe: Mapping[str, Any], changes: Mapping[str, Any], stages: Any) -> dict[str, Any]:
+    """What a recipe says of its files, None where it should and does not; of another base or method it says nothing."""
+    recorded = recipe.get("weights", {})
+    others = {name: None for name in _layer_files(stages)} if changes.get("method") is None else {}
+    others |= recorded if isinstance(recorded, Mapping) else {}
     same = changes.get("model") in (None, recipe["request"].get("model"))
-    base = {BASE: recipe.get("model_hash")} if same else {}
-    return {**(others if isinstance(others, Mapping) else {}), **base}
+    return {**others, **({BASE: recipe.get("model_hash")} if same else {})}
+
+
+def _layer_files(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The layer and transparency files that stages were drawn with."""
+    methods = [name for stage in stages if isinstance(name := stage.get("method"), str) and name in METHODS]
+    return [file for name in methods for file in FAMILIES[METHODS[name].family].layer_files(methods)]
 
 
 def read_recipe(source: Path | BinaryIO, max_pixels: int | None = None) -> dict[str, Any]:
@@ -189,7 +207,7 @@ def _notes_on_prompts(old: Mapping[str, Any], changes: Mapping[str, Any], fields
     So do prompts of layers that are not drawn, which earlier versions took and did not read.
     """
     own = old.get("layer_prompts")
-    same = changes.get("prompt", old.get("prompt")) == old.get("prompt")
+    same = _words(changes.get("prompt", old.get("prompt"))) == _words(old.get("prompt"))
     if not own or not isinstance(own, Mapping) or "layer_prompts" in changes:
         return ()
     if same:
@@ -199,6 +217,11 @@ def _notes_on_prompts(old: Mapping[str, Any], changes: Mapping[str, Any], fields
     del fields["layer_prompts"]
     roles = ", ".join(short(role) for role in own)
     return (f"The recipe's own prompts for {roles} were dropped, since the prompt is another.",)
+
+
+def _words(prompt: Any) -> str | None:
+    """A prompt without the LoRAs that it names."""
+    return extract_loras(prompt)[0].strip() if isinstance(prompt, str) else None
 
 
 def _drawn_by(stages: Sequence[Any]) -> set[str]:

@@ -29,6 +29,7 @@ from mcp_types import (
     InputRequiredResult,
     ListResourcesResult,
     PaginatedRequestParams,
+    ResourceTemplate,
 )
 
 from layerdiffuse_mcp import __version__
@@ -43,7 +44,7 @@ from layerdiffuse_mcp.server import contents, stdio
 from layerdiffuse_mcp.server.prompts import add_prompts
 from layerdiffuse_mcp.server.resources import add_resources, completed, page, with_its_type
 from layerdiffuse_mcp.server.sendable import utf8
-from layerdiffuse_mcp.server.services import Services
+from layerdiffuse_mcp.server.services import IMAGES, Services
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
@@ -59,17 +60,18 @@ together. Every call answers with absolute paths, what the alpha holds, and a sm
 
 Which tool:
 - a subject, icon, sprite, sticker or cut-out without background: generate_transparent (describe the subject alone)
-- change such a picture: edit_transparent
+- change such a picture: edit_transparent; draw it again exactly or with named changes: redraw_image
 - subject and matching scene at once: generate_layers; a scene for a given layer: generate_background_from_foreground, \
-generate_foreground_from_background, generate_blended
-- take a layer out of a scene: extract_layer (needs the blended picture and the other layer)
+generate_foreground_from_background (want=["blended"]: only the finished picture, both layers together)
+- take a layer out of a finished picture: extract_layer (needs the other layer)
 - put finished layers together, resize the canvas, export PNG, WebP, PSD or OpenRaster: compose_layers (exact, no model)
 - look at the alpha of a picture: inspect_image
 
-Slow calls return status "running" and a job_id: call get_job with it. Same seed and settings, same picture; \
-recipe_from draws a picture again with named changes. list_models says what each model can do; the embedded model \
-"pocket" draws small emoji-like subjects (128 px) and needs no download. If the text warns that no transparency came \
-out, try another seed or method rather than removing a background.
+Slow calls return status "running" and a job_id: call get_job with it. Same seed and settings, same picture. Rare \
+settings stand in options, files and waiting in output. Each picture has a verdict (good, doubtful, failed) and its \
+reason: hand none on without a look that is not good. list_models says what each model can do; the embedded model \
+"pocket" draws small emoji-like subjects (128 px) and needs no download. If no transparency came out, try another seed \
+or method rather than removing a background.
 """
 
 
@@ -153,6 +155,14 @@ class LayerServer(MCPServer[Services]):
             return page(ctx.lifespan_context, params.cursor if params else None)
         except ValueError:
             raise MCPError(INVALID_PARAMS, "The cursor is not one that this server gave. Begin without one.") from None
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        """The templates; that of pictures without a media type, for each picture has its own."""
+        templates = await super().list_resource_templates()
+        return [
+            template.model_copy(update={"mime_type": None}) if template.uri_template.startswith(IMAGES) else template
+            for template in templates
+        ]
 
     async def read_resource(
         self, uri: Any, context: Context[Services, Any] | None = None

@@ -1,5 +1,7 @@
 """From a request to a tool's result: submit, wait with progress, hand back pictures or a handle."""
 
+from collections.abc import Sequence
+
 import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
@@ -8,8 +10,9 @@ from mcp_types import CallToolResult
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.requests import Request, files_of
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
+from layerdiffuse_mcp.images.tasks import Shown
 from layerdiffuse_mcp.jobs.job import Job, State
-from layerdiffuse_mcp.server.results import of_job, preview_of
+from layerdiffuse_mcp.server.results import of_job, preview_of, together
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services, services
 
@@ -94,7 +97,27 @@ async def wait(ctx: Context[Services], job: Job, wait_seconds: float | None) -> 
 async def result(ctx: Context[Services], job: Job, *, preview: bool) -> CallToolResult:
     """What there is to say of a job now."""
     known = services(ctx)
-    message = known.jobs.progress(job).message
-    images = job.outcome.images if preview and job.outcome else ()
-    shown = await preview_of(known.pictures, [image.path for image in images]) if images else None
-    return await anyio.to_thread.run_sync(of_job, job, message, shown)
+    shown = await _preview(known, [job]) if preview else None
+    return await anyio.to_thread.run_sync(of_job, job, known.jobs.progress(job).message, shown)
+
+
+async def results(ctx: Context[Services], jobs: Sequence[Job], *, preview: bool, recipe: bool) -> CallToolResult:
+    """What there is to say of several jobs now, their pictures numbered through and shown together."""
+    known = services(ctx)
+    shown = await _preview(known, jobs) if preview else None
+
+    def said() -> list[CallToolResult]:
+        parts: list[CallToolResult] = []
+        first = 1
+        for job in jobs:
+            message = known.jobs.progress(job).message
+            parts.append(of_job(job, message, None, first, several=len(jobs) > 1, recipe=recipe))
+            first += len(job.outcome.images) if job.outcome else 0
+        return parts
+
+    return together(await anyio.to_thread.run_sync(said), shown)
+
+
+async def _preview(known: Services, jobs: Sequence[Job]) -> Shown | None:
+    paths = [image.path for job in jobs if job.outcome for image in job.outcome.images]
+    return await preview_of(known.pictures, paths) if paths else None

@@ -1,6 +1,7 @@
 """Prompts: task-shaped beginnings that a user picks in a client."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
 from pydantic import Field
@@ -25,12 +26,13 @@ def game_sprites(
     schedule: Annotated[str, Field(description="Noise schedule for all of them; empty: as advised")] = "",
 ) -> str:
     """A matching set of transparent sprites, trimmed to their content, on one sheet."""
+    options = _options(model=model, sampler=sampler, schedule=schedule)
     return f"""Draw a set of transparent game sprites, one for each of: {subjects}.
 
-1. Call generate_transparent once for each, with the prompt "<subject>, {style}", the same seed, steps and size for \
-all of them{_settings(model=model, sampler=sampler, schedule=schedule)}. Name the subject alone, no background.
-2. Look at each result's alpha facts. Where no transparency came out or the subject is cut off at an edge, draw it \
-again with another seed (count=4 shows four at once).
+1. Call generate_transparent once for each, with the prompt "<subject>, {style}", and the same seed and size for all \
+of them{options}. Name the subject alone, no background.
+2. Look at each result's verdict. Where it is not good, or the subject is cut off at an edge, draw it again with \
+another seed (count=4 shows four at once, the best first).
 3. Call compose_layers with canvas={{"trim": true, "pad": 4}} for each chosen sprite, then once more to lay all of \
 them out on one sheet in a grid (x, y), as PNG and as PSD with named layers.
 4. Give me the paths of all files."""
@@ -44,8 +46,8 @@ def product_cutout(
     """A product cut out cleanly, with its soft shadow kept as partial alpha, checked on several backgrounds."""
     return f"""Make a clean cut-out of this product: {product}.
 
-1. Call generate_transparent with the product and a soft contact shadow in the prompt, count=4{_settings(model=model)}.
-2. Choose the one whose subject touches no edge and whose partial alpha shows a shadow.
+1. Call generate_transparent with the product and a soft contact shadow in the prompt, count=4{_options(model=model)}.
+2. The best come first. Choose the one whose subject touches no edge and whose partial alpha shows a shadow.
 3. Call inspect_image on it, once for each background of: {backgrounds}. A halo means a fringe of the wrong colour: \
 choose another if it is strong.
 4. Call compose_layers with canvas={{"trim": true, "pad": 32}} to export it as PNG and WebP \
@@ -59,10 +61,11 @@ def layered_poster(
     model: Model = "",
 ) -> str:
     """A poster in layers: subject and scene drawn to match, exported with named layers."""
+    layers = {"foreground": subject, "background": scene}
     return f"""Make a layered poster: {subject}, in front of {scene}.
 
-1. Call list_models. If a model can do "layers", call generate_layers with the foreground prompt "{subject}" and the \
-background prompt "{scene}"{_settings(model=model)}. If one can do "background_from_foreground" instead, call \
+1. Call list_models. If a model can do "layers", call generate_layers with the prompt "{subject}, {scene}"\
+{_options(model=model, layer_prompts=layers)}. If one can do "background_from_foreground" instead, call \
 generate_transparent for the subject and then generate_background_from_foreground. If neither, draw the subject with \
 generate_transparent and put it on a colour that fits the scene.
 2. Call compose_layers with the background lowest and the foreground above it, named "scene" and "subject", once as \
@@ -70,6 +73,7 @@ PSD and once as PNG.
 3. Give me the paths of the layers and of both exports."""
 
 
-def _settings(**given: str) -> str:
-    said = [f"{name}={value!r}" for name, value in given.items() if value]
-    return f", with {', '.join(said)}" if said else ""
+def _options(**given: Any) -> str:
+    """What to say of options that were given."""
+    said = {name: value for name, value in given.items() if value}
+    return f", and options={json.dumps(said, ensure_ascii=False)}" if said else ""

@@ -54,7 +54,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         IMAGES + "{id}",
         name="image",
         title="A picture of this server",
-        description="A picture by the id that its tool result gave: PNG, or the format it was exported in",
+        description="A picture by the id that its tool result gave: PNG, or the format that it was made in",
         mime_type="image/png",
     )
     async def image(id: str, ctx: Context[Services]) -> bytes:  # pyright: ignore[reportUnusedFunction]

@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, 
 from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp.api.fields import Omittable
-from layerdiffuse_mcp.api.outcome import AlphaFacts, ImageResult, Outcome
+from layerdiffuse_mcp.api.outcome import AlphaFacts, ImageResult, Outcome, Verdict
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images.describe import describe
@@ -38,50 +38,59 @@ logger = logging.getLogger(__name__)
 class Alpha(BaseModel):
     """Facts on the alpha channel; shares are 0..1 of all pixels."""
 
-    transparent: float
-    partial: float
-    opaque: float
-    bbox: Omittable[list[int]] = None
-    edges_touched: list[str]
-    has_transparency: bool
+    transparent: float = Field(description="Share of pixels that are invisible")
+    partial: float = Field(description="Share of pixels in between: soft edges, glass, smoke")
+    opaque: float = Field(description="Share of pixels that nothing shines through")
+    bbox: Omittable[list[int]] = Field(
+        default=None, description="Left, top, right, bottom of what is visible, in pixels; the last two are exclusive"
+    )
+    edges_touched: tuple[str, ...] = Field(
+        default=(), description="Edges of the picture that visible content reaches, so that it may be cut off"
+    )
+    has_transparency: bool = Field(description="False when the picture is practically opaque")
 
 
 class PictureFacts(BaseModel):
-    """One picture file; `alpha` is missing for an opaque layer, `box` for one that fills the picture."""
+    """One picture file."""
 
-    role: str
-    box: Omittable[list[int]] = Field(default=None, description="Where a layer that is no full picture lies, as bbox")
-    path: str
-    uri: str
-    width: int
-    height: int
-    seed: int
-    alpha: Omittable[Alpha] = None
+    number: int = Field(description="Its number in the preview and the text, from 1")
+    role: str = Field(description="Which layer it is: foreground, background, blended (both together), or its name")
+    box: Omittable[list[int]] = Field(
+        default=None, description="Where it lies if it does not fill the picture: left, top, right, bottom, in pixels"
+    )
+    path: str = Field(description="Absolute path of the file")
+    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    width: int = Field(description="In pixels")
+    height: int = Field(description="In pixels")
+    seed: int = Field(description="Seed that draws this picture alone")
+    verdict: Omittable[Verdict] = Field(
+        default=None, description="Whether its alpha is what was asked for; the best results come first"
+    )
+    reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
+    alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
 
 
 class JobResult(BaseModel):
-    """What is known of a job: its pictures once it is done, its progress before."""
+    """What is known of a job: its pictures once it is done, its progress before; nothing that is empty."""
 
-    status: State
-    job_id: str
-    images: list[PictureFacts] = Field(
-        default_factory=lambda: list[PictureFacts](),
-        description="alpha shares are 0..1; bbox: left, top, right, bottom",
-    )
-    latents: list[str] = Field(default_factory=lambda: list[str](), description="Paths of saved latents")
-    model: Omittable[str] = None
+    status: State = Field(description="done, failed and cancelled are final")
+    job_id: str = Field(description="Id for get_job and cancel_job")
+    images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
+    latents: tuple[str, ...] = Field(default=(), description="Paths of saved latents")
+    model: Omittable[str] = Field(default=None, description="Base model that was used")
     timings: Omittable[dict[str, float]] = Field(default=None, description="Seconds by stage")
-    warnings: list[str] = Field(default_factory=lambda: list[str]())
-    recipe: Omittable[dict[str, Any]] = Field(default=None, description="Draws the same again")
+    warnings: tuple[str, ...] = Field(default=(), description="What to know before the result is handed on")
+    recipe: Omittable[dict[str, Any]] = Field(
+        default=None, description="What draws the same again, if it was asked for; it is in the files, too"
+    )
     progress: Omittable[float] = Field(default=None, description="0..1, while it waits or runs")
-    message: Omittable[str] = None
-    seconds_left: Omittable[float] = Field(default=None, description="A guess")
-    error: Omittable[str] = None
+    message: Omittable[str] = Field(default=None, description="What it is doing, and how long that may take")
+    error: Omittable[str] = Field(default=None, description="Why it failed")
 
 
 def structured(model: BaseModel) -> dict[str, Any]:
-    """Structured content: plain JSON without nulls."""
-    return model.model_dump(mode="json", exclude_none=True)
+    """Structured content: plain JSON without nulls, and without what is empty by default."""
+    return model.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
 
 
 def plain(text: str, model: BaseModel) -> CallToolResult:
@@ -94,55 +103,70 @@ def image_uri(job: Job, number: int) -> str:
     return f"{IMAGES}{job.id}-{number}"
 
 
-def of_job(job: Job, message: str, shown: Shown | None = None) -> CallToolResult:
+def of_job(
+    job: Job,
+    message: str,
+    shown: Shown | None = None,
+    first: int = 1,
+    *,
+    several: bool = False,
+    recipe: bool = False,
+) -> CallToolResult:
     """The result for a job in whatever state it is.
 
     Args:
         message: how far it is.
         shown: a preview of its pictures.
+        first: number of its first picture.
+        several: whether its pictures are numbered even if there is one, because others stand beside them.
+        recipe: whether to add it.
     """
-    facts = facts_of(job, message)
-    match job.state:
+    facts = facts_of(job, message, first, recipe=recipe)
+    match job.status:
         case State.DONE:
-            return _finished(job, facts, shown)
+            return _finished(job, facts, shown, several=several or len(facts.images) > 1)
         case State.FAILED:
             text = f"{job.id} ({job.what}) failed: {facts.error}"
+        case State.CANCELLING:
+            text = f"{job.id} ({job.what}) is cancelled; its worker stops at its next step. It leaves no pictures."
         case State.CANCELLED:
             text = f"{job.id} ({job.what}) was cancelled; it left no pictures."
         case _:
-            left = f", about {facts.seconds_left:.0f} s left" if facts.seconds_left is not None else ""
             text = (
-                f"{job.id} ({job.what}) is not finished yet: {job.progress.fraction:.0%}, {message}{left}. "
-                f"Call get_job with job_id={job.id!r} to wait for its result, or cancel_job to stop it."
+                f"{job.id} ({job.what}) is not finished yet: {job.progress.fraction:.0%}, {facts.message}. "
+                f"Call get_job with job_ids=[{job.id!r}] to wait for its result, or cancel_job to stop it."
             )
     return plain(text, facts)
 
 
-def facts_of(job: Job, message: str) -> JobResult:
-    """The structured content for a job."""
-    facts = JobResult(status=job.state, job_id=job.id)
+def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> JobResult:
+    """The structured content for a job; its pictures are numbered from `first`."""
+    facts = JobResult(status=job.status, job_id=job.id)
     if not job.finished:
-        left = job.seconds_left
-        facts.progress, facts.message = round(job.progress.fraction, 4), message
-        facts.seconds_left = None if left is None else round(left, 1)
+        facts.progress, facts.message = round(job.progress.fraction, 4), with_estimate(message, job.seconds_left)
     if job.error is not None:
         facts.error = str(job.error)
-    if job.outcome is not None:
-        _add_outcome(facts, job, job.outcome)
+    if (outcome := job.outcome) is not None:
+        facts.images = tuple(_picture_facts(job, n, image, first) for n, image in enumerate(outcome.images, 1))
+        facts.latents = tuple(str(path) for path in outcome.latents)
+        facts.model = outcome.model or None
+        spent = {stage: round(seconds, 3) for stage, seconds in outcome.timings.model_dump().items() if seconds}
+        facts.timings = spent or None
+        facts.warnings = outcome.warnings
+        facts.recipe = outcome.recipe if recipe else None
     return facts
 
 
-def _add_outcome(facts: JobResult, job: Job, outcome: Outcome) -> None:
-    facts.images = [_picture_facts(job, n, image) for n, image in enumerate(outcome.images, 1)]
-    facts.latents = [str(path) for path in outcome.latents]
-    facts.model = outcome.model or None
-    facts.timings = {stage: round(spent, 3) for stage, spent in outcome.timings.model_dump().items() if spent}
-    facts.warnings = list(outcome.warnings)
-    facts.recipe = outcome.recipe
+def with_estimate(message: str, seconds_left: float | None) -> str:
+    """A job's message with one estimate: its own, which knows the pace of its steps, or else the one given."""
+    if seconds_left is None or " left" in message:
+        return message
+    return f"{message}, about {seconds_left:.0f} s left"
 
 
-def _picture_facts(job: Job, number: int, image: ImageResult) -> PictureFacts:
+def _picture_facts(job: Job, number: int, image: ImageResult, first: int) -> PictureFacts:
     return PictureFacts(
+        number=first + number - 1,
         role=image.label,
         box=image.box and list(image.box),
         path=str(image.path),
@@ -150,23 +174,45 @@ def _picture_facts(job: Job, number: int, image: ImageResult) -> PictureFacts:
         width=image.width,
         height=image.height,
         seed=image.seed,
+        verdict=image.verdict,
+        reason=image.reason,
         alpha=alpha_facts(image.alpha),
     )
 
 
 def alpha_facts(facts: AlphaFacts | None) -> Alpha | None:
     """The same facts in their structured form."""
-    return None if facts is None else Alpha.model_validate(facts.model_dump(mode="json"))
+    return None if facts is None else Alpha.model_validate(facts.model_dump())
 
 
-def _finished(job: Job, facts: JobResult, shown: Shown | None) -> CallToolResult:
+def together(parts: Sequence[CallToolResult], shown: Shown | None) -> CallToolResult:
+    """The results of several jobs as one: their texts, one preview, their links."""
+    texts = [block.text for part in parts for block in part.content if isinstance(block, TextContent)]
+    links = [block for part in parts for block in part.content if isinstance(block, ResourceLink)]
+    texts += [_on_the_preview(len(links) > 1)] if shown else []
+    content: list[ContentBlock] = [TextContent(type="text", text="\n".join(texts))]
+    content += [image_content(shown)] if shown else []
+    return CallToolResult(
+        content=[*content, *links], structured_content={"jobs": [part.structured_content for part in parts]}
+    )
+
+
+def _on_the_preview(several: bool) -> str:
+    numbered = ", its numbers those above" if several else ""
+    return f"The attached picture is a small preview on a checkerboard{numbered}."
+
+
+def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) -> CallToolResult:
     outcome = job.outcome
     assert outcome is not None
     lines = [_headline(job, outcome)]
-    lines += [line_of(image) for image in outcome.images]
+    lines += [
+        f"{picture.number}. {line_of(image)}" if several else line_of(image)
+        for picture, image in zip(facts.images, outcome.images, strict=True)
+    ]
     lines += [f"latent: {path}" for path in outcome.latents]
     if shown is not None:
-        lines.append("The attached picture is a small preview on a checkerboard; the files hold the real transparency.")
+        lines.append(_on_the_preview(several))
     lines += [f"Warning: {warning}" for warning in outcome.warnings]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     if shown is not None:
@@ -178,16 +224,18 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None) -> CallToolResult
 def _headline(job: Job, outcome: Outcome) -> str:
     count = len(outcome.images)
     made = f"{count} picture{'s' * (count != 1)}" if count else "nothing to show"
+    best = ", the best first" if len({image.seed for image in outcome.images}) > 1 else ""
     spent = outcome.timings.total or job.seconds
     by = f" with {outcome.model}" if outcome.model else ""
     on = f" on {outcome.device}" if outcome.device else ""
-    return f"{job.what} is done: {made} in {spent:.1f} s{by}{on} ({job.id})."
+    return f"{job.what} is done: {made}{best} in {spent:.1f} s{by}{on} ({job.id})."
 
 
 def line_of(image: ImageResult) -> str:
-    """One picture in one line: where it is and what its alpha holds."""
+    """One picture in one line: where it is, what its alpha holds, and what to doubt."""
     holds = "opaque layer" if image.alpha is None else describe(image.alpha)
-    return f"{image.path} ({image.label}, {image.width}x{image.height}, seed {image.seed}): {holds}"
+    doubt = f". {image.verdict}: {image.reason}." if image.reason else ""
+    return f"{image.path} ({image.label}, {image.width}x{image.height}, seed {image.seed}): {holds}{doubt}"
 
 
 def link_to(path: Path, uri: str) -> ResourceLink:
@@ -202,7 +250,10 @@ def media_type(path: Path) -> str:
 
 
 async def preview_of(room: PictureRoom, paths: Sequence[Path]) -> Shown | None:
-    """One small picture that shows all files; None when they cannot be shown, for one that is gone perhaps."""
+    """One small picture that shows all files, numbered from 1 where they are several.
+
+    None when they cannot be shown, for one that is gone perhaps.
+    """
     try:
         sheet = await room.run(SheetTask(tuple(paths)))
     except LayerDiffuseError as error:

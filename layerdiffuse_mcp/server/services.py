@@ -24,6 +24,7 @@ from layerdiffuse_mcp.wording import short
 
 IMAGES, JOBS = "layerdiffuse://images/", "layerdiffuse://jobs/"
 _IMAGE_ID = re.compile(r"(job-[0-9a-z]+)(?:-([0-9]{1,6}))?")
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 Keep = Callable[[OpenedFile], Path]
 
 
@@ -112,6 +113,11 @@ class Services:
 
 def _path(given: str) -> str:
     """A path as it is, or that of a `file://` address, whose percent signs stand for bytes."""
+    if _ADDRESS.match(given):
+        raise ImageError(
+            f"{short(given)} is an address, and addresses are not fetched. Save the picture into a folder that may be "
+            "read, and give its path."
+        )
     scheme, _, rest = given.partition("://")
     if scheme.lower() != "file":
         return given

@@ -5,8 +5,9 @@
 
 A tool's parameters, bounds and descriptions are those of the function's annotations; its result's schema is
 that of the model in `Annotated[CallToolResult, Model]`; its description is the docstring.
-Three points differ from the SDK: a name that is no parameter is refused rather than ignored, null means left
-out, and an error reaches the agent without a prefix. Schemas hold no references, which not every client follows.
+Four points differ from the SDK: a name that is no parameter is refused rather than ignored, null means left out, text
+that happens to be JSON stays text, and an error reaches the agent without a prefix. Schemas hold no references, which
+not every client follows.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import ToolAnnotations
 from pydantic import ValidationError
 
@@ -53,18 +55,42 @@ class Row(NamedTuple):
         return made
 
 
+class TextAsItIs(FuncMetadata):
+    """The SDK's reading of arguments, but for text: that which happens to be JSON stays text.
+
+    For clients that send objects and lists as JSON within a string the SDK reads any string so unless its parameter is
+    nothing but `str`. `texts`: the parameters that are text.
+    """
+
+    texts: frozenset[str]
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, with objects and lists that came as text read."""
+        return super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
+
+
 class StrictTool(Tool):
     """A tool whose errors are one plain message: what was wrong, what is allowed, what to do."""
 
     @classmethod
     def from_function(cls, *args: Any, **options: Any) -> "StrictTool":
         """As the SDK's; it makes one of this class."""
-        return cast(StrictTool, super().from_function(*args, **options))
+        made = cast(StrictTool, super().from_function(*args, **options))
+        facts, shapes = made.fn_metadata, made.parameters["properties"]
+        made.fn_metadata = TextAsItIs(
+            arg_model=facts.arg_model,
+            output_schema=facts.output_schema,
+            output_model=facts.output_model,
+            wrap_output=facts.wrap_output,
+            texts=frozenset(name for name in shapes if shapes[name].get("type") == "string"),
+        )
+        return made
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool; raises ToolError with our own text for everything that we foresaw."""
-        given = {name: value for name, value in arguments.items() if value is not None}
+        given = _without_nulls(self.fn_metadata.pre_parse_json(arguments), self.parameters)
         self._check_names(arguments, self.parameters, "")
+        self._check_names(given, self.parameters, "")
         allowed = self.parameters["properties"]
         if missing := [name for name in self.parameters["required"] if name not in given]:
             wanted = "; ".join(f"{name}: {allowed[name]['description']}" for name in missing)
@@ -108,11 +134,35 @@ class StrictTool(Tool):
         return f"{place} has no parameter {quoted(name)}. {near(name, allowed)}"
 
 
+_OWN_PROMPT = 'options.layer_prompts.{0}`, as in options={{"layer_prompts": {{"{0}": "..."}}}}'
+_SIZE = {
+    "size": '`size`, as in size="1024x768"',
+    "canvas": '`canvas.size`, as in canvas={"size": "1024x768"}',
+}
 MOVED: Mapping[str, Mapping[str, str]] = {
-    "width": {"canvas": '`canvas.size`, as in canvas={"size": "1024x768"}'},
-    "height": {"canvas": '`canvas.size`, as in canvas={"size": "1024x768"}'},
+    "width": _SIZE,
+    "height": _SIZE,
+    "recipe_from": {"seed": "the tool redraw_image, with image and changes"},
+    "job_id": {"job_ids": '`job_ids`, a list, as in job_ids=["job-863032aa"]'},
+    **{
+        f"{role}_prompt": {"options": f"`{_OWN_PROMPT.format(role)}"}
+        for role in ("foreground", "background", "blended")
+    },
 }
 """Where a name that tools once had has gone: what to say, for tools that have the parameter named."""
+
+
+def _without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
+    """A value without what is null in it, as deep as its schema goes: null is as good as left out."""
+    match value:
+        case {**named} if "properties" in schema:
+            shapes = schema["properties"]
+            given = {name: item for name, item in named.items() if item is not None}
+            return {name: _without_nulls(item, shapes.get(name, {})) for name, item in given.items()}
+        case [*items] if "items" in schema:
+            return [_without_nulls(item, schema["items"]) for item in items]
+        case _:
+            return value
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:

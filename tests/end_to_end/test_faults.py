@@ -31,9 +31,9 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts of Linux"),
 ]
 
-CALL = {
-    "prompt": "a red apple", "seed": 7, "steps": 3, "width": 64, "height": 64, "wait_seconds": 600, "preview": False,
-}  # fmt: skip
+OUTPUT = {"wait_seconds": 600, "preview": False}
+SAVING = {**OUTPUT, "save_latent": True}
+CALL = {"prompt": "a red apple", "seed": 7, "size": "64x64", "options": {"steps": 3}, "output": OUTPUT}
 PHASES = ("starting", "denoising", "decoding", "writing")
 PATIENCE = 120.0
 """Seconds that anything may take on the busiest machine."""
@@ -118,7 +118,7 @@ async def test_a_worker_killed_in_any_phase_leaves_no_half_file_and_the_next_dra
     client: Client, folder: Path, phase: str
 ):
     before, server = files_of(folder / "out"), server_of(folder)
-    result = await draw_until(client, phase, lambda: kill(workers(server)), count=2, save_latent=True)
+    result = await draw_until(client, phase, lambda: kill(workers(server)), count=2, output=SAVING)
     if result.is_error:
         check_words(text_of(result))
         assert "SIGKILL" in text_of(result)
@@ -162,7 +162,7 @@ async def test_a_client_that_leaves_in_any_phase_leaves_no_process_and_no_half_f
     out = tmp_path / "out"
     parameters = program(output_dir=out)
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    arguments = {**CALL, "steps": 20, "count": 2, "save_latent": True}
+    arguments = {**CALL, "options": {"steps": 20}, "count": 2, "output": SAVING}
     call = {"name": "generate_transparent", "arguments": arguments, "_meta": {"progressToken": 1}}
     with subprocess.Popen(
         [parameters.command, *parameters.args], env=parameters.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -215,7 +215,7 @@ async def test_a_full_disk_is_an_error_that_leaves_no_file_and_a_freed_one_is_wr
     connect: Connect, small_disk: Path
 ):
     async with connect(output_dir=small_disk / "out") as client:
-        refused = await draw(client, count=8, save_latent=True)
+        refused = await draw(client, count=8, output=SAVING)
         assert refused.is_error
         check_words(text_of(refused))
         assert "cannot be written" in text_of(refused)

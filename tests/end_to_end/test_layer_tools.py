@@ -12,7 +12,8 @@ from tests.narrow import write_models
 
 pytestmark = pytest.mark.anyio
 
-QUICK = {"prompt": "a cup", "seed": 1, "steps": 2, "width": 64, "height": 64, "preview": False, "wait_seconds": 600}
+QUICK = {"prompt": "a cup", "seed": 1, "size": "64x64", "output": {"preview": False, "wait_seconds": 600}}
+BLENDED = ["blended"]
 CALLS: dict[str, tuple[str, str, tuple[str, ...], list[str]]] = {
     "joint": ("generate_layers", "tiny-sd15", (), ["foreground", "background", "blended"]),
     "fg2bg": ("generate_background_from_foreground", "tiny-sd15", ("foreground",), ["background", "blended"]),
@@ -23,8 +24,9 @@ CALLS: dict[str, tuple[str, str, tuple[str, ...], list[str]]] = {
     "bg2ble, bgble2fg": (
         "generate_foreground_from_background", "tiny-sdxl", ("background",), ["blended", "foreground"]
     ),
-    "fg2ble": ("generate_blended", "tiny-sdxl", ("foreground",), ["blended"]),
-    "bg2ble": ("generate_blended", "tiny-sdxl", ("background",), ["blended"]),
+    "fg2ble": ("generate_background_from_foreground", "tiny-sdxl", ("foreground",), BLENDED),
+    "bg2ble": ("generate_foreground_from_background", "tiny-sdxl", ("background",), BLENDED),
+    "fg2bg, blended alone": ("generate_background_from_foreground", "tiny-sd15", ("foreground",), BLENDED),
     "bgble2fg": ("extract_layer", "tiny-sdxl", ("blended", "background"), ["foreground"]),
     "fgble2bg": ("extract_layer", "tiny-sdxl", ("blended", "foreground"), ["background"]),
 }  # fmt: skip
@@ -42,7 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", CALLS)
 async def test_a_layer_tool_draws_its_layers(client: Client, folder: Path, case: str) -> None:
     tool, model, inputs, roles = CALLS[case]
-    arguments: dict[str, Any] = {**QUICK, "model": model, **{role: str(folder / "given.png") for role in inputs}}
+    arguments: dict[str, Any] = {**QUICK, **{role: str(folder / "given.png") for role in inputs}}
+    arguments["options"] = {"model": model, "steps": 2}
+    if roles == BLENDED:
+        arguments["want"] = BLENDED
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result.content
     assert result.structured_content is not None
@@ -55,11 +60,11 @@ async def test_a_layer_tool_draws_its_layers(client: Client, folder: Path, case:
 
 
 async def test_a_picture_of_two_stages_is_drawn_again_from_itself(client: Client, folder: Path) -> None:
-    arguments = {**QUICK, "model": "tiny-sdxl", "foreground": str(folder / "given.png")}
+    arguments = {**QUICK, "options": {"model": "tiny-sdxl", "steps": 2}, "foreground": str(folder / "given.png")}
     first = await client.call_tool("generate_background_from_foreground", arguments)
     assert first.structured_content is not None
     source = first.structured_content["images"][1]["path"]
-    again = await client.call_tool("generate_transparent", {"recipe_from": source, "wait_seconds": 600})
+    again = await client.call_tool("redraw_image", {"image": source, "output": {"wait_seconds": 600}})
     assert not again.is_error, again.content
     assert again.structured_content is not None
     with Image.open(source) as old, Image.open(again.structured_content["images"][1]["path"]) as new:

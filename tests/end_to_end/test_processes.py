@@ -27,7 +27,8 @@ Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
-APPLE = {"prompt": "a red apple", "seed": 7, "steps": 2, "wait_seconds": 600, "preview": False}
+OUTPUT = {"wait_seconds": 600, "preview": False}
+APPLE = {"prompt": "a red apple", "seed": 7, "options": {"steps": 2}, "output": OUTPUT}
 
 
 def children_of(pid: int) -> list[int]:
@@ -111,7 +112,7 @@ async def test_a_worker_killed_in_a_job_fails_that_job_and_the_next_is_drawn(con
                 drawing.set()
 
         async def long_call() -> None:
-            arguments = {**APPLE, "steps": 150}
+            arguments = {**APPLE, "options": {"steps": 150}}
             results.append(await client.call_tool("generate_transparent", arguments, progress_callback=hear))
 
         async with anyio.create_task_group() as tasks:
@@ -142,7 +143,7 @@ CLIENT = """
         import os
         server = StdioServerParameters(command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=dict(os.environ))
         async with Client(server) as client:
-            arguments = {"prompt": "a red apple", "steps": 150, "wait_seconds": 600}
+            arguments = {"prompt": "a red apple", "options": {"steps": 150}, "output": OUTPUT}
             await client.call_tool("generate_transparent", arguments, progress_callback=hear)
 
     anyio.run(main)
@@ -314,7 +315,7 @@ async def test_a_server_on_http_ends_at_a_signal_with_its_worker(program: Callab
             with anyio.fail_after(60):
                 await answering(url)
                 async with Client(streamable_http_client(url)) as client:
-                    drawing = {**APPLE, "steps": 150, "wait_seconds": 0}
+                    drawing = {**APPLE, "options": {"steps": 150}, "output": {"wait_seconds": 0}}
                     assert not (await client.call_tool("generate_transparent", drawing)).is_error
                 while not workers_of(process.pid):
                     await anyio.sleep(0.05)

@@ -88,11 +88,13 @@ def test_a_damaged_recipe_is_refused_or_drawn_and_the_server_goes_on(server: Ser
     path.write_bytes(with_recipe(data.draw(damaged_json(RECIPE))))
     with bounded():
         server.call("inspect_image", {"image": str(path)})
-        server.call("generate_transparent", {"recipe_from": str(path), **data.draw(CHANGES)})
+        server.call("redraw_image", {"image": str(path), "changes": data.draw(CHANGES)})
         server.wait_until_idle()
 
 
-CHANGES = st.sampled_from(({}, {"prompt": "steps 2"}, {"seed": 4}, {"steps": 3}, {"count": 8}, {"width": 64}))
+CHANGES = st.sampled_from(
+    ({}, {"prompt": "steps 2"}, {"seed": 4}, {"options": {"steps": 3}}, {"count": 8}, {"size": "64x64"})
+)
 
 
 def with_recipe(recipe: Any) -> bytes:

@@ -65,7 +65,9 @@ async def client(folder: Path) -> AsyncIterator[Client]:
 @pytest.fixture(scope="module")
 async def savers(client: Client) -> set[str]:
     """The tools that can save a picture's latent too."""
-    return {tool.name for tool in (await client.list_tools()).tools if "save_latent" in tool.input_schema["properties"]}
+    tools = (await client.list_tools()).tools
+    outputs = {tool.name: tool.input_schema["properties"].get("output", {}).get("properties", {}) for tool in tools}
+    return {name for name, output in outputs.items() if "save_latent" in output}
 
 
 async def test_a_whole_run_equals_the_reference(
@@ -73,29 +75,52 @@ async def test_a_whole_run_equals_the_reference(
 ) -> None:
     tool, arguments = call_of(case, golden, folder)
     if tool in savers:
-        arguments["save_latent"] = True
+        arguments["output"]["save_latent"] = True
     first: list[np.ndarray] = []
     for _ in range(case.get("repeat", 1)):
         facts = facts_of(await client.call_tool(tool, arguments))
-        check_latents(golden, case, [load_file(path) for path in facts["latents"]])
-        drawn = check_pictures(golden, case, facts["images"])
+        in_turn = sorted(facts.get("images", ()), key=lambda image: image["seed"])  # the best come first
+        check_latents(golden, case, [load_file(path) for path in sorted(facts.get("latents", ()), key=seed_of)])
+        drawn = check_pictures(golden, case, in_turn)
         first = first or drawn
         assert all(np.array_equal(*both) for both in zip(first, drawn, strict=True))
 
 
+BESIDE = ("prompt", "seed", "count", "image", "foreground", "background", "blended", "latent")
+"""What stands beside `options` in a call; of an extraction `count` does not."""
+
+
 def call_of(case: dict[str, Any], golden: GoldenSet, folder: Path) -> tuple[str, dict[str, Any]]:
-    """A case as a call: the tool and its arguments, with files where the case names keys."""
-    arguments = {"wait_seconds": 600}
-    for name, value in case["arguments"].items():
+    """A case, whose arguments are flat, as a call of a tool: with files where the case names keys."""
+    tool, flat = case["tool"], dict(case["arguments"])
+    for name, value in flat.items():
         if name == "latent":
             path = folder / f"{case['name']}.safetensors"
             save_file({"latent": golden.file("pictures")[value]}, path)
-            arguments[name] = str(path)
+            flat[name] = str(path)
         elif isinstance(value, str) and value.startswith("picture."):
-            arguments[name] = str(folder / f"{value}.png")
-        else:
-            arguments[name] = value
-    return case["tool"], arguments
+            flat[name] = str(folder / f"{value}.png")
+    call: dict[str, Any] = {"output": {"wait_seconds": 600}}
+    if "width" in flat:
+        call["size"] = f"{flat.pop('width')}x{flat.pop('height')}"
+    beside = [name for name in BESIDE if (tool, name) != ("extract_layer", "count")]
+    if tool in ("decode_transparent_latent", "encode_transparent_image"):
+        return tool, call | flat
+    if tool == "generate_blended":
+        call["want"] = ["blended"]
+        tool = f"generate_{'background' if 'foreground' in flat else 'foreground'}_from_"
+        tool += "foreground" if "foreground" in flat else "background"
+    call |= {name: flat.pop(name) for name in beside if name in flat}
+    layers = {name.removesuffix("_prompt"): flat.pop(name) for name in [*flat] if name in OWN_PROMPTS}
+    return tool, call | {"options": flat | ({"layer_prompts": layers} if layers else {})}
+
+
+OWN_PROMPTS = ("foreground_prompt", "background_prompt", "blended_prompt")
+
+
+def seed_of(latent: str) -> int:
+    """The seed in a saved latent's name, `...-<seed>-<role>.safetensors`."""
+    return int(Path(latent).stem.split("-")[-2])
 
 
 def check_latents(golden: GoldenSet, case: dict[str, Any], saved: list[dict[str, torch.Tensor]]) -> None:

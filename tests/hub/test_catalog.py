@@ -195,12 +195,12 @@ def test_a_listed_base_whose_file_is_not_there_is_listed_and_explained(settings:
         ("[[base]]\nname = 'a'\nrepo = 'x/y'\nfile = 'z.safetensors'", "family must be given with repo"),
         ("[[base]]\nname = 'a'\nrepo = 'x/y'\nfile = 'z.ckpt'\nfamily = 'sdxl'", "can run code"),
         ("[[base]]\nname = 'a'\npath = 'b'\nfamily = 'flux'", "there is no family 'flux'; use sdxl or sd15"),
-        ("[[base]]\nname = 'a'\npath = 'b'\ncolour = 'red'", "colour: Extra inputs"),
+        ("[[base]]\nname = 'a'\npath = 'b'\ncolour = 'red'", "colour is not known here"),
         ("[[base]]\nname = 'pocket'\npath = 'b'", "the name pocket is taken"),
         ("[[base]]\nname = 'a\\u0007'\npath = 'b'".replace("'a\\u0007'", '"a\\u0007"'), "name must be on one line"),
         ("x = " + "[" * 5000, "cannot be read"),
         ("# " + "x" * 2_000_000, "cannot be read: it is larger than 1000 kB"),
-        ("[[base]]\nname = 'a'\npath = 'b'\ndescription = '" + "x" * 5000 + "'", "description: .* at most 500"),
+        ("[[base]]\nname = 'a'\npath = 'b'\ndescription = '" + "x" * 5000 + "'", "description .* at most 500"),
         *(
             (f"[[lora]]\nname = 'a'\nrepo = 'x/y'\nfile = '{file}'", "file must be a path inside the repository")
             for file in ("../../x.safetensors", "/x.safetensors", "a//x.safetensors", "a/. ./x.safetensors")

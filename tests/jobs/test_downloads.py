@@ -187,17 +187,20 @@ async def test_an_agent_sees_a_download_and_can_stop_it(filled: Hub, settings: S
         wanted = {"model": BASE, "task": "layers", "wait_seconds": 0}
         handle = facts_of(await client.call_tool("prepare_model", wanted))
         assert handle["status"] == "downloading"
-        job = {"job_id": handle["job_id"]}
+        waiting = {"job_ids": [handle["job_id"]], "wait_seconds": 0.1}
         with anyio.fail_after(PATIENCE):
-            while not (found := facts_of(await client.call_tool("get_job", {**job, "wait_seconds": 0.1})))["progress"]:
+            while not (found := facts_of(await client.call_tool("get_job", waiting))["jobs"][0])["progress"]:
                 pass
         assert "downloading realisticVisionV51_v51VAE.safetensors" in found["message"]
-        drawn = await client.call_tool("generate_transparent", {"prompt": "steps 1", "model": "pocket"})
+        drawn = await client.call_tool("generate_transparent", {"prompt": "steps 1", "options": {"model": "pocket"}})
         assert facts_of(drawn)["status"] == "done"
         listed = await client.call_tool("list_jobs", {"status": "downloading"})
         assert [line["job_id"] for line in facts_of(listed)["jobs"]] == [handle["job_id"]]
         assert facts_of(await client.call_tool("server_status", {}))["running"] == []
-        assert text_of(await client.call_tool("cancel_job", job)) == f"{handle['job_id']} is cancelled."
+        assert (
+            text_of(await client.call_tool("cancel_job", {"job_id": handle["job_id"]}))
+            == f"{handle['job_id']} is cancelled."
+        )
 
 
 async def test_a_server_that_starts_removes_partial_files_that_were_given_up(

@@ -26,18 +26,36 @@ from tests.results import facts_of, text_of
 
 DRAW, EDIT, ENCODE = "generate_transparent", "edit_transparent", "encode_transparent_image"
 DECODE, BEHIND = "decode_transparent_latent", "generate_foreground_from_background"
+
+
+def options(**given: Any) -> dict[str, Any]:
+    return {"options": given}
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "an unknown model": (DRAW, {"model": "poket"}, "There is no model 'poket'. Allowed: pocket"),
-    "a model that is not here": (DRAW, {"model": "realvisxl-v4"}, "not on this machine. Fetch it"),
-    "a method of another family": (DRAW, {"method": "layer_xl_transparent_attn"}, "belongs to sdxl models"),
-    "an option that does not act": (DRAW, {"layer_weight": 0.5}, "layer_weight would change nothing: SD 1.5"),
+    "an unknown model": (DRAW, options(model="poket"), "There is no model 'poket'. Allowed: pocket"),
+    "a model that is not here": (DRAW, options(model="realvisxl-v4"), "not on this machine. Fetch it"),
+    "a method of another family": (
+        DRAW,
+        {"options": {"method": "layer_xl_transparent_attn"}},
+        "belongs to sdxl models",
+    ),
+    "an option that does not act": (
+        DRAW,
+        {"options": {"layer_weight": 0.5}},
+        "layer_weight would change nothing: SD 1.5",
+    ),
     "a missing LoRA": (DRAW, {"prompt": "a cup <lora:none:1>"}, "There is no LoRA 'none'"),
     "a LoRA without strength": (DRAW, {"prompt": "a cup <lora:none:x>"}, "write <lora:name:0.8>"),
     "a prompt that is too long": (DRAW, {"prompt": "cup " * 4097}, f"at most {MAX_TOKENS} are allowed"),
-    "a negative prompt that is too long": (DRAW, {"negative_prompt": "a " * 4097}, "negative_prompt has 4097 tokens"),
+    "a negative prompt that is too long": (
+        DRAW,
+        {"options": {"negative_prompt": "a " * 4097}},
+        "negative_prompt has 4097 tokens",
+    ),
     "a seed past the largest": (DRAW, {"seed": 2**32 - 1, "count": 2}, "choose a smaller seed"),
     "seeds of frames past the largest": ("generate_layers", {"seed": 2**32 - 3, "count": 2}, "smaller seed"),
-    "a size out of range": (DRAW, {"width": 4096}, "less than or equal to 2048"),
+    "a size out of range": (DRAW, {"size": "4096x512"}, "from 64 to 2048"),
     "no picture": (EDIT, {"image": "text.png"}, "is not a picture"),
     "a picture that is too large": (EDIT, {"image": "wide.png"}, "too large"),
     "a picture too wide to encode": (ENCODE, {"image": "strip.png"}, "at most 2048 a side"),
@@ -48,7 +66,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a latent of another family": (DECODE, {"latent": "xl.safetensors", "model": "pocket"}, "is a latent of a sdxl"),
     "a picture too long to crop": (EDIT, {"image": "thread.png"}, "The image picture of 50000x1 cannot be fitted to"),
     "a mask too long to crop": (EDIT, {"image": "cup.png", "mask": "thread.png"}, "The mask picture of 50000x1"),
-    "a layer picture too long to crop": (BEHIND, {"background": "thread.png", "width": 64}, "background picture of"),
+    "a layer picture too long to crop": (
+        BEHIND,
+        {"background": "thread.png", "size": "64x64"},
+        "background picture of",
+    ),
 }
 
 

@@ -134,12 +134,13 @@ async def test_whoever_waits_hears_of_a_cancellation_at_once_and_the_next_job_wa
             await anyio.wait_all_tasks_blocked()
             jobs.cancel(job)
             assert (job.state, jobs.progress(job).message, job.seconds_left) == (State.CANCELLED, "cancelled", None)
+            assert job.status is State.CANCELLING
             with anyio.fail_after(1):
                 await heard.wait()
         assert after.state is State.QUEUED
         assert jobs.progress(after).message.startswith("waiting for the worker")
         await jobs.follow(after, 30)
-        assert (job.state, after.state) == (State.CANCELLED, State.DONE)
+        assert (job.status, after.status) == (State.CANCELLED, State.DONE)
 
 
 async def test_a_job_has_ended_when_cancel_returns_wherever_it_was(grouping: Settings, rehearsal: str):

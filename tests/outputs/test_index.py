@@ -118,16 +118,27 @@ def test_a_picture_is_known_by_its_job_and_with_all_that_its_file_says(settings:
     assert Index(settings).find("job-2", 1) is None
 
 
+def test_the_verdict_on_a_picture_is_kept(settings: Settings):
+    [drawn] = draw(settings)
+    Index(settings).add([drawn.model_copy(update={"verdict": "doubtful"})], "pocket", "job-1")
+    found = Index(settings).find("job-1", 1)
+    assert found is not None
+    assert found.verdict == "doubtful"
+
+
 def test_the_index_is_for_its_user_alone(settings: Settings, state: Path):
     Index(settings).add(draw(settings), "pocket", "job-1")
     assert stat.S_IMODE(index_file().stat().st_mode) == 0o600
     assert stat.S_IMODE((state / "layerdiffuse").stat().st_mode) == 0o700
 
 
+DRAW = {"prompt": "draw", "output": {"preview": False}}
+
+
 @pytest.mark.anyio
 async def test_the_id_of_a_drawn_picture_outlasts_the_server(connect: Connect):
     async with connect() as client:
-        drawn = facts_of(await client.call_tool("generate_transparent", {"prompt": "draw", "preview": False}))
+        drawn = facts_of(await client.call_tool("generate_transparent", DRAW))
     [image] = drawn["images"]
     async with connect() as client:
         read = (await client.read_resource(image["uri"])).contents[0]
@@ -341,6 +352,6 @@ async def test_a_state_folder_that_cannot_be_written_fails_no_drawing_and_is_war
     with caplog.at_level(logging.WARNING):
         async with connect() as client:
             for _ in range(2):
-                drawn = facts_of(await client.call_tool("generate_transparent", {"prompt": "draw", "preview": False}))
+                drawn = facts_of(await client.call_tool("generate_transparent", DRAW))
                 assert Path(drawn["images"][0]["path"]).is_file()
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1

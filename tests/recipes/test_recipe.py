@@ -40,7 +40,7 @@ def found(wanted: GivenPicture) -> Path:
 def test_a_recipe_holds_every_setting_also_those_that_are_the_default() -> None:
     written = recipe(plan())["request"]
     decided_by_stages = {"method", "sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight"}
-    kept_elsewhere = {"inputs", "image", "mask", "notes", "drawn_with"}
+    kept_elsewhere = {"inputs", "image", "mask", "notes", "drawn_with", "name", "format", "metadata"}
     assert written.keys() == GenerateRequest.model_fields.keys() - kept_elsewhere - decided_by_stages
     assert written["stages"][0].keys() == decided_by_stages
 
@@ -64,8 +64,19 @@ def test_a_recipe_holds_whole_hashes_and_leads_back_to_the_plan() -> None:
         {"layer_sd15_joint.safetensors": None},
     )
     again = request_from(written)
-    assert again.drawn_with == WEIGHTS
+    assert again.drawn_with is not None
+    assert again.drawn_with.items() >= WEIGHTS.items()
     assert planned_again(again, made) == made
+
+
+def test_files_that_a_recipe_should_name_and_does_not_are_said_to_be_unchecked() -> None:
+    attn = "layer_sd15_transparent_attn.safetensors"
+    again = request_from(recipe(plan()) | {"weights": {}})
+    [said] = other_weights(again.drawn_with, {"model": WEIGHTS["model"], attn: "ab" * 32})
+    assert said == f"{attn} was not checked to be the recipe's: the recipe holds no hash of it."
+    for changes in ({"method": "layer_sd15_transparent_attn"}, {"model": "another"}):
+        said = " ".join(other_weights(request_from(recipe(plan()), changes).drawn_with, {"model": "ab" * 32}))
+        assert ("base model" in said) == ("method" in changes)
 
 
 @pytest.mark.parametrize(("format", "known"), [(1, None), (2, "15012c538f")])

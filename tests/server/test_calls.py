@@ -17,8 +17,9 @@ Connect = Callable[..., AbstractAsyncContextManager[Client]]
 pytestmark = pytest.mark.anyio
 
 
-async def draw(client: Client, prompt: str, **arguments: Any) -> CallToolResult:
-    return await client.call_tool("generate_transparent", {"prompt": prompt, "preview": False, **arguments})
+async def draw(client: Client, prompt: str, **output: Any) -> CallToolResult:
+    given = {"prompt": prompt, "output": {"preview": False, **output}}
+    return await client.call_tool("generate_transparent", given)
 
 
 async def test_a_call_returns_the_finished_job(connect: Connect):
@@ -50,8 +51,8 @@ async def test_a_wait_that_expires_hands_back_a_job_to_wait_for(connect: Connect
         facts = facts_of(handle)
         assert facts["status"] == "running"
         assert 0 <= facts["progress"] < 1
-        assert f"get_job with job_id='{facts['job_id']}'" in text_of(handle)
-        finished = facts_of(await client.call_tool("get_job", {"job_id": facts["job_id"]}))
+        assert f"get_job with job_ids=['{facts['job_id']}']" in text_of(handle)
+        finished = facts_of(await client.call_tool("get_job", {"job_ids": [facts["job_id"]]}))["jobs"][0]
         assert (finished["status"], finished["job_id"]) == ("done", facts["job_id"])
 
 
@@ -88,8 +89,9 @@ async def test_a_cancelled_wait_for_a_job_leaves_the_job_alone(connect: Connect)
     async with connect() as client:
         handle = facts_of(await draw(client, "steps 30", wait_seconds=0))
         with anyio.move_on_after(0.1):
-            await client.call_tool("get_job", {"job_id": handle["job_id"]})
-        assert facts_of(await client.call_tool("get_job", {"job_id": handle["job_id"]}))["status"] == "done"
+            await client.call_tool("get_job", {"job_ids": [handle["job_id"]]})
+        finished = facts_of(await client.call_tool("get_job", {"job_ids": [handle["job_id"]]}))
+        assert finished["jobs"][0]["status"] == "done"
 
 
 async def test_cancel_job_stops_it_and_the_waiting_call_says_so(connect: Connect):
@@ -107,11 +109,11 @@ async def test_cancel_job_stops_it_and_the_waiting_call_says_so(connect: Connect
                     await anyio.sleep(0.02)
             running = jobs[0]
             stopped = facts_of(await client.call_tool("cancel_job", {"job_id": running["job_id"]}))
-            assert stopped["status"] == "cancelled"
+            assert stopped["status"] == "cancelling"
         assert seen[0].is_error
         assert "was cancelled" in text_of(seen[0])
-        again = await client.call_tool("get_job", {"job_id": running["job_id"]})
-        assert facts_of(again)["status"] == "cancelled"
+        again = await client.call_tool("get_job", {"job_ids": [running["job_id"]]})
+        assert facts_of(again)["jobs"][0]["status"] in ("cancelling", "cancelled")
 
 
 async def test_two_calls_at_once_both_end(connect: Connect):
@@ -141,7 +143,8 @@ async def test_an_error_of_the_engine_is_told_as_it_is(connect: Connect):
         assert failed.is_error
         assert text_of(failed) == "Too large for this device: ask for less."
         listed = facts_of(await client.call_tool("list_jobs", {"status": "failed"}))["jobs"][0]
-        assert facts_of(await client.call_tool("get_job", {"job_id": listed["job_id"]}))["error"] == text_of(failed)
+        again = facts_of(await client.call_tool("get_job", {"job_ids": [listed["job_id"]]}))
+        assert again["jobs"][0]["error"] == text_of(failed)
 
 
 async def test_a_full_queue_is_an_error_that_says_what_to_do(connect: Connect):

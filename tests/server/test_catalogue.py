@@ -69,7 +69,7 @@ async def test_a_schema_stands_alone_and_says_what_is_required(name: str, tools:
 
 async def test_null_is_as_good_as_left_out(connect: Connect):
     async with connect() as client:
-        given = {"prompt": "steps 1", "seed": None, "steps": None, "preview": None}
+        given = {"prompt": "steps 1", "seed": None, "options": {"steps": None}, "output": {"preview": None}}
         assert not (await client.call_tool("generate_layers", given)).is_error
         refused = await client.call_tool("edit_transparent", {"prompt": "x", "image": None})
     assert "edit_transparent needs image" in text_of(refused)
@@ -78,7 +78,7 @@ async def test_null_is_as_good_as_left_out(connect: Connect):
 def test_the_instructions_fit_into_their_budget_and_name_only_tools_that_exist():
     assert len(INSTRUCTIONS.encode()) <= INSTRUCTIONS_LIMIT
     words = {word.strip(".,:;()") for word in INSTRUCTIONS.split()}
-    assert {word for word in words if "_" in word} <= {*NAMES, "job_id", "recipe_from"}
+    assert {word for word in words if "_" in word} <= {*NAMES, "job_id"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,7 +102,7 @@ async def test_every_parameter_is_described_with_its_range(name: str, tools: dic
 
 
 async def test_enums_are_the_tables(tools: dict[str, Tool]):
-    properties = tools["generate_transparent"].input_schema["properties"]
+    properties = tools["generate_transparent"].input_schema["properties"]["options"]["properties"]
     assert properties["sampler"]["enum"] == list(SAMPLERS)
     assert properties["schedule"]["enum"] == list(SCHEDULES)
 

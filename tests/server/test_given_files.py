@@ -74,7 +74,7 @@ async def inspected(client: Client, name: str) -> str:
 
 async def test_a_job_reads_a_copy_that_goes_when_it_has_ended(connect: Connect, cup: Path, copies: Path):
     async with connect() as client:
-        arguments = {"prompt": "steps 40", "image": str(cup), "wait_seconds": 0}
+        arguments = {"prompt": "steps 40", "image": str(cup), "output": {"wait_seconds": 0}}
         job = facts_of(await client.call_tool("edit_transparent", arguments))
         [copy] = copies.glob(f"{PREFIX}*/*/*")
         assert (copy.name, copy.read_bytes()) == ("cup.png", cup.read_bytes())
@@ -87,7 +87,12 @@ async def test_a_job_reads_a_copy_that_goes_when_it_has_ended(connect: Connect, 
 
 async def test_no_copy_stays_of_a_call_that_is_refused(connect: Connect, cup: Path, copies: Path):
     async with connect(queue_size=1) as client:
-        for arguments in ({"strength": 3}, {"model": "poket"}, {"mask": "/etc/passwd"}, {"mask": "none.png"}):
+        for arguments in (
+            {"options": {"strength": 3}},
+            {"options": {"model": "poket"}},
+            {"mask": "/etc/passwd"},
+            {"mask": "none.png"},
+        ):
             given = {"prompt": "x", "image": str(cup), **arguments}
             assert (await client.call_tool("edit_transparent", given)).is_error
         assert list(copies.glob(f"{PREFIX}*/*")) == []
@@ -105,15 +110,15 @@ async def test_what_is_no_picture_is_refused_at_once(connect: Connect, cup: Path
         assert facts_of(await client.call_tool("list_jobs", {}))["total"] == 0
 
 
-async def test_recipe_from_opens_nothing_outside_and_waits_for_nothing(connect: Connect, cup: Path, outside: Path):
+async def test_redraw_image_opens_nothing_outside_and_waits_for_nothing(connect: Connect, cup: Path, outside: Path):
     picture_with(outside / "real.png", edit_recipe(cup, "cup.png"))
     os.mkfifo(cup.with_name("pipe.png"))
     async with connect() as client:
         with anyio.fail_after(30):
             for name in ("/dev/zero", outside / "real.png", outside / "none.png"):
-                result = await client.call_tool("generate_transparent", {"recipe_from": str(name)})
+                result = await client.call_tool("redraw_image", {"image": str(name)})
                 assert "lies outside" in text_of(result)
-            result = await client.call_tool("generate_transparent", {"recipe_from": str(cup.with_name("pipe.png"))})
+            result = await client.call_tool("redraw_image", {"image": str(cup.with_name("pipe.png"))})
             assert "cannot be read" in text_of(result)
 
 
@@ -124,7 +129,7 @@ async def test_a_recipe_cannot_have_a_picture_outside_read(connect: Connect, cup
     async with connect() as client:
         for name in (secret, outside / "none" / "cup.png"):
             source = picture_with(cup.with_name("recipe.png"), edit_recipe(secret, str(name)))
-            result = await client.call_tool("generate_transparent", {"recipe_from": str(source)})
+            result = await client.call_tool("redraw_image", {"image": str(source)})
             assert result.is_error
             said.add(text_of(result))
     assert len(said) == 1
@@ -139,7 +144,8 @@ async def test_a_relative_name_in_a_recipe_is_found_by_content_only(
     source = picture_with(cup.with_name("recipe.png"), edit_recipe(cup, "cup.png"))
     async with connect() as client:
         handle = await client.call_tool(
-            "generate_transparent", {"recipe_from": str(source), "prompt": "steps 40", "wait_seconds": 0}
+            "redraw_image",
+            {"image": str(source), "changes": {"prompt": "steps 40"}, "output": {"wait_seconds": 0}},
         )
         [copy] = copies.glob(f"{PREFIX}*/*/*")
         assert copy.read_bytes() == cup.read_bytes()
@@ -155,7 +161,7 @@ async def test_a_relative_picture_is_the_one_that_was_checked(
         assert "There is no file" in await inspected(client, "mug.png")
         (cup.parent / "out").mkdir()
         cup.rename(cup.parent / "out" / "mug.png")
-        given = {"prompt": "steps 40", "image": "mug.png", "wait_seconds": 0}
+        given = {"prompt": "steps 40", "image": "mug.png", "output": {"wait_seconds": 0}}
         handle = await client.call_tool("edit_transparent", given)
         [copy] = copies.glob(f"{PREFIX}*/*/*")
         assert copy.read_bytes() == (cup.parent / "out" / "mug.png").read_bytes()
@@ -169,7 +175,7 @@ async def test_a_recipe_of_any_text_can_be_inspected_and_the_session_lives(conne
     async with connect() as client:
         assert "holds the recipe" in await inspected(client, str(cup))
         assert not (await client.call_tool("list_jobs", {})).is_error
-        result = await client.call_tool("generate_transparent", {"recipe_from": str(cup)})
+        result = await client.call_tool("redraw_image", {"image": str(cup)})
         assert "format" in text_of(result)
 
 
@@ -182,7 +188,7 @@ async def test_a_file_whose_name_is_not_utf_8_is_read_behind_a_link_and_the_sess
         async with connect() as client:
             assert name.decode("utf-8", "replace").replace("\ufffd", "?") in await inspected(client, str(cup))
             layers = {"layers": [{"image": str(cup)}], "output": {"format": "ora"}}
-            given = {"prompt": "steps 1", "image": str(cup), "preview": False}
+            given = {"prompt": "steps 1", "image": str(cup), "output": {"preview": False}}
             for tool, arguments in (("compose_layers", layers), ("edit_transparent", given)):
                 assert (await client.call_tool(tool, arguments)).is_error == (content == b"text")
 

@@ -68,12 +68,12 @@ async def test_a_client_draws_over_http(serve: Callable[[str | None], str], era:
 async def test_a_job_outlives_the_connection_that_started_it(serve: Callable[[str | None], str], era: str):
     url = serve(None)
     async with connected(url, era) as client:
-        handle = await client.call_tool("generate_transparent", {"prompt": "steps 20", "wait_seconds": 0})
+        handle = await client.call_tool("generate_transparent", {"prompt": "steps 20", "output": {"wait_seconds": 0}})
     assert handle.structured_content is not None
     async with connected(url, era) as client:
-        found = await client.call_tool("get_job", {"job_id": handle.structured_content["job_id"]})
+        found = await client.call_tool("get_job", {"job_ids": [handle.structured_content["job_id"]]})
     assert found.structured_content is not None
-    assert found.structured_content["status"] == "done"
+    assert found.structured_content["jobs"][0]["status"] == "done"
 
 
 async def test_without_the_token_nobody_gets_in(serve: Callable[[str | None], str], era: str):

@@ -18,40 +18,52 @@ Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
 pytestmark = pytest.mark.anyio
 
-BAD = {
-    "no prompt": ("generate_transparent", {}, "prompt is empty"),
-    "an empty prompt": ("generate_transparent", {"prompt": "  "}, "prompt is empty"),
-    "an endless prompt": ("generate_transparent", {"prompt": "a" * 20_001}, "at most 20000 characters"),
-    "a width of nothing": ("generate_transparent", {"prompt": "x", "width": 0}, "greater than or equal to 64"),
-    "a width of 7": ("generate_transparent", {"prompt": "x", "width": 7}, "greater than or equal to 64"),
-    "no steps": ("generate_transparent", {"prompt": "x", "steps": 0}, "greater than or equal to 1"),
-    "too many steps": ("generate_transparent", {"prompt": "x", "steps": 10_000}, "less than or equal to 150"),
-    "a seed below all": ("generate_transparent", {"prompt": "x", "seed": -2}, "greater than or equal to -1"),
-    "an unknown sampler": ("generate_transparent", {"prompt": "x", "sampler": "Euler b"}, "Did you mean Euler a"),
-    "an unknown schedule": ("generate_transparent", {"prompt": "x", "schedule": "Karas"}, "Did you mean Karras"),
-    "an unknown model": ("generate_transparent", {"prompt": "x", "model": "poket"}, "pocket"),
-    "a model that is not here": ("generate_transparent", {"prompt": "x", "model": "realvisxl-v4"}, "pocket"),
+DRAW, CUP = "generate_transparent", {"prompt": "a cup"}
+BAD: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no prompt": (DRAW, {}, "generate_transparent needs prompt"),
+    "an empty prompt": (DRAW, {"prompt": "  "}, "prompt is empty"),
+    "an endless prompt": (DRAW, {"prompt": "a" * 20_001}, "at most 20000 characters"),
+    "a width of nothing": (DRAW, {**CUP, "size": "0x512"}, "from 64 to 2048"),
+    "a width of 7": (DRAW, {**CUP, "size": "7x512"}, "from 64 to 2048"),
+    "no steps": (DRAW, {**CUP, "options": {"steps": 0}}, "options.steps must be at least 1"),
+    "too many steps": (DRAW, {**CUP, "options": {"steps": 10_000}}, "must be at most 150"),
+    "a seed below all": (DRAW, {**CUP, "seed": -2}, "seed must be at least -1"),
+    "an unknown sampler": (
+        "generate_transparent",
+        {**CUP, "options": {"sampler": "Euler b"}},
+        "Did you mean Euler a",
+    ),
+    "an unknown schedule": (
+        "generate_transparent",
+        {**CUP, "options": {"schedule": "Karas"}},
+        "Did you mean Karras",
+    ),
+    "an unknown model": (DRAW, {**CUP, "options": {"model": "poket"}}, "pocket"),
+    "a model that is not here": (
+        "generate_transparent",
+        {**CUP, "options": {"model": "realvisxl-v4"}},
+        "pocket",
+    ),
     "a task the model cannot do": (
         "extract_layer",
-        {"prompt": "x", "blended": "here.png", "foreground": "here.png"},
+        {**CUP, "blended": "here.png", "foreground": "here.png"},
         "family sd15, which has no layer files for extract_background, and no model on this machine can do it yet",
     ),
-    "an unknown parameter": ("generate_transparent", {"prompt": "x", "stepps": 3}, "Did you mean steps"),
-    "a word for a number": ("generate_transparent", {"prompt": "x", "steps": "many"}, "valid integer"),
-    "a wait for ever": ("generate_transparent", {"prompt": "x", "wait_seconds": 1e9}, "less than or equal to 600"),
-    "no picture to change": ("edit_transparent", {"prompt": "x"}, "edit_transparent needs image"),
-    "a picture out of bounds": ("edit_transparent", {"prompt": "x", "image": "/etc/passwd"}, "may be read"),
-    "a picture up and away": ("edit_transparent", {"prompt": "x", "image": "../../../etc/passwd"}, "may be read"),
-    "a picture that is missing": ("edit_transparent", {"prompt": "x", "image": "nothing.png"}, "There is no file"),
-    "a picture of no job": ("edit_transparent", {"prompt": "x", "image": "job-1234-1"}, "There is no job"),
-    "both layers to blend": (
-        "generate_blended",
-        {"prompt": "x", "foreground": "here.png", "background": "here.png"},
-        "foreground or background, and got background and foreground",
+    "an unknown parameter": (DRAW, {**CUP, "options": {"stepps": 3}}, "Did you mean steps"),
+    "a word for a number": (
+        "generate_transparent",
+        {**CUP, "options": {"steps": "many"}},
+        "must be a whole number",
     ),
-    "a blended picture alone": ("extract_layer", {"prompt": "x", "blended": "here.png"}, "got blended"),
+    "a wait for ever": (DRAW, {**CUP, "output": {"wait_seconds": 1e9}}, "at most 600"),
+    "no picture to change": ("edit_transparent", {"prompt": "x"}, "edit_transparent needs image"),
+    "a picture out of bounds": ("edit_transparent", {**CUP, "image": "/etc/passwd"}, "may be read"),
+    "a picture up and away": ("edit_transparent", {**CUP, "image": "../../../etc/passwd"}, "may be read"),
+    "a picture that is missing": ("edit_transparent", {**CUP, "image": "nothing.png"}, "There is no file"),
+    "a picture of no job": ("edit_transparent", {**CUP, "image": "job-1234-1"}, "There is no job"),
+    "a blended picture alone": ("extract_layer", {**CUP, "blended": "here.png"}, "got blended"),
     "a latent that is missing": ("decode_transparent_latent", {"latent": "none.safetensors"}, "There is no file"),
-    "an unknown job": ("get_job", {"job_id": "job-none"}, "There is no job 'job-none'"),
+    "an unknown job": ("get_job", {"job_ids": ["job-none"]}, "There is no job 'job-none'"),
     "an unknown job to stop": ("cancel_job", {"job_id": "job-none"}, "There is no job 'job-none'"),
     "an unknown state": ("list_jobs", {"status": "lost"}, "'queued', 'running'"),
     "an unknown model to prepare": ("prepare_model", {"model": "poket"}, "pocket"),
@@ -80,7 +92,7 @@ async def test_bad_input_is_refused_in_words_and_the_next_call_works(connect: Co
             assert "pydantic" not in text_of(result)
         listed: Any = (await client.call_tool("list_jobs", {})).structured_content
         assert listed["total"] == 0
-        fine = await client.call_tool("generate_transparent", {"prompt": "steps 1"})
+        fine = await client.call_tool(DRAW, {"prompt": "steps 1"})
         assert not fine.is_error
     assert list(here.parent.iterdir()) == [here]
 
@@ -89,7 +101,7 @@ async def test_a_link_out_of_the_allowed_folders_is_refused(connect: Connect, he
     link = here.with_name("link.png")
     link.symlink_to("/etc/passwd")
     async with connect() as client:
-        result = await client.call_tool("edit_transparent", {"prompt": "x", "image": str(link)})
+        result = await client.call_tool("edit_transparent", {**CUP, "image": str(link)})
     assert result.is_error
     assert "may be read" in text_of(result)
 
@@ -97,5 +109,6 @@ async def test_a_link_out_of_the_allowed_folders_is_refused(connect: Connect, he
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 async def test_what_is_no_number_is_refused(value: float, settings: Settings):
     """Clients send NaN as null; a careless one's is refused all the same."""
-    with pytest.raises(ToolError, match="finite number"):
-        await create_server(settings).call_tool("generate_transparent", {"prompt": "x", "guidance_scale": value})
+    given = {**CUP, "image": "x.png", "options": {"guidance_scale": value}}
+    with pytest.raises(ToolError, match="must be a finite number"):
+        await create_server(settings).call_tool("edit_transparent", given)

@@ -100,6 +100,12 @@ async def test_ids_models_samplers_and_schedules_are_completed(connect: Connect,
     assert found[3] == []
 
 
+async def test_the_templates_say_a_media_type_where_all_that_they_lead_to_has_one(connect: Connect):
+    async with connect() as client:
+        templates = (await client.list_resource_templates()).resource_templates
+    assert {template.name: template.mime_type for template in templates} == {"image": None, "job": "application/json"}
+
+
 async def test_prompts_name_only_tools_that_exist(connect: Connect):
     values = {"subjects": "a, b", "product": "a cup", "subject": "a cat", "scene": "a wood", "model": "pocket"}
     known = {row.name for row in TOOLS}
@@ -166,8 +172,8 @@ async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Co
     ("arguments", "words"),
     [
         ({"layers": []}, "give at least one"),
-        ({"layers": [{"image": "dot.png", "scale": 0}]}, "greater than 0"),
-        ({"layers": [{"image": "dot.png", "opacity": 2}]}, "less than or equal to 1"),
+        ({"layers": [{"image": "dot.png", "scale": 0}]}, "must be more than 0"),
+        ({"layers": [{"image": "dot.png", "opacity": 2}]}, "must be at most 1"),
         ({"layers": [{"image": "dot.png", "size": 2}]}, "size"),
         ({"layers": [{"image": "none.png"}]}, "There is no file"),
         ({"layers": [{"image": "/etc/passwd"}]}, "may be read"),

@@ -75,15 +75,18 @@ async def test_names_that_are_not_utf_8_are_told_with_a_mark_in_their_place(conn
 async def test_answers_quote_at_most_a_little_of_what_was_given(connect: Connect):
     async with connect() as client:
         for tool, arguments in (
-            ("get_job", {"job_id": LONG}),
+            ("get_job", {"job_ids": [LONG]}),
             ("cancel_job", {"job_id": LONG}),
             ("list_jobs", {"status": LONG}),
             ("list_jobs", {LONG: 1}),
-            ("generate_transparent", {"prompt": "x", "model": LONG}),
-            ("generate_transparent", {"prompt": "x", "sampler": LONG}),
-            ("generate_transparent", {"prompt": "x", "method": LONG}),
-            ("generate_transparent", {"prompt": "x", "steps": LONG}),
-            ("generate_transparent", {"prompt": "x", "recipe_from": "job-" + LONG}),
+            *(
+                ("generate_transparent", {"prompt": "x", "options": {name: LONG}})
+                for name in ("model", "sampler", "method", "steps", "loras", LONG)
+            ),
+            ("generate_transparent", {"prompt": "x", "size": LONG}),
+            ("generate_transparent", {"prompt": "x", "options": LONG}),
+            ("redraw_image", {"image": "job-" + LONG}),
+            ("redraw_image", {"parameters": f"x\nSteps: 2, Sampler: {LONG}, Seed: 1"}),
             ("unload_models", {"model": LONG}),
         ):
             result = await client.call_tool(tool, arguments)
@@ -116,13 +119,15 @@ async def test_a_prompt_without_its_arguments_says_what_it_needs(connect: Connec
 
 async def test_a_cancelled_job_has_nothing_left(connect: Connect):
     async with connect() as client:
-        started: Any = await client.call_tool("generate_transparent", {"prompt": "steps 500", "wait_seconds": 1})
-        job = {"job_id": started.structured_content["job_id"]}
-        stopped: Any = await client.call_tool("cancel_job", job)
-        assert stopped.structured_content["status"] == "cancelled"
-        for tool, arguments in (("list_jobs", {}), ("get_job", job)):
+        started: Any = await client.call_tool(
+            "generate_transparent", {"prompt": "steps 500", "output": {"wait_seconds": 1}}
+        )
+        job_id = started.structured_content["job_id"]
+        stopped: Any = await client.call_tool("cancel_job", {"job_id": job_id})
+        assert stopped.structured_content["status"] == "cancelling"
+        for tool, arguments in (("list_jobs", {}), ("get_job", {"job_ids": [job_id]})):
             said = text_of(await client.call_tool(tool, arguments))
-            assert "cancelled" in said
+            assert "cancel" in said
             assert " left" not in said.replace("it left no pictures", "")
 
 

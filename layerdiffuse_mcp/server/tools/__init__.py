@@ -1,23 +1,23 @@
 """The table of tools; one module a subject."""
 
 from layerdiffuse_mcp.server.tool import FETCHES, FREES, READS, STOPS, WRITES, Row
-from layerdiffuse_mcp.server.tools import cutouts, drawing, jobs, latents, models, pictures, sheets
+from layerdiffuse_mcp.server.tools import cutouts, drawing, jobs, latents, models, pictures, redraw, sheets
 
 TOOLS = (
     Row(drawing.generate_transparent, "Draw a transparent picture", WRITES),
     Row(drawing.edit_transparent, "Change a transparent picture", WRITES),
-    Row(drawing.generate_layers, "Draw foreground, background and blended together", WRITES),
+    Row(drawing.generate_layers, "Draw foreground, background and both together", WRITES),
     Row(drawing.generate_background_from_foreground, "Draw a background for a foreground", WRITES),
     Row(drawing.generate_foreground_from_background, "Draw a foreground for a background", WRITES),
-    Row(drawing.generate_blended, "Draw a scene around a layer", WRITES),
-    Row(drawing.extract_layer, "Take a layer out of a blended picture", WRITES),
+    Row(drawing.extract_layer, "Take a layer out of a finished picture", WRITES),
+    Row(redraw.redraw_image, "Draw a picture again", WRITES),
     Row(latents.decode_transparent_latent, "Decode a transparent latent", WRITES),
     Row(latents.encode_transparent_image, "Encode a picture into a transparent latent", WRITES),
     Row(pictures.compose_layers, "Put layers together", WRITES),
     Row(cutouts.cut_out, "Cut a subject out of a picture", WRITES),
     Row(sheets.make_sheet, "Make a sprite sheet with its atlas", WRITES),
     Row(pictures.inspect_image, "Look at a picture", READS),
-    Row(jobs.get_job, "Wait for a job", READS),
+    Row(jobs.get_job, "Wait for jobs", READS),
     Row(jobs.cancel_job, "Cancel a job", STOPS),
     Row(jobs.list_jobs, "List jobs", READS),
     Row(models.list_models, "List models", READS),

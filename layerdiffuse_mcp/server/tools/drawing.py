@@ -1,34 +1,15 @@
 """The drawing tools: each builds a `GenerateRequest` of what it is given, and runs it as a job."""
 
-from collections.abc import Mapping
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
+from pydantic import Field
 
-from layerdiffuse_mcp.api.fields import (
-    DRAW_SEED,
-    RESIZE_MODE,
-    STRENGTH,
-    Count,
-    Denoising,
-    Guidance,
-    LayerWeight,
-    ModelName,
-    NegativePrompt,
-    Omittable,
-    Prompt,
-    ResizeMode,
-    SamplerName,
-    SaveLatent,
-    ScheduleName,
-    Seed,
-    Size,
-    Steps,
-    StopAt,
-)
+from layerdiffuse_mcp.api.fields import DRAW_SEED, Count, Omittable, Prompt, Seed
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import Role, Task
@@ -37,63 +18,70 @@ from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import (
     Background,
-    BackgroundPrompt,
     Blended,
-    BlendedPrompt,
     Foreground,
-    ForegroundPrompt,
+    GivenOptions,
+    GivenOutput,
     Image,
     Mask,
-    Preview,
-    RecipeFrom,
-    TransparentMethod,
-    Wait,
+    Options,
+    OptionsWithCount,
+    Output,
+    Size,
+    fields_of,
+    width_and_height,
 )
 
-Files = Mapping[Role, str | None]
+Files = Mapping[str, str | None]
+"""Pictures as an agent names them, by the field or the layer that they are for."""
 
-BLENDED: Mapping[frozenset[Role], Task] = {
-    frozenset({"foreground"}): Task.BLENDED_FROM_FOREGROUND,
-    frozenset({"background"}): Task.BLENDED_FROM_BACKGROUND,
-}
-EXTRACTED: Mapping[frozenset[Role], Task] = {
+
+@dataclass(frozen=True)
+class Wish:
+    """What all drawing tools are told."""
+
+    prompt: str
+    size: str | None
+    seed: int
+    count: int
+    options: Options | None
+    output: Output | None
+
+
+EXTRACTED: Mapping[frozenset[str], Task] = {
     frozenset({"blended", "background"}): Task.EXTRACT_FOREGROUND,
     frozenset({"blended", "foreground"}): Task.EXTRACT_BACKGROUND,
 }
-"""Tasks by the pictures given, for tools that have more than one."""
+"""Tasks by the pictures given."""
+
+
+_WANT: Any = Field(
+    min_length=1,
+    max_length=2,
+    description="What to draw: the new layer, or blended, the finished picture with both together; default: both",
+    examples=[["blended"]],
+)
+WantBackground = Annotated[list[Literal["background", "blended"]], _WANT]
+WantForeground = Annotated[list[Literal["foreground", "blended"]], _WANT]
 
 
 async def generate_transparent(
     ctx: Context[Services],
     *,
-    prompt: Omittable[Prompt] = None,
-    negative_prompt: Omittable[NegativePrompt] = None,
-    recipe_from: Omittable[RecipeFrom] = None,
-    method: Omittable[TransparentMethod] = None,
-    layer_weight: Omittable[LayerWeight] = None,
-    stop_at: Omittable[StopAt] = None,
-    save_latent: Omittable[SaveLatent] = None,
-    model: Omittable[ModelName] = None,
-    seed: Omittable[Seed] = None,
-    count: Omittable[Count] = None,
-    width: Omittable[Size] = None,
-    height: Omittable[Size] = None,
-    steps: Omittable[Steps] = None,
-    sampler: Omittable[SamplerName] = None,
-    schedule: Omittable[ScheduleName] = None,
-    guidance_scale: Omittable[Guidance] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
+    prompt: Prompt,
+    size: Omittable[Size] = None,
+    seed: Seed = DRAW_SEED,
+    count: Count = 1,
+    options: Omittable[GivenOptions] = None,
+    output: Omittable[GivenOutput] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw subjects with real alpha (soft edges, glass, hair) as RGBA PNG files; returns their paths and alpha
-    facts. Describe the subject alone; a background prompt spoils the cut-out.
+    """Draw subjects with real alpha (soft edges, glass, hair). Describe the subject alone: a background in the prompt
+    spoils the cut-out. Returns the path of an RGBA picture for each seed, the best first, with a verdict, what its
+    alpha holds, and one small preview; or, when it takes long, a job_id for get_job.
     """
-    return await _draw(
-        ctx, "generate_transparent", preview=preview, wait_seconds=wait_seconds, task=Task.TRANSPARENT,
-        prompt=prompt, negative_prompt=negative_prompt, recipe_from=recipe_from, method=method,
-        layer_weight=layer_weight, stop_at=stop_at, save_latent=save_latent, model=model, seed=seed, count=count,
-        width=width, height=height, steps=steps, sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
-    )  # fmt: skip
+    return await draw(
+        ctx, "generate_transparent", Task.TRANSPARENT, {}, Wish(prompt, size, seed, count, options, output)
+    )
 
 
 async def edit_transparent(
@@ -102,63 +90,37 @@ async def edit_transparent(
     prompt: Prompt,
     image: Image,
     mask: Omittable[Mask] = None,
-    negative_prompt: NegativePrompt = "",
-    strength: Denoising = STRENGTH,
-    resize_mode: ResizeMode = RESIZE_MODE,
-    layer_weight: Omittable[LayerWeight] = None,
-    stop_at: Omittable[StopAt] = None,
-    model: Omittable[ModelName] = None,
+    size: Omittable[Size] = None,
     seed: Seed = DRAW_SEED,
     count: Count = 1,
-    width: Omittable[Size] = None,
-    height: Omittable[Size] = None,
-    steps: Omittable[Steps] = None,
-    sampler: Omittable[SamplerName] = None,
-    schedule: Omittable[ScheduleName] = None,
-    guidance_scale: Omittable[Guidance] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
+    options: Omittable[GivenOptions] = None,
+    output: Omittable[GivenOutput] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Redraw an RGBA picture, or its masked part, after a prompt; returns the path of a picture with real alpha
-    too.
+    """Redraw a picture that has real alpha, or its masked part, after a prompt that says what it shows then;
+    options.strength says how much of it changes. It cuts nothing out of an opaque picture. Returns the path of a new
+    RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for get_job.
     """
-    return await _draw(
-        ctx, "edit_transparent", preview=preview, wait_seconds=wait_seconds, task=Task.TRANSPARENT,
-        prompt=prompt, image=image, mask=mask, negative_prompt=negative_prompt, strength=strength,
-        resize_mode=resize_mode, layer_weight=layer_weight, stop_at=stop_at, model=model, seed=seed, count=count,
-        width=width, height=height, steps=steps, sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
-    )  # fmt: skip
+    given = {"image": image, "mask": mask}
+    wish = Wish(prompt, size, seed, count, options, output)
+    return await draw(ctx, "edit_transparent", Task.TRANSPARENT, given, wish)
 
 
 async def generate_layers(
     ctx: Context[Services],
     *,
     prompt: Prompt,
-    negative_prompt: NegativePrompt = "",
-    foreground_prompt: ForegroundPrompt = "",
-    background_prompt: BackgroundPrompt = "",
-    blended_prompt: BlendedPrompt = "",
-    model: Omittable[ModelName] = None,
+    size: Omittable[Size] = None,
     seed: Seed = DRAW_SEED,
     count: Count = 1,
-    width: Omittable[Size] = None,
-    height: Omittable[Size] = None,
-    steps: Omittable[Steps] = None,
-    sampler: Omittable[SamplerName] = None,
-    schedule: Omittable[ScheduleName] = None,
-    guidance_scale: Omittable[Guidance] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
+    options: Omittable[GivenOptions] = None,
+    output: Omittable[GivenOutput] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a matching layer set at once: transparent foreground, opaque background, and both blended; returns the
-    three paths. SD1.5 models.
+    """Draw layers that match, at once: a transparent foreground, an opaque background, and blended, the finished
+    picture with both together. prompt describes the whole, options.layer_prompts each layer. SD1.5 models. Returns the
+    three paths for each seed, with a verdict; or a job_id for get_job.
     """
-    own = {"foreground": foreground_prompt, "background": background_prompt, "blended": blended_prompt}
-    return await _draw(
-        ctx, "generate_layers", preview=preview, wait_seconds=wait_seconds, task=Task.LAYERS, layer_prompts=own,
-        prompt=prompt, negative_prompt=negative_prompt, model=model, seed=seed, count=count, width=width,
-        height=height, steps=steps, sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
-    )  # fmt: skip
+    wish = Wish(prompt, size, seed, count, options, output)
+    return await draw(ctx, "generate_layers", Task.LAYERS, {}, wish)
 
 
 async def generate_background_from_foreground(
@@ -166,36 +128,20 @@ async def generate_background_from_foreground(
     *,
     prompt: Prompt,
     foreground: Foreground,
-    negative_prompt: NegativePrompt = "",
-    background_prompt: BackgroundPrompt = "",
-    blended_prompt: BlendedPrompt = "",
-    resize_mode: ResizeMode = RESIZE_MODE,
-    layer_weight: Omittable[LayerWeight] = None,
-    stop_at: Omittable[StopAt] = None,
-    model: Omittable[ModelName] = None,
+    want: Omittable[WantBackground] = None,
+    size: Omittable[Size] = None,
     seed: Seed = DRAW_SEED,
     count: Count = 1,
-    width: Omittable[Size] = None,
-    height: Omittable[Size] = None,
-    steps: Omittable[Steps] = None,
-    sampler: Omittable[SamplerName] = None,
-    schedule: Omittable[ScheduleName] = None,
-    guidance_scale: Omittable[Guidance] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
+    options: Omittable[GivenOptions] = None,
+    output: Omittable[GivenOutput] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a background that fits an RGBA foreground, and the two blended; returns both paths. The prompt
-    describes the whole scene.
+    """Draw a background that fits a given RGBA foreground, and blended, the finished picture with both together. The
+    prompt describes the whole scene. Returns their paths for each seed; or a job_id for get_job.
     """
-    own = {"background": background_prompt, "blended": blended_prompt}
-    return await _draw(
-        ctx, "generate_background_from_foreground", preview=preview, wait_seconds=wait_seconds,
-        task=Task.BACKGROUND_FROM_FOREGROUND,
-        inputs={"foreground": foreground}, layer_prompts=own,
-        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
-        stop_at=stop_at, model=model, seed=seed, count=count, width=width, height=height, steps=steps,
-        sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
-    )  # fmt: skip
+    task = Task.BLENDED_FROM_FOREGROUND if _only_blended(want) else Task.BACKGROUND_FROM_FOREGROUND
+    given = {"foreground": foreground}
+    wish = Wish(prompt, size, seed, count, options, output)
+    return await draw(ctx, "generate_background_from_foreground", task, given, wish, want)
 
 
 async def generate_foreground_from_background(
@@ -203,65 +149,20 @@ async def generate_foreground_from_background(
     *,
     prompt: Prompt,
     background: Background,
-    negative_prompt: NegativePrompt = "",
-    foreground_prompt: ForegroundPrompt = "",
-    blended_prompt: BlendedPrompt = "",
-    resize_mode: ResizeMode = RESIZE_MODE,
-    layer_weight: Omittable[LayerWeight] = None,
-    model: Omittable[ModelName] = None,
+    want: Omittable[WantForeground] = None,
+    size: Omittable[Size] = None,
     seed: Seed = DRAW_SEED,
     count: Count = 1,
-    width: Omittable[Size] = None,
-    height: Omittable[Size] = None,
-    steps: Omittable[Steps] = None,
-    sampler: Omittable[SamplerName] = None,
-    schedule: Omittable[ScheduleName] = None,
-    guidance_scale: Omittable[Guidance] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
+    options: Omittable[GivenOptions] = None,
+    output: Omittable[GivenOutput] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a transparent foreground that fits a background, and the two blended; returns both paths."""
-    own = {"foreground": foreground_prompt, "blended": blended_prompt}
-    return await _draw(
-        ctx, "generate_foreground_from_background", preview=preview, wait_seconds=wait_seconds,
-        task=Task.FOREGROUND_FROM_BACKGROUND,
-        inputs={"background": background}, layer_prompts=own,
-        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
-        model=model, seed=seed, count=count, width=width, height=height, steps=steps, sampler=sampler,
-        schedule=schedule, guidance_scale=guidance_scale,
-    )  # fmt: skip
-
-
-async def generate_blended(
-    ctx: Context[Services],
-    *,
-    prompt: Prompt,
-    foreground: Omittable[Foreground] = None,
-    background: Omittable[Background] = None,
-    negative_prompt: NegativePrompt = "",
-    resize_mode: ResizeMode = RESIZE_MODE,
-    layer_weight: Omittable[LayerWeight] = None,
-    model: Omittable[ModelName] = None,
-    seed: Seed = DRAW_SEED,
-    count: Count = 1,
-    width: Omittable[Size] = None,
-    height: Omittable[Size] = None,
-    steps: Omittable[Steps] = None,
-    sampler: Omittable[SamplerName] = None,
-    schedule: Omittable[ScheduleName] = None,
-    guidance_scale: Omittable[Guidance] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
-) -> Annotated[CallToolResult, JobResult]:
-    """Draw the blended scene for either a foreground or a background; returns the path of the opaque picture."""
-    inputs: Files = {"foreground": foreground, "background": background}
-    task = _task_of("generate_blended", inputs, BLENDED)
-    return await _draw(
-        ctx, "generate_blended", preview=preview, wait_seconds=wait_seconds, task=task, inputs=inputs,
-        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
-        model=model, seed=seed, count=count, width=width, height=height, steps=steps, sampler=sampler,
-        schedule=schedule, guidance_scale=guidance_scale,
-    )  # fmt: skip
+    """Draw a transparent foreground that fits a given background, and blended, the finished picture with both together.
+    The prompt describes the whole scene. Returns their paths for each seed, with a verdict; or a job_id for get_job.
+    """
+    task = Task.BLENDED_FROM_BACKGROUND if _only_blended(want) else Task.FOREGROUND_FROM_BACKGROUND
+    given = {"background": background}
+    wish = Wish(prompt, size, seed, count, options, output)
+    return await draw(ctx, "generate_foreground_from_background", task, given, wish, want)
 
 
 async def extract_layer(
@@ -271,84 +172,69 @@ async def extract_layer(
     blended: Blended,
     foreground: Omittable[Foreground] = None,
     background: Omittable[Background] = None,
-    negative_prompt: NegativePrompt = "",
-    resize_mode: ResizeMode = RESIZE_MODE,
-    layer_weight: Omittable[LayerWeight] = None,
-    stop_at: Omittable[StopAt] = None,
-    model: Omittable[ModelName] = None,
+    size: Omittable[Size] = None,
     seed: Seed = DRAW_SEED,
-    count: Count = 1,
-    width: Omittable[Size] = None,
-    height: Omittable[Size] = None,
-    steps: Omittable[Steps] = None,
-    sampler: Omittable[SamplerName] = None,
-    schedule: Omittable[ScheduleName] = None,
-    guidance_scale: Omittable[Guidance] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
+    options: Omittable[
+        Annotated[
+            OptionsWithCount,
+            Field(
+                description="What is rarely set; whatever is left out is as advised",
+                examples=[{"count": 2, "sampler": "Euler a"}],
+            ),
+        ]
+    ] = None,
+    output: Omittable[GivenOutput] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Take a layer out of a blended picture and return its path: blended and background give the transparent
-    foreground, blended and foreground the background. SDXL models.
+    """Take a layer out of a finished picture by giving the other one: blended and background give the transparent
+    foreground, blended and foreground the background. The prompt describes the layer that is wanted. SDXL models.
+    Returns its path for each seed, with a verdict; or a job_id for get_job.
     """
-    inputs: Files = {"foreground": foreground, "background": background, "blended": blended}
-    task = _task_of("extract_layer", inputs, EXTRACTED)
-    return await _draw(
-        ctx, "extract_layer", preview=preview, wait_seconds=wait_seconds, task=task, inputs=inputs,
-        prompt=prompt, negative_prompt=negative_prompt, resize_mode=resize_mode, layer_weight=layer_weight,
-        stop_at=stop_at, model=model, seed=seed, count=count, width=width, height=height, steps=steps,
-        sampler=sampler, schedule=schedule, guidance_scale=guidance_scale,
-    )  # fmt: skip
+    given = {"foreground": foreground, "background": background, "blended": blended}
+    count = options and options.count
+    wish = Wish(prompt, size, seed, count or 1, options, output)
+    return await draw(ctx, "extract_layer", _extracted(given), given, wish)
 
 
-async def _draw(
+async def draw(
     ctx: Context[Services],
     what: str,
-    *,
-    preview: bool,
-    wait_seconds: float | None,
-    recipe_from: str | None = None,
-    inputs: Files | None = None,
-    layer_prompts: Mapping[str, str] | None = None,
-    **fields: Any,
+    task: Task,
+    pictures: Files,
+    wish: Wish,
+    want: Collection[Role] | None = None,
 ) -> CallToolResult:
-    """Draw what the fields of a `GenerateRequest` say, those that are None left open."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    if files := {role: file for role, file in (inputs or {}).items() if file is not None}:
-        given["inputs"] = files
-    if prompts := {role: text for role, text in (layer_prompts or {}).items() if text}:
-        given["layer_prompts"] = prompts
-    request = await anyio.to_thread.run_sync(partial(_request, services(ctx), given, recipe_from))
-    return await run(ctx, request, what, wait_seconds=wait_seconds, preview=preview)
+    """Run a task as a job, called `what`; returns its result, or a handle to wait for it."""
+    known, output = services(ctx), wish.output or Output()
+
+    def made() -> GenerateRequest:
+        given = fields_of(wish.prompt, wish.options, output)
+        given |= {"task": task, "seed": wish.seed, "count": wish.count}
+        given |= width_and_height(wish.size, given.get("model"), known.settings)
+        if want and len({*want}) == 1:
+            given["want"] = [*want]
+        with known.contents.keeping() as keep:
+            return validated(GenerateRequest, given | copies(known, pictures, keep))
+
+    request = await anyio.to_thread.run_sync(made)
+    return await run(ctx, request, what, wait_seconds=output.wait_seconds, preview=output.preview)
 
 
-def _request(known: Services, given: Mapping[str, Any], recipe_from: str | None) -> GenerateRequest:
-    """The request for the fields given; reads files, so it belongs in a thread."""
-    from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
-
-    with known.contents.keeping() as keep:
-        if recipe_from is None:
-            request = validated(GenerateRequest, _kept(known, given, keep))
-        else:
-            with known.readable(recipe_from) as opened:
-                recipe = read_recipe(opened.file, known.settings.max_pixels)
-            changes = {name: value for name, value in given.items() if name != "task"}
-            request = request_from(recipe, _kept(known, changes, keep), lambda wanted: known.find(wanted, keep))
-    return request
+def copies(known: Services, pictures: Files, keep: Keep) -> dict[str, Any]:
+    """The fields of a request for pictures, with the paths of copies of them."""
+    kept = {name: known.picture(file, keep) for name, file in pictures.items() if file is not None}
+    alone = {name: kept.pop(name) for name in ("image", "mask") if name in kept}
+    return alone | ({"inputs": kept} if kept else {})
 
 
-def _kept(known: Services, given: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
-    """The same fields with copies of the pictures that they name."""
-    pictures: dict[str, Any] = {name: known.picture(given[name], keep) for name in ("image", "mask") if name in given}
-    if "inputs" in given:
-        pictures["inputs"] = {role: known.picture(file, keep) for role, file in given["inputs"].items()}
-    return {**given, **pictures}
+def _only_blended(want: Collection[Role] | None) -> bool:
+    return {*(want or ())} == {"blended"}
 
 
-def _task_of(tool: str, inputs: Files, tasks: Mapping[frozenset[Role], Task]) -> Task:
+def _extracted(pictures: Files) -> Task:
     """The task that the pictures given make."""
-    given: frozenset[Role] = frozenset(role for role, file in inputs.items() if file is not None)
-    if given not in tasks:
-        ways = " or ".join(" and ".join(sorted(roles)) for roles in tasks)
-        got = " and ".join(sorted(given)) or "no picture"
-        raise InvalidRequest(f"{tool} takes {ways}, and got {got}. Give paths or image ids of exactly those.")
-    return tasks[given]
+    given = frozenset(name for name, file in pictures.items() if file is not None)
+    if given not in EXTRACTED:
+        ways = " or ".join(" and ".join(sorted(names)) for names in EXTRACTED)
+        got = " and ".join(sorted(given))
+        raise InvalidRequest(f"extract_layer takes {ways}, and got {got}. Give paths or image ids of exactly those.")
+    return EXTRACTED[given]

@@ -1,65 +1,102 @@
-"""Jobs by their id: wait for one, stop one, list them."""
+"""Jobs by their id: wait for some, stop one, list them."""
 
 from typing import Annotated
 
+import anyio
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp.api.fields import Omittable
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.jobs.job import Job, State
-from layerdiffuse_mcp.server.calls import result, wait
-from layerdiffuse_mcp.server.results import JobResult, facts_of, plain
+from layerdiffuse_mcp.server.calls import Reporter, results
+from layerdiffuse_mcp.server.results import JobResult, plain, with_estimate
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import JobId, Preview, Wait
+from layerdiffuse_mcp.wording import short
+
+MOST_JOBS = 32
+"""Jobs that one call may wait for."""
+
+
+class JobResults(BaseModel):
+    """The jobs that were asked for, in this order."""
+
+    jobs: list[JobResult] = Field(description="What is known of each, as the call that began it returns it")
 
 
 class JobLine(BaseModel):
     """A job in a list."""
 
-    job_id: str
-    what: str
-    status: State
-    progress: float
-    message: str
-    seconds: float
-    images: int
+    job_id: str = Field(description="Id for get_job and cancel_job")
+    what: str = Field(description="The tool that began it")
+    status: State = Field(description="cancelling: cancelled, and its worker has not stopped yet")
+    progress: float = Field(description="0..1")
+    message: str = Field(description="What it is doing, or why it failed")
+    seconds: float = Field(description="How long it has run")
+    images: int = Field(description="Pictures that it made")
+    prompt: Omittable[str] = Field(default=None, description="The beginning of its prompt")
+    size: Omittable[str] = Field(default=None, description="Width x height of what it draws, in pixels")
+    seed: Omittable[int] = Field(default=None, description="Seed of its first picture")
 
 
 class JobList(BaseModel):
     """Jobs of this server, newest first."""
 
-    jobs: list[JobLine]
-    total: int
+    jobs: list[JobLine] = Field(description="The newest first")
+    total: int = Field(description="How many there are, those beyond the limit included")
 
 
 class Stopped(BaseModel):
     """What became of a job that was to be cancelled."""
 
-    job_id: str
-    status: State
+    job_id: str = Field(description="The job's id")
+    status: State = Field(description="Its state now; cancelling until its worker has stopped")
 
 
 async def get_job(
-    ctx: Context[Services], job_id: JobId, preview: Preview = True, wait_seconds: Omittable[Wait] = None
-) -> Annotated[CallToolResult, JobResult]:
-    """Wait for a job and get its full result, or its progress if it is not done in time. Waiting does not own it."""
-    job = services(ctx).jobs.get(job_id)
-    await wait(ctx, job, wait_seconds)
-    return await result(ctx, job, preview=preview)
+    ctx: Context[Services],
+    job_ids: Annotated[
+        list[JobId],
+        Field(
+            min_length=1,
+            max_length=MOST_JOBS,
+            description="Ids of jobs, from the calls that began them",
+            examples=[["job-863032aa"]],
+        ),
+    ],
+    preview: Preview = True,
+    include_recipe: Annotated[
+        bool, Field(description="Add the recipe, which draws the same again; it is inside each picture, too")
+    ] = False,
+    wait_seconds: Omittable[Wait] = None,
+) -> Annotated[CallToolResult, JobResults]:
+    """Wait for jobs and return what each has made: paths, verdicts, alpha facts and one small preview of all; or how
+    far those are that take longer. Waiting does not own them: whoever stops waiting stops no job.
+    """
+    known = services(ctx)
+    jobs = [known.jobs.get(job_id) for job_id in dict.fromkeys(job_ids)]
+    deadline = anyio.current_time() + (known.settings.wait_seconds if wait_seconds is None else wait_seconds)
+    reporter = Reporter(ctx)
+    for job in jobs:
+        await known.jobs.follow(job, max(0.0, deadline - anyio.current_time()), reporter)
+    return await results(ctx, jobs, preview=preview, recipe=include_recipe)
 
 
 async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToolResult, Stopped]:
-    """Stop a job: at once while it waits, at its next step while it runs. A finished job stays as it is."""
+    """Stop a job: at once while it waits, at its next step while it runs. A finished job stays as it is. Returns the
+    state that it has then.
+    """
     jobs = services(ctx).jobs
     job = jobs.get(job_id)
     if job.finished:
-        text = f"{job.id} had ended already ({job.state.value}); nothing was changed."
+        text = f"{job.id} had ended already ({job.status.value}); nothing was changed."
     else:
-        ran = job.state is State.RUNNING
         jobs.cancel(job)
-        text = f"{job.id} is cancelled{'; the next job begins once the worker has stopped' if ran else ''}."
-    return plain(text, Stopped(job_id=job.id, status=job.state))
+        stopping = job.status is State.CANCELLING
+        text = f"{job.id} is cancelled{'; the next job begins once the worker has stopped' if stopping else ''}."
+    return plain(text, Stopped(job_id=job.id, status=job.status))
 
 
 async def list_jobs(
@@ -67,26 +104,31 @@ async def list_jobs(
     status: Omittable[Annotated[State, Field(description="Only jobs in this state; default: all")]] = None,
     limit: Annotated[int, Field(ge=1, le=100, description="How many jobs to list, the newest first")] = 20,
 ) -> Annotated[CallToolResult, JobList]:
-    """List the jobs of this server since it started."""
+    """List the jobs of this server since it started: what each draws, how far it is, and its id for get_job."""
     jobs = services(ctx).jobs
-    found = [job for job in jobs.newest_first() if status in (None, job.state)]
+    found = [job for job in jobs.newest_first() if status in (None, job.status)]
     lines = [_line(job, jobs.progress(job).message) for job in found[:limit]]
-    text = "\n".join(f"{line.job_id} {line.what}: {_state(line)} ({line.images} pictures)" for line in lines)
+    text = "\n".join(_in_words(line) for line in lines)
     return plain(text or "No jobs yet.", JobList(jobs=lines, total=len(found)))
 
 
 def _line(job: Job, message: str) -> JobLine:
-    facts = facts_of(job, message)
-    return JobLine(
+    line = JobLine(
         job_id=job.id,
         what=job.what,
-        status=job.state,
+        status=job.status,
         progress=round(job.progress.fraction, 4),
-        message=facts.error or message,
+        message=str(job.error) if job.error else with_estimate(message, job.seconds_left),
         seconds=round(job.seconds, 1),
-        images=len(facts.images),
+        images=len(job.outcome.images) if job.outcome else 0,
     )
+    if job.tasks and isinstance(plan := job.tasks[0], DrawPlan):
+        line.prompt, line.seed = short(plan.prompt), plan.seed
+        line.size = f"{plan.width}x{plan.height}"
+    return line
 
 
-def _state(line: JobLine) -> str:
-    return line.status.value if line.message == line.status.value else f"{line.status.value}, {line.message}"
+def _in_words(line: JobLine) -> str:
+    drawn = f' "{line.prompt}", {line.size}, seed {line.seed}' if line.size else ""
+    state = line.status.value if line.message == line.status.value else f"{line.status.value}, {line.message}"
+    return f"{line.job_id} {line.what}{drawn}: {state} ({line.images} picture{'s' * (line.images != 1)})"

@@ -5,45 +5,57 @@ from typing import Annotated
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
+from pydantic import Field
 
 from layerdiffuse_mcp.api.fields import ModelName, Omittable
 from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Services, services
-from layerdiffuse_mcp.server.tools.parameters import Image, Preview, Wait, file_field
+from layerdiffuse_mcp.server.tools.parameters import Delivery, Image, Waiting, fields_of, file_field
 
 
 async def decode_transparent_latent(
     ctx: Context[Services],
+    *,
     latent: Annotated[str, file_field("Path of a .safetensors latent that this server saved")],
     model: Omittable[ModelName] = None,
-    preview: Preview = True,
-    wait_seconds: Omittable[Wait] = None,
+    output: Omittable[
+        Annotated[Delivery, Field(description="How long to wait, and what file to make", examples=[{"format": "webp"}])]
+    ] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Decode a saved transparent latent into an RGBA PNG and return its path. save_latent saves one."""
-    known = services(ctx)
+    """Decode a saved transparent latent; output.save_latent of a drawing tool saves one. Returns the path of an RGBA
+    picture, with what its alpha holds and a small preview; or a job_id for get_job.
+    """
+    known, output = services(ctx), output or Delivery()
 
     def made() -> DecodeRequest:
         with known.contents.keeping() as keep, known.readable(latent) as opened:
-            return DecodeRequest(latent=keep(opened), model=model)
+            return DecodeRequest(latent=keep(opened), model=model, **fields_of(None, None, output))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "decode_transparent_latent", wait_seconds=wait_seconds, preview=preview)
+    return await run(
+        ctx, request, "decode_transparent_latent", wait_seconds=output.wait_seconds, preview=output.preview
+    )
 
 
 async def encode_transparent_image(
     ctx: Context[Services],
+    *,
     image: Image,
     model: Omittable[ModelName] = None,
-    wait_seconds: Omittable[Wait] = None,
+    output: Omittable[
+        Annotated[Waiting, Field(description="How long to wait, and the file's name", examples=[{"name": "cup"}])]
+    ] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Encode an RGBA picture into a transparent latent, saved as safetensors; returns its path."""
-    known = services(ctx)
+    """Encode an RGBA picture into a transparent latent. Returns the path of a safetensors file, which
+    decode_transparent_latent takes; or a job_id for get_job.
+    """
+    known, output = services(ctx), output or Waiting()
 
     def made() -> EncodeRequest:
         with known.contents.keeping() as keep:
-            return EncodeRequest(image=known.picture(image, keep), model=model)
+            return EncodeRequest(image=known.picture(image, keep), model=model, **fields_of(None, None, output))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "encode_transparent_image", wait_seconds=wait_seconds)
+    return await run(ctx, request, "encode_transparent_image", wait_seconds=output.wait_seconds)

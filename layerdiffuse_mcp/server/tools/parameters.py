@@ -1,15 +1,50 @@
-"""Parameters that several tools share and no request has: files, waiting, previews, a layer's own prompt."""
+"""Parameters that several tools share: pictures, sizes, and the two objects that hold what is rarely set.
 
+def generate_transparent(ctx, *, prompt: Prompt, options: Omittable[GivenOptions] = None, ...)
+fields = fields_of(prompt, options)                 # of a GenerateRequest, those that were given
+"""
+
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from layerdiffuse_mcp.api.fields import MAX_PROMPT_CHARACTERS, OneOf
-from layerdiffuse_mcp.api.requests import can_do
-from layerdiffuse_mcp.families.registry import METHODS
-from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.api.fields import (
+    MAX_PROMPT_CHARACTERS,
+    MAX_SIZE,
+    MIN_SIZE,
+    ClipSkip,
+    Count,
+    Denoising,
+    Emphasis,
+    FileWords,
+    Guidance,
+    LayerWeight,
+    Metadata,
+    MethodName,
+    ModelName,
+    NegativePrompt,
+    NoiseSource,
+    Omittable,
+    PictureFormat,
+    ResizeMode,
+    SamplerName,
+    SaveLatent,
+    ScheduleName,
+    Steps,
+    StopAt,
+    bounded,
+    near,
+)
+from layerdiffuse_mcp.api.plan import fit
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import quoted
 
-TRANSPARENT_METHODS = tuple(method for method in METHODS if can_do(method, Task.TRANSPARENT))
+SHAPES: Mapping[str, tuple[int, int]] = {"square": (1, 1), "portrait": (2, 3), "landscape": (3, 2), "wide": (16, 9)}
+"""Words for sizes: the shape, width to height, of as many pixels as the model draws by itself."""
 
 
 def file_field(description: str) -> Any:
@@ -33,24 +68,181 @@ Wait = Annotated[
     ),
 ]
 JobId = Annotated[str, Field(min_length=1, max_length=100, description="Id of a job, from the call that began it")]
+Size = Annotated[
+    str,
+    Field(
+        max_length=100,
+        description=f'Width x height, {MIN_SIZE} to {MAX_SIZE} pixels each, as in "1024x768"; or {", ".join(SHAPES)} '
+        "for about as many pixels as the model draws best; default: the model's own, in the shape of a given picture",
+        examples=["1024x768", *SHAPES],
+    ),
+]
 
 Foreground = Annotated[str, file_field("RGBA picture of the foreground: a path or an image id")]
 Background = Annotated[str, file_field("Picture of the background: a path or an image id")]
-Blended = Annotated[str, file_field("Picture with both layers blended: a path or an image id")]
+Blended = Annotated[str, file_field("The finished picture, both layers together: a path or an image id")]
 Image = Annotated[str, file_field("RGBA picture: a path or an image id")]
 Mask = Annotated[
     str, file_field("Picture that is white where image is to change: a path or an image id; default: everywhere")
 ]
-RecipeFrom = Annotated[
-    str,
-    file_field(
-        "Picture that this server drew, a path or an image id: it is drawn again by its recipe, "
-        "changed by the other parameters given"
+
+
+class Described(BaseModel):
+    """An object among the parameters; the tool refuses names that it does not have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was given, by name."""
+        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
+
+
+class LayerPrompts(Described):
+    """Own prompts of the layers."""
+
+    foreground: Omittable[Annotated[str, _layer_prompt("foreground")]] = None
+    background: Omittable[Annotated[str, _layer_prompt("background")]] = None
+    blended: Omittable[Annotated[str, _layer_prompt("finished picture, both layers together,")]] = None
+
+
+class Lora(Described):
+    """A LoRA and its strength."""
+
+    name: Annotated[
+        str, Field(min_length=1, max_length=255, pattern="^[^<>:]+$", description="A LoRA that list_models names")
+    ]
+    weight: Annotated[float, bounded(-4, 4, "Its strength, 1 as it was trained")] = 1
+
+
+class Options(Described):
+    """What is rarely set; whatever is left out is as the model's and the layer method's authors advise."""
+
+    model: Omittable[ModelName] = None
+    negative_prompt: Omittable[NegativePrompt] = None
+    layer_prompts: Omittable[
+        Annotated[
+            LayerPrompts,
+            Field(
+                description="Own prompts of single layers, where a tool draws several (SD1.5 only)",
+                examples=[{"background": "a sunny meadow"}],
+            ),
+        ]
+    ] = None
+    loras: Omittable[
+        Annotated[
+            list[Lora],
+            Field(
+                max_length=16,
+                description="LoRAs to draw with, as <lora:name:0.8> in the prompt would name them",
+                examples=[[{"name": "watercolour", "weight": 0.8}]],
+            ),
+        ]
+    ] = None
+    strength: Omittable[Denoising] = None
+    resize_mode: Omittable[ResizeMode] = None
+    method: Omittable[MethodName] = None
+    sampler: Omittable[SamplerName] = None
+    schedule: Omittable[ScheduleName] = None
+    steps: Omittable[Steps] = None
+    guidance_scale: Omittable[Guidance] = None
+    layer_weight: Omittable[LayerWeight] = None
+    stop_at: Omittable[StopAt] = None
+    clip_skip: Omittable[ClipSkip] = None
+    emphasis: Omittable[Emphasis] = None
+    noise_source: Omittable[NoiseSource] = None
+
+
+class OptionsWithCount(Options):
+    """The same, for a tool that has no room for `count` beside it."""
+
+    count: Omittable[Count] = None
+
+
+class Waiting(Described):
+    """How a call ends."""
+
+    wait_seconds: Omittable[Wait] = None
+    name: Omittable[FileWords] = None
+
+
+class Delivery(Waiting):
+    """The same, where pictures are made."""
+
+    preview: Preview = True
+    format: Omittable[PictureFormat] = None
+
+
+class Output(Delivery):
+    """The same, where pictures are drawn."""
+
+    save_latent: Omittable[SaveLatent] = None
+    metadata: Omittable[Metadata] = None
+
+
+GivenOptions = Annotated[
+    Options,
+    Field(
+        description="What is rarely set; whatever is left out is as advised",
+        examples=[{"negative_prompt": "blurry", "steps": 30}],
     ),
 ]
-ForegroundPrompt = Annotated[str, _layer_prompt("foreground")]
-BackgroundPrompt = Annotated[str, _layer_prompt("background")]
-BlendedPrompt = Annotated[str, _layer_prompt("blended picture")]
-TransparentMethod = Annotated[
-    str, OneOf(TRANSPARENT_METHODS, "method"), Field(description="Layer method; default: the attn one of the family")
+GivenOutput = Annotated[
+    Output,
+    Field(
+        description="How long to wait, and what files to make",
+        examples=[{"preview": False, "name": "apple", "format": "webp"}],
+    ),
 ]
+FILES = ("name", "format", "save_latent", "metadata")
+"""Fields of an output that say how files are made; the others are about the call."""
+
+
+def fields_of(prompt: str | None, options: Options | None, output: Waiting | None = None) -> dict[str, Any]:
+    """Those fields of a request that were given; LoRAs stand in its prompt."""
+    given = options.given if options else {}
+    loras: Sequence[Lora] = given.pop("loras", ())
+    if prompt is not None:
+        given["prompt"] = tagged(prompt, loras)
+    if isinstance(own := given.get("layer_prompts"), LayerPrompts):
+        given["layer_prompts"] = own.given
+    return given | {name: value for name, value in (output.given if output else {}).items() if name in FILES}
+
+
+def tagged(prompt: str, loras: Sequence[Lora]) -> str:
+    """A prompt that names these LoRAs, besides those that it named before."""
+    return " ".join([prompt, *(f"<lora:{lora.name}:{lora.weight:g}>" for lora in loras)])
+
+
+def without_tags(prompt: str) -> tuple[str, str]:
+    """A prompt without its LoRAs, and their tags alone."""
+    from layerdiffuse_mcp.text.emphasis import extract_loras  # brings numpy
+
+    words, _ = extract_loras(prompt)
+    return words.strip(), " ".join(re.findall(r"<lora:[^<>]+>", prompt))
+
+
+def width_and_height(size: str | None, model: str | None, settings: Settings) -> dict[str, int]:
+    """The fields of a request for a size in words or numbers; looks a model up, so it belongs in a thread.
+
+    Raises:
+        InvalidRequest: it is neither, or out of range.
+        ModelError: there is no such model.
+    """
+    if size is None:
+        return {}
+    wanted = size.strip().lower()
+    if wanted in SHAPES:
+        native = catalog.find(model, settings).native_size
+        width, height = fit(SHAPES[wanted], native, min(64, native // 4))
+        return {"width": width, "height": height}
+    numbers = re.fullmatch(r"(\d{1,6})\s*[x×*]\s*(\d{1,6})", wanted)
+    if numbers is None:
+        raise InvalidRequest(
+            f"size {quoted(size)} is not understood: give width x height in pixels as in '1024x768', or a word. "
+            f"{near(wanted, SHAPES)}"
+        )
+    width, height = int(numbers[1]), int(numbers[2])
+    if not all(MIN_SIZE <= side <= MAX_SIZE for side in (width, height)):
+        raise InvalidRequest(f"size {quoted(size)}: width and height must be from {MIN_SIZE} to {MAX_SIZE} pixels.")
+    return {"width": width, "height": height}

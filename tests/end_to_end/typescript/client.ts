@@ -13,7 +13,10 @@ await client.connect(new StdioClientTransport({ command, args, env: env as Recor
 const { tools } = await client.listTools();
 const progress: number[] = [];
 const result = await client.callTool(
-  { name: "generate_transparent", arguments: { prompt: "a red apple", seed: 7, steps: 2, wait_seconds: 600 } },
+  {
+    name: "generate_transparent",
+    arguments: { prompt: "a red apple", seed: 7, options: { steps: 2 }, output: { wait_seconds: 600 } },
+  },
   undefined,
   { onprogress: (step) => progress.push(step.progress), resetTimeoutOnProgress: true, timeout: 60_000 },
 );
