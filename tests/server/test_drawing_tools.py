@@ -40,7 +40,7 @@ SAID: dict[str, tuple[str, dict[str, Any], str]] = {
         "generate_layers", {**X, "options": {"layer_prompts": {"sky": "blue"}}}, "Allowed: foreground",
     ),
     "a prompt of another layer": (
-        DRAW, {**X, "options": {"layer_prompts": {"background": "blue"}}}, "draws foreground, and no background: leave out that",
+        DRAW, {**X, "options": {"layer_prompts": {"background": "blue"}}}, "and no background: leave out that",
     ),
     "a strength without a picture": (DRAW, {**X, "options": {"strength": 0.3}}, "without a given picture"),
     "a word for an object": (DRAW, {**X, "options": "steps=3"}, "options must be an object"),
@@ -153,7 +153,7 @@ def undescribed(schema: dict[str, Any], where: str = "") -> list[str]:
 
 async def test_every_field_that_a_drawing_tool_takes_or_returns_is_described():
     for tool in await create_server(Settings()).list_tools():
-        if tool.name == "get_job" or "output" in tool.input_schema["properties"]:
+        if tool.name == "get_job" or "job_id" in (tool.output_schema or {})["properties"]:
             assert undescribed(tool.input_schema) == [], tool.name
             assert undescribed(tool.output_schema or {}) == [], tool.name
 
