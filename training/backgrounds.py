@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import cv2
@@ -213,3 +214,8 @@ def bank(count: int, seed: int, grey_share: float = 0.0) -> tuple[np.ndarray, li
         images.append((draw(kind, rng) * 255).round().astype(np.uint8))
         kinds.append(kind)
     return np.stack(images), kinds
+
+
+def scenes() -> list[str]:
+    """What the kinds show, without the words that join it to a subject: "meadow" of "on a meadow"."""
+    return [re.sub(r"^(in front of|on|in|at) ((the|an?) )?", "", kind) for kind in KINDS]

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from layerdiffuse_mcp.engine.weights.ldm_export import save_single_file
 from layerdiffuse_mcp.families.sd15 import SD15
 from training import autoencoder, data, layer, mixing, transparency, unet
+from training.backgrounds import scenes
 from training.materials import COLOURS
 from training.text import CONFIG
 from training.vocabulary import LOOKS, WIDE, vocabulary
@@ -97,6 +98,7 @@ def export(work: Path, out: Path, draft: bool) -> None:
         "styles": sorted({look.style for look in looks}),
         "materials": sorted({look.material for look in looks if look.material} - COLOURS.keys()),
         "colours": [look.material for look in looks if look.material in COLOURS],
+        "scenes": scenes(),
         "subjects": {subject.words[0]: subject.words for subject in vocabulary(work)},
     }
     (out / "concepts.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")

@@ -48,7 +48,8 @@ class ModelEntry(Frozen):
     """A base model by name. `path` is set once its file or folder is on this machine.
 
     vae: a VAE to be used instead of the base's own. aliases: what its file is called where it was published, A1111's
-    short hash. advice: fields of `spec.Advice` that this base wants otherwise than its family's methods.
+    short hash. advice: fields of `spec.Advice` that this base wants otherwise than its family's methods. vocabulary: a
+    list of all that it has learnt words for, a file beside its own (`hub/vocabulary.py`), for a base that is so small.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ModelEntry(Frozen):
     vae: Path | None = None
     aliases: tuple[str, ...] = ()
     advice: dict[str, Any] = {}
+    vocabulary: str | None = None
 
     @property
     def prepared(self) -> bool:

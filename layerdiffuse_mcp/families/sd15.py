@@ -136,6 +136,7 @@ SD15 = FamilySpec(
             native_size=128,
             licence="Apache-2.0",
             description="Small model inside the package: emoji-like subjects at 128 px in seconds on a CPU",
+            vocabulary="concepts.json",
         ),
     ),
     kinds=(

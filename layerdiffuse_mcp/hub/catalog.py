@@ -9,7 +9,6 @@ is there is all that "prepared" means. Nothing here fetches anything or imports 
     lora("watercolour", settings)
 """
 
-import json
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -248,12 +247,6 @@ def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | No
         for remote in needed(entry, methods)
         if not (_on_disk(remote, user_files) if remote == entry.remote else _layer_path(entry, remote.name, user_files))
     ]
-
-
-def pocket_vocabulary() -> dict[str, list[str]]:
-    """Words that the pocket model has learnt: "subjects", "styles" (a fish, flat) and "materials" (a glass fish)."""
-    known = json.loads((pocket_folder() / "concepts.json").read_text(encoding="utf-8"))
-    return {kind: list(known[kind]) for kind in ("subjects", "styles", "materials")}
 
 
 def located(remote: HubFile, settings: Settings) -> Path | None:

@@ -12,6 +12,7 @@ from layerdiffuse_mcp.errors import InvalidRequest, ModelError, ModelNotFound
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.files import FLUX_KEYS, LORA_KEYS, SD15_KEYS, SDXL_KEYS, tensors, weights, write
 
@@ -316,9 +317,10 @@ def test_listing_models_with_own_files_imports_no_torch(settings: Settings, tmp_
     assert "heavy: []" in result.stdout
 
 
-def test_the_pocket_model_says_what_it_can_draw():
-    known = catalog.pocket_vocabulary()
-    assert {"red apple", "rocket", "guitar"} <= set(known["subjects"])
-    assert len(known["subjects"]) >= 300
-    assert known["styles"] == ["3d", "flat"]
-    assert known["materials"] == ["glass", "glowing"]
+def test_the_pocket_model_says_what_it_can_draw(settings: Settings):
+    known = vocabulary_of(catalog.find("pocket", settings))
+    assert known is not None
+    assert {"red apple", "rocket", "guitar"} <= set(known.subjects)
+    assert len(known.subjects) >= 300
+    assert (known.styles, known.materials) == (("3d", "flat"), ("glass", "glowing"))
+    assert {"meadow", "wooden table", "night with stars"} <= set(known.scenes)

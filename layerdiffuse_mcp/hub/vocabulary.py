@@ -1,0 +1,141 @@
+"""What a base has learnt words for, where its card names a list of them: what to choose from, and what it cannot draw.
+
+    known = vocabulary_of(entry)              # a Vocabulary, or None: nobody can say what a large base knows
+    known.doubt("a sword")                    # "pocket has not learnt ...", or None
+    known.matching("apple").subjects          # ("red apple", "green apple", "pineapple")
+
+The list is a JSON file beside the base (`ModelEntry.vocabulary`): `subjects` by name with the phrases that each was
+learnt under, `scenes` behind them, and `styles` and `materials`, lists. No torch.
+"""
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from layerdiffuse_mcp.families.entries import ModelEntry
+from layerdiffuse_mcp.text.emphasis import extract_loras
+from layerdiffuse_mcp.wording import short
+
+NEAREST = 3
+LEAST_ALIKE = 0.5
+"""Of two words' letters that have to agree, for one to be named for the other."""
+LONGEST, MOST_COMPARED = 2000, 40
+"""Characters of a prompt that are looked at, and words of it that are compared with every phrase."""
+_WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+_FILLERS = frozenset("a an the of on in at with and".split())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of the base `model`; phrases by subject, the first its name."""
+
+    model: str
+    subjects: Mapping[str, tuple[str, ...]]
+    scenes: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+    materials: tuple[str, ...] = ()
+
+    def knows(self, prompt: str, *, scenes: bool = False) -> bool:
+        """Whether a prompt names a subject, or where `scenes` count one of these; in the plural, too."""
+        said = _words(prompt)
+        return any(_within(_words(phrase), said) for phrase in self._phrases(scenes))
+
+    def nearest(self, prompt: str, *, scenes: bool = False) -> tuple[str, ...]:
+        """The phrases that end in a word spelled like one of a prompt: at most `NEAREST`, the nearest first."""
+        said = [word for word in dict.fromkeys(_words(prompt)) if word not in _FILLERS][:MOST_COMPARED]
+        best: dict[str, tuple[float, int]] = {}  # by its last word, of phrases with the same the shortest
+        names: dict[str, str] = {}
+        for phrase in self._phrases(scenes):
+            *others, last = _words(phrase)
+            if last not in names:
+                best[last] = max((_alike(last, word) for word in said), default=0.0), -len(others)
+                names[last] = phrase
+            elif -len(others) > best[last][1]:
+                best[last], names[last] = (best[last][0], -len(others)), phrase
+        near = sorted((last for last in best if best[last][0] >= LEAST_ALIKE), key=lambda last: -best[last][0])
+        return tuple(names[last] for last in near[:NEAREST])
+
+    def doubt(self, prompt: str, *, scenes: bool = False) -> str | None:
+        """What to say of a prompt of which the base knows no phrase; None where it knows one, or nothing is said."""
+        prompt = extract_loras(prompt[:LONGEST])[0]
+        if not prompt.strip() or self.knows(prompt, scenes=scenes):
+            return None
+        near = self.nearest(prompt, scenes=scenes)
+        nearest = f"The nearest that it knows, by spelling: {', '.join(near)}. " if near else ""
+        letters = "".join(_WORD.findall(prompt))
+        language = "" if letters.isascii() else "It has learnt English alone. "
+        return (
+            f"{self.model} has learnt none of the words of {short(prompt.strip())!r}: what it draws is likely something "
+            f"else. {language}{nearest}It knows {len(self.subjects)} subjects: list_models finds them by a word in "
+            "subjects. Name one of them, or use a larger model."
+        )
+
+    def matching(self, text: str) -> "Vocabulary":
+        """Those subjects, scenes, styles and materials whose phrases hold every word of a text."""
+        wanted = [word.casefold() for word in text.split()]
+
+        def fits(phrases: Iterable[str]) -> bool:
+            return any(all(word in phrase for word in wanted) for phrase in phrases)
+
+        return replace(
+            self,
+            subjects={name: phrases for name, phrases in self.subjects.items() if fits(phrases)},
+            **{kind: tuple(one for one in getattr(self, kind) if fits([one])) for kind in LISTS},
+        )
+
+    def _phrases(self, scenes: bool) -> Iterable[str]:
+        for phrases in self.subjects.values():
+            yield from phrases
+        if scenes:
+            yield from self.scenes
+
+
+LISTS = ("scenes", "styles", "materials")
+
+
+def vocabulary_of(entry: ModelEntry) -> Vocabulary | None:
+    """The words of a base that is on this machine, if its card names a list of them."""
+    if entry.vocabulary is None or entry.path is None:
+        return None
+    return replace(_read(entry.path.parent / entry.vocabulary), model=entry.name)
+
+
+@functools.cache
+def _read(path: Path) -> Vocabulary:
+    known = json.loads(path.read_text(encoding="utf-8"))
+    subjects = {name: tuple(dict.fromkeys([name, *phrases])) for name, phrases in known["subjects"].items()}
+    return Vocabulary("", subjects, **{kind: tuple(known.get(kind, ())) for kind in LISTS})
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in lower case, without what stresses them; of "dragon's" the first part."""
+    return [word.removesuffix("'s") for word in _WORD.findall(text.casefold().replace("\u2019", "'"))]
+
+
+def _within(phrase: list[str], said: list[str]) -> bool:
+    """Whether a phrase's words stand next to each other in what is said, the last perhaps in the plural."""
+    length = len(phrase)
+    return any(
+        said[start : start + length - 1] == phrase[:-1] and _same(phrase[-1], said[start + length - 1])
+        for start in range(len(said) - length + 1)
+    )
+
+
+def _same(word: str, said: str) -> bool:
+    return any(one in _plurals(other) for one, other in ((word, said), (said, word)))
+
+
+def _plurals(word: str) -> tuple[str, ...]:
+    """A word as one and as many."""
+    return (word, f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else word)
+
+
+def _alike(one: str, other: str) -> float:
+    if one == other:
+        return 1.0
+    matcher = difflib.SequenceMatcher(None, one, other)
+    return matcher.ratio() if matcher.quick_ratio() >= LEAST_ALIKE else 0.0
