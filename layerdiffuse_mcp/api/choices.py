@@ -174,6 +174,13 @@ SCHEDULES: dict[str, Schedule] = {
 
 NOISE_SOURCES: tuple[NoiseSource, ...] = ("nvidia", "cpu")
 RESIZE_MODES = ("Crop and Resize", "Resize and Fill", "Just Resize")
+FITS: dict[str, str] = {
+    "as_is": "that very size is drawn, however far from the model's own",
+    "contain": "all of it is shown, and the rest left empty",
+    "cover": "the size is filled, and what stands over cut off",
+    "stretch": "the size is filled, and proportions change",
+}
+"""How a drawing comes to the size asked for, where that is far from the model's own."""
 EMPHASIS = ("Original", "No norm")
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from layerdiffuse_mcp.api.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import EMPHASIS, FITS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import ROLES, Role
 from layerdiffuse_mcp.wording import QUOTED, quoted, short
@@ -98,6 +98,19 @@ ResizeMode = Annotated[
     OneOf(RESIZE_MODES, "resize mode"),
     Field(description="How given pictures are fitted to width and height"),
 ]
+Size = Annotated[int, bounded(MIN_SIZE, MAX_SIZE, "Pixels; default: the model's native size")]
+Fit = Annotated[
+    str,
+    OneOf(tuple(FITS), "fit"),
+    Field(
+        description="For a size whose area is not 0.5 to 1.5 times the model's own: contain, cover and stretch fit a "
+        "drawing near that to it; as_is draws the very size, slowly, and subjects may repeat; default: contain, or "
+        "cover where there is an opaque layer"
+    ),
+]
+DrawnSize = Annotated[
+    tuple[Size, Size], Field(description="Width and height that are drawn, where they are fitted to another size")
+]
 NoiseSource = Annotated[
     str,
     OneOf(NOISE_SOURCES, "noise source"),
@@ -115,7 +128,6 @@ StopAt = Annotated[
     float, bounded(0, 1, "Share of the sampling in which the layer file acts; then the plain base goes on")
 ]
 LayerWeight = Annotated[float, bounded(0, 2, "Strength of the layer file, 1 as released (SDXL only)")]
-Size = Annotated[int, bounded(MIN_SIZE, MAX_SIZE, "Pixels; default: the model's native size")]
 Seed = Annotated[int, bounded(DRAW_SEED, MAX_SEED, "Same seed, same picture; -1 (default) draws one and reports it")]
 Count = Annotated[int, bounded(1, MAX_COUNT, "Results to draw, with seeds seed, seed + 1, ...; default 1")]
 ClipSkip = Annotated[int, bounded(1, 12, "Text encoder layers to stop before the end (SD1.5 only)")]

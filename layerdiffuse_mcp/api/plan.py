@@ -8,7 +8,6 @@ Pictures are named in it by their content's SHA-256; the files behind go beside 
     any_task(plan.model_dump(mode="json")) == plan
 """
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,8 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
-from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED, MAX_SIZE, MIN_SIZE
+from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED
 from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
+from layerdiffuse_mcp.api.sizes import AS_IS, doubts, fit, sized
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families import spec
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
@@ -60,6 +60,8 @@ class PlannedLora(_Plan):
 class DrawPlan(_Plan):
     """Draw `count` results. Sizes are in pixels; `stages` run in order, each with all of its settings.
 
+    `width` and `height` are those of the result; where `drawn` is another size, the pictures are fitted to it by `fit`.
+
     `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
     Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
     while the plan waits. A recipe is the plan and the SHA-256 of the files that it was drawn with, as the engine read
@@ -84,6 +86,8 @@ class DrawPlan(_Plan):
     count: int
     width: int
     height: int
+    fit: str = AS_IS
+    drawn: tuple[int, int] | None = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     clip_skip: int | None = None
     emphasis: str
@@ -101,6 +105,14 @@ class DrawPlan(_Plan):
         """The pictures that it starts from, by the name of their field or layer; the first gives the shape."""
         given = {"image": self.image, **self.inputs, "mask": self.mask}
         return {name: picture for name, picture in given.items() if picture is not None}
+
+    @property
+    def as_drawn(self) -> "DrawPlan":
+        """The same at the size that is drawn, as drawers take it."""
+        if self.drawn is None:
+            return self
+        width, height = self.drawn
+        return self.model_copy(update={"width": width, "height": height, "drawn": None})
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -221,6 +233,10 @@ def make_plan(
             "choose a smaller seed or a smaller count."
         )
     width, height = fit(picture_size or (native_size, native_size), native_size, family.size_step)
+    asked = (request.width or width, request.height or height)
+    opaque = any(role != method.transparent for method in methods for role in method.outputs)
+    how = request.fit if request.width or request.height else AS_IS
+    sizing = sized(asked, how, request.drawn, native_size, family.latent.downscale, opaque=opaque)
     given = dict(pictures or {})
     return DrawPlan(
         task=request.task,
@@ -237,8 +253,10 @@ def make_plan(
         resize_mode=request.resize_mode,
         seed=seed,
         count=request.count,
-        width=request.width or width,
-        height=request.height or height,
+        width=asked[0],
+        height=asked[1],
+        fit=sizing.fit,
+        drawn=sizing.drawn,
         stages=stages,
         clip_skip=request.clip_skip,
         emphasis=request.emphasis,
@@ -248,7 +266,7 @@ def make_plan(
         name=request.name,
         format=request.format,
         metadata=request.metadata,
-        notes=(*request.notes, *_doubts(stages)),
+        notes=(*request.notes, *_doubts(stages), *doubts(asked, sizing, native_size, model)),
         drawn_with=request.drawn_with,
     )
 
@@ -267,13 +285,6 @@ def _frames(stages: Sequence[Stage]) -> int:
 def draw_seed() -> int:
     """A seed for a request that names none."""
     return secrets.randbelow(MAX_SEED - MAX_COUNT * FRAMES_AT_MOST)
-
-
-def fit(size: tuple[int, int], native_size: int, step: int = 64) -> tuple[int, int]:
-    """The size of about native_size^2 pixels with the shape of `size`, in steps of `step` pixels."""
-    scale = native_size / math.sqrt(size[0] * size[1])
-    width, height = (min(MAX_SIZE, max(MIN_SIZE, round(side * scale / step) * step)) for side in size)
-    return width, height
 
 
 def methods_of(request: GenerateRequest, family: str) -> tuple[str, ...]:
@@ -318,7 +329,8 @@ def _check_family(methods: Sequence[LayerMethod], family: str) -> None:
 
 
 ALWAYS_ACT = DELIVERY | {
-    "kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "stages", "notes", "drawn_with"
+    "kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "fit", "drawn", "stages",
+    "notes", "drawn_with",
 }  # fmt: skip
 """Fields of a request that mean something whatever the family; each of the others stands in `FamilySpec.accepts`."""
 

@@ -29,9 +29,11 @@ from layerdiffuse_mcp.api.fields import (
     ClipSkip,
     Count,
     Denoising,
+    DrawnSize,
     DrawnWith,
     Emphasis,
     FileWords,
+    Fit,
     Guidance,
     LayerWeight,
     Metadata,
@@ -80,7 +82,7 @@ class GenerateRequest(_Request):
     """Draw pictures for a task.
 
     The flat settings (`method` ... `layer_weight`) apply to every stage of the task's route;
-    `stages` replaces them all and is what a recipe holds.
+    `stages` replaces them all and is what a recipe holds, as is `drawn`.
 
     Picture sizes are in pixels; seeds draw `count` results as seed, seed + 1, ...
     (SD1.5 methods with several frames use one further seed a frame).
@@ -104,6 +106,8 @@ class GenerateRequest(_Request):
     count: Count = 1
     width: Size | None = None
     height: Size | None = None
+    fit: Fit | None = None
+    drawn: DrawnSize | None = None
 
     method: MethodName | None = None
     sampler: SamplerName | None = None

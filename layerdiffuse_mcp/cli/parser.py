@@ -36,7 +36,7 @@ from layerdiffuse_mcp.families.spec import ROLES, Task
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
 
-NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes", "drawn_with"}
+NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes", "drawn", "drawn_with"}
 """Fields of a request that no flag of the same name sets."""
 
 

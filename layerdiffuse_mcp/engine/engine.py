@@ -15,6 +15,7 @@ between tasks. Runs one task at a time, in one thread.
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import singledispatchmethod
 from operator import itemgetter
 from pathlib import Path
@@ -37,7 +38,8 @@ from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
 from layerdiffuse_mcp.engine.drawing.latents import decode_latent, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
 from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, pixels_of_result
-from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
+from layerdiffuse_mcp.engine.pipeline.conditions import fitted as fitted_picture
+from layerdiffuse_mcp.engine.pipeline.conditions import fitted_mask
 from layerdiffuse_mcp.engine.pipeline.previews import previews
 from layerdiffuse_mcp.engine.pipeline.progress import Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import latent_file as latents
@@ -50,6 +52,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.files import sha256
+from layerdiffuse_mcp.images.fitting import fitted
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
 from layerdiffuse_mcp.images.verdict import judge
 from layerdiffuse_mcp.outputs.names import file_name
@@ -140,12 +143,13 @@ class Engine:
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
             model = self._model(plans[0].model, meter, [lora.name for lora in plans[0].loras])
-        width, height = drawn_size(plans[0], model.latent)
+        as_drawn = [plan.as_drawn for plan in plans]
+        width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
-        self._manager.fit(model, count * pixels_of_result(plans[0], model.latent), width * height)
+        self._manager.fit(model, count * pixels_of_result(as_drawn[0], model.latent), width * height)
         with clock("draw"), previews(self._settings, model.latent) as show:
             pictures = _pictures(plans[0], (width, height), given)
-            drawn = drawer_of(model.spec)(plans, model, pictures, meter, show)
+            drawn = drawer_of(model.spec)(as_drawn, model, pictures, meter, show)
         with clock("load"):
             model.identify(plans[0].methods, meter.report)
         with clock("write"):
@@ -231,17 +235,17 @@ class Engine:
             if plan.want and one.role not in plan.want:
                 continue
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
-            text = infotext.format(infotext_of(alone, model_hash=base and base[:SHORT]))
-            picture = _facts(one, plan.prompt)
+            text = infotext.format(infotext_of(alone.as_drawn, model_hash=base and base[:SHORT]))
+            whole = _fitted(one, plan)
+            picture = _facts(whole, plan.prompt, judged=one)
             recipe = self._recipe(alone, model) | {"role": picture.label}
             said: dict[str, Any] = {"recipe": recipe, "parameters": text} if plan.metadata == "full" else {}
             words = plan.name or extract_loras(plan.prompt)[0] or picture.label
             name = file_name(words, one.seed, picture.label, f".{plan.format}")
-            files.append(EncodedFile(name=name, data=picture_bytes(one.pixels, plan.format, **said), picture=picture))
+            files.append(EncodedFile(name=name, data=picture_bytes(whole.pixels, plan.format, **said), picture=picture))
             if plan.save_latent:
-                saved = latents.SavedLatent(
-                    one.latent, picture.width, picture.height, model.spec.id, model.name, one.seed
-                )
+                height, width = one.pixels.shape[:2]
+                saved = latents.SavedLatent(one.latent, width, height, model.spec.id, model.name, one.seed)
                 name = file_name(words, one.seed, picture.label, latents.SUFFIX)
                 files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
         return _best_first(files)
@@ -310,16 +314,26 @@ def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture
     layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
     if "image" not in pictures:
         return Pictures(layers)
-    image = fitted(pictures["image"].rgba, *size, plan.resize_mode)
+    image = fitted_picture(pictures["image"].rgba, *size, plan.resize_mode)
     mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
     return Pictures(layers, Edit(image, mask))
 
 
-def _facts(layer: LayerImage, prompt: str | None = None) -> PictureFacts:
+def _fitted(layer: LayerImage, plan: DrawPlan) -> LayerImage:
+    """A layer of a plan's result at the size that was asked for; the latent stays as it was drawn."""
+    if plan.drawn is None:
+        return layer
+    pixels, box = fitted(layer.pixels, layer.box, plan.drawn, (plan.width, plan.height), plan.fit)
+    return replace(layer, pixels=pixels, box=box)
+
+
+def _facts(layer: LayerImage, prompt: str | None = None, judged: LayerImage | None = None) -> PictureFacts:
+    """What is known of a layer; the verdict is on `judged`, as it was drawn, where that is another."""
     height, width, channels = layer.pixels.shape
     alpha = alpha_facts(layer.pixels) if channels == 4 else None
+    drawn = alpha if judged is None or judged is layer or alpha is None else alpha_facts(judged.pixels)
     # of the layers that a model names itself, one may well fill the picture
-    verdict, reason = judge(alpha, prompt) if layer.role else (None, None)
+    verdict, reason = judge(drawn, prompt) if layer.role else (None, None)
     return PictureFacts(
         role=layer.role,
         name=None if layer.role else printable(layer.name, 80) or f"layer {layer.order}",

@@ -29,7 +29,6 @@ OPTIONS = frozenset(
         "image",
         "mask",
         "strength",
-        "fit",
         "resize_mode",
         "method",
         "sampler",

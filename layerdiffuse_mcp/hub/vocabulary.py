@@ -26,7 +26,7 @@ LEAST_ALIKE = 0.5
 LONGEST, MOST_COMPARED = 2000, 40
 """Characters of a prompt that are looked at, and words of it that are compared with every phrase."""
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
-_FILLERS = frozenset("a an the of on in at with and".split())
+_FILLERS = frozenset(["a", "an", "the", "of", "on", "in", "at", "with", "and"])
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Vocabulary:
         letters = "".join(_WORD.findall(prompt))
         language = "" if letters.isascii() else "It has learnt English alone. "
         return (
-            f"{self.model} has learnt none of the words of {short(prompt.strip())!r}: what it draws is likely something "
-            f"else. {language}{nearest}It knows {len(self.subjects)} subjects: list_models finds them by a word in "
-            "subjects. Name one of them, or use a larger model."
+            f"{self.model} knows no subject that {short(prompt.strip())!r} names, so it likely draws something else. "
+            f"{language}{nearest}It has {len(self.subjects)} subjects: list_models lists them, subjects='...' "
+            "those with a word. Name one of them, or use a larger model."
         )
 
     def matching(self, text: str) -> "Vocabulary":

@@ -27,6 +27,9 @@ from layerdiffuse_mcp.images.files import name_of, open_regular
 from layerdiffuse_mcp.images.tasks import MAX_PIXELS
 
 FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
+OPAQUE = 255
+LOOKED_AT = 16_000_000
+"""Pixels of the largest picture whose alpha is read while a call is planned: that takes 5 bytes for each."""
 Image.MAX_IMAGE_PIXELS = None  # `opened` has the limit of its own that the settings name
 
 ORIENTATION = 0x0112
@@ -94,6 +97,22 @@ def picture_size(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> tuple
         if decodes or picture.format == "TIFF":  # whose size is that of the picture turned upright
             return width, height
         return (height, width) if picture.getexif().get(ORIENTATION, 1) in range(5, 9) else (width, height)
+
+
+def is_opaque(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether nothing shines through anywhere, as far as that can be told in `LOOKED_AT` pixels; errors as `opened`.
+
+    A picture without an alpha channel is told by its header, and one with a transparent colour counts as transparent;
+    of one with alpha that is larger nothing is decoded.
+    """
+    with opened(source, max_pixels) as picture:
+        transparent = picture.info.get("transparency")
+        if transparent is not None:
+            return isinstance(transparent, bytes) and min(transparent, default=OPAQUE) == OPAQUE
+        bands = [band for band in ("A", "a") if band in picture.getbands()]
+        if not bands or picture.width * picture.height > LOOKED_AT:
+            return not bands
+        return picture.getchannel(bands[0]).getextrema()[0] == OPAQUE
 
 
 def levels_apart(first: Path, second: Path) -> int | None:

@@ -28,6 +28,8 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
+BEGUN = 0.1
+"""Share of a job from which on its own progress tells more than other jobs do."""
 FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 
@@ -39,7 +41,8 @@ class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
     Jobs of one `batch_key` can be drawn as one batch; one without a key, as with several tasks, is drawn alone.
-    `occupies`: whether a worker is at it. `created`, `started` and `ended` are seconds of the monotonic clock, of use
+    `occupies`: whether a worker is at it. `expected`: seconds that its drawing takes as others did here (`pace.py`).
+    `created`, `started` and `ended` are seconds of the monotonic clock, of use
     for spans alone.
     """
 
@@ -53,6 +56,7 @@ class Job:
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcome: Outcome | None = None
         self.error: LayerDiffuseError | None = None
+        self.expected: float | None = None
         self.created = time.monotonic()
         self.started: float | None = None
         self.ended: float | None = None
@@ -79,8 +83,10 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """A guess from the progress made so far; None while there is nothing to guess from."""
+        """A guess: at first by what is expected, then by the progress made; None while there is nothing to go by."""
         fraction = self.progress.fraction
+        if self.state is State.RUNNING and fraction < BEGUN and self.expected is not None:
+            return self.expected * (1 - fraction)
         if self.state not in (State.DOWNLOADING, State.RUNNING) or fraction < 0.05:
             return None
         return self.seconds * (1 - fraction) / fraction

@@ -33,6 +33,7 @@ from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.jobs.pace import Paces
 from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.settings import Settings
@@ -67,6 +68,7 @@ class Jobs:
     def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
         self.backend = backend
         self.index = Index(settings)
+        self.paces = Paces()
         self._limit = settings.queue_size
         self._settings = settings
         self._grouping = settings.group_jobs
@@ -116,6 +118,7 @@ class Jobs:
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
         job = self._remember(Job(what or next((task.kind for task in planned.tasks), "download"), planned))
+        job.expected = self.paces.seconds(job.tasks, self._device())
         if job.downloads:
             job.download()
             self._tasks.start_soon(self._download, job)
@@ -260,6 +263,7 @@ class Jobs:
             with jobs[0].scope:
                 group = GroupPlan(plans=tuple(cast(DrawPlan, job.tasks[0]) for job in jobs))
                 outcome = await self.backend.run(group, jobs[0].inputs, report)
+                await anyio.to_thread.run_sync(self.paces.learn, group, outcome)
                 for job, part in zip(jobs, outcome.parts, strict=True):
                     if not job.finished:
                         job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
@@ -311,10 +315,15 @@ class Jobs:
             with _failing(job), job.scope:
                 for task in job.tasks:
                     outcomes.append(await self.backend.run(task, job.inputs, report))
+                    await anyio.to_thread.run_sync(self.paces.learn, task, outcomes[-1])
                 await self._save(job, _together(outcomes))
         finally:
             job.end(State.CANCELLED)
             job.occupies = False
+
+    def _device(self) -> str | None:
+        """What the workers run on, as soon as one has told."""
+        return next((state.engine["device"] for state in self.backend.state() if "device" in state.engine), None)
 
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""

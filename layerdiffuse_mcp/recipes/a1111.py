@@ -17,6 +17,7 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import RESIZE_MODE, STRENGTH, near
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.api.sizes import AS_IS
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, ROUTES
 from layerdiffuse_mcp.families.spec import LayerMethod, Role, Task
@@ -85,6 +86,8 @@ def request_from(info: Infotext, changes: Mapping[str, Any], settings: Settings)
     asked = {**fields, **changes}
     if "model" not in changes:
         asked["model"] = _base(info, settings)
+        if info.size:  # that very model drew this very size
+            asked.setdefault("fit", AS_IS)
         digest = (info.model_hash or "").lower()
         asked["drawn_with"] = {BASE: digest if _HASH.fullmatch(digest) else None}
     family = catalog.find(asked.get("model"), settings).family

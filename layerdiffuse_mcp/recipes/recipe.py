@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture, drawn_roles
 from layerdiffuse_mcp.api.requests import GenerateRequest, can_replace, validated
+from layerdiffuse_mcp.api.sizes import AS_IS
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.images.files import name_of
@@ -98,7 +99,7 @@ def request_from(
     changes = dict(changes or {})
     for name in () if pictures else ("strength", "resize_mode"):
         old.pop(name, None)  # they act on pictures: earlier versions wrote them all the same
-    fields = {**old, **changes}
+    fields = {**_size_of(old, changes), **changes}
     if "stages" not in changes:
         fields["stages"] = _changed_stages(old.get("stages"), changes)
         fields.pop("method", None)  # the others stay: the planner refuses those that change nothing
@@ -106,6 +107,19 @@ def request_from(
     fields["drawn_with"] = _drawn_with(raw, changes, fields["stages"])
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
     return validated(GenerateRequest, fields | _found(pictures, given, changes, find))
+
+
+def _size_of(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's fields: what it says of its size goes with a change of what that was decided for.
+
+    One of an earlier version, which drew every size as it was asked for, says nothing of it.
+    """
+    fields = {"fit": AS_IS, **old}
+    if changes.keys() & {"model", "width", "height"}:
+        del fields["fit"]
+    if changes.keys() & {"model", "width", "height", "fit"}:
+        fields.pop("drawn", None)
+    return fields
 
 
 def other_weights(before: Mapping[str, str | None] | None, now: Mapping[str, str | None]) -> tuple[str, ...]:

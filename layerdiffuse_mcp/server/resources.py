@@ -27,6 +27,7 @@ from mcp_types import (
 from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.access import open_readable
 from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured
@@ -34,6 +35,14 @@ from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services
 from layerdiffuse_mcp.settings import Settings
 
 PAGE = 50
+VOCABULARY = {
+    "subject": "subjects",
+    "subjects": "subjects",
+    "product": "subjects",
+    "scene": "scenes",
+    "style": "styles",
+}
+"""What completes a prompt's arguments, where the default model knows few words."""
 COMPLETIONS = 100
 """Most values that the protocol lets a completion have."""
 
@@ -119,6 +128,9 @@ def _values(name: str, settings: Settings) -> list[str]:
     tables = {"sampler": SAMPLERS, "schedule": SCHEDULES}
     if name == "model":
         return [entry.name for entry in catalog.models(settings)]
+    if name in VOCABULARY:
+        known = vocabulary_of(catalog.find(None, settings))
+        return [*getattr(known, VOCABULARY[name])] if known else []
     return list(tables.get(name, ()))
 
 

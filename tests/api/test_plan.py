@@ -19,10 +19,10 @@ from layerdiffuse_mcp.api.plan import (
     PreparePlan,
     any_task,
     batch_key,
-    fit,
     seeds,
 )
 from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.api.sizes import fit
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for, task_inputs
 from layerdiffuse_mcp.families.spec import Task

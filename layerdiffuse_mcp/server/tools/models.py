@@ -15,15 +15,18 @@ from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import Phase
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobResult, plain
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.parameters import Wait
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import printable
+from layerdiffuse_mcp.wording import printable, quoted
 
 VERSIONS = ("mcp", "torch", "diffusers")
 GB = 10**9
+MOST_SUBJECTS = 400
+"""Subjects of a model that are listed at once."""
 
 
 class ModelFacts(BaseModel):
@@ -41,10 +44,22 @@ class ModelFacts(BaseModel):
     description: str
 
 
+class Words(BaseModel):
+    """All that a small base has learnt words for: what to name in a prompt."""
+
+    model: str = Field(description="The base that knows them")
+    subjects: list[str] = Field(description="What it can draw: one of them belongs in each prompt")
+    scenes: list[str] = Field(description="Backgrounds, for the tools that draw one")
+    styles: list[str] = Field(description="Said behind the subject: a fish, flat")
+    materials: list[str] = Field(description="Said before the subject: a glass fish")
+    more: int = Field(default=0, description="Subjects that are not listed; a word in `subjects` finds them")
+
+
 class ModelList(BaseModel):
     """All models, the default one first."""
 
     models: list[ModelFacts]
+    vocabularies: list[Words] = Field(description="Of the models that know few words; others know most")
     models_folder: str
 
 
@@ -63,22 +78,33 @@ class ServerStatus(BaseModel):
     versions: dict[str, str]
 
 
-async def list_models(ctx: Context[Services]) -> Annotated[CallToolResult, ModelList]:
-    """List the base models: which are on this machine, what each can do, size and licence."""
+async def list_models(
+    ctx: Context[Services],
+    subjects: Omittable[
+        Annotated[
+            str,
+            Field(
+                max_length=200,
+                description="List only the subjects, scenes, styles and materials with this word; default: all",
+                examples=["apple"],
+            ),
+        ]
+    ] = None,
+) -> Annotated[CallToolResult, ModelList]:
+    """List the base models: which are on this machine, what each can do, size and licence; and of a small one, which
+    knows few words, the subjects, scenes, styles and materials that a prompt can name.
+    """
     settings = services(ctx).settings
     found = await anyio.to_thread.run_sync(_models, settings)
     lines = [_model_line(model) for model in found]
-    known = {kind: ", ".join(words) for kind, words in catalog.pocket_vocabulary().items()}
-    lines.append(f"Subjects that {catalog.POCKET} knows: {known['subjects']}.")
-    lines.append(f"Its styles, said behind the subject: {known['styles']}.")
-    if known["materials"]:
-        lines.append(f"Its materials, said before the subject: {known['materials']}.")
+    words = await anyio.to_thread.run_sync(_words, settings, subjects or "")
+    lines += [line for known in words for line in _word_lines(known, subjects)]
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
         names = ", ".join(lora.name + ("" if lora.path else " (prepare_model fetches it)") for lora in own)
         lines.append(f"LoRAs, to be named in a prompt as <lora:NAME:0.8>: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
-    return plain("\n".join(lines), ModelList(models=found, models_folder=folder))
+    return plain("\n".join(lines), ModelList(models=found, vocabularies=words, models_folder=folder))
 
 
 async def prepare_model(
@@ -161,6 +187,28 @@ def _models(settings: Settings) -> list[ModelFacts]:
             )
         )
     return sorted(found, key=lambda model: (not model.default, not model.prepared))
+
+
+def _words(settings: Settings, text: str) -> list[Words]:
+    """The vocabularies of models that have one, as far as a text matches."""
+    listed: list[Words] = []
+    for entry in catalog.models(settings):
+        if (known := vocabulary_of(entry)) is None:
+            continue
+        matching = known.matching(text)
+        lists = {kind: [*getattr(matching, kind)] for kind in LISTS}
+        names = [*matching.subjects]
+        more = max(0, len(names) - MOST_SUBJECTS)
+        listed.append(Words(model=entry.name, subjects=names[:MOST_SUBJECTS], more=more, **lists))
+    return listed
+
+
+def _word_lines(known: Words, text: str | None) -> list[str]:
+    said = known.model_dump(include={"subjects", *LISTS})
+    lines = [f"{kind.capitalize()} that {known.model} knows: {', '.join(said[kind])}." for kind in said if said[kind]]
+    if text and not lines:
+        return [f"{known.model} knows nothing with {quoted(text)}: without subjects, all that it knows is listed."]
+    return lines + ([f"{known.more} more subjects: a word in subjects finds them."] if known.more else [])
 
 
 def _model_line(model: ModelFacts) -> str:

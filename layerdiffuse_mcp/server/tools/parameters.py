@@ -19,6 +19,7 @@ from layerdiffuse_mcp.api.fields import (
     Denoising,
     Emphasis,
     FileWords,
+    Fit,
     Guidance,
     LayerWeight,
     Metadata,
@@ -37,7 +38,7 @@ from layerdiffuse_mcp.api.fields import (
     bounded,
     near,
 )
-from layerdiffuse_mcp.api.plan import fit
+from layerdiffuse_mcp.api.sizes import fit
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.settings import Settings
@@ -140,6 +141,7 @@ class Options(Described):
         ]
     ] = None
     strength: Omittable[Denoising] = None
+    fit: Omittable[Fit] = None
     resize_mode: Omittable[ResizeMode] = None
     method: Omittable[MethodName] = None
     sampler: Omittable[SamplerName] = None

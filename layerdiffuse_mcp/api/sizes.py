@@ -1,0 +1,85 @@
+"""At what size a model draws what is asked for: as asked where that is near its own, else near its own and fitted.
+
+sizing = sized((1200, 630), None, None, 128, 8, opaque=False)
+sizing.drawn, sizing.fit        # ((176, 96), "contain"): drawn, then fitted
+whole_box((176, 96), (1200, 630), "contain")      # where all that was drawn lies in the result
+"""
+
+import math
+from dataclasses import dataclass
+
+from layerdiffuse_mcp.api.choices import FITS
+from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_SIZE
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+AS_IS, CONTAIN, COVER, STRETCH = FITS
+NEAR = (0.5, 1.5)
+"""Areas, in a model's own, that are drawn as they are asked for."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How a result comes to its size: drawn so, or at the size `drawn` and fitted by `fit`."""
+
+    fit: str = AS_IS
+    drawn: Size | None = None
+
+
+def fit(size: Size, native_size: int, step: int = 64) -> Size:
+    """The size of about native_size^2 pixels with the shape of `size`, in steps of `step` pixels."""
+    scale = native_size / math.sqrt(size[0] * size[1])
+    width, height = (min(MAX_SIZE, max(MIN_SIZE, round(side * scale / step) * step)) for side in size)
+    return width, height
+
+
+def area(size: Size, native_size: int) -> float:
+    """A size's area, in a model's own."""
+    return size[0] * size[1] / native_size**2
+
+
+def sized(asked: Size, how: str | None, drawn: Size | None, native_size: int, step: int, *, opaque: bool) -> Sizing:
+    """What to draw for the size `asked`.
+
+    Args:
+        how: one of `choices.FITS`, or None: an `opaque` layer fills its picture, and what belongs to it lies as it
+            does; what is transparent is shown whole.
+        drawn: what a recipe says was drawn, which is drawn again.
+        step: what the sides of a size that is drawn instead are multiples of.
+    """
+    if drawn is not None:
+        return Sizing(how or AS_IS, drawn)
+    if how == AS_IS or NEAR[0] <= area(asked, native_size) <= NEAR[1]:
+        return Sizing()
+    near = fit(asked, native_size, step)
+    return Sizing() if near == asked else Sizing(how or (COVER if opaque else CONTAIN), near)
+
+
+def doubts(asked: Size, sizing: Sizing, native_size: int, model: str) -> tuple[str, ...]:
+    """What to say of a size that is far from a model's own."""
+    times = area(asked, native_size)
+    if NEAR[0] <= times <= NEAR[1]:
+        return ()
+    size, own = (f"{width}x{height}" for width, height in (asked, (native_size, native_size)))
+    far = f"{size} has {times:.3g} times the area that {model} draws best ({own})"
+    if sizing.drawn is None:
+        return (f"{far}: subjects often repeat or fall apart at such a size. options.fit='contain' avoids it.",)
+    drawn = f"{sizing.drawn[0]}x{sizing.drawn[1]}"
+    changed = "enlarged, which adds no detail" if times > 1 else "made smaller"
+    return (
+        f"{far}: it was drawn as {drawn} and {changed} (fit '{sizing.fit}'). options.fit='as_is' draws {size} itself.",
+    )
+
+
+def whole_box(drawn: Size, size: Size, how: str) -> tuple[int, int, int, int]:
+    """Where all of a picture that was drawn lies in the one of `size` that it is fitted to, in its middle.
+
+    Left, top, right, bottom in pixels; it stands over where `how` is "cover".
+    """
+    if how == STRETCH:
+        return 0, 0, *size
+    factors = [side / own for side, own in zip(size, drawn, strict=True)]
+    factor = max(factors) if how == COVER else min(factors)
+    width, height = (max(1, round(side * factor)) for side in drawn)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
