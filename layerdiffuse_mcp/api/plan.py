@@ -134,11 +134,12 @@ class GroupPlan(_Plan):
 
 
 class DecodePlan(_Plan):
-    """Turn a saved transparent latent into an RGBA picture."""
+    """Turn a saved transparent latent into an RGBA picture; `plain`: into what the autoencoder sees in it."""
 
     kind: Literal["decode"] = "decode"
     model: str
     latent: GivenPicture
+    plain: bool = False
     name: str = ""
     format: str = "png"
 

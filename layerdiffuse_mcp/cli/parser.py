@@ -8,6 +8,7 @@
     layerdiffuse-mcp compose scene.png lamp.png      put pictures together
     layerdiffuse-mcp models                          which models there are
     layerdiffuse-mcp models prepare NAME             fetch a base and its layer files
+    layerdiffuse-mcp models check NAME               say whether layer files work with a base
     layerdiffuse-mcp doctor                          what this machine has and what is missing
 
 Flags are made from the fields of the settings and of the request, so both have one description.
@@ -29,6 +30,7 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import OneOf, explain
 from layerdiffuse_mcp.api.layers import COMPOSED, Canvas
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.cli.check import add as add_check
 from layerdiffuse_mcp.cli.pictures import add_picture_commands
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.registry import FAMILIES
@@ -119,9 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
     models.set_defaults(run=_models)
     # what this parser's flags leave open must not undo what those of `models` have set
-    prepare = models.add_subparsers(metavar="prepare").add_parser(
-        "prepare", help="fetch a model and its layer files", argument_default=argparse.SUPPRESS
-    )
+    behind = models.add_subparsers(metavar="prepare")
+    prepare = behind.add_parser("prepare", help="fetch a model and its layer files", argument_default=argparse.SUPPRESS)
     families = " or ".join(FAMILIES)
     prepare.add_argument("name", metavar="NAME", help=f"a model, or {families} for the family's default base")
     prepare.add_argument(
@@ -129,11 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--verify", action="store_true", help="also check the files that are here already")
     prepare.set_defaults(run=_prepare)
+    check = add_check(behind, _settings)
 
     doctor = commands.add_parser("doctor", help="show what this machine has and what is missing")
     doctor.set_defaults(run=_doctor)
 
-    for command in (serve, generate, reproduce, compose, *pictures, models, prepare, doctor):
+    for command in (serve, generate, reproduce, compose, *pictures, models, prepare, check, doctor):
         _add_settings(command, taken={action.dest for action in command._actions})  # pyright: ignore[reportPrivateUsage]
     return parser
 

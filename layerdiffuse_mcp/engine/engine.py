@@ -35,7 +35,7 @@ from layerdiffuse_mcp.api.plan import (
 from layerdiffuse_mcp.engine.device.cancellation import asking
 from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
 from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
-from layerdiffuse_mcp.engine.drawing.latents import decode_latent, encode_picture
+from layerdiffuse_mcp.engine.drawing.latents import decode_latent, decode_plain, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
 from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, pixels_of_result
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted as fitted_picture
@@ -178,7 +178,7 @@ class Engine:
             model = self._model(task.model, meter)
         self._manager.fit(model, 0, saved.width * saved.height)
         with clock("draw"):
-            pixels = decode_latent(model, saved, meter)
+            pixels = decode_plain(model, saved) if task.plain else decode_latent(model, saved, meter)
         with clock("write"):
             words = task.name or Path(task.latent.name).stem
             name = file_name(words, saved.seed, "decoded", f".{task.format}")

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 THREADS = 2
 MOST_LEVELS = 1  # of 255, by which a value may differ
+NATIVE_SIZE = 128  # of the narrow bases
 MOST_SHARE = 0.005  # of a picture's values, that may differ
 
 
@@ -102,7 +103,10 @@ def call_of(case: dict[str, Any], golden: GoldenSet, folder: Path) -> tuple[str,
             flat[name] = str(folder / f"{value}.png")
     call: dict[str, Any] = {"output": {"wait_seconds": 600}}
     if "width" in flat:
-        call["size"] = f"{flat.pop('width')}x{flat.pop('height')}"
+        width, height = flat.pop("width"), flat.pop("height")
+        call["size"] = f"{width}x{height}"
+        if width * height > 1.5 * NATIVE_SIZE**2:  # else it would be drawn smaller, and fitted
+            flat["fit"] = "as_is"
     beside = [name for name in BESIDE if (tool, name) != ("extract_layer", "count")]
     if tool in ("decode_transparent_latent", "encode_transparent_image"):
         return tool, call | flat

@@ -64,6 +64,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a latent of another shape": (DECODE, {"latent": "five.safetensors"}, "holds no transparent latent"),
     "a latent too large": (DECODE, {"latent": "huge.safetensors"}, "at most 256x256 is decoded"),
     "a latent of another family": (DECODE, {"latent": "xl.safetensors", "model": "pocket"}, "is a latent of a sdxl"),
+    "a photo to edit": (EDIT, {"image": "photo.jpg"}, "photo.jpg has no transparency"),
+    "a photo to edit in part": (EDIT, {"image": "photo.jpg", "mask": "cup.png"}, "Call cut_out on it first"),
+    "a picture to edit whose alpha hides nothing": (EDIT, {"image": "solid.png"}, "Call cut_out on it first"),
+    "a fit that is none": (DRAW, options(fit="crop"), "unknown fit 'crop'. Allowed: as_is, contain"),
     "a picture too long to crop": (EDIT, {"image": "thread.png"}, "The image picture of 50000x1 cannot be fitted to"),
     "a mask too long to crop": (EDIT, {"image": "cup.png", "mask": "thread.png"}, "The mask picture of 50000x1"),
     "a layer picture too long to crop": (
@@ -80,10 +84,12 @@ def pictures(settings: Settings) -> Path:
     folder = settings.output
     folder.mkdir(parents=True)
     (folder / "text.png").write_text("no picture, and long enough for a header")
-    Image.new("RGBA", (20, 10), "red").save(folder / "cup.png")
+    Image.new("RGBA", (20, 10), (255, 0, 0, 128)).save(folder / "cup.png")
     Image.new("L", (4000, 3000)).save(folder / "wide.png")
     Image.new("L", (2100, 4)).save(folder / "strip.png")
-    Image.new("L", (50_000, 1)).save(folder / "thread.png")
+    Image.new("LA", (50_000, 1)).save(folder / "thread.png")
+    Image.new("RGBA", (20, 10), (9, 9, 9, 255)).save(folder / "solid.png")
+    Image.new("RGB", (20, 10)).save(folder / "photo.jpg")
     write(folder / "five.safetensors", tensors({"latent": (5, 8, 8)}))
     write(folder / "huge.safetensors", tensors({"latent": (4, 257, 8)}))
     write(folder / "xl.safetensors", tensors({"latent": (4, 8, 8)}, {"family": "sdxl"}))

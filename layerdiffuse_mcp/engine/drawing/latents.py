@@ -9,7 +9,7 @@ from torch import Tensor
 
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, Meter
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
-from layerdiffuse_mcp.engine.transparency.decode import VIEWS
+from layerdiffuse_mcp.engine.transparency.decode import VIEWS, to_rgb8
 from layerdiffuse_mcp.engine.transparency.encode import ENCODERS
 from layerdiffuse_mcp.engine.transparency.latent_file import SavedLatent
 from layerdiffuse_mcp.engine.types import DiffusionModel
@@ -21,6 +21,11 @@ def decode_latent(model: DiffusionModel, saved: SavedLatent, meter: Meter) -> By
     meter.expect(len(VIEWS) * DECODED_VIEW)
     steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
     return codec_of(model).decode(saved.latent, steps.next)[: saved.height, : saved.width]
+
+
+def decode_plain(model: DiffusionModel, saved: SavedLatent) -> Bytes:
+    """The picture of a saved latent as the autoencoder alone sees it, alpha unread: (H, W, 3), uint8."""
+    return to_rgb8(model.decode_latents(saved.latent[None])[0])[: saved.height, : saved.width]
 
 
 def encode_picture(model: DiffusionModel, rgba: Bytes, meter: Meter) -> Tensor:
