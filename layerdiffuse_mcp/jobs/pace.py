@@ -11,9 +11,10 @@ times the megapixels that were drawn.
 import math
 import platform
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.api.outcome import Outcome
@@ -34,6 +35,7 @@ class Paces:
 
     def __init__(self) -> None:
         self._known = recall(FILE)
+        self._writing = threading.Lock()
 
     def seconds(self, tasks: Sequence[Task], device: str | None = None) -> float | None:
         """How long drawings take together, without loading; None where one of them has no known pace.
@@ -49,15 +51,9 @@ class Paces:
         work = math.fsum(work for work, _ in _drawings(task))
         if not work or made.timings.draw <= 0 or not made.device:
             return
-        latest = made.timings.draw / work
-        known = recall(FILE)
-        paces = known.pop(made.device, None)
-        paces = paces if isinstance(paces, dict) else {}
-        before = _number(paces.pop(made.model, None))
-        paces[made.model] = latest if before is None else before + LATEST * (latest - before)
-        known[made.device] = dict([*paces.items()][-MOST_MODELS:])
-        self._known = known
-        remember(FILE, known)
+        with self._writing:
+            self._known = _with(recall(FILE), made.device, made.model, made.timings.draw / work)
+            remember(FILE, self._known)
 
     def _pace(self, model: str, device: str | None) -> float | None:
         devices: list[Any] = [self._known.get(device)] if device else [*reversed(self._known.values())]
@@ -87,6 +83,15 @@ def likely_cpu(settings: Settings) -> bool:
         return settings.device == "cpu"
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     return not (apple or shutil.which("nvidia-smi") or Path("/dev/kfd").exists())
+
+
+def _with(known: dict[str, Any], device: str, model: str, latest: float) -> dict[str, Any]:
+    """The paces with one more, which stands last."""
+    paces = known.pop(device, None)
+    paces = cast(dict[str, Any], paces) if isinstance(paces, dict) else {}
+    before = _number(paces.pop(model, None))
+    paces[model] = latest if before is None else before + LATEST * (latest - before)
+    return known | {device: dict([*paces.items()][-MOST_MODELS:])}
 
 
 def _drawings(task: Task) -> list[tuple[float, DrawPlan]]:

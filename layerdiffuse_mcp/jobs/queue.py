@@ -29,7 +29,7 @@ from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
-from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned
+from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned, Task
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
 from layerdiffuse_mcp.jobs.job import Job, State
@@ -263,7 +263,7 @@ class Jobs:
             with jobs[0].scope:
                 group = GroupPlan(plans=tuple(cast(DrawPlan, job.tasks[0]) for job in jobs))
                 outcome = await self.backend.run(group, jobs[0].inputs, report)
-                await anyio.to_thread.run_sync(self.paces.learn, group, outcome)
+                self._learn(group, outcome)
                 for job, part in zip(jobs, outcome.parts, strict=True):
                     if not job.finished:
                         job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
@@ -315,7 +315,7 @@ class Jobs:
             with _failing(job), job.scope:
                 for task in job.tasks:
                     outcomes.append(await self.backend.run(task, job.inputs, report))
-                    await anyio.to_thread.run_sync(self.paces.learn, task, outcomes[-1])
+                    self._learn(task, outcomes[-1])
                 await self._save(job, _together(outcomes))
         finally:
             job.end(State.CANCELLED)
@@ -324,6 +324,11 @@ class Jobs:
     def _device(self) -> str | None:
         """What the workers run on, as soon as one has told."""
         return next((state.engine["device"] for state in self.backend.state() if "device" in state.engine), None)
+
+    def _learn(self, task: Task, outcome: Outcome) -> None:
+        """Keep how long a task took, beside whatever comes next."""
+        assert self._tasks is not None
+        self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)
 
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
