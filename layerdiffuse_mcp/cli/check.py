@@ -9,6 +9,7 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import LayerDiffuseError, ModelNotFound
 from layerdiffuse_mcp.settings import Settings
 
+SettingsOf = Callable[[argparse.Namespace], Settings]
 PROMPT, SEED = "an apple", 12345
 """What every base can draw: the published sanity check's subject and seed."""
 
 
-def add(behind: Any, settings_of: Callable[[argparse.Namespace], Settings]) -> argparse.ArgumentParser:
+def add(behind: Any, settings_of: SettingsOf) -> argparse.ArgumentParser:
     """Add `check` to the commands behind `models`; returns its parser."""
     check = behind.add_parser(
         "check",
@@ -29,13 +31,13 @@ def add(behind: Any, settings_of: Callable[[argparse.Namespace], Settings]) -> a
         argument_default=argparse.SUPPRESS,
     )
     check.add_argument("name", metavar="NAME", help="a base that is on this machine")
-    check.set_defaults(run=lambda options: _run(options.name, settings_of(options)))
+    check.set_defaults(run=partial(_run, settings_of))
     return check
 
 
-def _run(name: str, settings: Settings) -> int:
+def _run(settings_of: SettingsOf, options: argparse.Namespace) -> int:
     """Test a base and print what came out; returns 0 where it passed."""
-    said, passed = tested(name, settings)
+    said, passed = tested(options.name, settings_of(options))
     print(f"check: {said}")
     return 0 if passed else 1
 

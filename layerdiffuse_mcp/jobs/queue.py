@@ -18,7 +18,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import TracebackType
 from typing import cast
 
@@ -263,11 +263,11 @@ class Jobs:
             with jobs[0].scope:
                 group = GroupPlan(plans=tuple(cast(DrawPlan, job.tasks[0]) for job in jobs))
                 outcome = await self.backend.run(group, jobs[0].inputs, report)
-                self._learn(group, outcome)
                 for job, part in zip(jobs, outcome.parts, strict=True):
                     if not job.finished:
                         job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
                         await self._save(job, part)
+                self._learn([group], [outcome])
         except Exception:  # of one of them, as a rule; it comes again for that one
             logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
             for job in jobs:
@@ -315,8 +315,8 @@ class Jobs:
             with _failing(job), job.scope:
                 for task in job.tasks:
                     outcomes.append(await self.backend.run(task, job.inputs, report))
-                    self._learn(task, outcomes[-1])
                 await self._save(job, _together(outcomes))
+            self._learn(job.tasks, outcomes)
         finally:
             job.end(State.CANCELLED)
             job.occupies = False
@@ -325,10 +325,11 @@ class Jobs:
         """What the workers run on, as soon as one has told."""
         return next((state.engine["device"] for state in self.backend.state() if "device" in state.engine), None)
 
-    def _learn(self, task: Task, outcome: Outcome) -> None:
-        """Keep how long a task took, beside whatever comes next."""
+    def _learn(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
+        """Keep how long tasks took, beside whatever comes next."""
         assert self._tasks is not None
-        self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)
+        for task, outcome in zip(tasks, outcomes, strict=False):
+            self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)
 
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
