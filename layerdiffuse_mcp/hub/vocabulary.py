@@ -12,6 +12,7 @@ import difflib
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,9 @@ LEAST_ALIKE = 0.5
 """Of two words' letters that have to agree, for one to be named for the other."""
 LONGEST, MOST_COMPARED = 2000, 40
 """Characters of a prompt that are looked at, and words of it that are compared with every phrase."""
+OFTEN = 3
+"""Phrases that begin with a word which is an adjective."""
+_CLAUSES = re.compile(r"[,;:.!?\n]+")
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _FILLERS = frozenset(["a", "an", "the", "of", "on", "in", "at", "with", "and"])
 
@@ -41,8 +45,10 @@ class Vocabulary:
 
     def knows(self, prompt: str, *, scenes: bool = False) -> bool:
         """Whether a prompt names a subject, or where `scenes` count one of these; in the plural, too."""
-        said = _words(prompt)
-        return any(_within(_words(phrase), said) for phrase in self._phrases(scenes))
+        clauses = [_words(clause) for clause in _CLAUSES.split(prompt)]
+        phrases = [_words(phrase) for phrase in self._phrases(scenes)]
+        adjectives = self._adjectives(phrases)
+        return any(_within(phrase, said, adjectives) for said in clauses for phrase in phrases)
 
     def nearest(self, prompt: str, *, scenes: bool = False) -> tuple[str, ...]:
         """The phrases that end in a word spelled like one of a prompt: at most `NEAREST`, the nearest first."""
@@ -87,6 +93,11 @@ class Vocabulary:
             **{kind: tuple(one for one in getattr(self, kind) if fits([one])) for kind in LISTS},
         )
 
+    def _adjectives(self, phrases: list[list[str]]) -> set[str]:
+        """Words that name a subject alone, and say how another is when they stand before it: an orange, a glass."""
+        before = Counter(phrase[0] for phrase in phrases if len(phrase) > 1 and phrase[1] not in _FILLERS)
+        return {*self.materials, *(word for word, count in before.items() if count >= OFTEN)}
+
     def _phrases(self, scenes: bool) -> Iterable[str]:
         for phrases in self.subjects.values():
             yield from phrases
@@ -116,13 +127,18 @@ def _words(text: str) -> list[str]:
     return [word.removesuffix("'s") for word in _WORD.findall(text.casefold().replace("\u2019", "'"))]
 
 
-def _within(phrase: list[str], said: list[str]) -> bool:
-    """Whether a phrase's words stand next to each other in what is said, the last perhaps in the plural."""
+def _within(phrase: list[str], said: list[str], adjectives: set[str]) -> bool:
+    """Whether a phrase's words stand next to each other in what is said, the last perhaps in the plural.
+
+    An adjective alone counts only where no word that it could belong to follows it.
+    """
     length = len(phrase)
-    return any(
-        said[start : start + length - 1] == phrase[:-1] and _same(phrase[-1], said[start + length - 1])
-        for start in range(len(said) - length + 1)
-    )
+    for end in range(length, len(said) + 1):
+        if said[end - length : end - 1] == phrase[:-1] and _same(phrase[-1], said[end - 1]):
+            belongs = end < len(said) and said[end] not in _FILLERS
+            if not (belongs and length == 1 and said[end - 1] in adjectives):
+                return True
+    return False
 
 
 def _same(word: str, said: str) -> bool:
