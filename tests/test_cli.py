@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from layerdiffuse_mcp.cli.parser import main
+from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import read_picture
+from layerdiffuse_mcp.jobs import checks
 from layerdiffuse_mcp.recipes.recipe import read_recipe
+from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 
 
@@ -201,3 +204,26 @@ def test_wanted_layers_names_and_formats_have_flags(arguments, capsys) -> None:
     printed = lines(capsys)
     assert printed.keys() & {"foreground", "background", "blended"} == {"background", "blended"}
     assert re.search(r"my-cup-\d+-blended\.webp$", printed["blended"])
+
+
+def test_a_base_whose_background_is_no_grey_is_named_in_its_drawings_until_it_passes(
+    arguments, models: Path, capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    checks.remembered(catalog.find("tiny-sd15", Settings(models_dir=models)), (32, 80, 160))
+    draw = ["generate", "a cup", "--model", "tiny-sd15", "--steps", "1", *arguments]
+    main(draw)
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "tiny-sd15 failed its test: it draws its background #2050a0 where layer files need #757575 to #898989" in said
+    )
+    assert main(["models", "check", "tiny-sd15", *arguments]) == 0
+    assert re.match("tiny-sd15 passed: it draws its background #[78][0-9a-f]", lines(capsys)["check"])
+    main(draw)
+    assert "failed its test" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["none", "realvisxl-v4"])
+def test_a_base_that_is_not_here_cannot_be_checked(name: str, arguments, capsys) -> None:
+    assert main(["models", "check", name, *arguments]) == 1
+    assert "error: " in capsys.readouterr().err
