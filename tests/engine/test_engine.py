@@ -131,7 +131,7 @@ def test_a_picture_carries_the_parameter_line_of_other_tools(engine) -> None:
 
 
 def test_a_saved_latent_decodes_to_the_same_picture(engine) -> None:
-    outcome = draw(engine, save_latent=True, width=100, height=72)
+    outcome = draw(engine, save_latent=True, width=100, height=72, fit="as_is")
     decoded = engine.run(DecodeRequest(latent=outcome.latents[0]), lambda _: None)
     assert same_pixels(outcome.images[0].path, decoded.images[0].path)
 
@@ -143,7 +143,7 @@ def test_an_encoded_picture_is_a_latent_that_can_be_decoded(engine, folder) -> N
 
 
 def test_any_size_is_drawn(engine) -> None:
-    image = draw(engine, width=77, height=131).images[0]
+    image = draw(engine, width=77, height=131, fit="as_is").images[0]
     assert pixels(image.path).shape == (image.height, image.width, 4) == (131, 77, 4)
 
 
