@@ -174,7 +174,7 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     files = [*(file for file, _ in drawn), *(_preview(file) for file, _ in drawn), *others]
     paths = save(settings.output, files)
     images = [outcome.ImageResult(path=path, **dict(made)) for (_, made), path in zip(drawn, paths, strict=False)]
-    Index(settings).add(images, result.model)
+    Index(settings).add(images, result.model, beside=paths[len(drawn) :])
     for number, (_, picture) in enumerate(drawn):
         OUT.print(f"{picture.label}: {paths[number]}")
         OUT.print(f"preview: {paths[len(drawn) + number]}")

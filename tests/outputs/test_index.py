@@ -1,5 +1,6 @@
 """The index outlives servers, is shared by them, is made anew from the pictures, and never fails a drawing."""
 
+import hashlib
 import logging
 import os
 import sqlite3
@@ -25,6 +26,7 @@ from layerdiffuse_mcp.images.png import png_bytes, read_id, with_id
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import index as indexes
 from layerdiffuse_mcp.outputs.index import Entry, Index, index_file
+from layerdiffuse_mcp.outputs.query import Query
 from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
@@ -93,11 +95,11 @@ class Drawer:
 
 def rebuilt(index: Index) -> list[Entry]:
     """What is there when an index was asked and has read in what it lacked."""
-    index.newest(1)
+    index.search(Query(), 1)
     if index.rebuilding:
         index.rebuilding.join(PATIENCE)
         assert not index.rebuilding.is_alive()
-    return index.newest(100)
+    return index.search(Query(), 100).entries
 
 
 async def composed(client: Client, picture: Path) -> dict[str, Any]:
@@ -111,8 +113,9 @@ def test_a_picture_is_known_by_its_job_and_with_all_that_its_file_says(settings:
     Index(settings).add([first, second], "pocket", "job-1")
     found = Index(settings).find("job-1", 2)
     assert found is not None
+    digest = hashlib.sha256(second.path.read_bytes()).hexdigest()
     assert found == Entry(
-        second.path, "job-1", 2, "foreground", 8, 8, 7, "a red apple", "pocket", "sd15", None, found.time
+        second.path, "job-1", 2, "foreground", 8, 8, 7, "a red apple", "pocket", "sd15", None, found.time, digest
     )
     assert Index(settings).find("job-1", 3) is None
     assert Index(settings).find("job-2", 1) is None
@@ -339,7 +342,7 @@ def test_what_is_gone_drops_out_of_the_list(settings: Settings):
     first, second = draw(settings, count=2)
     index.add([first, second], "pocket", "job-1")
     second.path.unlink()
-    assert [entry.path for entry in index.newest(10)] == [first.path]
+    assert [entry.path for entry in index.search(Query(), 10).entries] == [first.path]
     assert index.find("job-1", 2) is None
 
 
