@@ -171,18 +171,17 @@ class Index:
             InvalidRequest: no picture has such a model or role; or no history is kept.
             OutputError: the index cannot be used.
         """
-        values = asdict(query) | {"limit": limit, "offset": offset}
+        given = {name: valid_text(value) if isinstance(value, str) else value for name, value in asdict(query).items()}
+        values = given | {"limit": limit, "offset": offset}
 
         def found(connection: sqlite3.Connection) -> Found:
             connection.create_function("holds", 2, holds, deterministic=True)
-            page = f"SELECT {_COLUMNS} {WANTED} ORDER BY time DESC, path LIMIT :limit OFFSET :offset"
-            entries = self._entries(connection, page, values)
-            while not all(os.path.lexists(entry.path) for entry in entries):  # those that are gone have been dropped
-                entries = self._entries(connection, page, values)
-            total = connection.execute(f"SELECT count(*) {WANTED}", self._below | values).fetchone()[0]
-            if total == 0:
+            rows = connection.execute(f"SELECT path {WANTED}", self._below | values).fetchall()
+            gone = _drop_gone(connection, rows)
+            if len(rows) == gone:
                 self._check_names(connection, query)
-            return Found(entries, total, complete=True)
+            page = f"SELECT {_COLUMNS} {WANTED} ORDER BY time DESC, path LIMIT :limit OFFSET :offset"
+            return Found(self._entries(connection, page, values), len(rows) - gone, complete=True)
 
         self._sure(lambda connection: None)
         if self.rebuilding:
@@ -203,7 +202,7 @@ class Index:
     def _entries(self, connection: sqlite3.Connection, query: str, values: dict[str, Any]) -> list[Entry]:
         """What is found; rows whose file is gone are dropped."""
         rows = connection.execute(query, self._below | values).fetchall()
-        _forget(connection, [row[:1] for row in rows if not os.path.lexists(row[0])])
+        _drop_gone(connection, rows)
         return [Entry(Path(os.fsdecode(row[0])), *row[1:]) for row in rows]
 
     def _check_names(self, connection: sqlite3.Connection, query: Query) -> None:
@@ -311,6 +310,13 @@ def _entry_of(path: Path) -> Entry:
 def _forget(connection: sqlite3.Connection, pictures: list[tuple[bytes]]) -> None:
     connection.executemany("DELETE FROM companions WHERE picture = ?", pictures)
     connection.executemany("DELETE FROM pictures WHERE path = ?", pictures)
+
+
+def _drop_gone(connection: sqlite3.Connection, rows: list[Any]) -> int:
+    """Drop the records of pictures whose file is gone, by rows that begin with its path; returns how many."""
+    gone = [row[:1] for row in rows if not os.path.lexists(row[0])]
+    _forget(connection, gone)
+    return len(gone)
 
 
 def _sha256(path: Path) -> str:

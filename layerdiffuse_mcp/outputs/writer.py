@@ -135,8 +135,8 @@ def _opened(output: Path) -> Folder:
     """The output folder; one that is made now in a project tells git to leave it alone."""
     is_new = not os.path.lexists(output)
     root = Folder.open(output)
-    if is_new and _in_project(root.path.resolve()):
-        with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(OSError):  # which would not keep a picture from being written
+        if is_new and _in_project(output.resolve()):
             root.write(".gitignore", b"*\n")
     return root
 

@@ -42,7 +42,7 @@ from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents, stdio
 from layerdiffuse_mcp.server.prompts import add_prompts
-from layerdiffuse_mcp.server.resources import add_resources, completed, page, with_its_type
+from layerdiffuse_mcp.server.resources import add_resources, check_view, completed, page, with_its_type
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import IMAGES, Services
 from layerdiffuse_mcp.server.tools import TOOLS
@@ -167,6 +167,7 @@ class LayerServer(MCPServer[Services]):
     async def read_resource(
         self, uri: Any, context: Context[Services, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        check_view(str(uri))
         read = await super().read_resource(uri, context)
         if context is None or isinstance(read, InputRequiredResult):
             return read
