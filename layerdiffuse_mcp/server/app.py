@@ -65,7 +65,7 @@ Which tool:
 generate_foreground_from_background (want=["blended"]: only the finished picture, both layers together)
 - take a layer out of a finished picture: extract_layer (needs the other layer)
 - put finished layers together, resize the canvas, export PNG, WebP, PSD or OpenRaster: compose_layers (exact, no model)
-- look at the alpha of a picture: inspect_image
+- look at the alpha of a picture: inspect_image; one that was made before, by its prompt or day: find_images
 
 Slow calls return status "running" and a job_id: call get_job with it. Same seed and settings, same picture. Rare \
 settings stand in options, files and waiting in output. Each picture has a verdict (good, doubtful, failed) and its \
