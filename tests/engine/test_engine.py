@@ -154,7 +154,7 @@ def test_the_shape_of_a_given_picture_is_kept_by_default(engine, folder) -> None
 
 
 def test_an_edit_changes_more_with_more_strength(engine, folder) -> None:
-    Image.new("RGBA", (64, 64), (200, 30, 30, 255)).save(folder / "red.png")
+    Image.new("RGBA", (64, 64), (200, 30, 30, 250)).save(folder / "red.png")
     encoded = engine.run(EncodeRequest(image=folder / "red.png", model="tiny-sd15"), lambda _: None)
     latent = read_latent(encoded.latents[0]).latent
     changed = []
