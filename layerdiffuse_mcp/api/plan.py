@@ -59,8 +59,7 @@ class PlannedLora(_Plan):
 
 class DrawPlan(_Plan):
     """Draw `count` results. Sizes are in pixels; `stages` run in order, each with all of its settings.
-
-    `width` and `height` are those of the result; where `drawn` is another size, the pictures are fitted to it by `fit`.
+    `width` and `height` are the result's; where another size is `drawn`, it is fitted to that by `fit`.
 
     `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
     Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
