@@ -12,9 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.cells import FITS
+from layerdiffuse_mcp.api.layers import ANCHORS
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
 from layerdiffuse_mcp.families.matting import MATTING
-from layerdiffuse_mcp.images.choices import ANCHORS, FITS
 from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, MatteTask, PictureTask, ResultT, SheetOptions
 from layerdiffuse_mcp.settings import Settings
 
