@@ -67,9 +67,6 @@ class Cell(Options):
         return cell_size(self.size)
 
 
-AS_DRAWN = Cell()
-
-
 def cell_size(given: str | None) -> tuple[int, int] | None:
     """Width and height of a cell.
 
@@ -83,3 +80,6 @@ def cell_size(given: str | None) -> tuple[int, int] | None:
     if not all(1 <= side <= MAX_CELL for side in sides):
         raise InvalidRequest(f'cell: {quoted(given)} is no size. Give width x height, 1 to {MAX_CELL} each: "128x128".')
     return sides
+
+
+AS_DRAWN = Cell()

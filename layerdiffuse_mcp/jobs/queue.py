@@ -16,6 +16,7 @@ in one event loop: nothing here is shared with threads.
 
 import contextlib
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
@@ -50,6 +51,7 @@ DOWNLOADING = 2
 """Jobs that download at once."""
 DOWNLOADED = 0.9
 """Share of a job that its downloads take."""
+LEFT = re.compile(r", about [0-9]+ s left$")
 DRAWN = 0.95
 """Share of its tasks, where its pictures are finished after them."""
 
@@ -216,6 +218,8 @@ class Jobs:
             place = f"waiting: {ahead} job{'s' * (ahead != 1)} ahead" if ahead else "waiting for the worker"
             return Progress(fraction=0.0, message=f"{place} ({time.monotonic() - job.created:.0f} s)")
         message = job.progress.message
+        if len(job.tasks) > 1 and job.seconds_left is not None:
+            message += f", about {job.seconds_left:.0f} s left"
         if job.state is State.RUNNING and message == "starting":
             starting = any(worker.phase == "starting" for worker in self.backend.state())
             message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
@@ -321,8 +325,9 @@ class Jobs:
         share = (1 - before) * (DRAWN if job.finish else 1.0) / count
 
         def report(progress: Progress) -> None:
-            number = len(outcomes)
-            message = f"{number + 1} of {count}: {progress.message}" if count > 1 else progress.message
+            number, message = len(outcomes), progress.message
+            if count > 1:  # the time that is left of one task would mislead: that of the job is its own to tell
+                message = f"{number + 1} of {count}: {LEFT.sub('', message)}"
             fraction = min(1.0, before + share * (number + progress.fraction))
             job.report(Progress(fraction=fraction, message=message))
 
