@@ -39,6 +39,11 @@ async def _into_cells(finish: IntoCells, outcome: Outcome, room: PictureRoom, re
     from layerdiffuse_mcp.outputs.sheets import own_stem, sheet_files
 
     drawn = [(file, file.picture) for file in outcome.encoded if file.picture]
+    if len(drawn) != len(finish.subjects):
+        raise LayerDiffuseError(
+            f"The model made {len(drawn)} pictures of {len(finish.subjects)} subjects, and a set needs one of each. "
+            "Draw them one by one with generate_transparent."
+        )
     task = SetTask(tuple(file.data for file, _ in drawn), finish.subjects, finish.cell, finish.sheet, finish.format)
     made = await room.run(task, report)
     stem, now = own_stem(finish.name or "set"), datetime.now().astimezone()
