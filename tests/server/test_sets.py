@@ -126,7 +126,9 @@ async def test_the_progress_is_that_of_all_drawings(connect: Connect):
 
     async with connect() as client:
         await client.call_tool(
-            "generate_set", {"subjects": ["square red 4", "square blue 3", "square red"], "sheet": False}, progress_callback=hear
+            "generate_set",
+            {"subjects": ["square red 4", "square blue 3", "square red"], "sheet": False},
+            progress_callback=hear,
         )
     assert heard == sorted(heard, key=lambda one: one[0])
     assert any(message.startswith("2 of 3: step 1/3") for _, message in heard)
