@@ -93,6 +93,7 @@ class Index:
         self._output = Path(os.path.realpath(settings.output))
         self._below = {"below": os.path.join(os.fsencode(self._output), b"")}
         self._history = settings.history
+        self._file = index_file()
         self._warned = threading.Lock()  # held for good once somebody has warned: calls come from many threads
         self.rebuilding: threading.Thread | None = None
 
@@ -143,16 +144,16 @@ class Index:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BROKEN:
                     raise
                 logger.warning("the index of pictures is damaged (%s) and is made anew", error)
-                _remove(index_file())
+                _remove(self._file)
                 return self._transaction(work)
         except (sqlite3.Error, OSError) as error:
             if self._warned.acquire(blocking=False):
-                logger.warning("%s cannot be used (%s): image ids will not outlast this server", index_file(), error)
+                logger.warning("%s cannot be used (%s): image ids will not outlast this server", self._file, error)
             return otherwise
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        _make_private(index_file())
-        with contextlib.closing(sqlite3.connect(index_file(), timeout=BUSY, isolation_level=None)) as connection:
+        _make_private(self._file)
+        with contextlib.closing(sqlite3.connect(self._file, timeout=BUSY, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")

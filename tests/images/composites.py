@@ -92,8 +92,10 @@ def _hair(random: np.random.Generator) -> Floats:
         angle, bend, width = random.uniform(0, 2 * np.pi), random.uniform(-0.4, 0.4), random.uniform(0.8, 2.5)
         for step in np.linspace(25, 70, 300):
             turned = angle + bend * (step - 25) / 45
-            away = np.hypot(rows - SIDE / 2 - step * np.sin(turned), columns - SIDE / 2 - step * np.cos(turned))
-            alpha = np.maximum(alpha, np.clip(width / 2 + 0.5 - away, 0, 1) * min(1, width))
+            row, column = SIDE / 2 + step * np.sin(turned), SIDE / 2 + step * np.cos(turned)
+            near = np.s_[int(row) - 3 : int(row) + 5, int(column) - 3 : int(column) + 5]
+            away = np.hypot(rows[near] - row, columns[near] - column)
+            alpha[near] = np.maximum(alpha[near], np.clip(width / 2 + 0.5 - away, 0, 1) * min(1, width))
     return alpha
 
 
