@@ -128,9 +128,8 @@ def _shows_through_inside(rgba: Bytes, facts: AlphaFacts) -> float:
     alpha = np.pad(rgba[top:bottom, left:right, 3], 1)
     depth = cv2.distanceTransform((alpha > MAX_INVISIBLE).astype(np.uint8), cv2.DIST_L2, 3)
     inside = depth > max(MIN_DEPTH, DEEP * min(right - left, bottom - top))
-    return float(np.count_nonzero(inside & (alpha > MAX_INVISIBLE) & (alpha < MIN_OPAQUE))) / (
-        rgba.shape[0] * rgba.shape[1]
-    )
+    shows_through = inside & (alpha > MAX_INVISIBLE) & (alpha < MIN_OPAQUE)
+    return np.count_nonzero(shows_through) / (rgba.shape[0] * rgba.shape[1])
 
 
 def _words(background: Background) -> str:

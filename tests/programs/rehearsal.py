@@ -7,7 +7,7 @@ killed         its process is killed
 broken         a bug: an exception that is not ours
 refused        an error of ours
 draw           as many pictures as are asked for, of no pixels
-square red 3   after three steps, if a number is given, a picture of a red square on nothing, a quarter of its size from each side, but off centre by 8 pixels
+square red 3   a red square on nothing, off its picture's middle; after three steps, if a number is given
 signal 34      its process is ended by that signal
 unfit          an error of ours, after which its process ends by itself
 long ...       nothing: a prompt to make it as long as is wanted
