@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
 from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED, MAX_SIZE, MIN_SIZE
+from layerdiffuse_mcp.api.finish import Finish
 from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families import spec
@@ -167,11 +168,13 @@ class Planned:
     """A request as it is handed to the queue: its tasks in order, and the files that they start from.
 
     `downloads` come first, beside the queue (`hub/download.py`); a request for a LoRA alone has no task after them.
+    `finish` is what becomes of the pictures before they are written.
     """
 
     tasks: tuple[Task, ...]
     inputs: Inputs = field(default_factory=dict[str, Path])
     downloads: tuple[Download, ...] = ()
+    finish: Finish | None = None
 
 
 def any_task(data: Mapping[str, Any]) -> Task:

@@ -12,9 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.cells import FITS, cell_size
+from layerdiffuse_mcp.api.layers import ANCHORS
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
 from layerdiffuse_mcp.families.matting import MATTING
-from layerdiffuse_mcp.images.choices import ANCHORS, FITS
 from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, MatteTask, PictureTask, ResultT, SheetOptions
 from layerdiffuse_mcp.settings import Settings
 
@@ -95,7 +96,7 @@ def _sheet(options: argparse.Namespace, settings: Settings) -> int:
     from layerdiffuse_mcp.backends.pictures import MEMORY
     from layerdiffuse_mcp.images.atlas import unique_names
     from layerdiffuse_mcp.images.tasks import MakeSheetTask
-    from layerdiffuse_mcp.server.tools.sheets import cell_size, sheet_files
+    from layerdiffuse_mcp.outputs.sheets import own_stem, sheet_files
 
     how = SheetOptions(
         cell_size(options.cell), options.columns, options.anchor, options.fit, options.trim, options.defringe,
@@ -104,7 +105,8 @@ def _sheet(options: argparse.Namespace, settings: Settings) -> int:
     names = unique_names([path.stem for path in options.images])
     made = _done(MakeSheetTask(tuple(options.images), names, how, max_pixels=settings.max_pixels), MEMORY)
     now = datetime.now().astimezone()
-    _saved(settings, sheet_files(made, options.name, "png", now), ["sheet", "atlas", "atlas array"], made.notes, now)
+    files = sheet_files(made, own_stem(options.name), "png", now)
+    _saved(settings, files, ["sheet", "atlas", "atlas array"], made.notes, now)
     _print(f"cells: {made.cell[0]}x{made.cell[1]}, {made.columns} a row, {len(made.frames)} filled")
     return 0
 

@@ -47,6 +47,7 @@ class Job:
         self.id = f"job-{secrets.token_hex(4)}"
         self.what = what
         self.tasks, self.inputs, self.downloads = planned.tasks, planned.inputs, planned.downloads
+        self.finish = planned.finish
         self.batch_key = batch_key(self.tasks[0]) if len(self.tasks) == 1 else None
         self.state = State.QUEUED
         self.occupies = False

@@ -87,7 +87,7 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
         await anyio.to_thread.run_sync(_sweep, settings)
         threading.Thread(target=leftovers.sweep, daemon=True, name="sweep").start()
-        async with PictureRoom() as pictures, Jobs(open_backend(settings), settings) as jobs:
+        async with PictureRoom() as pictures, Jobs(open_backend(settings), settings, pictures=pictures) as jobs:
             known = Services(settings, jobs, pictures)
             try:
                 yield known

@@ -112,12 +112,12 @@ async def results(ctx: Context[Services], jobs: Sequence[Job], *, preview: bool,
         for job in jobs:
             message = known.jobs.progress(job).message
             parts.append(of_job(job, message, None, first, several=len(jobs) > 1, recipe=recipe))
-            first += len(job.outcome.images) if job.outcome else 0
+            first += len(job.outcome.single) if job.outcome else 0
         return parts
 
     return together(await anyio.to_thread.run_sync(said), shown)
 
 
 async def _preview(known: Services, jobs: Sequence[Job]) -> Shown | None:
-    paths = [image.path for job in jobs if job.outcome for image in job.outcome.images]
+    paths = [image.path for job in jobs if job.outcome for image in job.outcome.single]
     return await preview_of(known.pictures, paths) if paths else None

@@ -32,8 +32,7 @@ from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.images.choices import VIEWED
-from layerdiffuse_mcp.images.tasks import CHECKERBOARD, ViewTask
+from layerdiffuse_mcp.images.tasks import CHECKERBOARD, VIEWED, ViewTask
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.access import OpenedFile, open_readable
 from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured

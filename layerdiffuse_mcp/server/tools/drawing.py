@@ -55,14 +55,19 @@ EXTRACTED: Mapping[frozenset[str], Task] = {
 """Tasks by the pictures given."""
 
 
-_WANT: Any = Field(
-    min_length=1,
-    max_length=2,
-    description="What to draw: the new layer, or blended, the finished picture with both together; default: both",
-    examples=[["blended"]],
-)
-WantBackground = Annotated[list[Literal["background", "blended"]], _WANT]
-WantForeground = Annotated[list[Literal["foreground", "blended"]], _WANT]
+def _want(which: str, example: str) -> Any:
+    description = f"What to draw: {which}; default: both"
+    return Field(min_length=1, max_length=2, description=description, examples=[[example]])
+
+
+WantBackground = Annotated[
+    list[Literal["background", "blended"]],
+    _want("the new layer, or blended, the finished picture with both together", "blended"),
+]
+WantForeground = Annotated[
+    list[Literal["foreground", "blended"]],
+    _want("the new layer (composed comes with it), or blended, the model's sketch of both together", "foreground"),
+]
 
 
 async def generate_transparent(
@@ -156,8 +161,9 @@ async def generate_foreground_from_background(
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a transparent foreground that fits a given background, and blended, the finished picture with both together.
-    The prompt describes the whole scene. Returns their paths for each seed, with a verdict; or a job_id for get_job.
+    """Draw a transparent foreground that fits a given background. The prompt describes the whole scene. Returns for
+    each seed the foreground with a verdict; composed, the given picture itself at its full size with the foreground on
+    it, and where that lies; and blended, the model's own sketch of both, redrawn small; or a job_id for get_job.
     """
     task = Task.BLENDED_FROM_BACKGROUND if _only_blended(want) else Task.FOREGROUND_FROM_BACKGROUND
     given = {"background": background}

@@ -29,38 +29,38 @@ GB = 10**9
 class ModelFacts(BaseModel):
     """A base model. `tasks`: what its layer files on this machine can do; `lacking`: what it could do with more."""
 
-    name: str
-    default: bool
-    prepared: bool
-    family: str | None = None
-    native_size: int
-    tasks: list[str]
-    lacking: list[str]
-    bytes: int | None = None
-    licence: str | None = None
-    description: str
+    name: str = Field(description="What options.model and prepare_model take")
+    default: bool = Field(description="Whether it is drawn with where none is named")
+    prepared: bool = Field(description="Whether its files are on this machine")
+    family: Omittable[str] = Field(default=None, description="Its architecture, which says what layer files fit")
+    native_size: int = Field(description="Side in pixels of the square that it draws best")
+    tasks: tuple[str, ...] = Field(default=(), description="What it can do with what is on this machine")
+    lacking: tuple[str, ...] = Field(default=(), description="What it could do with more: prepare_model fetches that")
+    bytes: Omittable[int] = Field(default=None, description="Size of its file")
+    licence: Omittable[str] = Field(default=None, description="What its makers allow")
+    description: str = Field(description="What it is")
 
 
 class ModelList(BaseModel):
     """All models, the default one first."""
 
-    models: list[ModelFacts]
-    models_folder: str
+    models: list[ModelFacts] = Field(description="The base models")
+    models_folder: str = Field(description="Where own bases and layer files go")
 
 
 class ServerStatus(BaseModel):
     """The server, its worker and its folders."""
 
-    version: str
-    worker: Phase
+    version: str = Field(description="Of this server")
+    worker: Phase = Field(description="What the process that draws does now")
     engine: dict[str, Any] = Field(description="As of the last job")
-    running: list[str]
-    waiting: int
-    queue_size: int
-    output_folder: str
-    readable_folders: list[str]
-    models_folder: str
-    versions: dict[str, str]
+    running: list[str] = Field(description="Ids of the jobs that run")
+    waiting: int = Field(description="How many jobs wait")
+    queue_size: int = Field(description="How many may")
+    output_folder: str = Field(description="Where pictures are written")
+    readable_folders: list[str] = Field(description="Where pictures are read")
+    models_folder: str = Field(description="Where models lie")
+    versions: dict[str, str] = Field(description="Of the libraries that matter")
 
 
 async def list_models(ctx: Context[Services]) -> Annotated[CallToolResult, ModelList]:
@@ -153,8 +153,8 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 prepared=entry.prepared,
                 family=entry.family,
                 native_size=entry.native_size,
-                tasks=[task.value for task, ready in able.items() if ready and entry.prepared],
-                lacking=[task.value for task, ready in able.items() if not (ready and entry.prepared)],
+                tasks=tuple(task.value for task, ready in able.items() if ready and entry.prepared),
+                lacking=tuple(task.value for task, ready in able.items() if not (ready and entry.prepared)),
                 bytes=entry.bytes,
                 licence=entry.licence,
                 description=entry.description,

@@ -159,6 +159,14 @@ class OptionsWithCount(Options):
     count: Omittable[Count] = None
 
 
+class PictureFile(Described):
+    """What becomes of a picture that is made at once."""
+
+    name: Omittable[Annotated[str, Field(max_length=100, description="Words that the files are named by")]] = None
+    preview: Preview = True
+    format: Omittable[PictureFormat] = None
+
+
 class Waiting(Described):
     """How a call ends."""
 
@@ -166,11 +174,8 @@ class Waiting(Described):
     name: Omittable[FileWords] = None
 
 
-class Delivery(Waiting):
-    """The same, where pictures are made."""
-
-    preview: Preview = True
-    format: Omittable[PictureFormat] = None
+class Delivery(Waiting, PictureFile):
+    """The same, where pictures are made by a job."""
 
 
 class Output(Delivery):
