@@ -14,6 +14,7 @@ import anyio.to_thread
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated, SubscriptionBus
 from mcp_types import (
     Completion,
     CompletionArgument,
@@ -29,6 +30,7 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.access import open_readable
+from layerdiffuse_mcp.server.icons import CLOCK, PICTURE
 from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured
 from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services
 from layerdiffuse_mcp.settings import Settings
@@ -54,6 +56,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         IMAGES + "{id}",
         name="image",
         title="A picture of this server",
+        icons=[PICTURE],
         description="A picture by the id that its tool result gave: PNG, or the format that it was made in",
         mime_type="image/png",
     )
@@ -69,6 +72,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         JOBS + "{id}",
         name="job",
         title="A job of this server",
+        icons=[CLOCK],
         description="A job's state and result by its id",
         mime_type="application/json",
     )
@@ -79,6 +83,12 @@ def add_resources(server: MCPServer[Services]) -> None:
         except LayerDiffuseError as error:
             raise ResourceNotFoundError(str(error)) from error
         return json.dumps(structured(facts_of(found, known.jobs.progress(found).message)), indent=2)
+
+
+async def tell_end(bus: SubscriptionBus, job: Job) -> None:
+    """Tell whoever has subscribed that a job has ended, and that there is more to list."""
+    await bus.publish(ResourceUpdated(uri=JOBS + job.id))
+    await bus.publish(ResourcesListChanged())
 
 
 def with_its_type(known: Services, uri: str, read: ReadResourceContents) -> ReadResourceContents:

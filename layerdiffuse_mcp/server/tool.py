@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.server.icons import icons_for
 from layerdiffuse_mcp.wording import quoted
 
 # What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
@@ -48,7 +49,11 @@ class Row(NamedTuple):
         """The tool as the server takes it."""
         description = " ".join((self.function.__doc__ or "").split())
         made = StrictTool.from_function(
-            self.function, title=self.title, description=description, annotations=self.annotations
+            self.function,
+            title=self.title,
+            description=description,
+            annotations=self.annotations,
+            icons=icons_for(self.function.__module__.rpartition(".")[2]),
         )
         made.parameters = {"required": [], "additionalProperties": False, **inlined(made.parameters)}
         made.fn_metadata.output_schema = inlined(made.fn_metadata.output_schema or {})
