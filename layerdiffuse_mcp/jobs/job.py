@@ -35,8 +35,8 @@ class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
     Jobs of one `batch_key` can be drawn as one batch; one without a key, as with several tasks, is drawn alone.
-    `occupies`: whether a worker is at it. `at_end`: what is called once, when it ends. `created`, `started` and `ended` are seconds of the monotonic clock, of use
-    for spans alone.
+    `occupies`: whether a worker is at it. `at_end`: what is called once, when it ends. `created`, `started` and `ended`
+    are seconds of the monotonic clock, of use for spans alone.
     """
 
     def __init__(self, what: str, planned: Planned) -> None:

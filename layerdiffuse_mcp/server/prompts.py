@@ -9,7 +9,7 @@ from pydantic import Field
 from layerdiffuse_mcp.server.icons import LAYERS, PICTURE
 from layerdiffuse_mcp.server.services import Services
 
-Model = Annotated[str, Field(description="Base model, one of list_models; empty: the default")]
+Model = Annotated[str, Field(description="Name of a base model, as list_models says it; empty: the default")]
 
 
 def add_prompts(server: MCPServer[Services]) -> None:

@@ -171,7 +171,9 @@ def _without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema with what it refers to in its place; its models hold no circle."""
+    """A schema with what it refers to in its place, and without titles that say a name again; its models hold no
+    circle.
+    """
     definitions = schema.get("$defs", {})
 
     def resolved(node: Any) -> Any:
@@ -179,10 +181,15 @@ def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
             case {"$ref": reference, **rest}:
                 return resolved({**definitions[reference.removeprefix("#/$defs/")], **rest})
             case {**items}:
-                return {name: resolved(value) for name, value in items.items()}
+                return {name: resolved(value) for name, value in items.items() if not _is_title(name, value)}
             case [*items]:
                 return [resolved(value) for value in items]
             case _:
                 return node
 
     return resolved({name: value for name, value in schema.items() if name != "$defs"})
+
+
+def _is_title(name: str, value: Any) -> bool:
+    """Whether this is a schema's title, and no property of that name."""
+    return name == "title" and isinstance(value, str)

@@ -110,9 +110,9 @@ async def generate_transparent(
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_transparent)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw subjects with real alpha (soft edges, glass, hair). Describe the subject alone: a background in the prompt
-    spoils the cut-out. Returns the path of an RGBA picture for each seed, the best first, with a verdict, what its
-    alpha holds, and one small preview; or, when it takes long, a job_id for get_job.
+    """Generate a transparent picture: subjects with real alpha (soft edges, glass, hair). Describe the subject alone: a
+    background in the prompt spoils the cut-out. Returns the path of an RGBA picture for each seed, the best first, with
+    a verdict, what its alpha holds, and one small preview; or, when it takes long, a job_id for get_job.
     """
     return await draw(
         ctx, "generate_transparent", Task.TRANSPARENT, {}, Wish(prompt, size, seed, count, options, output, fetch)
@@ -132,9 +132,9 @@ async def edit_transparent(
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_transparent)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Redraw a picture that has real alpha, or its masked part, after a prompt that says what it shows then;
-    options.strength says how much of it changes. It cuts nothing out of an opaque picture. Returns the path of a new
-    RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for get_job.
+    """Edit a transparent picture: redraw one that has real alpha, or its masked part, after a prompt that says what it
+    shows then; options.strength says how much of it changes. It cuts nothing out of an opaque picture. Returns the path
+    of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for get_job.
     """
     given = {"image": image, "mask": mask}
     wish = Wish(prompt, size, seed, count, options, output, fetch)
@@ -174,8 +174,9 @@ async def generate_background_from_foreground(
     task: Annotated[Task, Resolve(_background_task)],
     fetch: Annotated[bool, consent_to_draw(_background_task)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a background that fits a given RGBA foreground, and blended, the finished picture with both together. The
-    prompt describes the whole scene. Returns their paths for each seed; or a job_id for get_job.
+    """Given an RGBA subject, draw the background behind it, and blended, the finished picture with both together. The
+    prompt describes the whole scene. For the reverse: generate_foreground_from_background. Returns their paths for each
+    seed; or a job_id for get_job.
     """
     given = {"foreground": foreground}
     wish = Wish(prompt, size, seed, count, options, output, fetch)
@@ -196,8 +197,8 @@ async def generate_foreground_from_background(
     task: Annotated[Task, Resolve(_foreground_task)],
     fetch: Annotated[bool, consent_to_draw(_foreground_task)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a transparent foreground that fits a given background, and blended, the finished picture with both together.
-    The prompt describes the whole scene. Returns their paths for each seed, with a verdict; or a job_id for get_job.
+    """Given a scene, draw a transparent foreground into it, and blended, the finished picture with both together. The
+    prompt describes the whole scene. Returns their paths for each seed, with a verdict; or a job_id for get_job.
     """
     given = {"background": background}
     wish = Wish(prompt, size, seed, count, options, output, fetch)
