@@ -76,7 +76,7 @@ class Jobs:
         self._arrivals = anyio.Semaphore(0)
         self._downloads = anyio.CapacityLimiter(DOWNLOADING)
         self._tasks: TaskGroup | None = None
-        self.at_end: Callable[[Job], None] | None = None
+        self.at_end: Callable[[Job], object] | None = None
         """Called with each job that ends."""
 
     async def __aenter__(self) -> "Jobs":

@@ -3,7 +3,7 @@
     MCPServer(..., icons=SERVER)
     icon = icons_for("drawing")            # of the tools in server/tools/drawing.py
 
-Each is a data URI of less than 800 bytes, so that lists stay small and nothing is fetched: line drawings as SVG, and
+Each is a data URI of less than 600 bytes, so that lists stay small and nothing is fetched: line drawings as SVG, and
 the server's own as PNG, which every client can show.
 """
 
@@ -27,7 +27,7 @@ def _svg(path: str) -> Icon:
 
 def _png() -> Icon:
     data = base64.b64encode((Path(__file__).parent / "icon.png").read_bytes()).decode()
-    return Icon(src=f"data:image/png;base64,{data}", mime_type="image/png", sizes=["64x64"])
+    return Icon(src=f"data:image/png;base64,{data}", mime_type="image/png", sizes=["32x32"])
 
 
 PICTURE = _svg("M3 4h18v16H3zM3 17l6-6 5 5 3-3 4 4M15 9h2")

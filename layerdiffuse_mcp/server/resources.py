@@ -27,6 +27,7 @@ from mcp_types import (
 
 from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.access import open_readable
@@ -126,7 +127,7 @@ async def completed(
 
 
 def _values(name: str, settings: Settings) -> list[str]:
-    tables = {"sampler": SAMPLERS, "schedule": SCHEDULES}
+    tables = {"sampler": SAMPLERS, "schedule": SCHEDULES, "method": METHODS}
     if name == "model":
         return [entry.name for entry in catalog.models(settings)]
     return list(tables.get(name, ()))

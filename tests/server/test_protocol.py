@@ -204,7 +204,7 @@ async def test_the_server_introduces_itself_with_a_title_and_an_icon(settings: S
     [own] = introduced.icons or ()
     with Image.open(BytesIO(shown(own))) as picture:
         assert (picture.format, own.sizes) == ("PNG", [f"{picture.width}x{picture.height}"])
-    assert len(own.src) < 800
+    assert len(own.src) < 600
 
 
 async def test_lists_that_do_not_change_may_be_kept(connect: Connect, era: str):

@@ -41,12 +41,16 @@ class Answer(BaseModel):
     fetch: bool = Field(title="Fetch", description="Whether to fetch these files now")
 
 
+class NotAsked(Answer):
+    """What stands for an answer where there was no question."""
+
+
 def consent_to_draw(task: Callable[..., Task]) -> Resolve:
     """Of a drawing tool: whether to fetch what its model lacks. `task` takes parameters of the tool by their names."""
 
     async def question(
         ctx: Context[Services], prompt: str, options: Options | None, task: Annotated[Task, Resolve(task)]
-    ) -> Elicit[Answer] | None:
+    ) -> Elicit[Answer] | NotAsked:
         def downloads(settings: Settings) -> list[Download]:
             given = fields_of(prompt, options)
             entry = catalog.find(given.get("model"), settings)
@@ -59,11 +63,11 @@ def consent_to_draw(task: Callable[..., Task]) -> Resolve:
     return _agreed(question)
 
 
-async def _to_use(ctx: Context[Services], model: str | None) -> Elicit[Answer] | None:
+async def _to_use(ctx: Context[Services], model: str | None) -> Elicit[Answer] | NotAsked:
     return await _question(ctx, lambda _: [Download(model=model)] if model else [], consent.NOTHING)
 
 
-async def _to_prepare(ctx: Context[Services], model: ModelName | None, task: Task) -> Elicit[Answer] | None:
+async def _to_prepare(ctx: Context[Services], model: ModelName | None, task: Task) -> Elicit[Answer] | NotAsked:
     def downloads(settings: Settings) -> list[Download]:
         entry = catalog.find_any(model, settings)
         methods = catalog.methods_for(entry, task) if isinstance(entry, ModelEntry) else ()
@@ -72,7 +76,7 @@ async def _to_prepare(ctx: Context[Services], model: ModelName | None, task: Tas
     return await _question(ctx, downloads, consent.ASK_ABOVE)
 
 
-async def _question(ctx: Context[Services], downloads: Downloads, free: float) -> Elicit[Answer] | None:
+async def _question(ctx: Context[Services], downloads: Downloads, free: float) -> Elicit[Answer] | NotAsked:
     """What to ask the person, if anything has to be asked and the client can. What is wrong the tool says itself."""
     settings = services(ctx).settings
 
@@ -85,9 +89,9 @@ async def _question(ctx: Context[Services], downloads: Downloads, free: float) -
         return consent.question(files) if consent.asks(files, may) else None
 
     if not _can_be_asked(ctx):
-        return None
+        return NotAsked(fetch=False)
     text = await anyio.to_thread.run_sync(question)
-    return None if text is None else Elicit(text, Answer)
+    return NotAsked(fetch=False) if text is None else Elicit(text, Answer)
 
 
 def _can_be_asked(ctx: Context[Services]) -> bool:
@@ -103,7 +107,7 @@ def _can_be_asked(ctx: Context[Services]) -> bool:
 def _agreed(question: Callable[..., object]) -> Resolve:
     async def agreed(answer: Annotated[ElicitationResult[Answer], Resolve(question)]) -> bool:
         match answer:
-            case AcceptedElicitation(data=None):  # nothing was asked
+            case AcceptedElicitation(data=NotAsked()):
                 return False
             case AcceptedElicitation(data=Answer(fetch=True)):
                 return True
