@@ -231,6 +231,11 @@ class FamilySpec:
         """The names of its components, of one phase or of all."""
         return tuple(component.name for component in self.components if phase in (None, component.phase))
 
+    @property
+    def encodes_alpha(self) -> bool:
+        """Whether its pictures with alpha have latents: by a codec, or by an autoencoder of four channels."""
+        return self.codec is not None or self.latent.pictures == 4
+
     def component(self, name: str) -> Component:
         """The component of that name; KeyError when there is none."""
         return {component.name: component for component in self.components}[name]

@@ -19,7 +19,7 @@ from layerdiffuse_mcp.families.spec import LatentFormat, Shapes
 from layerdiffuse_mcp.hub.headers import read_header
 
 NUMBER = re.compile(r"[0-9]{1,10}")
-FORMATS: tuple[LatentFormat, ...] = tuple(card.latent for card in FAMILIES.values() if card.codec)
+FORMATS: tuple[LatentFormat, ...] = tuple(card.latent for card in FAMILIES.values() if card.encodes_alpha)
 """Of the latents that can be decoded."""
 
 

@@ -26,7 +26,7 @@ from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.images.colour import colour_of, is_colour, nearest_name
 from layerdiffuse_mcp.images.files import name_of, open_regular, sha256
-from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, read_text
+from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, embedded_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS
 from layerdiffuse_mcp.images.tasks import BESIDE, CHECKERBOARD, ComposeTask, PlacedFile
 from layerdiffuse_mcp.wording import quoted, short, valid_text
@@ -268,7 +268,7 @@ def _text(file: BinaryIO, max_pixels: int) -> str | None:
     elif head == b"PK\x03\x04":
         text = _entry(file)
     else:
-        text = read_text(file, LAYERS_KEY, max_pixels)
+        text = embedded_text(file, LAYERS_KEY, max_pixels)
     if text is not None and len(text) > MAX_RECIPE:
         raise ImageError(f"{short(name_of(file))}: the composition inside is longer than {MAX_RECIPE} characters.")
     return text

@@ -90,7 +90,7 @@ def with_id(data: bytes, picture_id: str) -> bytes:
 
 def read_id(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:
     """The id that `with_id` put into a picture; None if it has none. Raises as `read_parameters`."""
-    return read_text(source, ID_KEY, max_pixels)
+    return embedded_text(source, ID_KEY, max_pixels)
 
 
 def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ def read_recipe(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> dict[s
     Raises:
         ImageError: not a picture, one of more than `max_pixels`, or its recipe is damaged.
     """
-    text = read_text(source, RECIPE_KEY, max_pixels)
+    text = embedded_text(source, RECIPE_KEY, max_pixels)
     if text is None:
         return None
     try:
@@ -120,11 +120,11 @@ def read_parameters(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> st
     Raises:
         ImageError: not a picture, or one of more than `max_pixels`.
     """
-    text = read_text(source, PARAMETERS_KEY, max_pixels)
+    text = embedded_text(source, PARAMETERS_KEY, max_pixels)
     return None if text is None else valid_text(text)
 
 
-def read_text(source: Path | BinaryIO, key: str, max_pixels: int = MAX_PIXELS) -> str | None:
+def embedded_text(source: Path | BinaryIO, key: str, max_pixels: int = MAX_PIXELS) -> str | None:
     """The text that a picture holds under a key; None if it has none. Raises ImageError as `opened` does."""
     with opened(source, max_pixels) as picture:
         value, packet = picture.info.get(key), picture.info.get("xmp")

@@ -55,7 +55,7 @@ class Job:
         self.scope = anyio.CancelScope()
         self.group: list[Job] = [self]
         self.changed = anyio.Event()
-        self.at_end: list[Callable[[], None]] = []
+        self.at_end: list[Callable[[], object]] = []
 
     @property
     def finished(self) -> bool:

@@ -155,9 +155,9 @@ def _family(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
 
 def _with_codec(entry: ModelEntry, settings: Settings) -> FamilySpec:
     """The card of a base that has transparent latents; raises InvalidRequest for another, ModelNotFound as `_card`."""
-    able = titles(tuple(card.id for card in FAMILIES.values() if card.codec))
+    able = titles(tuple(card.id for card in FAMILIES.values() if card.encodes_alpha))
     family = _card(entry, f". Name a model of the family {able}.", settings)
-    if family.codec is None:
+    if not family.encodes_alpha:
         raise InvalidRequest(f"{family.title} models have no transparent latents. Name a model of the family {able}.")
     return family
 

@@ -13,7 +13,7 @@ from layerdiffuse_mcp.api.requests import Request, files_of
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
 from layerdiffuse_mcp.images.tasks import Shown
 from layerdiffuse_mcp.jobs.job import Job, State
-from layerdiffuse_mcp.server.results import of_job, preview_of, together
+from layerdiffuse_mcp.server.results import facts_of, of_job, plain, preview_of, together
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services, services
 
@@ -100,10 +100,10 @@ async def unload(ctx: Context[Services], model: str | None, wait_seconds: float 
             "The worker is still busy with a job, and nothing was unloaded. Call again when it has ended, or end it "
             "with cancel_job (list_jobs names it)."
         )
-    what = "no model was" if model is None else f"{model} was not"
-    notes = () if dropped else (f"Nothing was unloaded: {what} in memory.",)
-    job = known.jobs.record("unload_models", Outcome(status={"unloaded": dropped}, warnings=notes))
-    return await result(ctx, job, preview=False)
+    none = "no model was" if model is None else f"{model} was not"
+    text = f"Unloaded: {', '.join(dropped)}." if dropped else f"Nothing was unloaded: {none} in memory."
+    job = known.jobs.record("unload_models", Outcome(status={"unloaded": dropped}))
+    return plain(text, facts_of(job, text).model_copy(update={"message": text}))
 
 
 async def wait(ctx: Context[Services], job: Job, wait_seconds: float | None) -> None:

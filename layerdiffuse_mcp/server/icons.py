@@ -47,6 +47,7 @@ _BY_SUBJECT: Mapping[str, Icon] = {
     "cutouts": LAYERS,
     "sheets": LAYERS,
     "jobs": CLOCK,
+    "history": CLOCK,
     "models": MODEL,
 }
 """By the module of server/tools/ in which a tool stands."""

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.layers import Canvas, LayerOptions
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.backends.pictures_worker import OVER_LIMIT
@@ -35,7 +36,7 @@ def dot(tmp_path: Path) -> Path:
 
 
 def long_task(dot: Path) -> ComposeTask:
-    return ComposeTask((PlacedFile(dot, "dot"),), (LONG, LONG), (1.0, 0.0, 0.0))
+    return ComposeTask((PlacedFile(dot, "dot"),), Canvas(size=f"{LONG}x{LONG}"), (1.0, 0.0, 0.0))
 
 
 def begun() -> tuple[anyio.Event, Callable[[Progress], None]]:
@@ -48,7 +49,7 @@ async def test_a_task_is_done_in_a_process_that_is_kept_for_the_next(dot: Path):
     async with PictureRoom() as room:
         first = await room.run(InspectTask(dot, preview=True))
         pids = room.pids
-        second = await room.run(ComposeTask((PlacedFile(dot, "dot"),), pad=1))
+        second = await room.run(ComposeTask((PlacedFile(dot, "dot"),), Canvas(pad=1)))
         assert room.pids == pids
     assert (first.width, first.height, first.preview is not None) == (8, 8, True)
     assert (second.width, second.height, second.data[:4]) == (10, 10, b"\x89PNG")
@@ -118,7 +119,8 @@ async def test_two_run_side_by_side_and_a_third_waits(dot: Path):
 
 async def test_progress_rises(dot: Path):
     heard: list[float] = []
-    task = ComposeTask((PlacedFile(dot, "a"), PlacedFile(dot, "b", x=1000)), (3000, 3000), (0.0, 0.0, 0.0))
+    layers = PlacedFile(dot, "a"), PlacedFile(dot, "b", LayerOptions(x=1000))
+    task = ComposeTask(layers, Canvas(size="3000x3000"), (0.0, 0.0, 0.0))
     async with PictureRoom() as room:
         await room.run(task, lambda progress: heard.append(progress.fraction))
     assert len(heard) > 4
@@ -198,6 +200,7 @@ def test_no_process_outlives_a_server_that_is_killed_while_it_works(dot: Path):
     program = f"""
 import anyio
 from pathlib import Path
+from layerdiffuse_mcp.api.layers import Canvas
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.images.tasks import ComposeTask, PlacedFile
 
@@ -206,7 +209,8 @@ async def main():
         def report(progress):
             if progress.message.startswith("putting"):
                 print(room.pids[0], flush=True)
-        await room.run(ComposeTask((PlacedFile(Path({str(dot)!r}), "dot"),), ({LONG}, {LONG}), (1.0, 0.0, 0.0)), report)
+        layer = PlacedFile(Path({str(dot)!r}), "dot")
+        await room.run(ComposeTask((layer,), Canvas(size="{LONG}x{LONG}"), (1.0, 0.0, 0.0)), report)
 
 anyio.run(main)
 """

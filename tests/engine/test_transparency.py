@@ -13,7 +13,7 @@ from torch import nn
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion15
-from layerdiffuse_mcp.engine.transparency.codec import AlphaCodec, decoder_latent
+from layerdiffuse_mcp.engine.transparency.codec import TransparencyNetworks, codec_of, decoder_latent
 from layerdiffuse_mcp.engine.transparency.decode import decode, lower_median, to_rgb8, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import encode_offset, transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import (
@@ -275,9 +275,11 @@ def test_a_picture_is_encoded_into_the_latent_format_of_its_base(tmp_path):
     placement = Placement(torch.device("cpu"), torch.float32)
     model = StableDiffusion15("narrow", Components(replace(checkpoint, latent=form), placement, files))
     picture = np.random.default_rng(0).integers(0, 256, (16, 24, 4), np.uint8)
-    mean = transparent_latent(model.vae, AlphaCodec(model).encoder, picture)
+    networks = codec_of(model)
+    assert isinstance(networks, TransparencyNetworks)
+    mean = transparent_latent(model.vae, networks.encoder, picture)
     scale, shift = (torch.tensor(one)[None, :, None, None] for one in (form.scale, form.shift))
-    assert torch.allclose(AlphaCodec(model).encode(picture), (mean - shift) * scale, atol=1e-5)
+    assert torch.allclose(networks.encode(picture), (mean - shift) * scale, atol=1e-5)
 
 
 def test_pictures_with_odd_sides_cannot_be_encoded(encoder):

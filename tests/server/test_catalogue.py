@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -101,6 +102,25 @@ async def test_every_parameter_is_described_with_its_range(name: str, tools: dic
             assert "maximum" in schema, parameter
 
 
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_tool_takes_few_parameters_and_shows_the_form_of_lists_and_objects(name: str, tools: dict[str, Tool]):
+    properties = tools[name].input_schema["properties"]
+    assert len(properties) <= 8
+    for parameter, schema in properties.items():
+        assert "examples" in schema or schema["type"] not in ("array", "object"), parameter
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_description_of_a_tool_says_what_comes_back(name: str, tools: dict[str, Tool]):
+    assert re.search(r"\b(Returns|List)\b", tools[name].description or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_schema_says_no_name_twice(name: str, tools: dict[str, Tool]):
+    for schema in (tools[name].input_schema, tools[name].output_schema):
+        assert "title" not in words(schema)
+
+
 async def test_enums_are_the_tables(tools: dict[str, Tool]):
     properties = tools["generate_transparent"].input_schema["properties"]["options"]["properties"]
     assert properties["sampler"]["enum"] == list(SAMPLERS)
@@ -109,6 +129,6 @@ async def test_enums_are_the_tables(tools: dict[str, Tool]):
 
 async def test_a_tool_that_writes_files_is_not_marked_read_only(tools: dict[str, Tool]):
     reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
-    assert reading == {"get_job", "list_jobs", "list_models", "server_status"} & set(NAMES) | (
+    assert reading == {"get_job", "list_jobs", "list_models", "server_status", "find_images"} & set(NAMES) | (
         reading & {"inspect_image"}
     )
