@@ -112,7 +112,7 @@ async def test_a_tool_takes_few_parameters_and_shows_the_form_of_lists_and_objec
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_description_of_a_tool_says_what_comes_back(name: str, tools: dict[str, Tool]):
-    assert re.search(r"\b(Returns|List)\b", tools[name].description or "")
+    assert re.search(r"\b([Rr]eturns?|List)\b", tools[name].description or "")
 
 
 @pytest.mark.parametrize("name", NAMES)
