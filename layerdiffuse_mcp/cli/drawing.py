@@ -239,4 +239,6 @@ def read_text(name: str) -> str:
         with open_regular(Path(name)) as file:
             return file.read(LARGEST_TEXT).decode("utf-8", "replace")
     except OSError as error:
-        raise ImageError(f"{printable(name)} cannot be read ({error.strerror}). Give a text file, or - for stdin.") from None
+        raise ImageError(
+            f"{printable(name)} cannot be read ({error.strerror}). Give a text file, or - for stdin."
+        ) from None

@@ -1,9 +1,9 @@
 """Flags that are made from the fields of a model, so that a request or a setting is described in one place.
 
-    for name, field in GenerateRequest.model_fields.items():
-        add_flag(parser, name, field)
-    add_output(parser)                  # -o/--output, for a command that writes pictures
-    settings = settings_of(options)     # the environment, and what was given for this one command
+for name, field in GenerateRequest.model_fields.items():
+    add_flag(parser, name, field)
+add_output(parser)                  # -o/--output, for a command that writes pictures
+settings = settings_of(options)     # the environment, and what was given for this one command
 """
 
 import argparse

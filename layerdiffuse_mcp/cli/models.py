@@ -1,8 +1,8 @@
 """The command `models`: list them, fetch one, or take the published files from a folder.
 
-    layerdiffuse-mcp models
-    layerdiffuse-mcp models prepare NAME
-    layerdiffuse-mcp models prepare --from /media/usb
+layerdiffuse-mcp models
+layerdiffuse-mcp models prepare NAME
+layerdiffuse-mcp models prepare --from /media/usb
 """
 
 import argparse

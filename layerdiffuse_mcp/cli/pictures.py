@@ -17,7 +17,16 @@ from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
 from layerdiffuse_mcp.cli.flags import Commands, add_output, settings_of
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.images.choices import ANCHORS, FITS
-from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, InspectTask, MatteTask, PictureTask, ResultT, SheetOptions
+from layerdiffuse_mcp.images.tasks import (
+    Colour,
+    CutOut,
+    CutOutTask,
+    InspectTask,
+    MatteTask,
+    PictureTask,
+    ResultT,
+    SheetOptions,
+)
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable
 

@@ -110,6 +110,8 @@ def _sorted(texts: Sequence[str], settings: Settings) -> tuple[list[Check], list
         except ModelNotFound as error:
             command = f"layerdiffuse-mcp models prepare {shlex.quote(base.name)}"
             lacking.append(Lacking(_title(number, info), str(error).partition(". ")[0] + ".", command))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"Text {_title(number, info)}: {error}") from None
         else:
             checks.append(Check(number, info, base, planned, other))
     return checks, lacking

@@ -44,6 +44,8 @@ def _value(name: str, settings: Settings) -> str:
             return "on" if value else "off"
         case None | ():
             return "-"
+        case float(number):
+            return f"{number:g}"
         case tuple(folders):
             return os.pathsep.join(map(printable, folders))
         case value:

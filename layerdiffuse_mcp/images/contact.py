@@ -1,6 +1,6 @@
 """A contact sheet: pictures on a checkerboard, each with a caption below, to look at side by side.
 
-    png = contact_sheet([(apple, "1: an apple"), (woman, "2: a woman")])
+png = contact_sheet([(apple, "1: an apple"), (woman, "2: a woman")])
 """
 
 import math
