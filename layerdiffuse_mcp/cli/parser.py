@@ -15,31 +15,28 @@
     layerdiffuse-mcp settings                        what is set, and where
 
 Settings come from the environment; only `serve` has flags for them. Each module beside this one adds its commands and
-runs them. Here nothing heavy is imported: a command imports what it needs when it runs.
+runs them, and imports what is heavy when it runs. To serve, only that command's module is imported: clients wait for it.
 """
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.cli import compositions, doctor, drawing, models, pictures, sanity, serving, settings
-from layerdiffuse_mcp.cli.flags import Commands
 from layerdiffuse_mcp.errors import LayerDiffuseError
 
-COMMANDS: tuple[Callable[[Commands], None], ...] = (
-    serving.add, drawing.add, compositions.add, pictures.add, models.add, sanity.add, doctor.add, settings.add,
-)  # fmt: skip
+SERVING = "serving"
+MODULES = (SERVING, "drawing", "compositions", "pictures", "models", "sanity", "doctor", "settings")
 """What adds the commands, in the order in which the help lists them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 a failure that is explained on stderr, 2 wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser()
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")
-    options = parser.parse_args(arguments)
+    options = make_parser([SERVING] if arguments[0] == "serve" else MODULES).parse_args(arguments)
     try:
         return options.run(options)
     except LayerDiffuseError as error:
@@ -50,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser with all commands; each sets `run`, which takes the options and returns the exit status."""
+def make_parser(modules: Iterable[str] = MODULES) -> argparse.ArgumentParser:
+    """The parser with the commands of these modules; each sets `run`, which takes the options and returns the status."""
     parser = argparse.ArgumentParser(prog="layerdiffuse-mcp", description="Pictures and layers with real transparency.")
     parser.add_argument("--version", action="version", version=f"layerdiffuse-mcp {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(commands)
+    for name in modules:
+        importlib.import_module(f"{__package__}.{name}").add(commands)
     return parser

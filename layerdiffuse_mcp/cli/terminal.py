@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from layerdiffuse_mcp.api import outcome
 
@@ -21,8 +22,7 @@ def say(name: str, value: object) -> None:
 
 def warn(text: str, kind: str = "warning") -> None:
     """Print what went not quite right, on stderr."""
-    ERR.print(f"[yellow]{kind}:[/yellow]", end=" ")
-    ERR.print(text, markup=False)
+    ERR.print(Text.assemble((f"{kind}:", "yellow"), f" {text}"), soft_wrap=True)
 
 
 @contextlib.contextmanager

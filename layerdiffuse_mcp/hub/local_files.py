@@ -104,7 +104,7 @@ def take(
         names = " and ".join(sorted(LAYER_FILES)[:2])
         raise DownloadError(
             f"{printable(folder)} holds none of the published files. They are looked for by their published names, "
-            f"such as {names}; `layerdiffuse-mcp models prepare --from {printable(folder)} NAME` lists those of a model."
+            f"such as {names}; `layerdiffuse-mcp models prepare NAME --from {printable(folder)}` lists a model's."
         )
     return done
 

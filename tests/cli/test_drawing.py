@@ -120,7 +120,7 @@ def test_redraw_takes_a_parameter_text(given, lines, capsys, tmp_path, monkeypat
     printed = capsys.readouterr()
     [path] = [line.removeprefix("foreground: ") for line in printed.out.splitlines() if line.startswith("foreground")]
     assert read_recipe(Path(path))["request"]["seed"] == 7
-    assert "X: y has no counterpart here" in printed.err
+    assert "VAE hash: 63aeecb90f has no counterpart here" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from layerdiffuse_mcp.settings import Settings
 
 JOINT = "layer_sd15_joint.safetensors"
 KNOWN = "layer_sd15_transparent_attn.safetensors"
+CODEC = ("layer_sd15_vae_transparent_decoder.safetensors", "layer_sd15_vae_transparent_encoder.safetensors")
 BASE = "realisticVisionV51_v51VAE.safetensors"
 
 
@@ -50,9 +51,7 @@ def test_published_files_are_taken_from_a_folder_to_where_the_catalogue_looks(st
     assert "no published checksum" in printed[f"took {JOINT}"]
     base = catalog.find("realistic-vision-v51", Settings())
     assert base.path == tmp_path / "models" / BASE
-    assert {path.name for path in (tmp_path / "models").iterdir()} == {
-        JOINT, BASE, "layer_sd15_vae_transparent_decoder.safetensors", "layer_sd15_vae_transparent_encoder.safetensors"
-    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {JOINT, BASE, *CODEC}
 
 
 def test_what_a_model_still_lacks_is_listed(stick, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,13 +48,20 @@ def test_allowed_names_stand_in_the_help_of_a_flag() -> None:
     assert "{none, in_turn" in " ".join(COMMANDS["serve"].format_help().split()).replace("auto, ", "")
 
 
-def test_the_commands_of_the_readme_are_there() -> None:
+def test_the_readme_shows_every_command_and_no_other() -> None:
     text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"layerdiffuse-mcp ((?:models )?[a-z][a-z-]+)(?=[ `\n])", text))
-    known = {*COMMANDS, *(f"models {word}" for word in ("NAME",))}
-    assert named
-    assert {name for name in named if name not in known and name.split()[0] not in COMMANDS} == set()
-    assert {name for name in COMMANDS if " " not in name and name not in named} <= {"serve"}
+    named = set(re.findall(r"layerdiffuse-mcp ([a-z][a-z-]+)", text))
+    assert named <= COMMANDS.keys()
+    assert {name for name in COMMANDS if " " not in name} - named <= {"serve"}
+    assert set(re.findall(r"layerdiffuse-mcp (models [a-z]+) ", text)) <= COMMANDS.keys()
+
+
+def test_each_example_of_the_readme_is_understood() -> None:
+    """Flags too."""
+    examples = re.findall(r"^layerdiffuse-mcp (.+?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(examples) > 8
+    for example in examples:
+        make_parser().parse_args(shlex.split(example))
 
 
 WRONG = {

@@ -1,6 +1,7 @@
 """The sanity checks: drawn with what is here, and what is missing is said with the command that brings it."""
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def text(
 
 
 @pytest.fixture
-def base(narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def base(narrow: Path) -> Path:
     """The narrow base under a name of its own."""
     return narrow / "tiny-sd15.safetensors"
 
@@ -106,7 +107,7 @@ def test_a_contact_sheet_shows_each_picture_on_a_checkerboard_above_its_caption(
     red = np.zeros((40, 20, 4), np.uint8)
     red[10:30] = 255, 0, 0, 255
     data = contact_sheet([(red, "1: red"), (red[:, ::-1], "a caption " * 99), (red, "")], cell=64)
-    with Image.open(__import__("io").BytesIO(data)) as sheet:
+    with Image.open(io.BytesIO(data)) as sheet:
         pixels = np.asarray(sheet)
     assert pixels.shape == (2 * (64 + 54 + 12) + 12, 2 * (64 + 12) + 12, 3)
     assert pixels[12 + 32, 12 + 32].tolist() == [255, 0, 0]

@@ -63,9 +63,10 @@ def test_a_log_file_that_cannot_be_written_is_explained_before_anything_is_serve
 
 def test_what_is_logged_to_a_file_still_goes_to_stderr(tmp_path: Path) -> None:
     code = (
-        "import logging, anyio\n"
+        "import logging\n"
         "from layerdiffuse_mcp.server import app\n"
-        "app.LayerServer.serve_stdio = lambda self: anyio.sleep(0, logging.getLogger('x').warning('hello'))\n"
+        "async def serve(self): logging.getLogger('x').warning('hello')\n"
+        "app.LayerServer.serve_stdio = serve\n"
         "app.serve_stdio(app.Settings())\n"
     )
     environment = os.environ | {"LAYERDIFFUSE_LOG_FILE": str(tmp_path / "x.log")}
