@@ -15,7 +15,7 @@
     layerdiffuse-mcp settings                        what is set, and where
 
 Settings come from the environment; only `serve` has flags for them. Each module beside this one adds its commands and
-runs them, and imports what is heavy when it runs. To serve, only that command's module is imported: clients wait for it.
+runs them; what is heavy it imports when it runs. To serve, only that command's module is imported: clients wait for it.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser(modules: Iterable[str] = MODULES) -> argparse.ArgumentParser:
-    """The parser with the commands of these modules; each sets `run`, which takes the options and returns the status."""
+    """The parser with the commands of these modules; each sets `run`: options in, exit status out."""
     parser = argparse.ArgumentParser(prog="layerdiffuse-mcp", description="Pictures and layers with real transparency.")
     parser.add_argument("--version", action="version", version=f"layerdiffuse-mcp {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -108,7 +108,8 @@ def test_redraw_draws_a_picture_again_but_for_what_is_named(cup, lines) -> None:
 
 
 PASTED = (
-    "a cup\nNegative prompt: bad\nSteps: 1, Sampler: Euler, CFG scale: 5, Seed: 7, Size: 64x64, Model: tiny-sd15, X: y"
+    "a cup\nNegative prompt: bad\n"
+    "Steps: 1, Sampler: Euler, CFG scale: 5, Seed: 7, Size: 64x64, Model: tiny-sd15, VAE hash: 63aeecb90f"
 )
 
 
