@@ -1,6 +1,7 @@
 """The command `serve`, which is also what runs when no command is named."""
 
 import argparse
+import gc
 
 from layerdiffuse_mcp.cli.flags import Commands, add_settings, settings_of
 
@@ -24,8 +25,12 @@ def add(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from layerdiffuse_mcp.server import app
-
+    gc.disable()  # what is imported stays: to look through it for garbage, again and again, is a fifth of the start
+    try:
+        from layerdiffuse_mcp.server import app
+    finally:
+        gc.freeze()
+        gc.enable()
     settings = settings_of(options)
     if options.http:
         app.serve_http(settings, options.host, options.port, options.token, options.allowed_host)
