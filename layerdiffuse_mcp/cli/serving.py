@@ -1,7 +1,6 @@
 """The command `serve`, which is also what runs when no command is named."""
 
 import argparse
-import gc
 
 from layerdiffuse_mcp.cli.flags import Commands, add_settings, settings_of
 
@@ -25,12 +24,8 @@ def add(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    gc.disable()  # what is imported stays: to look through it for garbage, again and again, is a fifth of the start
-    try:
-        from layerdiffuse_mcp.server import app
-    finally:
-        gc.freeze()
-        gc.enable()
+    from layerdiffuse_mcp.server import app
+
     settings = settings_of(options)
     if options.http:
         app.serve_http(settings, options.host, options.port, options.token, options.allowed_host)
