@@ -87,7 +87,7 @@ def _prepare(options: argparse.Namespace) -> int:
     for file in done.fetched:
         say(f"fetched {file.file.name}", f"{in_words(file.bytes)} in {file.seconds:.0f} s, {printable(file.path)}")
     fetched = sum(file.bytes for file in done.fetched)
-    say("ready", f"{done.name}, {in_words(fetched) if fetched else 'nothing had to be'} fetched")
+    say(f"{done.name} is ready", f"{in_words(fetched) if fetched else 'nothing had to be'} fetched")
     return 0
 
 

@@ -23,7 +23,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.errors import LayerDiffuseError
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")
-    with imports_uncollected():
-        serving = arguments[0] == "serve"
+    serving = arguments[0] == "serve"
+    with imports_uncollected() if serving else nullcontext():
         options = make_parser([SERVING] if serving else MODULES).parse_args(arguments)
         if serving:
             importlib.import_module("layerdiffuse_mcp.server.app")
