@@ -71,7 +71,7 @@ def _compose(options: argparse.Namespace) -> int:
 
     composed = run(wanted.task(Path, find, suffix=suffix, max_pixels=settings.max_pixels))
     made, kept_in = save_composition(settings.output, composed, options.name, suffix)
-    Index(settings).add([made])
+    Index(settings).add([made], beside=[kept_in] if kept_in else [])
     say("composed", printable(made.path))
     if kept_in:
         say("kept in", printable(kept_in))

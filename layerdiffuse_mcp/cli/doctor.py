@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from layerdiffuse_mcp.api.layers import COMPOSED
 from layerdiffuse_mcp.cli.flags import Commands, settings_of
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.families.entries import ModelEntry
@@ -21,6 +22,8 @@ from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
 PACKAGES = ("layerdiffuse-mcp", "torch", "diffusers", "mcp")
+PICTURE_SUFFIXES = frozenset(f".{format}" for format in COMPOSED)
+CLEAN = "layerdiffuse-mcp clean --older-than 30d"
 PREPARE = "layerdiffuse-mcp models prepare"
 
 
@@ -51,6 +54,7 @@ def _doctor(options: argparse.Namespace) -> int:
     rows |= {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     rows |= {
         "output folder": f"{printable(settings.output)} ({'writable' if _writable(settings) else 'NOT writable'})",
+        "holds": _held(settings.output),
         "readable folders": ", ".join(map(printable, settings.readable)),
         "models folder": printable(settings.models_dir),
         "free disk": in_words(shutil.disk_usage(_existing(settings.models_dir)).free),
@@ -128,6 +132,14 @@ def _forecast(entry: ModelEntry, settings: Settings) -> str:
         return ModelManager(settings).forecast(entry)
     except LayerDiffuseError as error:
         return str(error)
+
+
+def _held(output: Path) -> str:
+    """How many pictures lie in the output folder, and how much room all takes there."""
+    from layerdiffuse_mcp.outputs.folder import contents
+
+    count, size = contents(output, PICTURE_SUFFIXES)
+    return f"{count} picture{'s' * (count != 1)}, {in_words(size)}; to delete older ones: {CLEAN}"
 
 
 def _existing(folder: Path) -> Path:

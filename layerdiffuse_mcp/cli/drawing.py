@@ -173,7 +173,7 @@ def drawn(planned: Planned, engine: "Engine", settings: Settings) -> list[Path]:
     files = [*(file for file, _ in pictures), *(_preview(file) for file, _ in pictures), *others]
     paths = save(settings.output, files)
     images = [ImageResult(path=path, **dict(made)) for (_, made), path in zip(pictures, paths, strict=False)]
-    Index(settings).add(images, result.model)
+    Index(settings).add(images, result.model, beside=paths[len(pictures) :])
     _print(result, images, paths)
     return paths[: len(pictures)]
 

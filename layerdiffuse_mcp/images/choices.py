@@ -1,4 +1,4 @@
-"""The words for where a picture goes in a cell, and how large it gets; nothing heavy is imported."""
+"""The words for where a picture goes in a cell, how large it gets, and how it is shown; nothing heavy is imported."""
 
 ANCHORS: dict[str, tuple[float, float]] = {
     "top-left": (0.0, 0.0), "top": (0.5, 0.0), "top-right": (1.0, 0.0),
@@ -14,3 +14,5 @@ FITS = {
 """How pictures come to the size of a cell; their proportions stay."""
 MAX_CELL = 4096
 """Pixels of a cell's side, at most."""
+VIEWED = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
+"""Formats that a picture is shown in, and their media types."""

@@ -253,7 +253,7 @@ async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix
     with anyio.CancelScope(shield=True):  # a file that is on disk is announced
         made, kept_in = await anyio.to_thread.run_sync(save_composition, known.settings.output, composed, name, suffix)
         job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=composed.notes))
-        await anyio.to_thread.run_sync(known.jobs.index.add, [made], "", job.id)
+        await anyio.to_thread.run_sync(known.jobs.index.add, [made], "", job.id, [kept_in] if kept_in else [])
     assert job is not None
     return job, kept_in
 
