@@ -42,6 +42,7 @@ from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.hub import leftovers
 from layerdiffuse_mcp.jobs.queue import Jobs
+from layerdiffuse_mcp.logs import log_to
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents, stdio
 from layerdiffuse_mcp.server.icons import SERVER
@@ -227,7 +228,9 @@ async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext
 
 def serve_stdio(settings: Settings) -> int:
     """Serve one client on standard input and output until it goes; returns the exit status."""
-    return anyio.run(create_server(settings).serve_stdio)
+    server = create_server(settings)
+    log_to(settings.log_file)
+    return anyio.run(server.serve_stdio)
 
 
 def serve_http(
@@ -245,4 +248,6 @@ def serve_http(
     """
     from layerdiffuse_mcp.server import http
 
-    http.serve(create_server(settings), host, port, token, allowed_hosts)
+    server = create_server(settings)
+    log_to(settings.log_file)
+    http.serve(server, host, port, token, allowed_hosts)

@@ -145,7 +145,7 @@ async def test_a_set_that_does_not_end_well_leaves_no_file(connect: Connect, set
                 await client.call_tool("cancel_job", {"job_id": job})
                 while facts_of(await client.call_tool("server_status", {}))["running"]:
                     await anyio.sleep(0.05)
-            facts = facts_of(await client.call_tool("get_job", {"job_ids": [job]}))["jobs"][0]
+                facts = facts_of(await client.call_tool("get_job", {"job_id": job}))
             assert facts["status"] == "cancelled"
             assert "images" not in facts
         else:
