@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from layerdiffuse_mcp.api import outcome
+from layerdiffuse_mcp.api.layers import COMPOSED
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.startup import load_engine
 from layerdiffuse_mcp.errors import LayerDiffuseError
@@ -34,6 +35,8 @@ ERR = Console(stderr=True, highlight=False)
 GB = 10**9
 
 
+PICTURE_SUFFIXES = frozenset(f".{format}" for format in COMPOSED)
+CLEAN = "layerdiffuse-mcp clean --older-than 30d"
 PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
 
 
@@ -126,6 +129,7 @@ def doctor(settings: Settings) -> int:
     for package in ("layerdiffuse-mcp", "torch", "diffusers", "mcp"):
         table.add_row(package, version(package))
     table.add_row("output folder", f"{settings.output} ({_writable(settings.output)})")
+    table.add_row("holds", _held(settings.output))
     table.add_row("readable folders", ", ".join(str(folder) for folder in settings.readable))
     table.add_row("models folder", str(settings.models_dir))
     table.add_row("free disk", f"{shutil.disk_usage(_existing(settings.models_dir)).free / GB:.0f} GB")
@@ -174,7 +178,7 @@ def _drawn(request: GenerateRequest, settings: Settings) -> list[Path]:
     files = [*(file for file, _ in drawn), *(_preview(file) for file, _ in drawn), *others]
     paths = save(settings.output, files)
     images = [outcome.ImageResult(path=path, **dict(made)) for (_, made), path in zip(drawn, paths, strict=False)]
-    Index(settings).add(images, result.model)
+    Index(settings).add(images, result.model, beside=paths[len(drawn) :])
     for number, (_, picture) in enumerate(drawn):
         OUT.print(f"{picture.label}: {paths[number]}")
         OUT.print(f"preview: {paths[len(drawn) + number]}")
@@ -203,6 +207,14 @@ def _preview(file: outcome.EncodedFile) -> outcome.EncodedFile:
 
 def _shown(value: object) -> str:
     return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _held(output: Path) -> str:
+    """How many pictures lie in the output folder, and how much room all takes there."""
+    from layerdiffuse_mcp.outputs.folder import contents
+
+    count, size = contents(output, PICTURE_SUFFIXES)
+    return f"{count} picture{'s' * (count != 1)}, {in_words(size)}; to delete older ones: {CLEAN}"
 
 
 def _existing(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def compose(
 
     composed = run(wanted.task(Path, find, suffix=suffix, max_pixels=settings.max_pixels))
     made, kept_in = save_composition(settings.output, composed, options.name, suffix)
-    Index(settings).add([made])
+    Index(settings).add([made], beside=[kept_in] if kept_in else [])
     OUT.print(f"composed: {made.path}")
     if kept_in:
         OUT.print(f"kept in: {kept_in}")

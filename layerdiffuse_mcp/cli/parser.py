@@ -1,4 +1,4 @@
-"""The command line: serve (the default), generate, reproduce, compose, cut-out, sheet, models, doctor.
+"""The command line: serve (the default), generate, reproduce, on pictures and the history, models, doctor.
 
     layerdiffuse-mcp                                 serve MCP on stdio
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
@@ -6,6 +6,8 @@
     layerdiffuse-mcp cut-out photo.png -o out/       cut the subject out of a picture
     layerdiffuse-mcp sheet *.png -o out/             a sprite sheet with its atlas
     layerdiffuse-mcp compose scene.png lamp.png      put pictures together
+    layerdiffuse-mcp find red apple --since 7d       pictures made before
+    layerdiffuse-mcp clean --older-than 30d          delete the older ones, once asked
     layerdiffuse-mcp models                          which models there are
     layerdiffuse-mcp models prepare NAME             fetch a base and its layer files
     layerdiffuse-mcp doctor                          what this machine has and what is missing
@@ -29,6 +31,7 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import OneOf, explain
 from layerdiffuse_mcp.api.layers import COMPOSED, Canvas
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.cli.history import add_history_commands
 from layerdiffuse_mcp.cli.pictures import add_picture_commands
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.families.registry import FAMILIES
@@ -115,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     compose.set_defaults(run=_compose)
 
     pictures = add_picture_commands(commands, _settings)
+    history = add_history_commands(commands, _settings)
 
     models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
     models.set_defaults(run=_models)
@@ -133,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="show what this machine has and what is missing")
     doctor.set_defaults(run=_doctor)
 
-    for command in (serve, generate, reproduce, compose, *pictures, models, prepare, doctor):
+    for command in (serve, generate, reproduce, compose, *pictures, *history, models, prepare, doctor):
         _add_settings(command, taken={action.dest for action in command._actions})  # pyright: ignore[reportPrivateUsage]
     return parser
 

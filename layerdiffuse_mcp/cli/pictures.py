@@ -151,7 +151,7 @@ def _saved(
     paths = save(settings.output, files, now=now)
     picture = files[0].picture
     assert picture is not None
-    Index(settings).add([ImageResult(path=paths[0], **dict(picture))], "")
+    Index(settings).add([ImageResult(path=paths[0], **dict(picture))], beside=paths[1:])
     for name, path in zip(names, paths, strict=True):
         _print(f"{name}: {path}")
     if picture.alpha is not None:

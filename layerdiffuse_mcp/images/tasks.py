@@ -140,6 +140,27 @@ class SheetTask(PictureTask[Sheet]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class View(PictureResult):
+    """A picture as it is shown; `data` is its file."""
+
+    mime_type: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ViewTask(PictureTask[View]):
+    """Show a part of a picture at a size, in a format and on a background, as `images.view` does."""
+
+    path: Path
+    width: int | None = None
+    format: str | None = None
+    background: str | None = None
+    crop: str | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
 class CutOut(PictureResult):
     """A subject without its background; `data` is its file, `how` it was cut out in words."""
 

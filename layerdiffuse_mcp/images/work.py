@@ -47,8 +47,10 @@ from layerdiffuse_mcp.images.tasks import (
     Sheet,
     SheetTask,
     Shown,
+    ViewTask,
 )
 from layerdiffuse_mcp.images.transform import shadow_margin, shadow_of, transformed
+from layerdiffuse_mcp.images.view import view
 
 MAX_EMBEDDED = 20_000
 """Characters of embedded text that a result may carry."""
@@ -169,6 +171,7 @@ WORK: dict[type[Any], Callable[[Any, Report], PictureResult]] = {
     MakeSheetTask: make_sheet,
     SetTask: make_set,
     OnPictureTask: on_picture,
+    ViewTask: view,
 }
 
 

@@ -357,7 +357,7 @@ class Jobs:
 
         def write() -> Outcome:
             made = saved(outcome, self._settings.output, lambda: scope.cancel_called, job.id)
-            self.index.add(made.images, made.model, job.id)
+            self.index.add(made.images, made.model, job.id, [*made.latents, *made.files])
             return made
 
         try:

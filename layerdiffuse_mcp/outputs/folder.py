@@ -14,8 +14,9 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 try:
     import fcntl
@@ -26,6 +27,7 @@ DIR_FD = hasattr(os, "O_NOFOLLOW") and {os.open, os.mkdir, os.link, os.rename, o
 """Whether files can be named relative to an open folder here."""
 _OPEN_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -38,9 +40,10 @@ class Folder:
         self._identity = os.fstat(handle) if handle is not None else os.stat(path)
 
     @classmethod
-    def open(cls, path: Path) -> "Folder":
-        """The folder of that path, made with its parents where it is missing."""
-        path.mkdir(parents=True, exist_ok=True)
+    def open(cls, path: Path, *, make: bool = True) -> "Folder":
+        """The folder of that path, made with its parents where it is missing unless `make` is False."""
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
         return cls(path, os.open(path, _OPEN_FOLDER) if DIR_FD else None)
 
     def __enter__(self) -> "Folder":
@@ -79,6 +82,17 @@ class Folder:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+    def read(self, name: str) -> BinaryIO:
+        """The open file of that name; OSError for a link and for whatever is no file."""
+        path, at = self._args(name)[0], self._at()
+        if not stat.S_ISREG(self.stat(name).st_mode):
+            raise OSError(errno.EINVAL, f"{name} is no file")
+        file = open(path, "rb", opener=lambda given, _: os.open(given, _READ | _NO_LINK, **at))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, f"{name} is no file")
+        return file
 
     def link(self, name: str, other: "Folder", new_name: str) -> None:
         """Give a file its name in another folder; FileExistsError when that is taken.
@@ -144,3 +158,15 @@ class Folder:
     def _check(self) -> None:
         if self.handle is None and not os.path.samestat(os.stat(self.path), self._identity):
             raise NotADirectoryError(errno.ENOTDIR, f"{self.path.name} was replaced by another folder meanwhile")
+
+
+def contents(path: Path, suffixes: Collection[str]) -> tuple[int, int]:
+    """How many files below a folder have one of the suffixes, and how many bytes all of its files take."""
+    count = size = 0
+    for root, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found = os.lstat(os.path.join(root, name))
+                size += found.st_size
+                count += stat.S_ISREG(found.st_mode) and os.path.splitext(name)[1].lower() in suffixes
+    return count, size

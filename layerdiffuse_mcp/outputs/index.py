@@ -3,13 +3,14 @@
     index = Index(settings)
     index.add(outcome.images, outcome.model, job.id)    # once they are on disk
     index.find("job-863032aa", 1)                       # the picture of that id, as an Entry
-    index.newest(20)                                    # Entries; their recipes: read_recipe(entry.path)
+    index.search(Query(words="red apple"), 20)          # the newest of them; their recipes: read_recipe(entry.path)
 
 One SQLite file in the user's state folder, for all of the user's servers: write-ahead log, one connection and one short
 transaction an operation. Each server sees what lies below its own output folder. The pictures are the truth: where the
 file is lost, damaged or of another `VERSION`, those below the output folder that hold a recipe are read in again, in
 the background, and are found by the ids that they hold. An index that cannot be used is warned of once, and
-nothing else fails. Every method may be called in any thread, and reads and writes files: not in an event loop.
+nothing else fails. Each file is kept with its SHA-256: what has another one by now is no longer ours (`removal.py`).
+Every method may be called in any thread, and reads and writes files: not in an event loop.
 """
 
 import contextlib
@@ -21,23 +22,28 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import platformdirs
 
+from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import ImageResult
-from layerdiffuse_mcp.errors import ImageError
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, OutputError
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.outputs.folder import Folder
+from layerdiffuse_mcp.outputs.query import BELOW, NAMES, WANTED, Query, holds
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import valid_text
+from layerdiffuse_mcp.wording import printable, quoted, valid_text
 
-VERSION = 1
+VERSION = 2
 """Of the tables; it stands in the file's name, so that servers of two versions do not take each other's for damaged."""
 BUSY = 2.0
 """Seconds to wait for another server's transaction, which takes milliseconds."""
+REBUILT_WITHIN = 2.0
+"""Seconds for which a search waits for pictures that are being read in."""
 SEARCHED, READ, BATCH = 50_000, 2_000, 50
 """Files that a rebuilding looks at, the newest of them that it reads, and how many it writes at once."""
 PAUSE = 0.005
@@ -66,6 +72,23 @@ class Entry(NamedTuple):
     family: str | None
     verdict: str | None
     time: float
+    sha256: str | None
+
+    @property
+    def id(self) -> str | None:
+        """The picture's id, if it is known."""
+        return f"{self.job}-{self.number}" if self.job and self.number else None
+
+
+class Found(NamedTuple):
+    """What a search found: a page of it, and how many there are in all.
+
+    `complete` is False while pictures are still being read in.
+    """
+
+    entries: list[Entry]
+    total: int
+    complete: bool
 
 
 _COLUMNS = ", ".join(Entry._fields)
@@ -74,11 +97,12 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS by_job ON pictures (job, number)",
     "CREATE INDEX IF NOT EXISTS by_time ON pictures (time)",
     "CREATE TABLE IF NOT EXISTS folders (path PRIMARY KEY)",
+    "CREATE TABLE IF NOT EXISTS companions (path PRIMARY KEY, picture, sha256)",
+    "CREATE INDEX IF NOT EXISTS by_picture ON companions (picture)",
 )
-"""`folders` are the output folders whose pictures have been read in."""
+"""`folders` are the output folders whose pictures have been read in; `companions`, files made beside a picture."""
 _INSERT = f"INTO pictures ({_COLUMNS}) VALUES ({', '.join('?' * len(Entry._fields))})"
-_SELECT = f"SELECT {_COLUMNS} FROM pictures WHERE substr(path, 1, length(:below)) = :below"
-"""Paths are bytes: a file name need not be UTF-8."""
+_SELECT = f"SELECT {_COLUMNS} {BELOW}"
 
 
 def index_file() -> Path:
@@ -90,18 +114,24 @@ class Index:
     """What is known of the pictures below the output folder; with `history` off nothing is kept or found."""
 
     def __init__(self, settings: Settings) -> None:
-        self._output = Path(os.path.realpath(settings.output))
-        self._below = {"below": os.path.join(os.fsencode(self._output), b"")}
+        self.output = Path(os.path.realpath(settings.output))
+        self._below = {"below": os.path.join(os.fsencode(self.output), b"")}
         self._history = settings.history
         self._file = index_file()
         self._warned = threading.Lock()  # held for good once somebody has warned: calls come from many threads
         self.rebuilding: threading.Thread | None = None
 
-    def add(self, images: Sequence[ImageResult], model: str = "", job: str | None = None) -> None:
-        """Take in pictures that are on disk, in the order in which the job numbers them."""
+    def add(
+        self, images: Sequence[ImageResult], model: str = "", job: str | None = None, beside: Sequence[Path] = ()
+    ) -> None:
+        """Take in pictures that are on disk, in the order in which the job numbers them.
+
+        `beside` are other files of theirs, each of the picture whose name its own begins with.
+        """
         if not images or not self._history:
             return
         rows: list[Any] = []
+        companions: list[Any] = []
         for number, image in enumerate(images, 1):
             with contextlib.suppress(OSError):
                 entry = _entry_of(Path(os.path.realpath(image.path)))
@@ -109,47 +139,120 @@ class Index:
                 entry = entry._replace(job=job, number=number if job else None, model=_text(model) or entry.model)
                 entry = entry._replace(verdict=image.verdict)
                 rows.append(_row(entry))
-        self._do(lambda connection: connection.executemany(f"INSERT OR REPLACE {_INSERT}", rows), None)
+        for path in beside:
+            owners = [image.path for image in images if path.name.startswith(image.path.stem)]
+            with contextlib.suppress(OSError, ValueError):
+                owner = os.path.realpath(max(owners, key=lambda owner: len(owner.stem)))
+                real = Path(os.path.realpath(path))
+                companions.append((os.fsencode(real), os.fsencode(owner), _sha256(real)))
+
+        def added(connection: sqlite3.Connection) -> None:
+            connection.executemany(f"INSERT OR REPLACE {_INSERT}", rows)
+            connection.executemany("INSERT OR REPLACE INTO companions VALUES (?, ?, ?)", companions)
+
+        self._do(added, None)
 
     def find(self, job: str, number: int) -> Entry | None:
         """The picture of a job, if it was made below the output folder; one whose file is gone is found once more."""
         query = f"{_SELECT} AND job = :job AND number = :number"
-        found = self._entries(query, {"job": job, "number": number})
+        found = self._do(lambda connection: self._entries(connection, query, {"job": job, "number": number}), [])
         return found[0] if found else None
 
-    def newest(self, limit: int) -> list[Entry]:
-        """The pictures that were made last, the newest first."""
-        found = self._entries(f"{_SELECT} ORDER BY time DESC LIMIT :limit", {"limit": limit})
-        return [entry for entry in found if os.path.lexists(entry.path)]
+    def at(self, path: Path) -> Entry | None:
+        """The picture at a real path, its last part not followed; one whose file is gone is found once more."""
+        query = f"{_SELECT} AND path = :path"
+        found = self._sure(lambda connection: self._entries(connection, query, {"path": os.fsencode(path)}))
+        return found[0] if found else None
 
-    def _entries(self, query: str, values: dict[str, Any]) -> list[Entry]:
+    def search(self, query: Query, limit: int = -1, offset: int = 0) -> Found:
+        """Pictures of which all that the query says holds, the newest first; by default all of them.
+
+        Raises:
+            InvalidRequest: no picture has such a model or role; or no history is kept.
+            OutputError: the index cannot be used.
+        """
+        given = {name: valid_text(value) if isinstance(value, str) else value for name, value in asdict(query).items()}
+        values = given | {"limit": limit, "offset": offset}
+
+        def found(connection: sqlite3.Connection) -> Found:
+            connection.create_function("holds", 2, holds, deterministic=True)
+            rows = connection.execute(f"SELECT path {WANTED}", self._below | values).fetchall()
+            gone = _drop_gone(connection, rows)
+            if len(rows) == gone:
+                self._check_names(connection, query)
+            page = f"SELECT {_COLUMNS} {WANTED} ORDER BY time DESC, path LIMIT :limit OFFSET :offset"
+            return Found(self._entries(connection, page, values), len(rows) - gone, complete=True)
+
+        self._sure(lambda connection: None)
+        if self.rebuilding:
+            self.rebuilding.join(REBUILT_WITHIN)
+        complete = not (self.rebuilding and self.rebuilding.is_alive())
+        return self._sure(found)._replace(complete=complete)
+
+    def companions(self, picture: Path) -> list[tuple[Path, str]]:
+        """The files that were made beside a picture, each with its SHA-256."""
+        query = "SELECT path, sha256 FROM companions WHERE picture = ? ORDER BY path"
+        found = self._sure(lambda connection: connection.execute(query, (os.fsencode(picture),)).fetchall())
+        return [(Path(os.fsdecode(path)), digest) for path, digest in found]
+
+    def forget(self, picture: Path) -> None:
+        """Drop the records of a picture and of what was made beside it."""
+        self._sure(lambda connection: _forget(connection, [(os.fsencode(picture),)]))
+
+    def _entries(self, connection: sqlite3.Connection, query: str, values: dict[str, Any]) -> list[Entry]:
         """What is found; rows whose file is gone are dropped."""
+        rows = connection.execute(query, self._below | values).fetchall()
+        _drop_gone(connection, rows)
+        return [Entry(Path(os.fsdecode(row[0])), *row[1:]) for row in rows]
 
-        def found(connection: sqlite3.Connection) -> list[Entry]:
-            rows = connection.execute(query, self._below | values).fetchall()
-            gone = [row[:1] for row in rows if not os.path.lexists(row[0])]
-            connection.executemany("DELETE FROM pictures WHERE path = ?", gone)
-            return [Entry(Path(os.fsdecode(row[0])), *row[1:]) for row in rows]
+    def _check_names(self, connection: sqlite3.Connection, query: Query) -> None:
+        """Refuse a model or role that no picture has, where there are pictures."""
+        for what, given in (("model", query.model), ("role", query.role)):
+            names = [row[0] for row in connection.execute(NAMES[what], self._below)]
+            if given is not None and names and given not in names:
+                raise InvalidRequest(f"{what}: no picture in the history has {quoted(given)}. {near(given, names)}")
 
-        return self._do(found, [])
+    def _sure(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, for callers that cannot go on without it.
+
+        Raises:
+            InvalidRequest: no history is kept.
+            OutputError: the index cannot be used.
+        """
+        if not self._history:
+            raise InvalidRequest(
+                "No history is kept, as LAYERDIFFUSE_HISTORY is off: pictures are neither remembered nor deleted. "
+                f"They are in {printable(self.output)}; a person can turn the history on for those to come."
+            )
+        try:
+            return self._reached(work)
+        except (sqlite3.Error, OSError) as error:
+            raise OutputError(
+                f"The index of pictures, {printable(self._file)}, cannot be used ({error}). Try again; if it stays "
+                "so, mend that file's rights or remove it: it is made anew from the pictures."
+            ) from error
 
     def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """What `work` returns, done in one transaction; `otherwise` where there is no index, or none that works."""
         if not self._history:
             return otherwise
         try:
-            try:
-                return self._transaction(work)
-            except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BROKEN:
-                    raise
-                logger.warning("the index of pictures is damaged (%s) and is made anew", error)
-                _remove(self._file)
-                return self._transaction(work)
+            return self._reached(work)
         except (sqlite3.Error, OSError) as error:
             if self._warned.acquire(blocking=False):
                 logger.warning("%s cannot be used (%s): image ids will not outlast this server", self._file, error)
             return otherwise
+
+    def _reached(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns; a damaged index is made anew first."""
+        try:
+            return self._transaction(work)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BROKEN:
+                raise
+            logger.warning("the index of pictures is damaged (%s) and is made anew", error)
+            _remove(self._file)
+            return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         _make_private(self._file)
@@ -170,7 +273,7 @@ class Index:
     def _rebuild(self) -> None:
         """Read in the newest pictures below the output folder that hold a recipe."""
         try:
-            waiting = iter(_newest_files(self._output))
+            waiting = iter(_newest_files(self.output))
             while batch := list(islice(waiting, BATCH)):
                 rows: list[Any] = []
                 for path in batch:
@@ -182,7 +285,7 @@ class Index:
                     return
             self._do(lambda db: db.execute("INSERT OR IGNORE INTO folders VALUES (:below)", self._below), None)
         except Exception:  # a thread's end that nobody sees
-            logger.exception("the pictures in %s could not be read in", self._output)
+            logger.exception("the pictures in %s could not be read in", self.output)
 
 
 def _entry_of(path: Path) -> Entry:
@@ -199,7 +302,28 @@ def _entry_of(path: Path) -> Entry:
     request = recipe["request"] if isinstance(recipe.get("request"), dict) else {}
     role, prompt, model = _text(recipe.get("role")), _text(request.get("prompt")), _text(request.get("model"))
     width, height, seed = (_number(request.get(name)) for name in ("width", "height", "seed"))
-    return Entry(path, job, number, role, width, height, seed, prompt, model, _family(request), None, changed)
+    return Entry(
+        path, job, number, role, width, height, seed, prompt, model, _family(request), None, changed, _sha256(path)
+    )
+
+
+def _forget(connection: sqlite3.Connection, pictures: list[tuple[bytes]]) -> None:
+    connection.executemany("DELETE FROM companions WHERE picture = ?", pictures)
+    connection.executemany("DELETE FROM pictures WHERE path = ?", pictures)
+
+
+def _drop_gone(connection: sqlite3.Connection, rows: list[Any]) -> int:
+    """Drop the records of pictures whose file is gone, by rows that begin with its path; returns how many."""
+    gone = [row[:1] for row in rows if not os.path.lexists(row[0])]
+    _forget(connection, gone)
+    return len(gone)
+
+
+def _sha256(path: Path) -> str:
+    from layerdiffuse_mcp.images.files import open_regular, sha256
+
+    with open_regular(path, follow=False) as file:
+        return sha256(file)
 
 
 def _family(request: dict[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ holds a lock on its hidden folder, so that no other server takes it for stale; w
 """
 
 import contextlib
+import os
 import re
 import secrets
 import time
@@ -50,7 +51,7 @@ def save(
         return []
     day, time_of_day = dated(now or datetime.now().astimezone())
     try:
-        with Folder.open(output) as root, _hidden_folder(root, day) as (hidden, commit):
+        with _opened(output) as root, _hidden_folder(root, day) as (hidden, commit):
             for number, file in enumerate(files):
                 _ask(cancelled)
                 hidden.write(str(number), file.data)
@@ -132,6 +133,21 @@ def _unlink_twins(hidden: Folder, root: Folder, day: str) -> None:
             found = folder.stat(name)
             if (found.st_dev, found.st_ino) in twins:
                 folder.remove(name)
+
+
+def _opened(output: Path) -> Folder:
+    """The output folder; one that is made now in a project tells git to leave it alone."""
+    is_new = not os.path.lexists(output)
+    root = Folder.open(output)
+    with contextlib.suppress(OSError):  # which would not keep a picture from being written
+        if is_new and _in_project(output.resolve()):
+            root.write(".gitignore", b"*\n")
+    return root
+
+
+def _in_project(output: Path) -> bool:
+    """Whether a folder lies in the working directory or in a git work tree."""
+    return Path.cwd() in output.parents or any((parent / ".git").exists() for parent in output.parents)
 
 
 @contextlib.contextmanager

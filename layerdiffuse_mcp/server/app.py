@@ -42,7 +42,7 @@ from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents, stdio
 from layerdiffuse_mcp.server.prompts import add_prompts
-from layerdiffuse_mcp.server.resources import add_resources, completed, page, with_its_type
+from layerdiffuse_mcp.server.resources import add_resources, check_view, completed, page, with_its_type
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import IMAGES, Services
 from layerdiffuse_mcp.server.tools import TOOLS
@@ -65,7 +65,7 @@ Which tool:
 generate_foreground_from_background (want=["blended"]: only the finished picture, both layers together)
 - take a layer out of a finished picture: extract_layer (needs the other layer)
 - put finished layers together, resize the canvas, export PNG, WebP, PSD or OpenRaster: compose_layers (exact, no model)
-- look at the alpha of a picture: inspect_image
+- look at the alpha of a picture: inspect_image; one that was made before, by its prompt or day: find_images
 
 Slow calls return status "running" and a job_id: call get_job with it. Same seed and settings, same picture. Rare \
 settings stand in options, files and waiting in output. Each picture has a verdict (good, doubtful, failed) and its \
@@ -167,6 +167,7 @@ class LayerServer(MCPServer[Services]):
     async def read_resource(
         self, uri: Any, context: Context[Services, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        check_view(str(uri))
         read = await super().read_resource(uri, context)
         if context is None or isinstance(read, InputRequiredResult):
             return read

@@ -73,9 +73,10 @@ async def recorded(
         paths = await anyio.to_thread.run_sync(lambda: save(known.settings.output, files, now=now))
         pairs = list(zip(files, paths, strict=True))
         images = [ImageResult(path=path, **dict(file.picture)) for file, path in pairs if file.picture]
+        others = [path for file, path in pairs if not file.picture]
         job = known.jobs.record(what, Outcome(images=tuple(images), warnings=tuple(warnings)))
-        await anyio.to_thread.run_sync(known.jobs.index.add, images, "", job.id)
-        kept = job, images, [str(path) for file, path in pairs if not file.picture]
+        await anyio.to_thread.run_sync(known.jobs.index.add, images, "", job.id, others)
+        kept = job, images, [str(path) for path in others]
     assert kept is not None
     return kept
 

@@ -1,20 +1,24 @@
-"""What this server has made, as resources: pictures (PNG) and jobs (JSON), newest first.
+"""What this server has made, as resources: pictures, views of them, and jobs (JSON), newest first.
 
-`layerdiffuse://images/{id}` and `layerdiffuse://jobs/{id}`; ids are those in tool results.
-Only this server's own finished work is listed or read here, never another file.
+`layerdiffuse://images/{id}`, `layerdiffuse://jobs/{id}`; ids are those in tool results. Only this server's own finished
+work is listed or read here, never another file. `layerdiffuse://images/{id}/view?width=512&format=jpg&crop=visible`
+shows a picture otherwise without leaving a file: a process for pictures makes it, see `images.view`.
 """
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.shared.exceptions import MCPError
+from mcp.shared.uri_template import UriTemplate
 from mcp_types import (
+    INVALID_PARAMS,
     Completion,
     CompletionArgument,
     CompletionContext,
@@ -25,14 +29,19 @@ from mcp_types import (
 )
 
 from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
-from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.api.fields import near
+from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.images.choices import VIEWED
+from layerdiffuse_mcp.images.tasks import CHECKERBOARD, ViewTask
 from layerdiffuse_mcp.jobs.job import Job, State
-from layerdiffuse_mcp.server.access import open_readable
+from layerdiffuse_mcp.server.access import OpenedFile, open_readable
 from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured
 from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services
 from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import quoted
 
+VIEW = UriTemplate.parse(IMAGES + "{id}/view{?width,format,background,crop}")
 PAGE = 50
 COMPLETIONS = 100
 """Most values that the protocol lets a completion have."""
@@ -48,7 +57,7 @@ def page(known: Services, cursor: str | None) -> ListResourcesResult:
 
 
 def add_resources(server: MCPServer[Services]) -> None:
-    """Add the two templates."""
+    """Add the templates."""
 
     @server.resource(
         IMAGES + "{id}",
@@ -66,6 +75,44 @@ def add_resources(server: MCPServer[Services]) -> None:
         return await anyio.to_thread.run_sync(_content, path, known.settings)
 
     @server.resource(
+        str(VIEW),
+        name="view",
+        title="A view of a picture",
+        description=(
+            "A picture by its id as it is asked for, without a new file: width in pixels, at most 2048 and the "
+            f"picture's own; format {', '.join(VIEWED)} (default png); background checkerboard or a colour, by default "
+            "none (white for jpg); crop visible, or left,top,right,bottom in pixels. What would have more than 750 kB "
+            "comes smaller"
+        ),
+        mime_type="image/png",
+    )
+    async def view(  # pyright: ignore[reportUnusedFunction]
+        id: str,
+        ctx: Context[Services],
+        width: str | None = None,
+        format: str | None = None,
+        background: str | None = None,
+        crop: str | None = None,
+    ) -> bytes:
+        known = services(ctx)
+        if width is not None and not (width.isascii() and width.isdigit() and len(width) < 10):
+            raise MCPError(INVALID_PARAMS, f"width: {quoted(width)} is no number of pixels; give 1 to 2048.")
+        try:
+            path = await anyio.to_thread.run_sync(known.image_path, id)
+        except LayerDiffuseError as error:
+            raise ResourceNotFoundError(str(error)) from error
+        with known.contents.borrowing() as keep:
+            try:
+                copy = await anyio.to_thread.run_sync(_copied, path, known.settings, keep)
+                pixels = int(width) if width else None
+                task = ViewTask(copy, pixels, format, background, crop, known.settings.max_pixels)
+                return (await known.pictures.run(task)).data
+            except InvalidRequest as error:
+                raise MCPError(INVALID_PARAMS, str(error)) from error
+            except LayerDiffuseError as error:
+                raise ResourceError(str(error)) from error
+
+    @server.resource(
         JOBS + "{id}",
         name="job",
         title="A job of this server",
@@ -81,10 +128,23 @@ def add_resources(server: MCPServer[Services]) -> None:
         return json.dumps(structured(facts_of(found, known.jobs.progress(found).message)), indent=2)
 
 
+def check_view(uri: str) -> None:
+    """Refuse parameters that no view has, which the SDK would pass over: MCPError."""
+    if VIEW.match(uri) is None:
+        return
+    query = uri.partition("#")[0].partition("?")[2]
+    for name in (pair.partition("=")[0] for pair in query.split("&") if pair):
+        if name not in VIEW.query_variable_names:
+            allowed = [name for name in VIEW.variable_names if name in VIEW.query_variable_names]
+            raise MCPError(INVALID_PARAMS, f"A view has no parameter {quoted(name)}. {near(name, allowed)}")
+
+
 def with_its_type(known: Services, uri: str, read: ReadResourceContents) -> ReadResourceContents:
-    """What was read of a picture with the media type of its file: the template has one type for all of them."""
+    """What was read of a picture with the media type of its file: a template has one type for all of them."""
     if not uri.startswith(IMAGES):
         return read
+    if (wanted := VIEW.match(uri)) is not None:
+        return replace(read, mime_type=VIEWED[str(wanted.get("format") or "png").strip().lower()])
     return replace(read, mime_type=media_type(known.image_path(uri)))
 
 
@@ -94,7 +154,7 @@ def complete(
     """Values for what has been typed of an argument: ids of pictures and jobs, models, samplers, schedules."""
     typed = argument.value.lower()
     match reference:
-        case ResourceTemplateReference(uri=uri) if uri.startswith(IMAGES):
+        case ResourceTemplateReference(uri=uri) if uri.startswith(IMAGES) and argument.name == "id":
             choices = [_image_id(job, n) for job in known.jobs.newest_first() for n in _numbers(job)]
         case ResourceTemplateReference(uri=uri) if uri.startswith(JOBS):
             choices = [job.id for job in known.jobs.newest_first()]
@@ -116,7 +176,13 @@ async def completed(
 
 
 def _values(name: str, settings: Settings) -> list[str]:
-    tables = {"sampler": SAMPLERS, "schedule": SCHEDULES}
+    tables = {
+        "sampler": SAMPLERS,
+        "schedule": SCHEDULES,
+        "format": VIEWED,
+        "background": (CHECKERBOARD, "white", "black"),
+        "crop": ("visible",),
+    }
     if name == "model":
         return [entry.name for entry in catalog.models(settings)]
     return list(tables.get(name, ()))
@@ -129,22 +195,33 @@ def _entries(job: Job) -> list[Resource]:
     for number in _numbers(job):
         made = job.image(number)
         assert made is not None
-        facts.append(_image_entry(job, number, made.path))
+        if made.path.is_file():
+            facts.append(_image_entry(job, number, made.path))
     return facts
 
 
 def _image_entry(job: Job, number: int, path: Path) -> Resource:
-    size: dict[str, Any] = {"size": path.stat().st_size} if path.is_file() else {}
-    return Resource(uri=image_uri(job, number), name=path.name, title=str(path), mime_type=media_type(path), **size)
+    size = path.stat().st_size
+    return Resource(uri=image_uri(job, number), name=path.name, title=str(path), mime_type=media_type(path), size=size)
 
 
 def _content(path: Path, settings: Settings) -> bytes:
     """The bytes of a picture of ours, if the file in its place is one below the output folder."""
+    with _opened(path, settings) as opened:
+        return opened.file.read()
+
+
+def _opened(path: Path, settings: Settings) -> OpenedFile:
     try:
-        with open_readable(path, settings.model_copy(update={"read_dirs": (settings.output,)})) as opened:
-            return opened.file.read()
+        return open_readable(path, settings.model_copy(update={"read_dirs": (settings.output,)}))
     except LayerDiffuseError as error:
         raise ResourceError(f"{path} is gone, or something else is in its place. {error}") from error
+
+
+def _copied(path: Path, settings: Settings, keep: Callable[[OpenedFile], Path]) -> Path:
+    """A copy of a picture of ours for the process that shows it; errors as `_content`."""
+    with _opened(path, settings) as opened:
+        return keep(opened)
 
 
 def _numbers(job: Job) -> range:

@@ -79,7 +79,7 @@ class Services:
         if given.startswith(IMAGES):
             return open_readable(self.image_path(given), self.settings)
         if _IMAGE_ID.fullmatch(given) is None:
-            return open_readable(_path(given), self.settings)
+            return open_readable(local_path(given), self.settings)
         try:
             return open_readable(self.image_path(given), self.settings)
         except JobNotFound as no_job:  # then it may still be a file's name
@@ -111,7 +111,7 @@ class Services:
             return keep(file)
 
 
-def _path(given: str) -> str:
+def local_path(given: str) -> str:
     """A path as it is, or that of a `file://` address, whose percent signs stand for bytes."""
     if _ADDRESS.match(given):
         raise ImageError(

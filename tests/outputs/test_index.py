@@ -1,15 +1,17 @@
 """The index outlives servers, is shared by them, is made anew from the pictures, and never fails a drawing."""
 
+import hashlib
 import logging
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -21,10 +23,15 @@ from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, Pict
 from layerdiffuse_mcp.api.plan import Inputs, Task
 from layerdiffuse_mcp.backends.backend import Report, WorkerState
 from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.images.files import sha256
 from layerdiffuse_mcp.images.png import png_bytes, read_id, with_id
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs import index as indexes
+from layerdiffuse_mcp.outputs import removal
 from layerdiffuse_mcp.outputs.index import Entry, Index, index_file
+from layerdiffuse_mcp.outputs.query import Query
+from layerdiffuse_mcp.outputs.removal import named, remove
 from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
@@ -93,11 +100,11 @@ class Drawer:
 
 def rebuilt(index: Index) -> list[Entry]:
     """What is there when an index was asked and has read in what it lacked."""
-    index.newest(1)
+    index.search(Query(), 1)
     if index.rebuilding:
         index.rebuilding.join(PATIENCE)
         assert not index.rebuilding.is_alive()
-    return index.newest(100)
+    return index.search(Query(), 100).entries
 
 
 async def composed(client: Client, picture: Path) -> dict[str, Any]:
@@ -111,8 +118,9 @@ def test_a_picture_is_known_by_its_job_and_with_all_that_its_file_says(settings:
     Index(settings).add([first, second], "pocket", "job-1")
     found = Index(settings).find("job-1", 2)
     assert found is not None
+    digest = hashlib.sha256(second.path.read_bytes()).hexdigest()
     assert found == Entry(
-        second.path, "job-1", 2, "foreground", 8, 8, 7, "a red apple", "pocket", "sd15", None, found.time
+        second.path, "job-1", 2, "foreground", 8, 8, 7, "a red apple", "pocket", "sd15", None, found.time, digest
     )
     assert Index(settings).find("job-1", 3) is None
     assert Index(settings).find("job-2", 1) is None
@@ -339,7 +347,7 @@ def test_what_is_gone_drops_out_of_the_list(settings: Settings):
     first, second = draw(settings, count=2)
     index.add([first, second], "pocket", "job-1")
     second.path.unlink()
-    assert [entry.path for entry in index.newest(10)] == [first.path]
+    assert [entry.path for entry in index.search(Query(), 10).entries] == [first.path]
     assert index.find("job-1", 2) is None
 
 
@@ -355,3 +363,75 @@ async def test_a_state_folder_that_cannot_be_written_fails_no_drawing_and_is_war
                 drawn = facts_of(await client.call_tool("generate_transparent", DRAW))
                 assert Path(drawn["images"][0]["path"]).is_file()
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
+
+
+def test_values_that_look_like_sql_are_values(settings: Settings):
+    index = Index(settings)
+    index.add(draw(settings, "it's 100% a_b"), "pocket", "job-1")
+    for words, count in {"100%": 1, "a_b": 1, "axb": 0, "it's": 1, "' OR '1'='1": 0, "\0": 0, "\ud800": 0}.items():
+        assert index.search(Query(words=words)).total == count
+    with pytest.raises(InvalidRequest, match="no picture in the history has"):
+        index.search(Query(model="pocket' OR '1'='1"))
+
+
+def test_a_search_passes_over_what_is_gone_and_fills_its_page(settings: Settings):
+    index = Index(settings)
+    images = draw(settings, count=6)
+    index.add(images, "pocket", "job-1")
+    for image in images[:2]:
+        image.path.unlink()
+    found = index.search(Query(), 3)
+    assert (len(found.entries), found.total) == (3, 4)
+    assert len(index.search(Query(), 3, 3).entries) == 1
+
+
+def test_a_search_waits_for_pictures_that_are_read_in_or_says_that_it_did_not(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    draw(settings)
+    assert Index(settings).search(Query()).complete
+    spoil_lost()
+    held = threading.Event()
+
+    def wait(_: Path) -> list[Path]:
+        held.wait(PATIENCE)
+        return []
+
+    monkeypatch.setattr(indexes, "_newest_files", wait)
+    monkeypatch.setattr(indexes, "REBUILT_WITHIN", 0.01)
+    index = Index(settings)
+    assert not index.search(Query()).complete
+    held.set()
+    assert index.rebuilding is not None
+    index.rebuilding.join(PATIENCE)
+    assert index.search(Query()).complete
+
+
+def test_what_was_read_in_again_is_deleted_only_where_it_holds_a_recipe(settings: Settings):
+    [image] = draw(settings)
+    own = image.path.with_name("own.png")
+    own.write_bytes(png_bytes(PIXELS))
+    index = Index(settings)
+    assert [entry.path for entry in rebuilt(index)] == [image.path]
+    assert (named(index, str(own)), named(index, str(image.path)) is None) == (None, False)
+    removed = remove(index, rebuilt(index))
+    assert ([file.path for file in removed.deleted], removed.left) == ([image.path], [])
+    assert own.is_file()
+
+
+def test_a_file_that_is_exchanged_while_it_is_looked_at_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    [image] = draw(settings)
+    index = Index(settings)
+    index.add([image], "pocket", "job-1")
+
+    def exchanged(file: BinaryIO) -> str:
+        digest = sha256(file)
+        other = image.path.with_name("other")
+        other.write_bytes(image.path.read_bytes())
+        other.replace(image.path)
+        return digest
+
+    monkeypatch.setattr(removal, "sha256", exchanged)
+    removed = remove(index, rebuilt(index))
+    assert (removed.deleted, [file.path for file in removed.left]) == ([], [image.path])
+    assert image.path.is_file()

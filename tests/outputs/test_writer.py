@@ -237,3 +237,27 @@ def test_nothing_else_is_swept(output: Path):
         (output / name).mkdir()
     sweep(output)
     assert len(os.listdir(output)) == 3
+
+
+@pytest.mark.parametrize("project", ["git", "working directory", "none"])
+def test_a_folder_that_is_made_in_a_project_tells_git_to_leave_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: str
+):
+    (tmp_path / "below").mkdir()
+    if project == "git":
+        (tmp_path / ".git").mkdir()
+    elif project == "working directory":
+        monkeypatch.chdir(tmp_path)
+    save(tmp_path / "below" / "out", SET)
+    ignored = tmp_path / "below" / "out" / ".gitignore"
+    assert (ignored.read_text() if ignored.exists() else None) == (None if project == "none" else "*\n")
+
+
+def test_a_folder_that_was_there_is_left_as_it_is(tmp_path: Path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "out").mkdir()
+    save(tmp_path / "out", SET)
+    assert not (tmp_path / "out" / ".gitignore").exists()
+    (tmp_path / "out" / ".gitignore").write_text("!*.png\n")
+    save(tmp_path / "out", SET)
+    assert (tmp_path / "out" / ".gitignore").read_text() == "!*.png\n"

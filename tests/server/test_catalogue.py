@@ -109,6 +109,6 @@ async def test_enums_are_the_tables(tools: dict[str, Tool]):
 
 async def test_a_tool_that_writes_files_is_not_marked_read_only(tools: dict[str, Tool]):
     reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
-    assert reading == {"get_job", "list_jobs", "list_models", "server_status"} & set(NAMES) | (
+    assert reading == {"get_job", "list_jobs", "list_models", "server_status", "find_images"} & set(NAMES) | (
         reading & {"inspect_image"}
     )

@@ -103,7 +103,11 @@ async def test_ids_models_samplers_and_schedules_are_completed(connect: Connect,
 async def test_the_templates_say_a_media_type_where_all_that_they_lead_to_has_one(connect: Connect):
     async with connect() as client:
         templates = (await client.list_resource_templates()).resource_templates
-    assert {template.name: template.mime_type for template in templates} == {"image": None, "job": "application/json"}
+    assert {template.name: template.mime_type for template in templates} == {
+        "image": None,
+        "view": None,
+        "job": "application/json",
+    }
 
 
 async def test_prompts_name_only_tools_that_exist(connect: Connect):

@@ -1,7 +1,18 @@
 """The table of tools; one module a subject."""
 
 from layerdiffuse_mcp.server.tool import FETCHES, FREES, READS, STOPS, WRITES, Row
-from layerdiffuse_mcp.server.tools import cutouts, drawing, jobs, latents, models, pictures, redraw, sets, sheets
+from layerdiffuse_mcp.server.tools import (
+    cutouts,
+    drawing,
+    history,
+    jobs,
+    latents,
+    models,
+    pictures,
+    redraw,
+    sets,
+    sheets,
+)
 
 TOOLS = (
     Row(drawing.generate_transparent, "Draw a transparent picture", WRITES),
@@ -18,6 +29,8 @@ TOOLS = (
     Row(cutouts.cut_out, "Cut a subject out of a picture", WRITES),
     Row(sheets.make_sheet, "Make a sprite sheet with its atlas", WRITES),
     Row(pictures.inspect_image, "Look at a picture", READS),
+    Row(history.find_images, "Find pictures made before", READS),
+    Row(history.delete_images, "Delete pictures made here", STOPS),
     Row(jobs.get_job, "Wait for jobs", READS),
     Row(jobs.cancel_job, "Cancel a job", STOPS),
     Row(jobs.list_jobs, "List jobs", READS),
