@@ -287,16 +287,21 @@ def methods_of(request: GenerateRequest, family: str) -> tuple[str, ...]:
     """
     if request.stages:
         return tuple(stage.method for stage in request.stages)
-    route = ROUTES.get((request.task, family))
+    return route_of(request.task, family, request.method)
+
+
+def route_of(task: spec.Task, family: str, method: str | None = None) -> tuple[str, ...]:
+    """The methods by which a family does a task, one of them replaced by `method`; raises as `methods_of` does."""
+    route = ROUTES.get((task, family))
     if route is None:
-        able = " or ".join(families_for(request.task))
+        able = " or ".join(families_for(task))
         raise InvalidRequest(
-            f"A {family} model cannot do the task {request.task.value}: it has no layer file for it. "
+            f"A {family} model cannot do the task {task.value}: it has no layer file for it. "
             f"Name a model of the family {able}; list_models shows them."
         )
-    if request.method is None:
+    if method is None:
         return route
-    chosen = METHODS[request.method]
+    chosen = METHODS[method]
     _check_family([chosen], family)
     return tuple(chosen.id if can_replace(chosen.id, stage) else stage for stage in route)
 

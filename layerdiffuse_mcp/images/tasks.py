@@ -17,6 +17,8 @@ from layerdiffuse_mcp.api.outcome import AlphaFacts, Placement, Progress
 from layerdiffuse_mcp.families.matting import MattingNetwork
 
 MAX_PIXELS = 64_000_000
+VIEWED = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
+"""Formats that a picture is shown in, and their media types."""
 CHECKERBOARD = "checkerboard"
 BESIDE = ".layers.json"
 """What the file with a PSD's composition is named by, after the PSD's stem."""

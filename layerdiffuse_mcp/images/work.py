@@ -169,9 +169,9 @@ WORK: dict[type[Any], Callable[[Any, Report], PictureResult]] = {
     CutOutTask: cut_out,
     MatteTask: matted,
     MakeSheetTask: make_sheet,
+    ViewTask: view,
     SetTask: make_set,
     OnPictureTask: on_picture,
-    ViewTask: view,
 }
 
 

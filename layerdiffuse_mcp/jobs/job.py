@@ -31,16 +31,12 @@ class State(StrEnum):
 FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 
-def _nothing() -> None:
-    """What is to be done at most jobs' end."""
-
-
 class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
     Jobs of one `batch_key` can be drawn as one batch; one without a key, as with several tasks, is drawn alone.
-    `occupies`: whether a worker is at it. `created`, `started` and `ended` are seconds of the monotonic clock, of use
-    for spans alone.
+    `occupies`: whether a worker is at it. `at_end`: what is called once, when it ends. `created`, `started` and `ended`
+    are seconds of the monotonic clock, of use for spans alone.
     """
 
     def __init__(self, what: str, planned: Planned) -> None:
@@ -60,7 +56,7 @@ class Job:
         self.scope = anyio.CancelScope()
         self.group: list[Job] = [self]
         self.changed = anyio.Event()
-        self.at_end: Callable[[], None] = _nothing
+        self.at_end: list[Callable[[], object]] = []
 
     @property
     def finished(self) -> bool:
@@ -128,6 +124,6 @@ class Job:
         self.state, self.outcome, self.error, self.ended = state, outcome, error, time.monotonic()
         fraction = 1.0 if state is State.DONE else self.progress.fraction
         self.progress = Progress(fraction=fraction, message=state.value)
-        self.at_end()
-        self.at_end = _nothing
+        while self.at_end:
+            self.at_end.pop()()
         self._announce()

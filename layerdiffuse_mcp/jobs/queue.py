@@ -90,6 +90,8 @@ class Jobs:
         self._arrivals = anyio.Semaphore(0)
         self._downloads = anyio.CapacityLimiter(DOWNLOADING)
         self._tasks: TaskGroup | None = None
+        self.at_end: Callable[[Job], object] | None = None
+        """Called with each job that ends."""
 
     async def __aenter__(self) -> "Jobs":
         self._tasks = anyio.create_task_group()
@@ -231,6 +233,11 @@ class Jobs:
 
     def _remember(self, job: Job) -> Job:
         self._jobs[job.id] = job
+        if (at_end := self.at_end) is not None:
+            if job.finished:
+                at_end(job)
+            else:
+                job.at_end.append(lambda: at_end(job))
         ended = [other.id for other in self._jobs.values() if other.finished]
         for job_id in ended[: max(0, len(ended) - KEPT)]:
             del self._jobs[job_id]

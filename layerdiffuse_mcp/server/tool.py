@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.server.icons import icons_for
 from layerdiffuse_mcp.wording import quoted
 
 # What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
@@ -48,7 +49,11 @@ class Row(NamedTuple):
         """The tool as the server takes it."""
         description = " ".join((self.function.__doc__ or "").split())
         made = StrictTool.from_function(
-            self.function, title=self.title, description=description, annotations=self.annotations
+            self.function,
+            title=self.title,
+            description=description,
+            annotations=self.annotations,
+            icons=icons_for(self.function.__module__.rpartition(".")[2]),
         )
         made.parameters = {"required": [], "additionalProperties": False, **inlined(made.parameters)}
         made.fn_metadata.output_schema = inlined(made.fn_metadata.output_schema or {})
@@ -166,7 +171,9 @@ def _without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema with what it refers to in its place; its models hold no circle."""
+    """A schema with what it refers to in its place, and without titles that say a name again; its models hold no
+    circle.
+    """
     definitions = schema.get("$defs", {})
 
     def resolved(node: Any) -> Any:
@@ -174,10 +181,15 @@ def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
             case {"$ref": reference, **rest}:
                 return resolved({**definitions[reference.removeprefix("#/$defs/")], **rest})
             case {**items}:
-                return {name: resolved(value) for name, value in items.items()}
+                return {name: resolved(value) for name, value in items.items() if not _is_title(name, value)}
             case [*items]:
                 return [resolved(value) for value in items]
             case _:
                 return node
 
     return resolved({name: value for name, value in schema.items() if name != "$defs"})
+
+
+def _is_title(name: str, value: Any) -> bool:
+    """Whether this is a schema's title, and no property of that name."""
+    return name == "title" and isinstance(value, str)

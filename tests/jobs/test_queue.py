@@ -366,7 +366,7 @@ async def test_what_a_job_held_is_released_once_when_it_has_ended(settings: Sett
     released = list[str]()
     async with open_jobs(settings, rehearsal) as jobs:
         job = ask(jobs, prompt)
-        job.at_end = lambda: released.append(job.state.value)
+        job.at_end.append(lambda: released.append(job.state.value))
         await jobs.follow(job, 30)
         assert len(released) == 1
         jobs.cancel(job)

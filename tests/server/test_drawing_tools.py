@@ -31,7 +31,7 @@ SAID: dict[str, tuple[str, dict[str, Any], str]] = {
     "one job's id": ("get_job", {"job_id": "job-1"}, "`job_id` is now `job_ids`, a list"),
     "an option with a slip": (DRAW, {**X, "options": {"sampeler": "Euler"}}, "Did you mean sampler"),
     "a LoRA's field with a slip": (
-        DRAW, {**X, "options": {"loras": [{"name": "a", "wait": 1}]}}, "Allowed: name, weight",
+        DRAW, {**X, "options": {"loras": [{"name": "a", "weight": 1}]}}, "options.loras must be an object",
     ),
     "a method with a slip": (DRAW, {**X, "options": {"method": "layer_sd15_joined"}}, "Did you mean layer_sd15_joint"),
     "a size that is none": (DRAW, {**X, "size": "large"}, "size 'large' is not understood"),
@@ -175,7 +175,7 @@ def test_what_is_no_size_is_refused(size: str, settings: Settings):
 
 
 def test_loras_stand_in_the_prompt():
-    options = Options.model_validate({"loras": [{"name": "ink", "weight": 0.5}, {"name": "wash"}], "steps": 4})
+    options = Options.model_validate({"loras": {"ink": 0.5, "wash": 1}, "steps": 4})
     fields = fields_of("a cup", options)
     assert fields == {"prompt": "a cup <lora:ink:0.5> <lora:wash:1>", "steps": 4}
     assert without_tags(fields["prompt"]) == ("a cup", "<lora:ink:0.5> <lora:wash:1>")

@@ -25,6 +25,7 @@ from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_uri
 from layerdiffuse_mcp.server.services import Keep, Services, services
+from layerdiffuse_mcp.server.tools.consent import TO_USE
 from layerdiffuse_mcp.server.tools.parameters import PictureFile, file_field
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words
@@ -93,6 +94,8 @@ async def cut_out(
             Field(description="What file to make", examples=[{"name": "mug", "format": "webp", "preview": False}]),
         ]
     ] = None,
+    *,
+    fetch: Annotated[bool, TO_USE],
 ) -> Annotated[CallToolResult, CutOut]:
     """Cut the subject out of a picture: soft alpha, and its own colour without the background's.
 
@@ -105,7 +108,7 @@ async def cut_out(
     format = made_as.format or "png"
     check_together(background, second_image, second_background, model, translucent=translucent)
     network = MATTING[model] if model is not None else None
-    graph = await _graph(ctx, network) if network else None
+    graph = await _graph(ctx, network, fetch=fetch) if network else None
 
     def task(keep: Keep) -> tuple[Path, PictureTask[tasks.CutOut]]:
         path = known.picture(image, keep)
@@ -166,12 +169,12 @@ def check_together(
         raise InvalidRequest("With second_image every alpha is found exactly: leave translucent out.")
 
 
-async def _graph(ctx: Context[Services], network: MattingNetwork) -> Path:
-    """The network's file, fetched first where the settings allow that; refuses what cannot run here."""
+async def _graph(ctx: Context[Services], network: MattingNetwork, *, fetch: bool) -> Path:
+    """The network's file, fetched first where the settings or the user allow that; refuses what cannot run here."""
     settings = services(ctx).settings
     check_runs(network)
-    if settings.auto_download and await anyio.to_thread.run_sync(_is_missing, network, settings):
-        await run(ctx, PrepareRequest(model=network.name), "prepare_model")
+    if (fetch or settings.auto_download) and await anyio.to_thread.run_sync(_is_missing, network, settings):
+        await run(ctx, PrepareRequest(model=network.name), "prepare_model", fetch=fetch)
     return await anyio.to_thread.run_sync(catalog.matting_file, network, settings)
 
 

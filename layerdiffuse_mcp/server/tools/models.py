@@ -18,6 +18,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobResult, plain
 from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.consent import TO_PREPARE
 from layerdiffuse_mcp.server.tools.parameters import Wait
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable
@@ -88,22 +89,31 @@ async def prepare_model(
         Task, Field(description="What the model is to do; list_models says what each can")
     ] = Task.TRANSPARENT,
     wait_seconds: Omittable[Wait] = None,
+    *,
+    fetch: Annotated[bool, TO_PREPARE],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Fetch what a model lacks for a task (gigabytes for real bases) and load it: the next call is warm."""
-    return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
+    """Prepare a model for a task: fetch what it lacks (gigabytes for real bases; the user is asked first where the
+    client can ask) and load it, so that the next call is warm. Returns what was done; or a job_id for get_job.
+    """
+    request = PrepareRequest(model=model, task=task)
+    return await run(ctx, request, "prepare_model", wait_seconds=wait_seconds, fetch=fetch)
 
 
 async def unload_models(
     ctx: Context[Services], model: Omittable[ModelName] = None, wait_seconds: Omittable[Wait] = None
 ) -> Annotated[CallToolResult, JobResult]:
-    """Drop the named model, or all, from memory; the next call loads it again."""
+    """Unload the named model, or all, from memory; the next call loads it again. Returns the names of those that were
+    dropped.
+    """
     if model is not None:
         model = (await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)).name
     return await unload(ctx, model, wait_seconds)
 
 
 async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, ServerStatus]:
-    """Report device, memory, loaded models, queue, folders and versions. Answers at once, also during a job."""
+    """Report the server's status. Returns device, memory, loaded models, queue, folders and versions at once, also
+    during a job.
+    """
     known = services(ctx)
     settings, jobs = known.settings, known.jobs
     worker = jobs.backend.state()[0]

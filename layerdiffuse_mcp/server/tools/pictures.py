@@ -165,7 +165,9 @@ async def inspect_image(
     ] = "checkerboard",
     preview: Preview = True,
 ) -> Annotated[CallToolResult, Inspected]:
-    """Tell what a picture's alpha holds, its bounding box, halo and embedded recipe, and show it on a background."""
+    """Inspect a picture, ours or another, and change nothing. Returns what its alpha holds, its bounding box, halo and
+    embedded recipe, and shows it on a background.
+    """
     known = services(ctx)
 
     def copied(keep: Keep) -> tuple[str, Path]:

@@ -67,7 +67,7 @@ async def generate_set(
 
     def made() -> SetRequest:
         fields = fields_of(None, options, output)
-        loras = options.loras if options and options.loras else ()
+        loras = options.loras if options and options.loras else {}
         return set_of(
             subjects,
             tagged(style, loras),
