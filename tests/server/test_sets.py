@@ -204,3 +204,12 @@ async def test_a_foreground_comes_on_the_given_picture_itself(connect: Connect, 
     assert np.array_equal(pixels[150, 260], (255, 0, 0))
     box = np.argwhere((pixels == (255, 0, 0)).all(axis=-1))
     assert abs(box.min(axis=0) - (75, 150 + (32 - 8) * 300 / 128)).max() <= 3
+
+
+async def test_a_sheet_that_is_deleted_takes_its_atlas_along(connect: Connect, settings: Settings):
+    async with connect() as client:
+        facts = facts_of(await draw(client, SQUARES[:2], output={"preview": False}))
+        await client.call_tool("delete_images", {"images": [facts["sheet"]["uri"]], "dry_run": False})
+    assert sorted(path for path in files_of(settings) if not path.name.startswith(".")) == sorted(
+        Path(one["path"]) for one in facts["images"]
+    )
