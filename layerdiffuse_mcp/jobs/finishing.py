@@ -8,7 +8,7 @@ Whoever cancels it has the process killed; no file is on disk yet.
 from datetime import datetime
 
 from layerdiffuse_mcp.api.finish import Finish, IntoCells, OntoBackground
-from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Placement, SheetLayout
+from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Placement, SheetLayout, Timings
 from layerdiffuse_mcp.api.plan import Inputs
 from layerdiffuse_mcp.backends.backend import Report
 from layerdiffuse_mcp.backends.pictures import PictureRoom
@@ -19,6 +19,22 @@ from layerdiffuse_mcp.wording import printable
 
 COMPOSED = "composed"
 SKETCH = "the model's own sketch of both together, redrawn by it; composed is the given picture itself"
+
+
+def together(outcomes: list[Outcome]) -> Outcome:
+    """What a job's tasks made, as one; what it was made with is the last one's, and each file has its own recipe."""
+    first, *others = outcomes
+    for other in others:
+        times = {name: seconds + getattr(first.timings, name) for name, seconds in other.timings}
+        first = other.model_copy(
+            update={
+                "encoded": (*first.encoded, *other.encoded),
+                "warnings": tuple(dict.fromkeys((*first.warnings, *other.warnings))),
+                "recipe": None,
+                "timings": Timings(**times),
+            }
+        )
+    return first
 
 
 async def finished(finish: Finish, outcome: Outcome, inputs: Inputs, room: PictureRoom, report: Report) -> Outcome:

@@ -29,12 +29,12 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.api.fields import near
-from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
-from layerdiffuse_mcp.jobs.finishing import finished
+from layerdiffuse_mcp.jobs.finishing import finished, together
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.outputs.writer import saved
@@ -342,7 +342,7 @@ class Jobs:
             with _failing(job), job.scope:
                 for task in job.tasks:
                     outcomes.append(await self.backend.run(task, job.inputs, report))
-                await self._save(job, await self._finished(job, _together(outcomes)))
+                await self._save(job, await self._finished(job, together(outcomes)))
         finally:
             job.end(State.CANCELLED)
             job.occupies = False
@@ -364,7 +364,7 @@ class Jobs:
 
         def write() -> Outcome:
             made = saved(outcome, self._settings.output, lambda: scope.cancel_called, job.id)
-            self.index.add(made.images, made.model, job.id, made.latents)
+            self.index.add(made.images, made.model, job.id, [*made.latents, *made.files])
             return made
 
         try:
@@ -389,22 +389,6 @@ def _failing(job: Job) -> Generator[None]:
     except Exception:  # a bug in the backend must not take the queue with it
         logger.exception("%s failed unexpectedly", job.id)
         job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
-
-
-def _together(outcomes: list[Outcome]) -> Outcome:
-    """What a job's tasks made, as one; what it was made with is the last one's, and each file has its own recipe."""
-    first, *others = outcomes
-    for other in others:
-        times = {name: seconds + getattr(first.timings, name) for name, seconds in other.timings}
-        first = other.model_copy(
-            update={
-                "encoded": (*first.encoded, *other.encoded),
-                "warnings": tuple(dict.fromkeys((*first.warnings, *other.warnings))),
-                "recipe": None,
-                "timings": Timings(**times),
-            }
-        )
-    return first
 
 
 def _results(job: Job) -> int:

@@ -454,5 +454,6 @@ async def test_unloading_waits_for_the_task_and_for_no_job_that_waits(settings: 
             while running.progress.fraction == 0:
                 await anyio.sleep(0.01)
             assert await jobs.backend.unload() == ["steps 20"]
+            await jobs.follow(running, 60)  # its files are written beside the worker
         assert running.state is State.DONE
         assert not waiting.finished
