@@ -26,7 +26,7 @@ FLOORS = (
     ("outputs", "recipes"),
     ("images", "hub"),
     ("api",),
-    ("text", "families", "settings", "errors"),
+    ("text", "families", "settings", "logs", "errors"),
 )
 SAYS = {
     "cli": "commands for people",
@@ -42,6 +42,7 @@ SAYS = {
     "text": "tokens, emphasis",
     "families": "a card each",
     "settings": "settings",
+    "logs": "the log file",
     "errors": "errors",
 }
 WIDTH, HEIGHT, GAP, MARGIN = 920, 46, 34, 20

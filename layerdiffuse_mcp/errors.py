@@ -9,7 +9,8 @@
     │   ├── ModelNotFound     no model of that name, or it has not been prepared yet
     │   ├── CheckpointError   a base model file is damaged or of another kind
     │   ├── LayerFileError    a layer, LoRA or transparency file is damaged or does not fit
-    │   └── DownloadError     a file could not be fetched or failed its check
+    │   ├── DownloadError     a file could not be fetched or failed its check
+    │   └── ConsentNeeded     a file may not be fetched before somebody agrees
     ├── OutOfMemory           the request does not fit the device
     ├── Cancelled             the job was stopped on request
     └── JobError
@@ -84,6 +85,12 @@ class DownloadError(ModelError):
     """A file could not be fetched or failed its check."""
 
     code = "download_error"
+
+
+class ConsentNeeded(ModelError):
+    """A file may not be fetched before somebody agrees."""
+
+    code = "consent_needed"
 
 
 class OutOfMemory(LayerDiffuseError):

@@ -1,8 +1,8 @@
 """Every setting of the server, the worker and the command line, in one place.
 
 Each is read from `LAYERDIFFUSE_<NAME>` in the environment and may be overridden by a flag of
-the command line; what is empty counts as not set. The object is frozen and pickles: it goes to
-the worker as it is.
+`layerdiffuse-mcp serve`; what is empty counts as not set. The object is frozen and pickles: it goes
+to the worker as it is.
 """
 
 import logging
@@ -21,6 +21,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "fastest", "float32", "bfloat16", "float16"]
 Offload = Literal["auto", "none", "in_turn", "layers"]
 
+PREFIX = "LAYERDIFFUSE_"
 DAY = 86_400.0
 UNREPLACED = re.compile(r"\$\{[^{}]*\}")
 """A variable that the client should have filled in, as `${HOME}`."""
@@ -28,8 +29,13 @@ UNREPLACED = re.compile(r"\$\{[^{}]*\}")
 logger = logging.getLogger(__name__)
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{PREFIX}{name.upper()}"
+
+
 def _folder(value: object) -> object:
-    """A folder as an absolute path, `~` expanded."""
+    """A folder or file as an absolute path, `~` expanded."""
     if not isinstance(value, str | Path):
         return value
     text = str(value)
@@ -56,9 +62,9 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 class Settings(BaseSettings):
-    """What can be set; the descriptions are what `layerdiffuse-mcp --help` and README print."""
+    """What can be set; `layerdiffuse-mcp settings` lists it."""
 
-    model_config = SettingsConfigDict(env_prefix="LAYERDIFFUSE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     model: str = Field("auto", description="Model used when a call names none; auto takes a prepared base, else pocket")
     output_dir: Folder | None = Field(None, description="Folder that pictures are written to, the only one")
@@ -93,6 +99,9 @@ class Settings(BaseSettings):
     group_jobs: bool = Field(False, description="Draw waiting jobs that differ only in prompt and seed as one batch")
     previews: bool = Field(False, description="Tell a running job's progress with a small picture of it")
     history: bool = Field(True, description="Keep an index of the pictures made, so that their ids outlast the server")
+    log_file: Annotated[Path | None, BeforeValidator(_folder)] = Field(
+        None, description="File that the server also logs to, at most 4 of 5 MB with the older ones kept beside it"
+    )
     max_pixels: int = Field(64_000_000, ge=4096, le=10**9, description="Largest picture that is read, in pixels")
 
     @model_validator(mode="before")

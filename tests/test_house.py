@@ -16,7 +16,7 @@ NAME = PACKAGE.name
 HEAVY = {"torch", "diffusers", "transformers", "torchsde", "safetensors.torch"}
 
 FLOORS = (
-    {"errors", "wording", "settings", "families", "text", "__init__"},
+    {"errors", "wording", "settings", "logs", "families", "text", "__init__"},
     {"api"},
     {"images", "hub"},
     {"outputs", "recipes"},

@@ -12,73 +12,22 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.recipes import infotext
 from layerdiffuse_mcp.recipes.infotext import Infotext
+from layerdiffuse_mcp.recipes.sanity import published
 
-XL = "Model hash: 1fe6c7ec54, Model: juggernautXL_version6Rundiffusion"
-REAL = "Model hash: 15012c538f, Model: realisticVisionV51_v51VAE"
-ATTN = "Only Generate Transparent Image (Attention Injection)"
-FORGE_269 = "Version: f0.0.17v1.8.0rc-latest-269-gef35383b"
-FORGE_276 = "Version: f0.0.17v1.8.0rc-latest-276-g29be1da7"
-
-
-def published(
-    prompts: str, sampler: str, cfg: int, size: str, model: str, method: str, *, end: str = "1",
-    given: tuple[bool, bool, bool] = (False, False, False), extra: tuple[str, str, str] | None = None,
-) -> str:  # fmt: skip
-    """A text as the README of sd-forge-layerdiffuse shows them."""
-    pictures = "".join(
-        f"layerdiffusion_{name}_image: {there}, " for name, there in zip(("fg", "bg", "blend"), given, strict=True)
-    )
-    additional = "".join(
-        f"layerdiffusion_{name}_additional_prompt: {text}, "
-        for name, text in zip(("fg", "bg", "blend"), extra or (), strict=bool(extra))
-    )
-    return (
-        f"{prompts}\nSteps: 20, Sampler: {sampler}, CFG scale: {cfg}, Seed: 12345, Size: {size}, {model}, "
-        f"layerdiffusion_enabled: True, layerdiffusion_method: {method}, layerdiffusion_weight: 1, "
-        f"layerdiffusion_ending_step: {end}, {pictures}layerdiffusion_resize_mode: Crop and Resize, "
-        f"{additional}{FORGE_276 if extra else FORGE_269}"
-    )
+ROOM = (
+    "room, high quality\nNegative prompt: bad, ugly\nSteps: 20, Sampler: UniPC, CFG scale: 7, Seed: 12345, "
+    "Size: 896x1152, Model hash: 1fe6c7ec54, Model: juggernautXL_version6Rundiffusion, layerdiffusion_enabled: True, "
+    "layerdiffusion_method: From Foreground and Blending to Background, layerdiffusion_weight: 1, "
+    "layerdiffusion_ending_step: 0.5, layerdiffusion_fg_image: True, layerdiffusion_bg_image: False, "
+    "layerdiffusion_blend_image: True, layerdiffusion_resize_mode: Crop and Resize, "
+    "Version: f0.0.17v1.8.0rc-latest-269-gef35383b"
+)
+"""Published, too, of pictures that are not."""
+SANITY_CHECKS = [*published(), ROOM]
 
 
-SDE = "DPM++ 2M SDE Karras"
-BAD = "Negative prompt: bad, ugly"
-SANITY_CHECKS = [
-    published(f"an apple, high quality\n{BAD}", SDE, 5, "1024x1024", XL, ATTN),
-    published(f"woman, messy hair, high quality\n{BAD}", SDE, 5, "1024x1024", XL, ATTN),
-    published(f"a cup made of glass, high quality\n{BAD}", SDE, 5, "1024x1024", XL, ATTN),
-    published(
-        f"glowing effect, book of magic, high quality\n{BAD}", SDE, 7, "1024x1024", XL, ATTN, given=(True, False, True)
-    ),
-    published(
-        "photograph close up portrait of Female boxer training, serious, stoic cinematic 4k epic detailed 4k epic "
-        "detailed photograph shot on kodak detailed bokeh cinematic hbo dark moody\n"
-        "Negative prompt: (worst quality, low quality, normal quality, lowres, low details, oversaturated, "
-        "undersaturated, overexposed, underexposed, grayscale, bw, bad photo, bad photography, bad art:1.4), "
-        "(watermark, signature, text font, username, error, logo, words, letters, digits, autograph, trademark, "
-        "name:1.2), (blur, blurry, grainy), morbid, ugly, asymmetrical, mutated malformed, mutilated, poorly lit, bad "
-        "shadow, draft, cropped, out of frame, cut off, censored, jpeg artifacts, out of focus, glitch, duplicate, "
-        "(airbrushed, cartoon, anime, semi-realistic, cgi, render, blender, digital art, manga, amateur:1.3), (3D ,3D "
-        "Game, 3D Game Scene, 3D Character:1.1), (bad hands, bad anatomy, bad body, bad face, bad teeth, bad arms, bad "
-        "legs, deformities:1.3)",
-        SDE, 7, "896x1152", XL, ATTN,
-    ),
-    published(
-        "girl in dress, high quality\nNegative prompt: nsfw, bad, ugly, text, watermark",
-        SDE, 7, "896x1152", "Model hash: 7ed8da12d9, Model: animaPencilXL_v100", ATTN,
-    ),
-    published(
-        f"an apple, 4k, high quality\n{BAD}", "DPM++ 2M Karras", 7, "512x512", REAL, f"(SD1.5) {ATTN}",
-        extra=("", "", ""),
-    ),
-    published(
-        "high quality, 4k\nNegative prompt: nsfw, bad, ugly", "DPM++ 2M Karras", 7, "512x512", REAL,
-        "(SD1.5) Generate Everything Together", extra=("apple", "floor in room", "apple on floor in room"),
-    ),
-    published(
-        f"room, high quality\n{BAD}", "UniPC", 7, "896x1152", XL, "From Foreground and Blending to Background",
-        end="0.5", given=(True, False, True),
-    ),
-]  # fmt: skip
+def test_the_published_texts_are_eight():
+    assert len(published()) == 8
 
 
 @pytest.mark.parametrize("text", SANITY_CHECKS, ids=lambda text: text[:24])

@@ -145,7 +145,7 @@ Prompt = Annotated[
 ]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to keep out of the picture")]
 ModelName = Annotated[
-    str, Field(max_length=200, description="Base model, one of list_models; default: the best prepared")
+    str, Field(max_length=200, description="Name of a base model, as list_models says it; default: the best prepared")
 ]
 FileWords = Annotated[
     str,

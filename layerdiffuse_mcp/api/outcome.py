@@ -4,6 +4,7 @@ These types cross the process boundary and become, once the files are on disk, n
 are the structured content of a tool result: paths and numbers, never pixels.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,6 +40,28 @@ class AlphaFacts(Frozen):
     has_transparency: bool = Field(description="False when the picture is practically opaque everywhere")
 
 
+class Placement(Frozen):
+    """How a drawn foreground lies on the picture that was given as its background; pixels of that picture."""
+
+    x: int = Field(description="Left edge of the foreground on the given picture, in its pixels")
+    y: int = Field(description="Top edge, likewise")
+    width: int = Field(description="Of the foreground as it lies there, in pixels of the given picture")
+    height: int = Field(description="Likewise")
+    scale: float = Field(description="How many times as wide as it was drawn the foreground is there")
+    crop: tuple[int, int, int, int] = Field(
+        description="Part of the given picture that the model saw: left, top, right, bottom, the last two exclusive"
+    )
+
+
+class SheetLayout(Frozen):
+    """How the cells of a sheet lie, in pixels: `spacing` between two, `margin` before the first."""
+
+    cell: tuple[int, int]
+    columns: int
+    spacing: int
+    margin: int
+
+
 class PictureFacts(Frozen):
     """What is known of one picture, wherever it is."""
 
@@ -53,6 +76,9 @@ class PictureFacts(Frozen):
     alpha: AlphaFacts | None = Field(description="Alpha facts; null for an opaque layer")
     verdict: Verdict | None = Field(default=None, description="Null where nothing was asked for that it could miss")
     reason: str | None = Field(default=None, description="Why the verdict is not good, and what to try")
+    subject: str | None = Field(default=None, description="Of a set: what it shows")
+    placement: Placement | None = Field(default=None, description="Of a foreground put onto a given picture")
+    note: str | None = Field(default=None, description="What else to know of it")
 
     @property
     def label(self) -> str:
@@ -87,12 +113,16 @@ class Outcome(Frozen):
     """All that a finished request left behind.
 
     An engine hands over `encoded` files; `outputs.writer.saved` puts them on disk and makes `images` and `latents` of
-    them, which is what everybody else sees.
+    them, which is what everybody else sees. `files` are neither pictures nor latents: a sheet's atlas, by name and in
+    order. With a `sheet` the last picture is one of all the others. `dated` is the time that the files are named by,
+    where one of them names another.
     """
 
     encoded: tuple[EncodedFile, ...] = Field(default=(), exclude=True)
+    dated: datetime | None = Field(default=None, exclude=True)
     images: tuple[ImageResult, ...] = ()
     latents: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
     model: str = ""
     device: str = ""
     dtype: str = ""
@@ -100,8 +130,14 @@ class Outcome(Frozen):
     warnings: tuple[str, ...] = ()
     recipe: dict[str, Any] | None = None
     status: dict[str, Any] | None = None
+    sheet: SheetLayout | None = None
     parts: tuple["Outcome", ...] = ()
     """Of a group: one a request; their timings are the group's."""
+
+    @property
+    def single(self) -> tuple[ImageResult, ...]:
+        """The pictures without the sheet of them all."""
+        return self.images[:-1] if self.sheet else self.images
 
 
 class Progress(Frozen):

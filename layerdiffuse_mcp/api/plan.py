@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
 from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED
+from layerdiffuse_mcp.api.finish import Finish
 from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.api.sizes import AS_IS, doubts, fit, sized
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -179,11 +180,13 @@ class Planned:
     """A request as it is handed to the queue: its tasks in order, and the files that they start from.
 
     `downloads` come first, beside the queue (`hub/download.py`); a request for a LoRA alone has no task after them.
+    `finish` is what becomes of the pictures before they are written.
     """
 
     tasks: tuple[Task, ...]
     inputs: Inputs = field(default_factory=dict[str, Path])
     downloads: tuple[Download, ...] = ()
+    finish: Finish | None = None
 
 
 def any_task(data: Mapping[str, Any]) -> Task:
@@ -295,16 +298,21 @@ def methods_of(request: GenerateRequest, family: str) -> tuple[str, ...]:
     """
     if request.stages:
         return tuple(stage.method for stage in request.stages)
-    route = ROUTES.get((request.task, family))
+    return route_of(request.task, family, request.method)
+
+
+def route_of(task: spec.Task, family: str, method: str | None = None) -> tuple[str, ...]:
+    """The methods by which a family does a task, one of them replaced by `method`; raises as `methods_of` does."""
+    route = ROUTES.get((task, family))
     if route is None:
-        able = " or ".join(families_for(request.task))
+        able = " or ".join(families_for(task))
         raise InvalidRequest(
-            f"A {family} model cannot do the task {request.task.value}: it has no layer file for it. "
+            f"A {family} model cannot do the task {task.value}: it has no layer file for it. "
             f"Name a model of the family {able}; list_models shows them."
         )
-    if request.method is None:
+    if method is None:
         return route
-    chosen = METHODS[request.method]
+    chosen = METHODS[method]
     _check_family([chosen], family)
     return tuple(chosen.id if can_replace(chosen.id, stage) else stage for stage in route)
 

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from layerdiffuse_mcp.api.cells import AS_DRAWN, Cell
 from layerdiffuse_mcp.api.fields import (
     DRAW_SEED,
     MAX_SEED,
@@ -59,6 +60,8 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
 from layerdiffuse_mcp.families.spec import Role, Task
 
+MAX_SUBJECTS = 64
+"""Of a set."""
 LONGEST_ROUTE = max(map(len, ROUTES.values()))
 
 
@@ -209,7 +212,26 @@ class PrepareRequest(_Request):
     task: Task = Task.TRANSPARENT
 
 
-Request = GenerateRequest | DecodeRequest | EncodeRequest | PrepareRequest
+class SetRequest(_Request):
+    """Draw pictures of one canvas, one a subject (`api/sets.py` makes one of words)."""
+
+    kind: Literal["set"] = "set"
+    subjects: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_SUBJECTS)]
+    pictures: Annotated[tuple[GenerateRequest, ...], Field(min_length=1, max_length=MAX_SUBJECTS)]
+    cell: Cell = AS_DRAWN
+    sheet: bool = True
+    name: FileWords = ""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "SetRequest":
+        if len(self.subjects) != len(self.pictures):
+            raise ValueError(f"{len(self.subjects)} subjects and {len(self.pictures)} pictures: each needs the other")
+        if any(picture.count != 1 or picture.pictures for picture in self.pictures):
+            raise ValueError("each subject of a set is drawn once, and from no picture")
+        return self
+
+
+Request = GenerateRequest | SetRequest | DecodeRequest | EncodeRequest | PrepareRequest
 
 
 def files_of(request: Request) -> tuple[Path, ...]:

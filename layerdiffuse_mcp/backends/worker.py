@@ -22,7 +22,8 @@ from typing import Any
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, Outcome, Progress
 from layerdiffuse_mcp.backends.messages import Broken, Cancel, Done, Failed, Ready, Run, State, Step, Unload
 from layerdiffuse_mcp.engine.startup import Engine, load_engine
-from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory
+from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory, OutputError
+from layerdiffuse_mcp.logs import log_to
 from layerdiffuse_mcp.settings import Settings
 
 LAST_STEP = 2.0
@@ -54,6 +55,10 @@ def main(connection: "Connection[Any, Any]", settings: Settings, engine: str) ->
     os.dup2(2, 1)  # before any library can print: descriptor 1 may be the protocol's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    try:
+        log_to(settings.log_file, "worker")
+    except OutputError as error:
+        logger.warning("%s", error)
     _Worker(connection, settings).serve(engine)
 
 

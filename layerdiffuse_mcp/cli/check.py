@@ -8,37 +8,31 @@ import contextlib
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from layerdiffuse_mcp.api.plan import DecodePlan, GivenPicture, Planned
 from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.cli.flags import Commands, settings_of
 from layerdiffuse_mcp.errors import LayerDiffuseError, ModelNotFound
 from layerdiffuse_mcp.settings import Settings
 
-SettingsOf = Callable[[argparse.Namespace], Settings]
 PROMPT, SEED = "an apple", 12345
 """What every base can draw: the published sanity check's subject and seed."""
 
 
-def add(behind: Any, settings_of: SettingsOf) -> argparse.ArgumentParser:
-    """Add `check` to the commands behind `models`; returns its parser."""
-    check = behind.add_parser(
-        "check",
-        help="draw with a base and say whether layer files work with it",
-        argument_default=argparse.SUPPRESS,
-    )
+def add(behind: Commands) -> None:
+    """Add `check` to the commands behind `models`."""
+    check = behind.add_parser("check", help="draw with a base and say whether layer files work with it")
     check.add_argument("name", metavar="NAME", help="a base that is on this machine")
-    check.set_defaults(run=partial(_run, settings_of))
-    return check
+    check.set_defaults(run=_run)
 
 
-def _run(settings_of: SettingsOf, options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     """Test a base and print what came out; returns 0 where it passed."""
+    from layerdiffuse_mcp.cli.terminal import say
+
     said, passed = tested(options.name, settings_of(options))
-    print(f"check: {said}")
+    say("check", said)
     return 0 if passed else 1
 
 
@@ -72,7 +66,7 @@ def tested(name: str, settings: Settings) -> tuple[str, bool]:
 
 def _plain(planned: Planned, model: str, settings: Settings) -> bytes:
     """A drawing as the autoencoder sees it, with the background that its alpha hides: a PNG."""
-    from layerdiffuse_mcp.cli.commands import progress_bar
+    from layerdiffuse_mcp.cli.terminal import progress_bar
     from layerdiffuse_mcp.engine.startup import load_engine
 
     engine = load_engine()(settings)

@@ -9,36 +9,24 @@ Nothing is deleted unasked: what would go is listed first, and then a person say
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from layerdiffuse_mcp.api.dates import FORMS, moment
 from layerdiffuse_mcp.api.outcome import VERDICTS
+from layerdiffuse_mcp.cli.flags import Commands, settings_of
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.outputs.query import SHAPES
-from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable, quoted
 
 if TYPE_CHECKING:
     from layerdiffuse_mcp.outputs.removal import Removed
 
-Commands = Any  # argparse's subparsers, whose type has no public name
-SettingsOf = Callable[[argparse.Namespace], Settings]
 FILTERS = ("since", "until", "model", "role", "size", "verdict")
 
 
-def add_history_commands(commands: Commands, settings_of: SettingsOf) -> Sequence[argparse.ArgumentParser]:
-    """Add the commands to the others; `settings_of` makes settings of their flags."""
-
-    def finding(options: argparse.Namespace) -> int:
-        return _find(options, settings_of(options))
-
-    def deleting(options: argparse.Namespace) -> int:
-        return _delete(options, settings_of(options))
-
-    def cleaning(options: argparse.Namespace) -> int:
-        return _clean(options, settings_of(options))
-
+def add(commands: Commands) -> None:
+    """Add the commands."""
     find = commands.add_parser("find", help="list pictures made before, the newest first")
     find.add_argument("words", nargs="*", metavar="WORD", help="words of the prompt, all of them")
     find.add_argument("--since", metavar="X", help=f"the earliest: {FORMS}")
@@ -48,25 +36,25 @@ def add_history_commands(commands: Commands, settings_of: SettingsOf) -> Sequenc
     find.add_argument("--size", metavar="X", help=f"width x height in pixels, or a shape: {', '.join(SHAPES)}")
     find.add_argument("--verdict", choices=VERDICTS, help="what was thought of its alpha")
     find.add_argument("--limit", type=int, default=20, metavar="N", help="how many to list; default 20")
-    find.set_defaults(run=finding)
+    find.set_defaults(run=_find)
 
     delete = commands.add_parser("delete", help="delete pictures made here, and what was made beside them")
     delete.add_argument("images", nargs="+", metavar="IMAGE", help="an id or a path, as find lists them")
-    delete.set_defaults(run=deleting)
+    delete.set_defaults(run=_delete)
 
     clean = commands.add_parser("clean", help="delete the older pictures made here")
     clean.add_argument("--older-than", required=True, metavar="X", help=f"made before: {FORMS}")
-    clean.set_defaults(run=cleaning)
+    clean.set_defaults(run=_clean)
     for command in (delete, clean):
         command.add_argument("--yes", action="store_true", help="delete without asking, for scripts")
-    return find, delete, clean
 
 
-def _find(options: argparse.Namespace, settings: Settings) -> int:
+def _find(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.outputs.index import Index
     from layerdiffuse_mcp.outputs.query import wanted
     from layerdiffuse_mcp.server.tools.history import beginning, made_at
 
+    settings = settings_of(options)
     if options.limit < 1:
         raise InvalidRequest(f"--limit: {options.limit} is out of range; give 1 or more.")
     given = {name: getattr(options, name) for name in FILTERS}
@@ -80,10 +68,11 @@ def _find(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _delete(options: argparse.Namespace, settings: Settings) -> int:
+def _delete(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.outputs.index import Index
     from layerdiffuse_mcp.outputs.removal import named, remove
 
+    settings = settings_of(options)
     index = Index(settings)
     entries = [named(index, image) for image in options.images]
     for image, entry in zip(options.images, entries, strict=True):
@@ -93,11 +82,12 @@ def _delete(options: argparse.Namespace, settings: Settings) -> int:
     return _asked(lambda really: remove(index, known, really=really), yes=options.yes)
 
 
-def _clean(options: argparse.Namespace, settings: Settings) -> int:
+def _clean(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.outputs.index import Index
     from layerdiffuse_mcp.outputs.query import Query
     from layerdiffuse_mcp.outputs.removal import remove
 
+    settings = settings_of(options)
     index = Index(settings)
     found = index.search(Query(until=moment(options.older_than, "--older-than")))
     if not found.complete:
@@ -131,12 +121,12 @@ def _asked(remove: Callable[[bool], "Removed"], *, yes: bool) -> int:
 
 
 def _print(line: str) -> None:
-    from layerdiffuse_mcp.cli.commands import OUT
+    from layerdiffuse_mcp.cli.terminal import OUT
 
     OUT.print(line, markup=False)
 
 
 def _note(line: str) -> None:
-    from layerdiffuse_mcp.cli.commands import ERR
+    from layerdiffuse_mcp.cli.terminal import ERR
 
     ERR.print(line, markup=False)

@@ -1,5 +1,6 @@
-"""The commands on finished pictures: cut-out and sheet. They do what the tools of these names do.
+"""The commands on finished pictures: inspect, cut-out and sheet. They do what the tools of these names do.
 
+    layerdiffuse-mcp inspect mug.png
     layerdiffuse-mcp cut-out mug.png --background white -o out/
     layerdiffuse-mcp sheet walk-*.png --cell 128x128 --anchor bottom -o out/
 
@@ -7,29 +8,36 @@ Results go to stdout as `name: value` lines; warnings go to stderr.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from layerdiffuse_mcp.api.cells import FITS, cell_size
+from layerdiffuse_mcp.api.layers import ANCHORS
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
+from layerdiffuse_mcp.cli.flags import Commands, add_output, settings_of
 from layerdiffuse_mcp.families.matting import MATTING
-from layerdiffuse_mcp.images.choices import ANCHORS, FITS
-from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, MatteTask, PictureTask, ResultT, SheetOptions
+from layerdiffuse_mcp.images.tasks import (
+    Colour,
+    CutOut,
+    CutOutTask,
+    InspectTask,
+    MatteTask,
+    PictureTask,
+    ResultT,
+    SheetOptions,
+)
 from layerdiffuse_mcp.settings import Settings
-
-Commands = Any  # argparse's subparsers, whose type has no public name
-SettingsOf = Callable[[argparse.Namespace], Settings]
+from layerdiffuse_mcp.wording import printable
 
 
-def add_picture_commands(commands: Commands, settings_of: SettingsOf) -> Sequence[argparse.ArgumentParser]:
-    """Add the commands to the others; `settings_of` makes settings of their flags."""
-
-    def cutting(options: argparse.Namespace) -> int:
-        return _cut_out(options, settings_of(options))
-
-    def making(options: argparse.Namespace) -> int:
-        return _sheet(options, settings_of(options))
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    inspect = commands.add_parser("inspect", help="say what a picture's alpha holds, its halo and its recipe")
+    inspect.add_argument("image", type=Path, help="any picture")
+    inspect.add_argument("--recipe", action="store_true", help="print the recipe, too, as JSON")
+    inspect.set_defaults(run=_inspect)
 
     cut = commands.add_parser("cut-out", help="cut the subject out of a picture")
     cut.add_argument("image", type=Path, help="a picture with the subject")
@@ -42,7 +50,8 @@ def add_picture_commands(commands: Commands, settings_of: SettingsOf) -> Sequenc
         "--translucent", action="store_true", help="the background shows through inside, too: glass, smoke"
     )
     cut.add_argument("--matting", choices=tuple(MATTING), help="for photographs: the network that finds the subject")
-    cut.set_defaults(run=cutting)
+    add_output(cut)
+    cut.set_defaults(run=_cut_out)
 
     sheet = commands.add_parser("sheet", help="put pictures into a sprite sheet with its atlas")
     sheet.add_argument("images", type=Path, nargs="+", help="the pictures, in the order of their cells")
@@ -57,16 +66,38 @@ def add_picture_commands(commands: Commands, settings_of: SettingsOf) -> Sequenc
         "--defringe", action="store_true", help="give soft edges the colour of what is solid beside them"
     )
     sheet.add_argument("--name", default="sheet", help="beginning of the files' names")
-    sheet.set_defaults(run=making)
-    return cut, sheet
+    add_output(sheet)
+    sheet.set_defaults(run=_sheet)
 
 
-def _cut_out(options: argparse.Namespace, settings: Settings) -> int:
+def _inspect(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.backends.pictures import MEMORY
+    from layerdiffuse_mcp.cli.terminal import say, warn
+    from layerdiffuse_mcp.images.describe import describe
+
+    held = _done(InspectTask(options.image, preview=False, max_pixels=settings_of(options).max_pixels), MEMORY)
+    say("picture", f"{held.format}, {held.width}x{held.height}, {'with' if held.has_alpha else 'without'} alpha")
+    say("alpha", describe(held.alpha))
+    say("visible box", ", ".join(map(str, held.alpha.bbox)) if held.alpha.bbox else "none")
+    say("halo", held.halo)
+    say("recipe", "it holds the one it was drawn by" if held.recipe else "none")
+    if held.parameters:
+        say("parameters", json.dumps(held.parameters, ensure_ascii=False))
+    if options.recipe and held.recipe:
+        say("recipe as JSON", json.dumps(held.recipe, ensure_ascii=False))
+    for note in held.notes:
+        warn(note, kind="note")
+    return 0
+
+
+def _cut_out(options: argparse.Namespace) -> int:
+    from layerdiffuse_mcp.backends.pictures import MEMORY
+    from layerdiffuse_mcp.cli.terminal import say
     from layerdiffuse_mcp.hub import catalog
     from layerdiffuse_mcp.outputs.names import file_name
     from layerdiffuse_mcp.server.tools.cutouts import check_runs, check_together
 
+    settings = settings_of(options)
     check_together(
         options.background, options.second_image, options.second_background, options.matting,
         translucent=options.translucent,
@@ -87,16 +118,18 @@ def _cut_out(options: argparse.Namespace, settings: Settings) -> int:
     facts = PictureFacts(role="foreground", width=cut.width, height=cut.height, seed=0, alpha=cut.alpha)
     name = file_name(options.image.stem, 0, "cutout")
     _saved(settings, [EncodedFile(name=name, data=cut.data, picture=facts)], ["cut-out"], cut.warnings)
-    _print(f"how: {cut.how}")
+    say("how", cut.how)
     return 0
 
 
-def _sheet(options: argparse.Namespace, settings: Settings) -> int:
+def _sheet(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.backends.pictures import MEMORY
+    from layerdiffuse_mcp.cli.terminal import say
     from layerdiffuse_mcp.images.atlas import unique_names
     from layerdiffuse_mcp.images.tasks import MakeSheetTask
-    from layerdiffuse_mcp.server.tools.sheets import cell_size, sheet_files
+    from layerdiffuse_mcp.outputs.sheets import own_stem, sheet_files
 
+    settings = settings_of(options)
     how = SheetOptions(
         cell_size(options.cell), options.columns, options.anchor, options.fit, options.trim, options.defringe,
         options.padding, options.extrude,
@@ -104,8 +137,9 @@ def _sheet(options: argparse.Namespace, settings: Settings) -> int:
     names = unique_names([path.stem for path in options.images])
     made = _done(MakeSheetTask(tuple(options.images), names, how, max_pixels=settings.max_pixels), MEMORY)
     now = datetime.now().astimezone()
-    _saved(settings, sheet_files(made, options.name, "png", now), ["sheet", "atlas", "atlas array"], made.notes, now)
-    _print(f"cells: {made.cell[0]}x{made.cell[1]}, {made.columns} a row, {len(made.frames)} filled")
+    files = sheet_files(made, own_stem(options.name), "png", now)
+    _saved(settings, files, ["sheet", "atlas", "atlas array"], made.notes, now)
+    say("cells", f"{made.cell[0]}x{made.cell[1]}, {made.columns} a row, {len(made.frames)} filled")
     return 0
 
 
@@ -127,7 +161,7 @@ def _done(task: PictureTask[ResultT], memory: int) -> ResultT:
     import anyio
 
     from layerdiffuse_mcp.backends.pictures import PictureRoom
-    from layerdiffuse_mcp.cli.commands import progress_bar
+    from layerdiffuse_mcp.cli.terminal import progress_bar
 
     async def work() -> ResultT:
         async with PictureRoom(1, memory) as room:
@@ -141,7 +175,7 @@ def _saved(
     settings: Settings, files: list[EncodedFile], names: list[str], warnings: Sequence[str], now: datetime | None = None
 ) -> None:
     """Put files on disk, the first of them a picture, and print what there is."""
-    from layerdiffuse_mcp.cli.commands import ERR
+    from layerdiffuse_mcp.cli.terminal import say, warn
     from layerdiffuse_mcp.images.describe import describe
     from layerdiffuse_mcp.outputs.index import Index
     from layerdiffuse_mcp.outputs.writer import save
@@ -151,14 +185,8 @@ def _saved(
     assert picture is not None
     Index(settings).add([ImageResult(path=paths[0], **dict(picture))], beside=paths[1:])
     for name, path in zip(names, paths, strict=True):
-        _print(f"{name}: {path}")
+        say(name, printable(path))
     if picture.alpha is not None:
-        _print(f"alpha: {describe(picture.alpha)}")
+        say("alpha", describe(picture.alpha))
     for warning in warnings:
-        ERR.print(f"[yellow]warning:[/yellow] {warning}")
-
-
-def _print(line: str) -> None:
-    from layerdiffuse_mcp.cli.commands import OUT
-
-    OUT.print(line, markup=False)
+        warn(warning)

@@ -3,6 +3,7 @@
 No torch, no network.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from layerdiffuse_mcp.errors import ModelNotFound
 
 MB, GB = 10**6, 10**9
+NOT_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|\bresearch\b", re.IGNORECASE)
+"""What the names of licences say that forbid commercial use, as in cc-by-nc-4.0."""
 
 
 class Frozen(BaseModel):
@@ -37,6 +40,11 @@ class HubFile(Frozen):
     def pinned(self) -> bool:
         """Whether commit and whole checksum are known: no other file can come in its place."""
         return self.revision is not None and len(self.sha256 or "") == 64
+
+    @property
+    def commercial(self) -> bool:
+        """Whether its licence is not known to forbid commercial use."""
+        return NOT_COMMERCIAL.search(self.licence or "") is None
 
     @property
     def name(self) -> str:

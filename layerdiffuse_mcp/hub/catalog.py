@@ -228,20 +228,26 @@ def methods_for(entry: ModelEntry, task: Task) -> tuple[str, ...]:
     )
 
 
-def needed(entry: ModelEntry, methods: Collection[str] | None = None) -> list[HubFile]:
+def needed(entry: ModelEntry | LoraEntry | MattingNetwork, methods: Collection[str] | None = None) -> list[HubFile]:
     """The published files that a base works with: itself, its transparency files, the layer files of `methods`.
 
     All methods of its family when none are given. Files that serve more come first, so that a download that is
-    broken off is already of use.
+    broken off is already of use. A LoRA or a matting network is one file.
     """
+    if not isinstance(entry, ModelEntry):
+        return [entry.remote] if entry.remote else []
     if entry.name == POCKET:
         return []
     return [*([entry.remote] if entry.remote else []), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
 
 
-def missing(entry: ModelEntry, settings: Settings, methods: Collection[str] | None = None) -> list[HubFile]:
+def missing(
+    entry: ModelEntry | LoraEntry | MattingNetwork, settings: Settings, methods: Collection[str] | None = None
+) -> list[HubFile]:
     """Those of the `needed` files that have to be fetched: neither they nor a sibling of theirs are here."""
     user_files = read_models_folder(settings.models_dir)
+    if not isinstance(entry, ModelEntry):
+        return [remote for remote in needed(entry) if not _on_disk(remote, user_files)]
     return [
         remote
         for remote in needed(entry, methods)

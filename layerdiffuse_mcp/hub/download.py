@@ -96,11 +96,7 @@ def prepare(
     progress = _Pace(report)
     sweep()
     entry = model if isinstance(model, ModelEntry) else catalog.find_any(model, settings)
-    if isinstance(entry, ModelEntry):
-        wanted, missing = catalog.needed(entry, methods), catalog.missing(entry, settings, methods)
-    else:
-        wanted = [entry.remote] if entry.remote else []
-        missing = [remote for remote in wanted if catalog.located(remote, settings) is None]
+    wanted, missing = catalog.needed(entry, methods), catalog.missing(entry, settings, methods)
     if entry.remote is None:  # nobody but the user can bring it
         _ = catalog.base_file(entry, settings) if isinstance(entry, ModelEntry) else catalog.lora(entry.name, settings)
     damaged = dict(_damaged(wanted, settings, verify, progress))

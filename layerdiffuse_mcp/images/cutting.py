@@ -10,8 +10,11 @@ as WebP 44.
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
-from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
+from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, MIN_OPAQUE, Bytes, alpha_facts
 from layerdiffuse_mcp.images.cutout import Background, Cut, border_colour, cut_from_known, cut_from_two
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
 from layerdiffuse_mcp.images.matting import matte, with_own_colour
@@ -20,12 +23,17 @@ from layerdiffuse_mcp.images.preview import preview
 from layerdiffuse_mcp.images.read import picture_size, read_picture
 from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, MatteTask, Report, Shown
 
+MIN_DEPTH = 4
+"""Pixels that any edge may reach inside."""
 MAX_CUT_PIXELS = 30_000_000
 """Of a picture that is cut out: what fits into the memory of a picture process."""
 NOTHING, EVERYTHING = 0.001, 0.99
 """Shares of the pixels: below the one nothing is left, above the other everything was kept."""
 MOSTLY = 0.5
 """Share of what is left that shows through, from which the background is doubted."""
+DEEP, MUCH = 0.08, 0.03
+"""How far inside, as a share of the subject's shorter side, what shows through is no edge any more; and how large a
+share of what is left may."""
 MAX_ENCLOSED = 0.002
 LOSSY, LOSSY_NOISE = frozenset({"JPEG"}), 12 / 255
 """Formats whose pixels are off beside an edge, and how far a background may be off in them."""
@@ -105,7 +113,23 @@ def _doubts(facts: AlphaFacts, cut: Cut, *, translucent: bool) -> list[str]:
             f"{facts.partial / left:.0%} of what is left shows through. Check background; for glass, smoke or glow set "
             "translucent."
         )
+    elif not translucent and (deep := _shows_through_inside(cut.rgba, facts)) > MUCH * left:
+        doubts.append(
+            f"{deep / left:.0%} of what is left shows through far from its edge: there the subject is nearly as dark "
+            "or as bright as the background, as a shaded side on black is. Photograph or draw it before another "
+            "colour, or name a model; for glass, smoke or glow set translucent."
+        )
     return doubts
+
+
+def _shows_through_inside(rgba: Bytes, facts: AlphaFacts) -> float:
+    """The share of all pixels that are partial and lie deeper within the subject than an edge reaches."""
+    left, top, right, bottom = facts.bbox or (0, 0, 0, 0)
+    alpha = np.pad(rgba[top:bottom, left:right, 3], 1)
+    depth = cv2.distanceTransform((alpha > MAX_INVISIBLE).astype(np.uint8), cv2.DIST_L2, 3)
+    inside = depth > max(MIN_DEPTH, DEEP * min(right - left, bottom - top))
+    shows_through = inside & (alpha > MAX_INVISIBLE) & (alpha < MIN_OPAQUE)
+    return np.count_nonzero(shows_through) / (rgba.shape[0] * rgba.shape[1])
 
 
 def _words(background: Background) -> str:

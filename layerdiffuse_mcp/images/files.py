@@ -30,8 +30,11 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
 
 
 def name_of(source: Path | BinaryIO) -> str:
-    """What messages call a file: its name alone, for it may be a copy in a folder nobody knows, as UTF-8 can say it."""
-    return valid_text(Path(str(source.name)).name)
+    """What messages call a file: its name alone, for it may be a copy in a folder nobody knows, as UTF-8 can say it.
+
+    One in memory has none.
+    """
+    return valid_text(Path(str(getattr(source, "name", "the picture"))).name)
 
 
 def sha256(file: BinaryIO) -> str:

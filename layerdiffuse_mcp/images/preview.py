@@ -105,10 +105,20 @@ def _sheet(sizes: Sequence[tuple[int, int]], pictures: Iterable[Bytes], colour: 
     )
     for index, picture in enumerate(pictures):
         top, left = (index // columns) * (height + GUTTER), (index % columns) * (width + GUTTER)
-        sheet[top : top + height, left : left + width] = _shown(picture, factor, height, width, colour)
+        own = _own_factor(picture, factor, (width, height))
+        sheet[top : top + height, left : left + width] = _shown(picture, own, height, width, colour)
         if len(sizes) > 1:
             _number(sheet[top : top + height, left : left + width], index + 1)
     return to_bytes(sheet)
+
+
+def _own_factor(picture: Bytes, factor: float, cell: tuple[int, int]) -> float:
+    """What a picture is scaled by: as the largest, or where that is shrunk and it is smaller, as far as it fits.
+
+    A small foreground beside a large photograph is seen, too. It is never enlarged.
+    """
+    room = min(side / own for side, own in zip(cell, (picture.shape[1], picture.shape[0]), strict=True))
+    return factor if factor >= 1 else max(factor, min(1.0, room))
 
 
 def _number(cell: Floats, number: int) -> None:

@@ -13,20 +13,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from layerdiffuse_mcp.api.cells import MAX_CELL
+from layerdiffuse_mcp.api.layers import ANCHORS
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Box, Bytes, alpha_facts, defringe, to_bytes, visible_box
-from layerdiffuse_mcp.images.choices import ANCHORS, MAX_CELL
+from layerdiffuse_mcp.images.alpha import Box, Bytes, alpha_facts, defringe, visible_box
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.preview import MAX_SIDE, preview
 from layerdiffuse_mcp.images.read import picture_size, read_picture
-from layerdiffuse_mcp.images.resize import resized_channels
 from layerdiffuse_mcp.images.tasks import Frame, MadeSheet, MakeSheetTask, Report, SheetOptions, Shown
+from layerdiffuse_mcp.images.transform import resampled
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -102,7 +102,7 @@ def fitted(picture: Bytes, cell: Size, anchor: str = "center", factor: float | N
     height, width = picture.shape[:2]
     scale = min(1.0, cell[0] / width, cell[1] / height) if factor is None else factor
     size = tuple(max(1, min(room, round(side * scale))) for side, room in zip((width, height), cell, strict=True))
-    sprite = picture if size == (width, height) else _resized(picture, size[0], size[1])
+    sprite = resampled(picture, (size[0], size[1]))
     canvas = np.zeros((cell[1], cell[0], 4), np.uint8)
     left, top = (
         math.floor((room - side) * share) for room, side, share in zip(cell, size, ANCHORS[anchor], strict=True)
@@ -125,17 +125,17 @@ def make_sheet(task: MakeSheetTask, report: Report) -> MadeSheet:
     if options.cell is not None or not options.trim:
         _grid(options, sizes, columns).check(task.suffix, task.max_pixels)
     sprites, notes = _read(task, report)
-    grid = _grid(options, [_size(sprite) for sprite in sprites], columns)
+    grid = _grid(options, [size_of(sprite) for sprite in sprites], columns)
     grid.check(task.suffix, task.max_pixels)
 
     sheet = np.zeros((grid.size[1], grid.size[0], 4), np.uint8)
-    factors = _factors(options.fit, [_size(sprite) for sprite in sprites], grid.cell)
+    factors = factors_of(options.fit, [size_of(sprite) for sprite in sprites], grid.cell)
     frames: list[Frame] = []
     for index, name in enumerate(task.names):
         report(Progress(fraction=READ + (PLACED - READ) * index / count, message="filling cells"))
         canvas = fitted(sprites[index], grid.cell, options.anchor, factors[index])
         sprites[index] = sprites[index][:0]  # its memory is the next one's
-        frames.append(_placed(sheet, canvas, grid, index, name, trim=options.trim))
+        frames.append(put(sheet, canvas, grid, index, name, trim=options.trim))
     report(Progress(fraction=PLACED, message=f"encoding {task.suffix}"))
     shown = numbered_preview(sheet, grid) if task.preview else None
     return MadeSheet(
@@ -157,7 +157,7 @@ def numbered_preview(sheet: Bytes, grid: Grid) -> Shown:
     """A small picture of a sheet on a checkerboard, each cell with its number, from 1."""
     factor = min(1.0, MAX_SIDE / max(sheet.shape[:2]))
     width, height = (max(1, round(side * factor)) for side in grid.size)
-    small = Image.fromarray(sheet if factor == 1 else _resized(sheet, width, height))
+    small = Image.fromarray(resampled(sheet, (width, height)))
     pen = ImageDraw.Draw(small)
     font = ImageFont.load_default(max(8, min(20, round(LABEL_SHARE * factor * min(grid.cell)))))
     for index in range(grid.count):
@@ -177,16 +177,19 @@ def _read(task: MakeSheetTask, report: Report) -> tuple[list[Bytes], list[str]]:
         report(Progress(fraction=READ * len(sprites) / len(task.paths), message=f"reading {path.name[:80]}"))
         picture = read_picture(path, task.max_pixels)
         notes += [f"{name}: {note}" for note in picture.notes]
-        rgba = picture.rgba
-        if task.options.defringe:
-            defringe(rgba)
-        box = visible_box(rgba[..., 3] > 0)
-        if box is None:
+        sprite = cleaned(picture.rgba, trim=task.options.trim, clean=task.options.defringe)
+        if not sprite[..., 3].any():
             notes.append(f"{name}: nothing is visible; its cell is empty")
-        elif task.options.trim:
-            rgba = _cut(rgba, box).copy()
-        sprites.append(rgba)
+        sprites.append(sprite)
     return sprites, notes
+
+
+def cleaned(rgba: Bytes, *, trim: bool, clean: bool) -> Bytes:
+    """A picture without fringe (in place) and cut to what is visible, where that is wanted; an empty one stays."""
+    if clean:
+        defringe(rgba)
+    box = visible_box(rgba[..., 3] > 0) if trim else None
+    return rgba if box is None else _cut(rgba, box).copy()
 
 
 def _grid(options: SheetOptions, sizes: Sequence[Size], columns: int) -> Grid:
@@ -195,7 +198,7 @@ def _grid(options: SheetOptions, sizes: Sequence[Size], columns: int) -> Grid:
     return Grid(cell, columns, len(sizes), options.padding, options.extrude)
 
 
-def _factors(fit: str, sizes: Sequence[Size], cell: Size) -> list[float]:
+def factors_of(fit: str, sizes: Sequence[Size], cell: Size) -> list[float]:
     """How each picture is scaled."""
     each = [min(cell[0] / width, cell[1] / height) for width, height in sizes]
     match fit:
@@ -207,7 +210,7 @@ def _factors(fit: str, sizes: Sequence[Size], cell: Size) -> list[float]:
             return [min(1.0, factor) for factor in each]
 
 
-def _placed(sheet: Bytes, canvas: Bytes, grid: Grid, index: int, name: str, *, trim: bool) -> Frame:
+def put(sheet: Bytes, canvas: Bytes, grid: Grid, index: int, name: str, *, trim: bool) -> Frame:
     """Put a cell's canvas into the sheet; its frame is what is visible of it, or without `trim` all of it."""
     left, top, right, bottom = _frame_box(canvas, trim)
     part = canvas[top:bottom, left:right]
@@ -229,14 +232,5 @@ def _cut(rgba: Bytes, box: Box) -> Bytes:
     return rgba[top:bottom, left:right]
 
 
-def _size(picture: Bytes) -> Size:
+def size_of(picture: Bytes) -> Size:
     return picture.shape[1], picture.shape[0]
-
-
-def _resized(rgba: Bytes, width: int, height: int) -> Bytes:
-    """A picture at another size, colour weighted by alpha: (height, width, 4), uint8."""
-    how = cv2.INTER_AREA if width * height < rgba.shape[0] * rgba.shape[1] else cv2.INTER_CUBIC
-    planes = {channel: np.clip(plane, 0, 1) for channel, plane in resized_channels(rgba, width, height, how)}
-    alpha = planes[3]
-    colours = [np.divide(planes[c], alpha, out=np.zeros_like(alpha), where=alpha > 0) for c in range(3)]
-    return to_bytes(np.clip(np.stack([*colours, alpha], axis=-1), 0, 1))

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from layerdiffuse_mcp.api.cells import Cell
 from layerdiffuse_mcp.api.layers import FITTING, UNCHANGED, Canvas, LayerOptions
-from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
+from layerdiffuse_mcp.api.outcome import AlphaFacts, Placement, Progress
 from layerdiffuse_mcp.families.matting import MattingNetwork
 
 MAX_PIXELS = 64_000_000
+VIEWED = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
+"""Formats that a picture is shown in, and their media types."""
 CHECKERBOARD = "checkerboard"
 BESIDE = ".layers.json"
 """What the file with a PSD's composition is named by, after the PSD's stem."""
@@ -253,4 +256,53 @@ class MakeSheetTask(PictureTask[MadeSheet]):
     options: SheetOptions = SheetOptions()
     suffix: str = ".png"
     preview: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeSet(PictureResult):
+    """The pictures of a set: their files and what their alpha holds, in order; and the sheet of them all, if wanted."""
+
+    files: tuple[bytes, ...]
+    alphas: tuple[AlphaFacts, ...]
+    cell: tuple[int, int]
+    sheet: MadeSheet | None
+
+
+@dataclass(frozen=True)
+class SetTask(PictureTask[MadeSet]):
+    """Put encoded pictures, named as in an atlas, into cells of one size: each alone, and with `sheet` all together.
+
+    What a file says of itself is in the new one, too.
+    """
+
+    pictures: tuple[bytes, ...]
+    names: tuple[str, ...]
+    cell: Cell
+    sheet: bool
+    format: str = "png"
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPicture(PictureResult):
+    """A foreground on a picture; `data` is its file, `alpha` None where it is opaque, `crop` as of `Placement`."""
+
+    width: int
+    height: int
+    alpha: AlphaFacts | None
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class OnPictureTask(PictureTask[OnPicture]):
+    """Put an encoded foreground onto the picture that it was drawn for, at that picture's size.
+
+    `resize_mode` says how the picture was fitted to the foreground's size when that was drawn.
+    """
+
+    foreground: bytes
+    picture: Path
+    resize_mode: str
+    format: str = "png"
     max_pixels: int = MAX_PIXELS

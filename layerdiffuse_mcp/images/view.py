@@ -17,10 +17,9 @@ from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts, checkerboard, composite
-from layerdiffuse_mcp.images.choices import VIEWED
 from layerdiffuse_mcp.images.colour import background_colour
 from layerdiffuse_mcp.images.read import read_picture
-from layerdiffuse_mcp.images.tasks import Report, View, ViewTask
+from layerdiffuse_mcp.images.tasks import VIEWED, Report, View, ViewTask
 from layerdiffuse_mcp.images.transform import resampled
 from layerdiffuse_mcp.wording import quoted
 

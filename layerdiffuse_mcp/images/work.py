@@ -25,6 +25,7 @@ from layerdiffuse_mcp.images.layout import Rectangle, Shape, Size
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.images.preview import preview, preview_in_turn
 from layerdiffuse_mcp.images.read import picture_size, read_picture
+from layerdiffuse_mcp.images.sets import make_set, on_picture
 from layerdiffuse_mcp.images.sheet import make_sheet
 from layerdiffuse_mcp.images.tasks import (
     CHECKERBOARD,
@@ -35,12 +36,14 @@ from layerdiffuse_mcp.images.tasks import (
     InspectTask,
     MakeSheetTask,
     MatteTask,
+    OnPictureTask,
     PictureResult,
     PictureTask,
     Placed,
     PlacedFile,
     Report,
     ResultT,
+    SetTask,
     Sheet,
     SheetTask,
     Shown,
@@ -167,6 +170,8 @@ WORK: dict[type[Any], Callable[[Any, Report], PictureResult]] = {
     MatteTask: matted,
     MakeSheetTask: make_sheet,
     ViewTask: view,
+    SetTask: make_set,
+    OnPictureTask: on_picture,
 }
 
 

@@ -33,23 +33,20 @@ BEGUN = 0.1
 FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 
-def _nothing() -> None:
-    """What is to be done at most jobs' end."""
-
-
 class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
     Jobs of one `batch_key` can be drawn as one batch; one without a key, as with several tasks, is drawn alone.
     `occupies`: whether a worker is at it. `expected`: seconds that its drawing takes as others did here (`pace.py`).
-    `created`, `started` and `ended` are seconds of the monotonic clock, of use
-    for spans alone.
+    `at_end`: what is called once, when it ends. `created`, `started` and `ended` are seconds of the monotonic clock, of
+    use for spans alone.
     """
 
     def __init__(self, what: str, planned: Planned) -> None:
         self.id = f"job-{secrets.token_hex(4)}"
         self.what = what
         self.tasks, self.inputs, self.downloads = planned.tasks, planned.inputs, planned.downloads
+        self.finish = planned.finish
         self.batch_key = batch_key(self.tasks[0]) if len(self.tasks) == 1 else None
         self.state = State.QUEUED
         self.occupies = False
@@ -63,7 +60,7 @@ class Job:
         self.scope = anyio.CancelScope()
         self.group: list[Job] = [self]
         self.changed = anyio.Event()
-        self.at_end: Callable[[], None] = _nothing
+        self.at_end: list[Callable[[], object]] = []
 
     @property
     def finished(self) -> bool:
@@ -133,6 +130,6 @@ class Job:
         self.state, self.outcome, self.error, self.ended = state, outcome, error, time.monotonic()
         fraction = 1.0 if state is State.DONE else self.progress.fraction
         self.progress = Progress(fraction=fraction, message=state.value)
-        self.at_end()
-        self.at_end = _nothing
+        while self.at_end:
+            self.at_end.pop()()
         self._announce()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdiffuse_mcp.api.fields import MAX_SIZE
+from layerdiffuse_mcp.api.finish import IntoCells, OntoBackground
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     Download,
@@ -26,8 +27,15 @@ from layerdiffuse_mcp.api.plan import (
     make_plan,
     methods_of,
 )
-from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest, GenerateRequest, PrepareRequest, Request
-from layerdiffuse_mcp.api.sizes import area
+from layerdiffuse_mcp.api.requests import (
+    DecodeRequest,
+    EncodeRequest,
+    GenerateRequest,
+    PrepareRequest,
+    Request,
+    SetRequest,
+)
+from layerdiffuse_mcp.api.sizes import area, fit
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, families_for, titles
@@ -47,6 +55,8 @@ from layerdiffuse_mcp.wording import printable
 
 MOST_ON_CPU = 4
 """Areas of a model's own that a size may have on a processor, where a request says nothing of how it is fitted."""
+MAX_SET_PIXELS = 64 * 1024**2
+"""That the pictures of a set may have altogether, as they are drawn."""
 MAX_TOKENS = 4096
 """Of one prompt: time and memory grow with every 75 tokens."""
 
@@ -62,6 +72,8 @@ def plan(request: Request, settings: Settings) -> Planned:
     match request:
         case GenerateRequest():
             return _drawing(request, settings)
+        case SetRequest():
+            return _set(request, settings)
         case DecodeRequest():
             return _decoding(request, settings)
         case EncodeRequest():
@@ -97,7 +109,42 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
     for picture, size in sizes.items():
         check_fits(size, drawn, planned.resize_mode, picture)
-    return Planned((planned,), inputs, downloads)
+    return Planned((planned,), inputs, downloads, _onto_background(planned))
+
+
+def _onto_background(plan: DrawPlan) -> OntoBackground | None:
+    """Of a foreground that was drawn for a background: it is also wanted on that picture itself."""
+    if plan.task is not Task.FOREGROUND_FROM_BACKGROUND:
+        return None
+    background = plan.inputs["background"]
+    return OntoBackground(background.sha256, background.name, plan.resize_mode, plan.format)
+
+
+def _set(request: SetRequest, settings: Settings) -> Planned:
+    """The drawings of a set: each is a task, and all go into cells."""
+    from layerdiffuse_mcp.images.sets import set_grid
+
+    first = request.pictures[0]
+    size: dict[str, int] = {}
+    if request.cell.pixels:  # drawn in the cell's shape, at about the size that the model draws best
+        entry = catalog.find(first.model, settings)
+        width, height = fit(request.cell.pixels, entry.native_size, min(64, entry.native_size // 4))
+        size = {"width": first.width or width, "height": first.height or height}
+    drawings = [_drawing(picture.model_copy(update=size), settings) for picture in request.pictures]
+    tasks = [task for drawing in drawings for task in drawing.tasks if isinstance(task, DrawPlan)]
+    drawn = (tasks[0].width, tasks[0].height)
+    cell = request.cell.pixels or drawn
+    for width, height in (drawn, cell):
+        if (pixels := len(tasks) * width * height) > MAX_SET_PIXELS:
+            raise InvalidRequest(
+                f"{len(tasks)} pictures of {width}x{height} have {pixels / 1e6:.0f} million pixels, and a set may have "
+                f"{MAX_SET_PIXELS / 1e6:.0f} million. Give fewer subjects or a smaller cell."
+            )
+    if request.sheet:
+        set_grid(cell, len(tasks)).check(f".{first.format}", settings.max_pixels)
+    finish = IntoCells(request.subjects, request.cell, request.sheet, request.name, first.format)
+    downloads = dict.fromkeys(download for drawing in drawings for download in drawing.downloads)
+    return Planned(tuple(tasks), downloads=tuple(downloads), finish=finish)
 
 
 def _check_size(request: GenerateRequest, planned: DrawPlan, entry: ModelEntry, settings: Settings) -> None:

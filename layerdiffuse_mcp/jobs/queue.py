@@ -16,6 +16,7 @@ in one event loop: nothing here is shared with threads.
 
 import contextlib
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -28,10 +29,12 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.api.fields import near
-from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned, Task
 from layerdiffuse_mcp.backends.backend import Backend
+from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
+from layerdiffuse_mcp.jobs.finishing import finished, together
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.jobs.pace import Paces
 from layerdiffuse_mcp.outputs.index import Index
@@ -49,6 +52,9 @@ DOWNLOADING = 2
 """Jobs that download at once."""
 DOWNLOADED = 0.9
 """Share of a job that its downloads take."""
+LEFT = re.compile(r", about [0-9]+ s left$")
+DRAWN = 0.95
+"""Share of its tasks, where its pictures are finished after them."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +69,18 @@ class Jobs:
         backend: where requests run; closed with the queue.
         settings: `queue_size` bounds how many jobs may wait.
         heartbeat: longest silence of `follow`, in seconds.
+        pictures: where pictures are finished before they are written; left out, a room of its own.
     """
 
-    def __init__(self, backend: Backend, settings: Settings, heartbeat: float = HEARTBEAT) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        heartbeat: float = HEARTBEAT,
+        pictures: PictureRoom | None = None,
+    ) -> None:
         self.backend = backend
+        self._pictures = pictures or PictureRoom()
         self.index = Index(settings)
         self.paces = Paces()
         self._limit = settings.queue_size
@@ -78,6 +92,8 @@ class Jobs:
         self._arrivals = anyio.Semaphore(0)
         self._downloads = anyio.CapacityLimiter(DOWNLOADING)
         self._tasks: TaskGroup | None = None
+        self.at_end: Callable[[Job], object] | None = None
+        """Called with each job that ends."""
 
     async def __aenter__(self) -> "Jobs":
         self._tasks = anyio.create_task_group()
@@ -93,6 +109,7 @@ class Jobs:
         for job in self._jobs.values():
             self.cancel(job)
         await self.backend.close()
+        await self._pictures.close()
         self._tasks.cancel_scope.cancel()
         return await self._tasks.__aexit__(kind, error, trace)
 
@@ -206,6 +223,8 @@ class Jobs:
             place = f"waiting: {ahead} job{'s' * (ahead != 1)} ahead" if ahead else "waiting for the worker"
             return Progress(fraction=0.0, message=f"{place} ({time.monotonic() - job.created:.0f} s)")
         message = job.progress.message
+        if len(job.tasks) > 1 and job.seconds_left is not None:
+            message += f", about {job.seconds_left:.0f} s left"
         if job.state is State.RUNNING and message == "starting":
             starting = any(worker.phase == "starting" for worker in self.backend.state())
             message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
@@ -217,6 +236,11 @@ class Jobs:
 
     def _remember(self, job: Job) -> Job:
         self._jobs[job.id] = job
+        if (at_end := self.at_end) is not None:
+            if job.finished:
+                at_end(job)
+            else:
+                job.at_end.append(lambda: at_end(job))
         ended = [other.id for other in self._jobs.values() if other.finished]
         for job_id in ended[: max(0, len(ended) - KEPT)]:
             del self._jobs[job_id]
@@ -266,7 +290,8 @@ class Jobs:
                 for job, part in zip(jobs, outcome.parts, strict=True):
                     if not job.finished:
                         job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
-                        await self._save(job, part)
+                        with _failing(job), job.scope:
+                            await self._save(job, await self._finished(job, part))
                 self._learn([group], [outcome])
         except Exception:  # of one of them, as a rule; it comes again for that one
             logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
@@ -307,19 +332,36 @@ class Jobs:
         before = job.progress.fraction
         outcomes: list[Outcome] = []
 
+        count = len(job.tasks)
+        share = (1 - before) * (DRAWN if job.finish else 1.0) / count
+
         def report(progress: Progress) -> None:
-            done = (len(outcomes) + progress.fraction) / len(job.tasks)
-            job.report(progress.model_copy(update={"fraction": before + (1 - before) * done}))
+            number, message = len(outcomes), progress.message
+            if count > 1:  # the time that is left of one task would mislead: that of the job is its own to tell
+                message = f"{number + 1} of {count}: {LEFT.sub('', message)}"
+            fraction = min(1.0, before + share * (number + progress.fraction))
+            job.report(Progress(fraction=fraction, message=message))
 
         try:
             with _failing(job), job.scope:
                 for task in job.tasks:
                     outcomes.append(await self.backend.run(task, job.inputs, report))
-                await self._save(job, _together(outcomes))
+                await self._save(job, await self._finished(job, together(outcomes)))
             self._learn(job.tasks, outcomes)
         finally:
             job.end(State.CANCELLED)
             job.occupies = False
+
+    async def _finished(self, job: Job, outcome: Outcome) -> Outcome:
+        """The outcome, once its pictures have become what they are to be."""
+        if job.finish is None:
+            return outcome
+        before = job.progress.fraction
+
+        def report(progress: Progress) -> None:
+            job.report(progress.model_copy(update={"fraction": before + (1 - before) * progress.fraction}))
+
+        return await finished(job.finish, outcome, job.inputs, self._pictures, report)
 
     def _device(self) -> str | None:
         """What the workers run on, as soon as one has told."""
@@ -337,7 +379,7 @@ class Jobs:
 
         def write() -> Outcome:
             made = saved(outcome, self._settings.output, lambda: scope.cancel_called, job.id)
-            self.index.add(made.images, made.model, job.id, made.latents)
+            self.index.add(made.images, made.model, job.id, [*made.latents, *made.files])
             return made
 
         try:
@@ -364,26 +406,11 @@ def _failing(job: Job) -> Generator[None]:
         job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
 
 
-def _together(outcomes: list[Outcome]) -> Outcome:
-    """What a job's tasks made, as one; what it was made with is the last one's."""
-    first, *others = outcomes
-    for other in others:
-        times = {name: seconds + getattr(first.timings, name) for name, seconds in other.timings}
-        first = other.model_copy(
-            update={
-                "encoded": (*first.encoded, *other.encoded),
-                "warnings": (*first.warnings, *other.warnings),
-                "timings": Timings(**times),
-            }
-        )
-    return first
-
-
 def _results(job: Job) -> int:
     return sum(task.count for task in job.tasks if isinstance(task, DrawPlan))
 
 
 def _throw_away(outcome: Outcome) -> None:
-    for path in (*(image.path for image in outcome.images), *outcome.latents):
+    for path in (*(image.path for image in outcome.images), *outcome.latents, *outcome.files):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -26,6 +26,7 @@ from layerdiffuse_mcp.errors import Cancelled, OutputError
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.outputs.names import dated
 
+LATENT = ".safetensors"
 YOUNG, STALE = 1, 3600
 """Ages in seconds: a younger hidden folder may not be locked yet; an older one is left over where none can be."""
 _HIDDEN = re.compile(r"\.(unfinished|done)-(\d{4}-\d\d-\d\d)-[0-9a-f]{12}")
@@ -73,14 +74,17 @@ def saved(
 
     Pictures of a `job` say which they are (`images.png.read_id`): by its id and their number, from 1.
     """
-    paths = save(output, _with_ids(outcome.encoded, job) if job else outcome.encoded, cancelled)
+    files = _with_ids(outcome.encoded, job) if job else outcome.encoded
+    paths = save(output, files, cancelled, outcome.dated)
     pairs = list(zip(outcome.encoded, paths, strict=True))
     images = [ImageResult(path=path, **dict(file.picture)) for file, path in pairs if file.picture]
-    latents = [path for file, path in pairs if file.name.endswith(".safetensors")]
+    others = [path for file, path in pairs if not file.picture]
+    latents = [path for path in others if path.suffix == LATENT]
     return outcome.model_copy(
         update={
             "images": (*outcome.images, *images),
             "latents": (*outcome.latents, *latents),
+            "files": (*outcome.files, *(path for path in others if path.suffix != LATENT)),
             "encoded": (),
         }
     )

@@ -13,11 +13,14 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import anyio.to_thread
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -39,10 +42,12 @@ from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.hub import leftovers
 from layerdiffuse_mcp.jobs.queue import Jobs
+from layerdiffuse_mcp.logs import log_to
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents, stdio
+from layerdiffuse_mcp.server.icons import SERVER
 from layerdiffuse_mcp.server.prompts import add_prompts
-from layerdiffuse_mcp.server.resources import add_resources, check_view, completed, page, with_its_type
+from layerdiffuse_mcp.server.resources import add_resources, check_view, completed, page, tell_end, with_its_type
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import IMAGES, Services
 from layerdiffuse_mcp.server.tools import TOOLS
@@ -51,6 +56,10 @@ from layerdiffuse_mcp.wording import quoted
 
 NAME = "layerdiffuse"
 HANDSHAKE = frozenset({"initialize", "server/discover", "ping"})
+UNCHANGING: tuple[CacheableMethod, ...] = ("tools/list", "prompts/list", "resources/templates/list", "server/discover")
+"""Answers that stay the same as long as the program does."""
+HOUR = 3_600_000
+"""Milliseconds."""
 LONGEST_NAME = 5000
 """Characters of a method, name or URI that are looked at."""
 
@@ -83,11 +92,18 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
         open_backend: makes the backend that its jobs run on.
     """
 
+    bus = InMemorySubscriptionBus()
+
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
         await anyio.to_thread.run_sync(_sweep, settings)
         threading.Thread(target=leftovers.sweep, daemon=True, name="sweep").start()
-        async with PictureRoom() as pictures, Jobs(open_backend(settings), settings) as jobs:
+        async with (
+            anyio.create_task_group() as telling,
+            PictureRoom() as pictures,
+            Jobs(open_backend(settings), settings, pictures=pictures) as jobs,
+        ):
+            jobs.at_end = lambda job: telling.start_soon(tell_end, bus, job)
             known = Services(settings, jobs, pictures)
             try:
                 yield known
@@ -100,6 +116,9 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
         description="Pictures and layers with real transparency",
         instructions=INSTRUCTIONS,
         version=__version__,
+        icons=SERVER,
+        cache_hints=dict.fromkeys(UNCHANGING, CacheHint(HOUR, "public")),
+        subscriptions=bus,
         tools=[row.tool() for row in TOOLS],
         lifespan=lifespan,
         log_level="WARNING",
@@ -209,7 +228,9 @@ async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext
 
 def serve_stdio(settings: Settings) -> int:
     """Serve one client on standard input and output until it goes; returns the exit status."""
-    return anyio.run(create_server(settings).serve_stdio)
+    server = create_server(settings)
+    log_to(settings.log_file)
+    return anyio.run(server.serve_stdio)
 
 
 def serve_http(
@@ -227,4 +248,6 @@ def serve_http(
     """
     from layerdiffuse_mcp.server import http
 
-    http.serve(create_server(settings), host, port, token, allowed_hosts)
+    server = create_server(settings)
+    log_to(settings.log_file)
+    http.serve(server, host, port, token, allowed_hosts)

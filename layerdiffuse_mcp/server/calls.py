@@ -8,11 +8,12 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.plan import Planned
 from layerdiffuse_mcp.api.requests import Request, files_of
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
 from layerdiffuse_mcp.images.tasks import Shown
 from layerdiffuse_mcp.jobs.job import Job, State
-from layerdiffuse_mcp.server.results import of_job, preview_of, together
+from layerdiffuse_mcp.server.results import facts_of, of_job, plain, preview_of, together
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services, services
 
@@ -37,23 +38,41 @@ class Reporter:
 
 
 async def run(
-    ctx: Context[Services], request: Request, what: str, *, wait_seconds: float | None = None, preview: bool = False
+    ctx: Context[Services],
+    request: Request,
+    what: str,
+    *,
+    wait_seconds: float | None = None,
+    preview: bool = False,
+    fetch: bool = False,
 ) -> CallToolResult:
     """Do a request as a job; whoever abandons the call cancels it. Its files are released when the job has ended.
+
+    `fetch`: the person at the client agreed that what its model lacks is fetched, whatever the settings say.
 
     Raises:
         LayerDiffuseError: what the planner refused, at once, or whatever the job failed with.
     """
+    from layerdiffuse_mcp.hub.consent import check_licences
     from layerdiffuse_mcp.jobs.planner import plan
+
+    settings = services(ctx).settings
+
+    def planned_and_allowed() -> Planned:
+        if fetch:
+            return plan(request, settings.model_copy(update={"auto_download": True}))
+        planned = plan(request, settings)
+        check_licences(planned.downloads, settings)
+        return planned
 
     jobs, contents = services(ctx).jobs, services(ctx).contents
     try:
-        planned = await anyio.to_thread.run_sync(plan, request, services(ctx).settings)
+        planned = await anyio.to_thread.run_sync(planned_and_allowed)
         job = jobs.submit(planned, what)
     except BaseException:
         contents.release(files_of(request))
         raise
-    job.at_end = lambda: contents.release(files_of(request))
+    job.at_end.append(lambda: contents.release(files_of(request)))
     try:
         await wait(ctx, job, wait_seconds)
     except BaseException:  # the client cancelled the call or went away
@@ -81,10 +100,10 @@ async def unload(ctx: Context[Services], model: str | None, wait_seconds: float 
             "The worker is still busy with a job, and nothing was unloaded. Call again when it has ended, or end it "
             "with cancel_job (list_jobs names it)."
         )
-    what = "no model was" if model is None else f"{model} was not"
-    notes = () if dropped else (f"Nothing was unloaded: {what} in memory.",)
-    job = known.jobs.record("unload_models", Outcome(status={"unloaded": dropped}, warnings=notes))
-    return await result(ctx, job, preview=False)
+    none = "no model was" if model is None else f"{model} was not"
+    text = f"Unloaded: {', '.join(dropped)}." if dropped else f"Nothing was unloaded: {none} in memory."
+    job = known.jobs.record("unload_models", Outcome(status={"unloaded": dropped}))
+    return plain(text, facts_of(job, text).model_copy(update={"message": text}))
 
 
 async def wait(ctx: Context[Services], job: Job, wait_seconds: float | None) -> None:
@@ -112,12 +131,12 @@ async def results(ctx: Context[Services], jobs: Sequence[Job], *, preview: bool,
         for job in jobs:
             message = known.jobs.progress(job).message
             parts.append(of_job(job, message, None, first, several=len(jobs) > 1, recipe=recipe))
-            first += len(job.outcome.images) if job.outcome else 0
+            first += len(job.outcome.single) if job.outcome else 0
         return parts
 
     return together(await anyio.to_thread.run_sync(said), shown)
 
 
 async def _preview(known: Services, jobs: Sequence[Job]) -> Shown | None:
-    paths = [image.path for job in jobs if job.outcome for image in job.outcome.images]
+    paths = [image.path for job in jobs if job.outcome for image in job.outcome.single]
     return await preview_of(known.pictures, paths) if paths else None

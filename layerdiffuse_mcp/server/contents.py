@@ -7,7 +7,7 @@ the folder when the server ends; of a server that was killed the next one remove
 
     with contents.keeping() as keep:            # all are released again if the block fails
         request = EncodeRequest(image=keep(opened))
-    job.at_end = lambda: contents.release(files_of(request))
+    job.at_end.append(lambda: contents.release(files_of(request)))
 """
 
 import contextlib

@@ -6,15 +6,13 @@ job = await recorded(services(ctx), "cut_out", files)
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
 
 import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, TextContent
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from layerdiffuse_mcp.api.fields import OneOf
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome, Progress
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
@@ -27,18 +25,6 @@ from layerdiffuse_mcp.server.results import image_content, image_uri, link_to, s
 from layerdiffuse_mcp.server.services import Services, services
 
 ON_CHECKERBOARD = "The attached picture is a small preview on a checkerboard; the file holds the real transparency."
-
-
-class PictureOutput(BaseModel):
-    """What becomes of a result."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: Annotated[str, Field(max_length=100, description="Beginning of the file's name; default: the picture's")] = ""
-    format: Annotated[
-        str, OneOf(("png", "webp"), "format"), Field(description="Kind of file; webp is lossless too")
-    ] = "png"
-    preview: Annotated[bool, Field(description="Attach a small preview; the file is whole without it")] = True
 
 
 async def done(ctx: Context[Services], task: PictureTask[ResultT], room: PictureRoom | None = None) -> ResultT:

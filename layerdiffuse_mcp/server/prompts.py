@@ -6,16 +6,17 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import MCPServer
 from pydantic import Field
 
+from layerdiffuse_mcp.server.icons import LAYERS, PICTURE
 from layerdiffuse_mcp.server.services import Services
 
-Model = Annotated[str, Field(description="Base model, one of list_models; empty: the default")]
+Model = Annotated[str, Field(description="Name of a base model, as list_models says it; empty: the default")]
 
 
 def add_prompts(server: MCPServer[Services]) -> None:
     """Add every prompt."""
-    server.prompt(title="A set of game sprites")(game_sprites)
-    server.prompt(title="A product cut-out")(product_cutout)
-    server.prompt(title="A layered poster")(layered_poster)
+    server.prompt(title="A set of game sprites", icons=[PICTURE])(game_sprites)
+    server.prompt(title="A product cut-out", icons=[PICTURE])(product_cutout)
+    server.prompt(title="A layered poster", icons=[LAYERS])(layered_poster)
 
 
 def game_sprites(

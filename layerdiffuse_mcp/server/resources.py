@@ -15,6 +15,7 @@ import anyio.to_thread
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated, SubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
 from mcp_types import (
@@ -31,12 +32,13 @@ from mcp_types import (
 from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError
+from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
-from layerdiffuse_mcp.images.choices import VIEWED
-from layerdiffuse_mcp.images.tasks import CHECKERBOARD, ViewTask
+from layerdiffuse_mcp.images.tasks import CHECKERBOARD, VIEWED, ViewTask
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.access import OpenedFile, open_readable
+from layerdiffuse_mcp.server.icons import CLOCK, PICTURE
 from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured
 from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services
 from layerdiffuse_mcp.settings import Settings
@@ -72,6 +74,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         IMAGES + "{id}",
         name="image",
         title="A picture of this server",
+        icons=[PICTURE],
         description="A picture by the id that its tool result gave: PNG, or the format that it was made in",
         mime_type="image/png",
     )
@@ -87,6 +90,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         str(VIEW),
         name="view",
         title="A view of a picture",
+        icons=[PICTURE],
         description=(
             "A picture by its id as it is asked for, without a new file: width in pixels, at most 2048 and the "
             f"picture's own; format {', '.join(VIEWED)} (default png); background checkerboard or a colour, by default "
@@ -125,6 +129,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         JOBS + "{id}",
         name="job",
         title="A job of this server",
+        icons=[CLOCK],
         description="A job's state and result by its id",
         mime_type="application/json",
     )
@@ -135,6 +140,12 @@ def add_resources(server: MCPServer[Services]) -> None:
         except LayerDiffuseError as error:
             raise ResourceNotFoundError(str(error)) from error
         return json.dumps(structured(facts_of(found, known.jobs.progress(found).message)), indent=2)
+
+
+async def tell_end(bus: SubscriptionBus, job: Job) -> None:
+    """Tell whoever has subscribed that a job has ended, and that there is more to list."""
+    await bus.publish(ResourceUpdated(uri=JOBS + job.id))
+    await bus.publish(ResourcesListChanged())
 
 
 def check_view(uri: str) -> None:
@@ -188,6 +199,7 @@ def _values(name: str, settings: Settings) -> list[str]:
     tables = {
         "sampler": SAMPLERS,
         "schedule": SCHEDULES,
+        "method": METHODS,
         "format": VIEWED,
         "background": (CHECKERBOARD, "white", "black"),
         "crop": ("visible",),

@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, 
 from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp.api.fields import Omittable
-from layerdiffuse_mcp.api.outcome import AlphaFacts, ImageResult, Outcome, Verdict
+from layerdiffuse_mcp.api.outcome import AlphaFacts, ImageResult, Outcome, Placement, Verdict
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images.describe import describe
@@ -54,7 +54,11 @@ class PictureFacts(BaseModel):
     """One picture file."""
 
     number: int = Field(description="Its number in the preview and the text, from 1")
-    role: str = Field(description="Which layer it is: foreground, background, blended (both together), or its name")
+    role: str = Field(
+        description="Which layer it is: foreground, background, blended (both together), composed (the foreground on "
+        "the given picture), or its name"
+    )
+    subject: Omittable[str] = Field(default=None, description="Of a set: which subject it shows")
     box: Omittable[list[int]] = Field(
         default=None, description="Where it lies if it does not fill the picture: left, top, right, bottom, in pixels"
     )
@@ -68,6 +72,23 @@ class PictureFacts(BaseModel):
     )
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
+    placement: Omittable[Placement] = Field(default=None, description="Where the foreground lies on the given picture")
+    note: Omittable[str] = Field(default=None, description="What else to know of it")
+
+
+class SheetFacts(BaseModel):
+    """A sheet of the pictures of a set."""
+
+    path: str = Field(description="Absolute path of the sheet")
+    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    width: int = Field(description="In pixels")
+    height: int = Field(description="In pixels")
+    cell: list[int] = Field(description="Width and height of a cell, in pixels")
+    columns: int = Field(description="Cells in a row; they are filled row by row, in the order of the subjects")
+    spacing: int = Field(description="Pixels between two cells, for loaders that cut a sheet into cells")
+    margin: int = Field(default=0, description="Pixels before the first cell, likewise")
+    atlas: str = Field(description="Path of the atlas as JSON (Hash): frames by subject; PixiJS and Phaser read it")
+    atlas_array: str = Field(description="Path of the atlas as JSON (Array): frames in order")
 
 
 class JobResult(BaseModel):
@@ -76,6 +97,7 @@ class JobResult(BaseModel):
     status: State = Field(description="done, failed and cancelled are final")
     job_id: str = Field(description="Id for get_job and cancel_job")
     images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
+    sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
     latents: tuple[str, ...] = Field(default=(), description="Paths of saved latents")
     model: Omittable[str] = Field(default=None, description="Base model that was used")
     timings: Omittable[dict[str, float]] = Field(default=None, description="Seconds by stage")
@@ -147,7 +169,8 @@ def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> 
     if job.error is not None:
         facts.error = str(job.error)
     if (outcome := job.outcome) is not None:
-        facts.images = tuple(_picture_facts(job, n, image, first) for n, image in enumerate(outcome.images, 1))
+        facts.images = tuple(_picture_facts(job, n, image, first) for n, image in enumerate(outcome.single, 1))
+        facts.sheet = _sheet_facts(job, outcome)
         facts.latents = tuple(str(path) for path in outcome.latents)
         facts.model = outcome.model or None
         spent = {stage: round(seconds, 3) for stage, seconds in outcome.timings.model_dump().items() if seconds}
@@ -174,9 +197,30 @@ def _picture_facts(job: Job, number: int, image: ImageResult, first: int) -> Pic
         width=image.width,
         height=image.height,
         seed=image.seed,
+        subject=image.subject,
         verdict=image.verdict,
         reason=image.reason,
+        placement=image.placement,
+        note=image.note,
         alpha=alpha_facts(image.alpha),
+    )
+
+
+def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
+    if outcome.sheet is None:
+        return None
+    sheet, (by_name, in_order) = outcome.images[-1], outcome.files
+    return SheetFacts(
+        path=str(sheet.path),
+        uri=image_uri(job, len(outcome.images)),
+        width=sheet.width,
+        height=sheet.height,
+        cell=list(outcome.sheet.cell),
+        columns=outcome.sheet.columns,
+        spacing=outcome.sheet.spacing,
+        margin=outcome.sheet.margin,
+        atlas=str(by_name),
+        atlas_array=str(in_order),
     )
 
 
@@ -208,8 +252,9 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
     lines = [_headline(job, outcome)]
     lines += [
         f"{picture.number}. {line_of(image)}" if several else line_of(image)
-        for picture, image in zip(facts.images, outcome.images, strict=True)
+        for picture, image in zip(facts.images, outcome.single, strict=True)
     ]
+    lines += lines_of(facts.sheet) if facts.sheet else []
     lines += [f"latent: {path}" for path in outcome.latents]
     if shown is not None:
         lines.append(_on_the_preview(several))
@@ -217,14 +262,15 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     if shown is not None:
         content.append(image_content(shown))
-    content += [link_to(image.path, picture.uri) for image, picture in zip(outcome.images, facts.images, strict=True)]
+    linked: list[PictureFacts | SheetFacts] = [facts.sheet] if facts.sheet else [*facts.images]
+    content += [link_to(Path(picture.path), picture.uri) for picture in linked]
     return CallToolResult(content=content, structured_content=structured(facts))
 
 
 def _headline(job: Job, outcome: Outcome) -> str:
-    count = len(outcome.images)
+    count, is_set = len(outcome.single), any(image.subject for image in outcome.images)
     made = f"{count} picture{'s' * (count != 1)}" if count else "nothing to show"
-    best = ", the best first" if len({image.seed for image in outcome.images}) > 1 else ""
+    best = ", the best first" if len({image.seed for image in outcome.images}) > 1 and not is_set else ""
     spent = outcome.timings.total or job.seconds
     by = f" with {outcome.model}" if outcome.model else ""
     on = f" on {outcome.device}" if outcome.device else ""
@@ -235,7 +281,19 @@ def line_of(image: ImageResult) -> str:
     """One picture in one line: where it is, what its alpha holds, and what to doubt."""
     holds = "opaque layer" if image.alpha is None else describe(image.alpha)
     doubt = f". {image.verdict}: {image.reason}." if image.reason else ""
-    return f"{image.path} ({image.label}, {image.width}x{image.height}, seed {image.seed}): {holds}{doubt}"
+    note = f"; {image.note}" if image.note else ""
+    what = image.subject or image.label
+    return f"{image.path} ({what}, {image.width}x{image.height}, seed {image.seed}): {holds}{note}{doubt}"
+
+
+def lines_of(sheet: SheetFacts) -> list[str]:
+    """A sheet and its atlas in lines."""
+    return [
+        f"Sheet: {sheet.path} ({sheet.width}x{sheet.height}, cells of {sheet.cell[0]}x{sheet.cell[1]}, "
+        f"{sheet.columns} a row)",
+        f"Atlas, frames by name: {sheet.atlas}",
+        f"Atlas, frames in order: {sheet.atlas_array}",
+    ]
 
 
 def link_to(path: Path, uri: str) -> ResourceLink:

@@ -10,18 +10,20 @@ that happens to be JSON stays text, and an error reaches the agent without a pre
 not every client follows.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import ToolAnnotations
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.server.icons import icons_for
 from layerdiffuse_mcp.wording import quoted
 
 # What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
@@ -48,10 +50,13 @@ class Row(NamedTuple):
         """The tool as the server takes it."""
         description = " ".join((self.function.__doc__ or "").split())
         made = StrictTool.from_function(
-            self.function, title=self.title, description=description, annotations=self.annotations
+            self.function,
+            title=self.title,
+            description=description,
+            annotations=self.annotations,
+            icons=icons_for(self.function.__module__.rpartition(".")[2]),
         )
         made.parameters = {"required": [], "additionalProperties": False, **inlined(made.parameters)}
-        made.fn_metadata.output_schema = inlined(made.fn_metadata.output_schema or {})
         return made
 
 
@@ -69,19 +74,25 @@ class TextAsItIs(FuncMetadata):
         return super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
 
 
+@functools.cache
+def output_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a result, as the SDK makes it; once for all tools that return it, for the start waits for it."""
+    return inlined(FuncMetadata(arg_model=ArgModelBase, output_model=model).output_schema or {})
+
+
 class StrictTool(Tool):
     """A tool whose errors are one plain message: what was wrong, what is allowed, what to do."""
 
     @classmethod
     def from_function(cls, *args: Any, **options: Any) -> "StrictTool":
         """As the SDK's; it makes one of this class."""
-        made = cast(StrictTool, super().from_function(*args, **options))
-        facts, shapes = made.fn_metadata, made.parameters["properties"]
+        made = cast(StrictTool, super().from_function(*args, **options, structured_output=False))
+        [model] = made.fn.__annotations__["return"].__metadata__
+        shapes = made.parameters["properties"]
         made.fn_metadata = TextAsItIs(
-            arg_model=facts.arg_model,
-            output_schema=facts.output_schema,
-            output_model=facts.output_model,
-            wrap_output=facts.wrap_output,
+            arg_model=made.fn_metadata.arg_model,
+            output_schema=output_schema(model),
+            output_model=model,
             texts=frozenset(name for name in shapes if shapes[name].get("type") == "string"),
         )
         return made
@@ -166,7 +177,9 @@ def _without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema with what it refers to in its place; its models hold no circle."""
+    """A schema with what it refers to in its place, and without titles that say a name again; its models hold no
+    circle.
+    """
     definitions = schema.get("$defs", {})
 
     def resolved(node: Any) -> Any:
@@ -174,10 +187,15 @@ def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
             case {"$ref": reference, **rest}:
                 return resolved({**definitions[reference.removeprefix("#/$defs/")], **rest})
             case {**items}:
-                return {name: resolved(value) for name, value in items.items()}
+                return {name: resolved(value) for name, value in items.items() if not _is_title(name, value)}
             case [*items]:
                 return [resolved(value) for value in items]
             case _:
                 return node
 
     return resolved({name: value for name, value in schema.items() if name != "$defs"})
+
+
+def _is_title(name: str, value: Any) -> bool:
+    """Whether this is a schema's title, and no property of that name."""
+    return name == "title" and isinstance(value, str)

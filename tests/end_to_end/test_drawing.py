@@ -273,7 +273,9 @@ async def test_a_finished_job_can_be_read_as_a_resource(client: Client, apple: C
 
 
 async def test_models_can_be_dropped_and_prepared(client: Client):
-    assert (await call(client, "unload_models", {"wait_seconds": 600}))["status"] == "done"
+    unloaded = await call(client, "unload_models", {"wait_seconds": 600})
+    assert unloaded["status"] == "done"
+    assert unloaded["message"] == "Unloaded: pocket."
     assert (await call(client, "server_status", {}))["engine"]["loaded"] == []
     assert (await call(client, "prepare_model", {"wait_seconds": 600}))["status"] == "done"
     assert (await call(client, "server_status", {}))["engine"]["loaded"][0]["model"] == "pocket"

@@ -119,7 +119,7 @@ async def test_a_cancelled_call_stops_and_leaves_no_file(client: Client, folder:
     [
         ("sampler", "Euler", "sampler would change nothing"),
         ("layer_prompts", {"foreground": "a bird"}, "layer_prompts would change nothing"),
-        ("loras", [{"name": "spice"}], "take no LoRAs"),
+        ("loras", {"spice": 1}, "take no LoRAs"),
     ],
 )
 async def test_an_option_that_the_family_does_not_accept_is_refused(client: Client, option: str, value: Any, says: str):

@@ -366,7 +366,7 @@ async def test_what_a_job_held_is_released_once_when_it_has_ended(settings: Sett
     released = list[str]()
     async with open_jobs(settings, rehearsal) as jobs:
         job = ask(jobs, prompt)
-        job.at_end = lambda: released.append(job.state.value)
+        job.at_end.append(lambda: released.append(job.state.value))
         await jobs.follow(job, 30)
         assert len(released) == 1
         jobs.cancel(job)
@@ -454,5 +454,6 @@ async def test_unloading_waits_for_the_task_and_for_no_job_that_waits(settings: 
             while running.progress.fraction == 0:
                 await anyio.sleep(0.01)
             assert await jobs.backend.unload() == ["steps 20"]
+            await jobs.follow(running, 60)  # its files are written beside the worker
         assert running.state is State.DONE
         assert not waiting.finished

@@ -7,6 +7,7 @@ killed         its process is killed
 broken         a bug: an exception that is not ours
 refused        an error of ours
 draw           as many pictures as are asked for, of no pixels
+square red 3   a red square on nothing, off its picture's middle; after three steps, if a number is given
 signal 34      its process is ended by that signal
 unfit          an error of ours, after which its process ends by itself
 long ...       nothing: a prompt to make it as long as is wanted
@@ -54,6 +55,9 @@ class Engine:
                 self.done.append(prompt)
                 if prompt.startswith("draw"):
                     return self._drawn_for(task)
+                if prompt.startswith("square"):
+                    self._obey("steps " + "".join(prompt.partition(",")[0].split()[2:] or "0"), on_step)
+                    return self._squared(task)
                 return Outcome(model="rehearsal", device="cpu", warnings=(str(os.getpid()),))
             case GroupPlan(plans=plans):
                 for other in plans:
@@ -75,6 +79,30 @@ class Engine:
             for number in range(plan.count)
         )
         return Outcome(model="rehearsal", device="cpu", encoded=files)
+
+    def _squared(self, plan: DrawPlan) -> Outcome:
+        import numpy as np
+        from PIL import ImageColor
+
+        from layerdiffuse_mcp.images.alpha import alpha_facts
+        from layerdiffuse_mcp.images.export import picture_bytes
+        from layerdiffuse_mcp.recipes.recipe import recipe_of
+
+        height, width = plan.height, plan.width
+        pixels = np.zeros((height, width, 4), np.uint8)
+        colour = ImageColor.getrgb(plan.prompt.split(",")[0].split()[1])
+        pixels[height // 4 : height * 3 // 4, width // 4 - 8 : width * 3 // 4 - 8] = (*colour, 255)
+        files: list[EncodedFile] = []
+        for role in ("foreground", "blended") if plan.inputs else ("foreground",):
+            facts = PictureFacts(
+                role=role, width=width, height=height, seed=plan.seed, alpha=alpha_facts(pixels), verdict="good"
+            )
+            said = {"recipe": recipe_of(plan, weights={}, device="cpu", dtype="float32") | {"role": role}}
+            data = picture_bytes(pixels, plan.format, **said)
+            files.append(EncodedFile(name=f"square-{plan.seed}-{role}.{plan.format}", data=data, picture=facts))
+            if plan.save_latent:
+                files.append(EncodedFile(name=f"square-{plan.seed}-{role}.safetensors", data=b"latent"))
+        return Outcome(model="rehearsal", device="cpu", encoded=tuple(files), warnings=("as always",))
 
     def _obey(self, prompt: str, on_step: Callable[[Progress], None]) -> None:
         word, _, number = prompt.partition(" ")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -99,6 +100,25 @@ async def test_every_parameter_is_described_with_its_range(name: str, tools: dic
         if schema["type"] in ("integer", "number"):
             assert "minimum" in schema or "exclusiveMinimum" in schema, parameter
             assert "maximum" in schema, parameter
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_tool_takes_few_parameters_and_shows_the_form_of_lists_and_objects(name: str, tools: dict[str, Tool]):
+    properties = tools[name].input_schema["properties"]
+    assert len(properties) <= 8
+    for parameter, schema in properties.items():
+        assert "examples" in schema or schema["type"] not in ("array", "object"), parameter
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_description_of_a_tool_says_what_comes_back(name: str, tools: dict[str, Tool]):
+    assert re.search(r"\b([Rr]eturns?|List)\b", tools[name].description or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_schema_says_no_name_twice(name: str, tools: dict[str, Tool]):
+    for schema in (tools[name].input_schema, tools[name].output_schema):
+        assert "title" not in words(schema)
 
 
 async def test_enums_are_the_tables(tools: dict[str, Tool]):

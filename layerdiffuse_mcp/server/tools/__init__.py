@@ -1,7 +1,18 @@
 """The table of tools; one module a subject."""
 
 from layerdiffuse_mcp.server.tool import FETCHES, FREES, READS, STOPS, WRITES, Row
-from layerdiffuse_mcp.server.tools import cutouts, drawing, history, jobs, latents, models, pictures, redraw, sheets
+from layerdiffuse_mcp.server.tools import (
+    cutouts,
+    drawing,
+    history,
+    jobs,
+    latents,
+    models,
+    pictures,
+    redraw,
+    sets,
+    sheets,
+)
 
 TOOLS = (
     Row(drawing.generate_transparent, "Draw a transparent picture", WRITES),
@@ -10,6 +21,7 @@ TOOLS = (
     Row(drawing.generate_background_from_foreground, "Draw a background for a foreground", WRITES),
     Row(drawing.generate_foreground_from_background, "Draw a foreground for a background", WRITES),
     Row(drawing.extract_layer, "Take a layer out of a finished picture", WRITES),
+    Row(sets.generate_set, "Draw a set of pictures in one style", WRITES),
     Row(redraw.redraw_image, "Draw a picture again", WRITES),
     Row(latents.decode_transparent_latent, "Decode a transparent latent", WRITES),
     Row(latents.encode_transparent_image, "Encode a picture into a transparent latent", WRITES),

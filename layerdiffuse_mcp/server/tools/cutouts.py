@@ -22,10 +22,11 @@ from layerdiffuse_mcp.images.extras import check_installed
 from layerdiffuse_mcp.images.tasks import CutOutTask, MatteTask, PictureTask
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.finished import PictureOutput, done, picture_result, recorded
+from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_uri
 from layerdiffuse_mcp.server.services import Keep, Services, services
-from layerdiffuse_mcp.server.tools.parameters import file_field
+from layerdiffuse_mcp.server.tools.consent import TO_USE
+from layerdiffuse_mcp.server.tools.parameters import PictureFile, file_field
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words
 
@@ -33,14 +34,14 @@ from layerdiffuse_mcp.wording import in_words
 class CutOut(BaseModel):
     """A cut-out on disk."""
 
-    path: str
-    uri: str
-    width: int
-    height: int
+    path: str = Field(description="Absolute path of the file")
+    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    width: int = Field(description="In pixels")
+    height: int = Field(description="In pixels")
     method: str = Field(description="How it was cut out")
-    alpha: Alpha | None = None
-    warnings: list[str] = Field(description="What to look at before it is handed on")
-    notes: list[str]
+    alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds")
+    warnings: tuple[str, ...] = Field(default=(), description="What to look at before it is handed on")
+    notes: tuple[str, ...] = Field(default=(), description="What was changed while pictures were read")
 
 
 async def cut_out(
@@ -89,10 +90,12 @@ async def cut_out(
     ] = None,
     output: Omittable[
         Annotated[
-            PictureOutput,
+            PictureFile,
             Field(description="What file to make", examples=[{"name": "mug", "format": "webp", "preview": False}]),
         ]
     ] = None,
+    *,
+    fetch: Annotated[bool, TO_USE],
 ) -> Annotated[CallToolResult, CutOut]:
     """Cut the subject out of a picture: soft alpha, and its own colour without the background's.
 
@@ -101,14 +104,15 @@ async def cut_out(
     preview, and warnings where the result is doubtful.
     """
     known = services(ctx)
-    made_as = output or PictureOutput()
+    made_as = output or PictureFile()
+    format = made_as.format or "png"
     check_together(background, second_image, second_background, model, translucent=translucent)
     network = MATTING[model] if model is not None else None
-    graph = await _graph(ctx, network) if network else None
+    graph = await _graph(ctx, network, fetch=fetch) if network else None
 
     def task(keep: Keep) -> tuple[Path, PictureTask[tasks.CutOut]]:
         path = known.picture(image, keep)
-        suffix, most = f".{made_as.format}", known.settings.max_pixels
+        suffix, most = f".{format}", known.settings.max_pixels
         if network and graph:
             return path, MatteTask(path, graph, network, suffix, made_as.preview, most)
         return path, CutOutTask(
@@ -130,14 +134,14 @@ async def cut_out(
         else:
             cut = await done(ctx, given)
     file = EncodedFile(
-        name=file_name(made_as.name or path.stem, 0, "cutout", f".{made_as.format}"),
+        name=file_name(made_as.name or path.stem, 0, "cutout", f".{format}"),
         data=cut.data,
         picture=PictureFacts(role="foreground", width=cut.width, height=cut.height, seed=0, alpha=cut.alpha),
     )
     job, [made], _ = await recorded(known, "cut_out", [file], (*cut.warnings, *cut.notes))
     facts = CutOut(
         path=str(made.path), uri=image_uri(job, 1), width=made.width, height=made.height, method=cut.how,
-        alpha=alpha_facts(made.alpha), warnings=list(cut.warnings), notes=list(cut.notes),
+        alpha=alpha_facts(made.alpha), warnings=cut.warnings, notes=cut.notes,
     )  # fmt: skip
     lines = [f"Cut out {cut.how}: {made.path} ({made.width}x{made.height}): {describe(cut.alpha)}"]
     lines += [f"Warning: {warning}" for warning in cut.warnings]
@@ -165,12 +169,12 @@ def check_together(
         raise InvalidRequest("With second_image every alpha is found exactly: leave translucent out.")
 
 
-async def _graph(ctx: Context[Services], network: MattingNetwork) -> Path:
-    """The network's file, fetched first where the settings allow that; refuses what cannot run here."""
+async def _graph(ctx: Context[Services], network: MattingNetwork, *, fetch: bool) -> Path:
+    """The network's file, fetched first where the settings or the user allow that; refuses what cannot run here."""
     settings = services(ctx).settings
     check_runs(network)
-    if settings.auto_download and await anyio.to_thread.run_sync(_is_missing, network, settings):
-        await run(ctx, PrepareRequest(model=network.name), "prepare_model")
+    if (fetch or settings.auto_download) and await anyio.to_thread.run_sync(_is_missing, network, settings):
+        await run(ctx, PrepareRequest(model=network.name), "prepare_model", fetch=fetch)
     return await anyio.to_thread.run_sync(catalog.matting_file, network, settings)
 
 

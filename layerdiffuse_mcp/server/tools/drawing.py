@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
@@ -16,6 +17,7 @@ from layerdiffuse_mcp.families.spec import Role, Task
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Keep, Services, services
+from layerdiffuse_mcp.server.tools.consent import consent_to_draw
 from layerdiffuse_mcp.server.tools.parameters import (
     Background,
     Blended,
@@ -46,6 +48,7 @@ class Wish:
     count: int
     options: Options | None
     output: Output | None
+    fetch: bool = False
 
 
 EXTRACTED: Mapping[frozenset[str], Task] = {
@@ -55,14 +58,50 @@ EXTRACTED: Mapping[frozenset[str], Task] = {
 """Tasks by the pictures given."""
 
 
-_WANT: Any = Field(
-    min_length=1,
-    max_length=2,
-    description="What to draw: the new layer, or blended, the finished picture with both together; default: both",
-    examples=[["blended"]],
-)
-WantBackground = Annotated[list[Literal["background", "blended"]], _WANT]
-WantForeground = Annotated[list[Literal["foreground", "blended"]], _WANT]
+def _transparent() -> Task:
+    return Task.TRANSPARENT
+
+
+def _layers() -> Task:
+    return Task.LAYERS
+
+
+def _want(which: str, example: str) -> Any:
+    description = f"What to draw: {which}; default: both"
+    return Field(min_length=1, max_length=2, description=description, examples=[[example]])
+
+
+WantBackground = Annotated[
+    list[Literal["background", "blended"]],
+    _want("the new layer, or blended, the finished picture with both together", "blended"),
+]
+WantForeground = Annotated[
+    list[Literal["foreground", "blended"]],
+    _want("the new layer (composed comes with it), or blended, the model's sketch of both together", "foreground"),
+]
+
+
+def _background_task(want: Collection[Role] | None) -> Task:
+    return Task.BLENDED_FROM_FOREGROUND if _only_blended(want) else Task.BACKGROUND_FROM_FOREGROUND
+
+
+def _foreground_task(want: Collection[Role] | None) -> Task:
+    return Task.BLENDED_FROM_BACKGROUND if _only_blended(want) else Task.FOREGROUND_FROM_BACKGROUND
+
+
+def _extracted(blended: str | None, foreground: str | None, background: str | None) -> Task:
+    """The task that the pictures given make."""
+    pictures = {"blended": blended, "foreground": foreground, "background": background}
+    given = frozenset(name for name, file in pictures.items() if file is not None)
+    if given not in EXTRACTED:
+        ways = " or ".join(" and ".join(sorted(names)) for names in EXTRACTED)
+        got = " and ".join(sorted(given))
+        raise InvalidRequest(f"extract_layer takes {ways}, and got {got}. Give paths or image ids of exactly those.")
+    return EXTRACTED[given]
+
+
+def _only_blended(want: Collection[Role] | None) -> bool:
+    return {*(want or ())} == {"blended"}
 
 
 async def generate_transparent(
@@ -74,13 +113,14 @@ async def generate_transparent(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
+    fetch: Annotated[bool, consent_to_draw(_transparent)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw subjects with real alpha (soft edges, glass, hair). Describe the subject alone: a background in the prompt
-    spoils the cut-out. Returns the path of an RGBA picture for each seed, the best first, with a verdict, what its
-    alpha holds, and one small preview; or, when it takes long, a job_id for get_job.
+    """Generate a transparent picture: subjects with real alpha (soft edges, glass, hair). Describe the subject alone: a
+    background in the prompt spoils the cut-out. Returns the path of an RGBA picture for each seed, the best first, with
+    a verdict, what its alpha holds, and one small preview; or, when it takes long, a job_id for get_job.
     """
     return await draw(
-        ctx, "generate_transparent", Task.TRANSPARENT, {}, Wish(prompt, size, seed, count, options, output)
+        ctx, "generate_transparent", Task.TRANSPARENT, {}, Wish(prompt, size, seed, count, options, output, fetch)
     )
 
 
@@ -95,13 +135,14 @@ async def edit_transparent(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
+    fetch: Annotated[bool, consent_to_draw(_transparent)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Redraw a picture that has real alpha, or its masked part, after a prompt that says what it shows then;
-    options.strength says how much of it changes. It cuts nothing out of an opaque picture. Returns the path of a new
-    RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for get_job.
+    """Edit a transparent picture: redraw one that has real alpha, or its masked part, after a prompt that says what it
+    shows then; options.strength says how much of it changes. It cuts nothing out of an opaque picture. Returns the path
+    of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for get_job.
     """
     given = {"image": image, "mask": mask}
-    wish = Wish(prompt, size, seed, count, options, output)
+    wish = Wish(prompt, size, seed, count, options, output, fetch)
     return await draw(ctx, "edit_transparent", Task.TRANSPARENT, given, wish)
 
 
@@ -114,12 +155,13 @@ async def generate_layers(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
+    fetch: Annotated[bool, consent_to_draw(_layers)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Draw layers that match, at once: a transparent foreground, an opaque background, and blended, the finished
     picture with both together. prompt describes the whole, options.layer_prompts each layer. SD1.5 models. Returns the
     three paths for each seed, with a verdict; or a job_id for get_job.
     """
-    wish = Wish(prompt, size, seed, count, options, output)
+    wish = Wish(prompt, size, seed, count, options, output, fetch)
     return await draw(ctx, "generate_layers", Task.LAYERS, {}, wish)
 
 
@@ -134,13 +176,15 @@ async def generate_background_from_foreground(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
+    task: Annotated[Task, Resolve(_background_task)],
+    fetch: Annotated[bool, consent_to_draw(_background_task)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a background that fits a given RGBA foreground, and blended, the finished picture with both together. The
-    prompt describes the whole scene. Returns their paths for each seed; or a job_id for get_job.
+    """Given an RGBA subject, draw the background behind it, and blended, the finished picture with both together. The
+    prompt describes the whole scene. For the reverse: generate_foreground_from_background. Returns their paths for each
+    seed; or a job_id for get_job.
     """
-    task = Task.BLENDED_FROM_FOREGROUND if _only_blended(want) else Task.BACKGROUND_FROM_FOREGROUND
     given = {"foreground": foreground}
-    wish = Wish(prompt, size, seed, count, options, output)
+    wish = Wish(prompt, size, seed, count, options, output, fetch)
     return await draw(ctx, "generate_background_from_foreground", task, given, wish, want)
 
 
@@ -155,13 +199,15 @@ async def generate_foreground_from_background(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
+    task: Annotated[Task, Resolve(_foreground_task)],
+    fetch: Annotated[bool, consent_to_draw(_foreground_task)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a transparent foreground that fits a given background, and blended, the finished picture with both together.
-    The prompt describes the whole scene. Returns their paths for each seed, with a verdict; or a job_id for get_job.
+    """Draw a transparent foreground that fits a given background. The prompt describes the whole scene. Returns for
+    each seed the foreground with a verdict; composed, the given picture itself at its full size with the foreground on
+    it, and where that lies; and blended, the model's own sketch of both, redrawn small; or a job_id for get_job.
     """
-    task = Task.BLENDED_FROM_BACKGROUND if _only_blended(want) else Task.FOREGROUND_FROM_BACKGROUND
     given = {"background": background}
-    wish = Wish(prompt, size, seed, count, options, output)
+    wish = Wish(prompt, size, seed, count, options, output, fetch)
     return await draw(ctx, "generate_foreground_from_background", task, given, wish, want)
 
 
@@ -184,6 +230,8 @@ async def extract_layer(
         ]
     ] = None,
     output: Omittable[GivenOutput] = None,
+    task: Annotated[Task, Resolve(_extracted)],
+    fetch: Annotated[bool, consent_to_draw(_extracted)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Take a layer out of a finished picture by giving the other one: blended and background give the transparent
     foreground, blended and foreground the background. The prompt describes the layer that is wanted. SDXL models.
@@ -191,8 +239,8 @@ async def extract_layer(
     """
     given = {"foreground": foreground, "background": background, "blended": blended}
     count = options and options.count
-    wish = Wish(prompt, size, seed, count or 1, options, output)
-    return await draw(ctx, "extract_layer", _extracted(given), given, wish)
+    wish = Wish(prompt, size, seed, count or 1, options, output, fetch)
+    return await draw(ctx, "extract_layer", task, given, wish)
 
 
 async def draw(
@@ -216,7 +264,7 @@ async def draw(
             return validated(GenerateRequest, given | copies(known, pictures, keep))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, what, wait_seconds=output.wait_seconds, preview=output.preview)
+    return await run(ctx, request, what, wait_seconds=output.wait_seconds, preview=output.preview, fetch=wish.fetch)
 
 
 def copies(known: Services, pictures: Files, keep: Keep) -> dict[str, Any]:
@@ -224,17 +272,3 @@ def copies(known: Services, pictures: Files, keep: Keep) -> dict[str, Any]:
     kept = {name: known.picture(file, keep) for name, file in pictures.items() if file is not None}
     alone = {name: kept.pop(name) for name in ("image", "mask") if name in kept}
     return alone | ({"inputs": kept} if kept else {})
-
-
-def _only_blended(want: Collection[Role] | None) -> bool:
-    return {*(want or ())} == {"blended"}
-
-
-def _extracted(pictures: Files) -> Task:
-    """The task that the pictures given make."""
-    given = frozenset(name for name, file in pictures.items() if file is not None)
-    if given not in EXTRACTED:
-        ways = " or ".join(" and ".join(sorted(names)) for names in EXTRACTED)
-        got = " and ".join(sorted(given))
-        raise InvalidRequest(f"extract_layer takes {ways}, and got {got}. Give paths or image ids of exactly those.")
-    return EXTRACTED[given]

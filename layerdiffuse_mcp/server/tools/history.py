@@ -117,9 +117,8 @@ async def find_images(
     ] = None,
     page: Annotated[int, Field(ge=1, le=100_000, description=f"Which page of {PAGE} pictures, from 1")] = 1,
 ) -> Annotated[CallToolResult, FoundImages]:
-    """Find pictures that were made before, also by an earlier server: ids, paths, sizes, prompts, the newest first.
-
-    Without parameters it lists all. Ids and paths can be given to any tool that takes a picture.
+    """Find pictures that were made before, also by an earlier server. Returns ids, paths, sizes and prompts, the newest
+    first; without parameters of all. Ids and paths can be given to any tool that takes a picture.
     """
     index = services(ctx).jobs.index
     query = wanted(words=words, since=since, until=until, model=model, role=role, size=size, verdict=verdict)
@@ -153,7 +152,7 @@ async def delete_images(
 ) -> Annotated[CallToolResult, DeletedImages]:
     """Delete pictures that were made here, for good, with their latents, atlases, layer records and history.
 
-    Files that are not ours, or were changed since, stay. Says what was deleted, and what was left and why.
+    Files that are not ours, or were changed since, stay. Returns what was deleted, and what was left and why.
     """
     removed, unknown = await anyio.to_thread.run_sync(_remove, services(ctx).jobs.index, images, not dry_run)
     facts = DeletedImages(

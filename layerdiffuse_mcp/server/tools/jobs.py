@@ -85,7 +85,7 @@ async def get_job(
 
 
 async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToolResult, Stopped]:
-    """Stop a job: at once while it waits, at its next step while it runs. A finished job stays as it is. Returns the
+    """Cancel a job: at once while it waits, at its next step while it runs. A finished job stays as it is. Returns the
     state that it has then.
     """
     jobs = services(ctx).jobs

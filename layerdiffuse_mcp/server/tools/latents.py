@@ -12,6 +12,7 @@ from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.consent import TO_USE
 from layerdiffuse_mcp.server.tools.parameters import Delivery, Image, Waiting, fields_of, file_field
 
 
@@ -23,6 +24,7 @@ async def decode_transparent_latent(
     output: Omittable[
         Annotated[Delivery, Field(description="How long to wait, and what file to make", examples=[{"format": "webp"}])]
     ] = None,
+    fetch: Annotated[bool, TO_USE],
 ) -> Annotated[CallToolResult, JobResult]:
     """Decode a saved transparent latent; output.save_latent of a drawing tool saves one. Returns the path of an RGBA
     picture, with what its alpha holds and a small preview; or a job_id for get_job.
@@ -35,7 +37,12 @@ async def decode_transparent_latent(
 
     request = await anyio.to_thread.run_sync(made)
     return await run(
-        ctx, request, "decode_transparent_latent", wait_seconds=output.wait_seconds, preview=output.preview
+        ctx,
+        request,
+        "decode_transparent_latent",
+        wait_seconds=output.wait_seconds,
+        preview=output.preview,
+        fetch=fetch,
     )
 
 
@@ -47,6 +54,7 @@ async def encode_transparent_image(
     output: Omittable[
         Annotated[Waiting, Field(description="How long to wait, and the file's name", examples=[{"name": "cup"}])]
     ] = None,
+    fetch: Annotated[bool, TO_USE],
 ) -> Annotated[CallToolResult, JobResult]:
     """Encode an RGBA picture into a transparent latent. Returns the path of a safetensors file, which
     decode_transparent_latent takes; or a job_id for get_job.
@@ -58,4 +66,4 @@ async def encode_transparent_image(
             return EncodeRequest(image=known.picture(image, keep), model=model, **fields_of(None, None, output))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "encode_transparent_image", wait_seconds=output.wait_seconds)
+    return await run(ctx, request, "encode_transparent_image", wait_seconds=output.wait_seconds, fetch=fetch)

@@ -19,6 +19,7 @@ from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobResult, plain
 from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.consent import TO_PREPARE
 from layerdiffuse_mcp.server.tools.parameters import Wait
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable, quoted
@@ -32,16 +33,16 @@ MOST_SUBJECTS = 400
 class ModelFacts(BaseModel):
     """A base model. `tasks`: what its layer files on this machine can do; `lacking`: what it could do with more."""
 
-    name: str
-    default: bool
-    prepared: bool
-    family: str | None = None
-    native_size: int
-    tasks: list[str]
-    lacking: list[str]
-    bytes: int | None = None
-    licence: str | None = None
-    description: str
+    name: str = Field(description="What options.model and prepare_model take")
+    default: bool = Field(description="Whether it is drawn with where none is named")
+    prepared: bool = Field(description="Whether its files are on this machine")
+    family: Omittable[str] = Field(default=None, description="Its architecture, which says what layer files fit")
+    native_size: int = Field(description="Side in pixels of the square that it draws best")
+    tasks: tuple[str, ...] = Field(default=(), description="What it can do with what is on this machine")
+    lacking: tuple[str, ...] = Field(default=(), description="What it could do with more: prepare_model fetches that")
+    bytes: Omittable[int] = Field(default=None, description="Size of its file")
+    licence: Omittable[str] = Field(default=None, description="What its makers allow")
+    description: str = Field(description="What it is")
 
 
 class Words(BaseModel):
@@ -58,24 +59,24 @@ class Words(BaseModel):
 class ModelList(BaseModel):
     """All models, the default one first."""
 
-    models: list[ModelFacts]
+    models: list[ModelFacts] = Field(description="The base models")
     vocabularies: list[Words] = Field(description="Of the models that know few words; others know most")
-    models_folder: str
+    models_folder: str = Field(description="Where own bases and layer files go")
 
 
 class ServerStatus(BaseModel):
     """The server, its worker and its folders."""
 
-    version: str
-    worker: Phase
+    version: str = Field(description="Of this server")
+    worker: Phase = Field(description="What the process that draws does now")
     engine: dict[str, Any] = Field(description="As of the last job")
-    running: list[str]
-    waiting: int
-    queue_size: int
-    output_folder: str
-    readable_folders: list[str]
-    models_folder: str
-    versions: dict[str, str]
+    running: list[str] = Field(description="Ids of the jobs that run")
+    waiting: int = Field(description="How many jobs wait")
+    queue_size: int = Field(description="How many may")
+    output_folder: str = Field(description="Where pictures are written")
+    readable_folders: list[str] = Field(description="Where pictures are read")
+    models_folder: str = Field(description="Where models lie")
+    versions: dict[str, str] = Field(description="Of the libraries that matter")
 
 
 async def list_models(
@@ -114,22 +115,31 @@ async def prepare_model(
         Task, Field(description="What the model is to do; list_models says what each can")
     ] = Task.TRANSPARENT,
     wait_seconds: Omittable[Wait] = None,
+    *,
+    fetch: Annotated[bool, TO_PREPARE],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Fetch what a model lacks for a task (gigabytes for real bases) and load it: the next call is warm."""
-    return await run(ctx, PrepareRequest(model=model, task=task), "prepare_model", wait_seconds=wait_seconds)
+    """Prepare a model for a task: fetch what it lacks (gigabytes for real bases; the user is asked first where the
+    client can ask) and load it, so that the next call is warm. Returns what was done; or a job_id for get_job.
+    """
+    request = PrepareRequest(model=model, task=task)
+    return await run(ctx, request, "prepare_model", wait_seconds=wait_seconds, fetch=fetch)
 
 
 async def unload_models(
     ctx: Context[Services], model: Omittable[ModelName] = None, wait_seconds: Omittable[Wait] = None
 ) -> Annotated[CallToolResult, JobResult]:
-    """Drop the named model, or all, from memory; the next call loads it again."""
+    """Unload the named model, or all, from memory; the next call loads it again. Returns the names of those that were
+    dropped.
+    """
     if model is not None:
         model = (await anyio.to_thread.run_sync(catalog.find, model, services(ctx).settings)).name
     return await unload(ctx, model, wait_seconds)
 
 
 async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, ServerStatus]:
-    """Report device, memory, loaded models, queue, folders and versions. Answers at once, also during a job."""
+    """Report the server's status. Returns device, memory, loaded models, queue, folders and versions at once, also
+    during a job.
+    """
     known = services(ctx)
     settings, jobs = known.settings, known.jobs
     worker = jobs.backend.state()[0]
@@ -179,8 +189,8 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 prepared=entry.prepared,
                 family=entry.family,
                 native_size=entry.native_size,
-                tasks=[task.value for task, ready in able.items() if ready and entry.prepared],
-                lacking=[task.value for task, ready in able.items() if not (ready and entry.prepared)],
+                tasks=tuple(task.value for task, ready in able.items() if ready and entry.prepared),
+                lacking=tuple(task.value for task, ready in able.items() if not (ready and entry.prepared)),
                 bytes=entry.bytes,
                 licence=entry.licence,
                 description=entry.description,

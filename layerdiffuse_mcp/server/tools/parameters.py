@@ -5,7 +5,7 @@ fields = fields_of(prompt, options)                 # of a GenerateRequest, thos
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,7 +35,6 @@ from layerdiffuse_mcp.api.fields import (
     ScheduleName,
     Steps,
     StopAt,
-    bounded,
     near,
 )
 from layerdiffuse_mcp.api.sizes import fit
@@ -88,6 +87,10 @@ Mask = Annotated[
 ]
 
 
+LoraName = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^<>:]+$")]
+LoraWeight = Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)]
+
+
 class Described(BaseModel):
     """An object among the parameters; the tool refuses names that it does not have."""
 
@@ -107,15 +110,6 @@ class LayerPrompts(Described):
     blended: Omittable[Annotated[str, _layer_prompt("finished picture, both layers together,")]] = None
 
 
-class Lora(Described):
-    """A LoRA and its strength."""
-
-    name: Annotated[
-        str, Field(min_length=1, max_length=255, pattern="^[^<>:]+$", description="A LoRA that list_models names")
-    ]
-    weight: Annotated[float, bounded(-4, 4, "Its strength, 1 as it was trained")] = 1
-
-
 class Options(Described):
     """What is rarely set; whatever is left out is as the model's and the layer method's authors advise."""
 
@@ -132,11 +126,11 @@ class Options(Described):
     ] = None
     loras: Omittable[
         Annotated[
-            list[Lora],
+            dict[LoraName, LoraWeight],
             Field(
                 max_length=16,
-                description="LoRAs to draw with, as <lora:name:0.8> in the prompt would name them",
-                examples=[[{"name": "watercolour", "weight": 0.8}]],
+                description="LoRAs that list_models names, each with its strength, 1 as it was trained, -4 to 4",
+                examples=[{"watercolour": 0.8}],
             ),
         ]
     ] = None
@@ -161,6 +155,14 @@ class OptionsWithCount(Options):
     count: Omittable[Count] = None
 
 
+class PictureFile(Described):
+    """What becomes of a picture that is made at once."""
+
+    name: Omittable[Annotated[str, Field(max_length=100, description="Words that the files are named by")]] = None
+    preview: Preview = True
+    format: Omittable[PictureFormat] = None
+
+
 class Waiting(Described):
     """How a call ends."""
 
@@ -168,11 +170,8 @@ class Waiting(Described):
     name: Omittable[FileWords] = None
 
 
-class Delivery(Waiting):
-    """The same, where pictures are made."""
-
-    preview: Preview = True
-    format: Omittable[PictureFormat] = None
+class Delivery(Waiting, PictureFile):
+    """The same, where pictures are made by a job."""
 
 
 class Output(Delivery):
@@ -203,7 +202,7 @@ FILES = ("name", "format", "save_latent", "metadata")
 def fields_of(prompt: str | None, options: Options | None, output: Waiting | None = None) -> dict[str, Any]:
     """Those fields of a request that were given; LoRAs stand in its prompt."""
     given = options.given if options else {}
-    loras: Sequence[Lora] = given.pop("loras", ())
+    loras: Mapping[str, float] = given.pop("loras", {})
     if prompt is not None:
         given["prompt"] = tagged(prompt, loras)
     if isinstance(own := given.get("layer_prompts"), LayerPrompts):
@@ -211,9 +210,9 @@ def fields_of(prompt: str | None, options: Options | None, output: Waiting | Non
     return given | {name: value for name, value in (output.given if output else {}).items() if name in FILES}
 
 
-def tagged(prompt: str, loras: Sequence[Lora]) -> str:
+def tagged(prompt: str, loras: Mapping[str, float]) -> str:
     """A prompt that names these LoRAs, besides those that it named before."""
-    return " ".join([prompt, *(f"<lora:{lora.name}:{lora.weight:g}>" for lora in loras)])
+    return " ".join([prompt, *(f"<lora:{name}:{weight:g}>" for name, weight in loras.items())])
 
 
 def without_tags(prompt: str) -> tuple[str, str]:

@@ -3,27 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel, Field
 
-from layerdiffuse_mcp.api.fields import Omittable, OneOf
-from layerdiffuse_mcp.api.layers import COMPOSED, MAX_LAYERS, Canvas, Options, PlacedLayer
-from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.fields import METADATA, Omittable, OneOf
+from layerdiffuse_mcp.api.layers import COMPOSED, MAX_LAYERS, Canvas, PlacedLayer
 from layerdiffuse_mcp.api.plan import GivenPicture
-from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
-from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PictureTask, ResultT
-from layerdiffuse_mcp.jobs.job import Job
-from layerdiffuse_mcp.jobs.queue import HEARTBEAT
-from layerdiffuse_mcp.outputs.compositions import save_composition
-from layerdiffuse_mcp.server.calls import Reporter
-from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, link_to, structured
+from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask
+from layerdiffuse_mcp.outputs.compositions import composition_files
+from layerdiffuse_mcp.server.finished import done, picture_result, recorded
+from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
-from layerdiffuse_mcp.server.tools.parameters import Preview, file_field
+from layerdiffuse_mcp.server.tools.parameters import PictureFile, Preview, file_field
 from layerdiffuse_mcp.wording import printable
 
 if TYPE_CHECKING:
@@ -32,7 +27,7 @@ if TYPE_CHECKING:
 NAME = "composition"
 
 
-class ComposeOutput(Options):
+class ComposeOutput(PictureFile):
     """What file is made."""
 
     format: Omittable[
@@ -42,11 +37,9 @@ class ComposeOutput(Options):
             Field(description="psd and ora keep named layers; jpg is opaque; default png, or as source"),
         ]
     ] = None
-    name: Annotated[str, Field(max_length=100, description="Beginning of the file's name")] = NAME
-    preview: Preview = True
     metadata: Annotated[
         str,
-        OneOf(("full", "none"), "metadata"),
+        OneOf(METADATA, "metadata"),
         Field(description="full keeps the composition, by file names and hashes, for source; none does not"),
     ] = "full"
 
@@ -54,40 +47,40 @@ class ComposeOutput(Options):
 class PlacedFacts(BaseModel):
     """A layer on the finished canvas; it may lie partly outside."""
 
-    name: str
-    x: int
-    y: int
-    width: int
-    height: int
-    visible: bool
+    name: str = Field(description="What replace calls it")
+    x: int = Field(description="Left edge, in pixels of the canvas; its shadow does not count")
+    y: int = Field(description="Top edge")
+    width: int = Field(description="In pixels")
+    height: int = Field(description="In pixels")
+    visible: bool = Field(description="Whether it is shown")
 
 
 class Composed(BaseModel):
     """A composition on disk."""
 
-    path: str
-    uri: str
-    width: int
-    height: int
+    path: str = Field(description="Absolute path of the file")
+    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    width: int = Field(description="In pixels")
+    height: int = Field(description="In pixels")
     layers: list[PlacedFacts] = Field(description="The lowest first, a background too; pixels of the finished canvas")
-    alpha: Alpha | None = None
+    alpha: Omittable[Alpha] = Field(default=None, description="What the alpha of the whole holds")
     kept_in: Omittable[str] = Field(default=None, description="Keeps the composition of a psd: leave it there")
-    notes: list[str]
+    notes: tuple[str, ...] = Field(default=(), description="What was changed while pictures were read")
 
 
 class Inspected(BaseModel):
     """What a picture holds."""
 
-    path: str
-    format: str
-    width: int
-    height: int
-    has_alpha: bool
-    alpha: Alpha
-    halo: str
-    notes: list[str]
-    recipe: dict[str, Any] | None = None
-    parameters: str | None = None
+    path: str = Field(description="Absolute path of the file")
+    format: str = Field(description="What kind of file it is, by its content")
+    width: int = Field(description="In pixels")
+    height: int = Field(description="In pixels")
+    has_alpha: bool = Field(description="Whether the file has an alpha channel, even if nothing shows through")
+    alpha: Alpha = Field(description="What its alpha holds")
+    halo: str = Field(description="Whether an old background's colour is left along its edge")
+    notes: tuple[str, ...] = Field(default=(), description="What was changed while it was read")
+    recipe: Omittable[dict[str, Any]] = Field(default=None, description="What draws it again, for redraw_image")
+    parameters: Omittable[str] = Field(default=None, description="The parameter text that A1111 and Forge write")
 
 
 async def compose_layers(
@@ -153,8 +146,15 @@ async def compose_layers(
 
     with known.contents.borrowing() as keep:
         asked = await anyio.to_thread.run_sync(task, keep)
-        composed = await _done(ctx, asked)
-    return _answer(composed, asked, *await _recorded(known, composed, wished.name, asked.suffix))
+        composed = await done(ctx, asked)
+    files = composition_files(composed, wished.name or NAME, asked.suffix)
+    job, [made], beside = await recorded(known, "compose_layers", files, composed.notes)
+    facts = Composed(
+        path=str(made.path), uri=image_uri(job, 1), width=made.width, height=made.height,
+        layers=[PlacedFacts(**vars(layer)) for layer in composed.layers],
+        alpha=alpha_facts(made.alpha), kept_in=next(iter(beside), None), notes=composed.notes,
+    )  # fmt: skip
+    return picture_result(job, made, _lines_of(composed, asked, made.path), composed.preview, facts)
 
 
 async def inspect_image(
@@ -165,7 +165,9 @@ async def inspect_image(
     ] = "checkerboard",
     preview: Preview = True,
 ) -> Annotated[CallToolResult, Inspected]:
-    """Tell what a picture's alpha holds, its bounding box, halo and embedded recipe, and show it on a background."""
+    """Inspect a picture, ours or another, and change nothing. Returns what its alpha holds, its bounding box, halo and
+    embedded recipe, and shows it on a background.
+    """
     known = services(ctx)
 
     def copied(keep: Keep) -> tuple[str, Path]:
@@ -174,10 +176,10 @@ async def inspect_image(
 
     with known.contents.borrowing() as keep:
         shown, path = await anyio.to_thread.run_sync(copied, keep)
-        held = await _done(ctx, InspectTask(path, background, preview, known.settings.max_pixels))
+        held = await done(ctx, InspectTask(path, background, preview, known.settings.max_pixels))
     found = Inspected(
         path=shown, format=held.format, width=held.width, height=held.height, has_alpha=held.has_alpha,
-        alpha=Alpha.model_validate(held.alpha.model_dump(mode="json")), halo=held.halo, notes=list(held.notes),
+        alpha=Alpha.model_validate(held.alpha.model_dump(mode="json")), halo=held.halo, notes=held.notes,
         recipe=held.recipe, parameters=held.parameters,
     )  # fmt: skip
     lines = [
@@ -190,39 +192,6 @@ async def inspect_image(
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     content += [image_content(held.preview)] if held.preview else []
     return CallToolResult(content=content, structured_content=structured(found))
-
-
-async def _done(ctx: Context[Services], task: PictureTask[ResultT]) -> ResultT:
-    """The task's result, from the room; the client hears how far it is after every change and once a heartbeat."""
-    tell = Reporter(ctx)
-    latest = Progress(fraction=0.0, message="starting")
-    changed = anyio.Event()
-    result: ResultT | LayerDiffuseError | None = None
-
-    def report(progress: Progress) -> None:
-        nonlocal latest
-        latest = progress
-        changed.set()
-
-    async def keep_telling() -> None:
-        nonlocal changed
-        while True:
-            with anyio.move_on_after(HEARTBEAT):
-                await changed.wait()
-            changed = anyio.Event()
-            await tell(latest)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(keep_telling)
-        try:
-            result = await services(ctx).pictures.run(task, report)
-        except LayerDiffuseError as error:  # raised below, outside of the group, which would wrap it
-            result = error
-        group.cancel_scope.cancel()
-    if isinstance(result, LayerDiffuseError):
-        raise result
-    assert result is not None
-    return result
 
 
 class _Source(NamedTuple):
@@ -246,39 +215,15 @@ def _found(known: Services, picture: GivenPicture, folder: Path | None, keep: Ke
     return known.find(picture.model_copy(update={"name": str(folder / name) if folder else name}), keep)
 
 
-async def _recorded(known: Services, composed: tasks.Composed, name: str, suffix: str) -> tuple[Job, Path | None]:
-    """The composition on disk, as a job that has ended: its picture has an id. And the file beside it, if any."""
-    job: Job | None = None
-    kept_in: Path | None = None
-    with anyio.CancelScope(shield=True):  # a file that is on disk is announced
-        made, kept_in = await anyio.to_thread.run_sync(save_composition, known.settings.output, composed, name, suffix)
-        job = known.jobs.record("compose_layers", Outcome(images=(made,), warnings=composed.notes))
-        await anyio.to_thread.run_sync(known.jobs.index.add, [made], "", job.id, [kept_in] if kept_in else [])
-    assert job is not None
-    return job, kept_in
-
-
-def _answer(composed: tasks.Composed, task: ComposeTask, job: Job, kept_in: Path | None) -> CallToolResult:
-    made = job.image(1)
-    assert made is not None
-    uri = image_uri(job, 1)
-    facts = Composed(
-        path=str(made.path), uri=uri, width=made.width, height=made.height,
-        layers=[PlacedFacts(**vars(layer)) for layer in composed.layers],
-        alpha=alpha_facts(made.alpha), kept_in=str(kept_in) if kept_in else None, notes=list(composed.notes),
-    )  # fmt: skip
+def _lines_of(composed: tasks.Composed, task: ComposeTask, path: Path) -> list[str]:
+    """A composition in lines."""
     count = f"{len(composed.layers)} layer{'s' * (len(composed.layers) != 1)}"
-    lines = [f"Composed {count}: {made.path} ({made.width}x{made.height}): {describe(composed.alpha)}"]
+    lines = [f"Composed {count}: {path} ({composed.width}x{composed.height}): {describe(composed.alpha)}"]
     lines.append("Layers, the lowest first, at x,y: " + "; ".join(_line_of(layer) for layer in composed.layers) + ".")
-    lines += ["The attached picture is a small preview on a checkerboard."] if composed.preview else []
     if composed.record is not None:
         change = f'replace={{"{printable(task.layers[-1].name)}": {{...}}}}'
-        lines.append(f'To change one layer, call compose_layers with source="{made.path}" and {change}.')
-    lines += composed.notes
-    content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
-    content += [image_content(composed.preview)] if composed.preview else []
-    content.append(link_to(made.path, uri))
-    return CallToolResult(content=content, structured_content=structured(facts))
+        lines.append(f'To change one layer, call compose_layers with source="{path}" and {change}.')
+    return [*lines, *composed.notes]
 
 
 def _line_of(layer: tasks.Placed) -> str:

@@ -148,7 +148,7 @@ def _changed(changes: Changes | None, old: Mapping[str, Any], settings: Settings
     if changes.prompt is not None or loras is not None:
         prompt = words if changes.prompt is None else changes.prompt
         kept = tags if loras is None and not without_tags(prompt)[1] else ""
-        fields["prompt"] = tagged(f"{prompt} {kept}".rstrip(), loras or ())
+        fields["prompt"] = tagged(f"{prompt} {kept}".rstrip(), loras or {})
     fields |= {name: value for name, value in changes.given.items() if name in ("seed", "count")}
     model = fields.get("model", old.get("model"))
     return fields | width_and_height(changes.size, model if isinstance(model, str) else None, settings)

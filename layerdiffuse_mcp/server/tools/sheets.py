@@ -1,7 +1,5 @@
 """Sprite sheets of pictures that exist, with their atlas."""
 
-import re
-import secrets
 from datetime import datetime
 from typing import Annotated
 
@@ -10,22 +8,17 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field
 
-from layerdiffuse_mcp.api.fields import Omittable, OneOf
-from layerdiffuse_mcp.api.outcome import EncodedFile, PictureFacts
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.api.cells import MAX_CELL, CellAnchor, CellFit, Defringe, Trim, cell_size
+from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.images import tasks
-from layerdiffuse_mcp.images.choices import ANCHORS, FITS, MAX_CELL
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import MakeSheetTask, SheetOptions
-from layerdiffuse_mcp.outputs.names import dated, slug
-from layerdiffuse_mcp.server.finished import PictureOutput, done, picture_result, recorded
+from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import image_uri
 from layerdiffuse_mcp.server.services import Keep, Services, services
-from layerdiffuse_mcp.server.tools.parameters import file_field
-from layerdiffuse_mcp.wording import quoted
+from layerdiffuse_mcp.server.tools.parameters import PictureFile, file_field
 
 MAX_PICTURES = 256
-_CELL = re.compile(r"\s*([0-9]{1,5})\s*[xX*]\s*([0-9]{1,5})\s*")
 
 
 class SheetPicture(BaseModel):
@@ -42,8 +35,8 @@ class SheetEdges(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    trim: Annotated[bool, Field(description="Cut each picture to what is visible, first")] = True
-    defringe: Annotated[bool, Field(description="Give soft edges the colour of the solid parts beside them")] = False
+    trim: Trim = True
+    defringe: Defringe = False
     padding: Annotated[int, Field(ge=0, le=256, description="Transparent pixels between cells")] = 2
     extrude: Annotated[int, Field(ge=0, le=16, description="Times that a frame's outermost pixels are repeated")] = 0
 
@@ -51,28 +44,28 @@ class SheetEdges(BaseModel):
 class SheetFrame(BaseModel):
     """Where a picture lies in the sheet, in pixels."""
 
-    name: str
-    x: int
-    y: int
-    width: int
-    height: int
+    name: str = Field(description="Its name in the atlas")
+    x: int = Field(description="Left edge")
+    y: int = Field(description="Top edge")
+    width: int = Field(description="Of what is visible of it; the atlas says where that lies in its cell")
+    height: int = Field(description="Likewise")
 
 
 class Sheet(BaseModel):
     """A sheet on disk and its atlas files."""
 
-    path: str
-    uri: str
-    width: int
-    height: int
+    path: str = Field(description="Absolute path of the sheet")
+    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    width: int = Field(description="In pixels")
+    height: int = Field(description="In pixels")
     cell: list[int] = Field(description="Width and height of a cell")
-    columns: int
+    columns: int = Field(description="Cells in a row")
     margin: int = Field(description="Pixels before the first cell, for loaders that cut a sheet into cells")
     spacing: int = Field(description="Pixels between two cells, likewise")
     atlas: str = Field(description="JSON (Hash): frames by name; PixiJS and Phaser read it")
     atlas_array: str = Field(description="JSON (Array): frames in order")
-    frames: list[SheetFrame]
-    notes: list[str]
+    frames: list[SheetFrame] = Field(description="Every picture, in the order given")
+    notes: tuple[str, ...] = Field(default=(), description="What was changed while the pictures were read")
 
 
 async def make_sheet(
@@ -100,14 +93,8 @@ async def make_sheet(
     columns: Omittable[
         Annotated[int, Field(ge=1, le=MAX_PICTURES, description="Cells in a row; default: about as many as rows")]
     ] = None,
-    anchor: Annotated[
-        str, OneOf(tuple(ANCHORS), "anchor"), Field(description="Where a picture lies in its cell; bottom for figures")
-    ] = "center",
-    fit: Annotated[
-        str,
-        OneOf(tuple(FITS), "fit"),
-        Field(description="; ".join(f"{name}: {what}" for name, what in FITS.items())),
-    ] = "shrink",
+    anchor: CellAnchor = "center",
+    fit: CellFit = "shrink",
     edges: Omittable[
         Annotated[
             SheetEdges,
@@ -116,7 +103,7 @@ async def make_sheet(
     ] = None,
     output: Omittable[
         Annotated[
-            PictureOutput,
+            PictureFile,
             Field(description="What file to make", examples=[{"name": "hero", "format": "webp"}]),
         ]
     ] = None,
@@ -126,8 +113,11 @@ async def make_sheet(
     Returns one RGBA file, two atlas files beside it (frames by name, and in order), every picture's rectangle, and a
     preview with the cells numbered.
     """
+    from layerdiffuse_mcp.outputs.sheets import own_stem, sheet_files
+
     known = services(ctx)
-    made_as, kept = output or PictureOutput(name="sheet"), edges or SheetEdges()
+    made_as, kept = output or PictureFile(), edges or SheetEdges()
+    format = made_as.format or "png"
     options = SheetOptions(cell_size(cell), columns, anchor, fit, kept.trim, kept.defringe, kept.padding, kept.extrude)
 
     def task(keep: Keep) -> MakeSheetTask:
@@ -135,17 +125,17 @@ async def make_sheet(
 
         paths = tuple(known.picture(picture.image, keep) for picture in images)
         names = unique_names([given.name or path.stem for given, path in zip(images, paths, strict=True)])
-        return MakeSheetTask(paths, names, options, f".{made_as.format}", made_as.preview, known.settings.max_pixels)
+        return MakeSheetTask(paths, names, options, f".{format}", made_as.preview, known.settings.max_pixels)
 
     with known.contents.borrowing() as keep:
         made = await done(ctx, await anyio.to_thread.run_sync(task, keep))
     now = datetime.now().astimezone()
-    files = sheet_files(made, made_as.name, made_as.format, now)
+    files = sheet_files(made, own_stem(made_as.name or ""), format, now)
     job, [sheet], [by_name, in_order] = await recorded(known, "make_sheet", files, made.notes, now)
     facts = Sheet(
         path=str(sheet.path), uri=image_uri(job, 1), width=made.width, height=made.height, cell=list(made.cell),
         columns=made.columns, margin=made.margin, spacing=made.spacing, atlas=by_name, atlas_array=in_order,
-        frames=[_frame(frame) for frame in made.frames], notes=list(made.notes),
+        frames=[_frame(frame) for frame in made.frames], notes=made.notes,
     )  # fmt: skip
     count = len(made.frames)
     lines = [
@@ -156,36 +146,6 @@ async def make_sheet(
         *made.notes,
     ]
     return picture_result(job, sheet, lines, made.preview, facts)
-
-
-def sheet_files(made: tasks.MadeSheet, name: str, format: str, now: datetime) -> list[EncodedFile]:
-    """The sheet and its atlas in two forms, which name the sheet's file: its name is one that nobody else has."""
-    from layerdiffuse_mcp.images.atlas import atlas_array, atlas_hash
-
-    stem = f"{slug(name or 'sheet')}-{secrets.token_hex(3)}"
-    image, size = f"{stem}.{format}", (made.width, made.height)
-    on_disk = f"{dated(now)[1]}-{image}"
-    facts = PictureFacts(role="blended", width=made.width, height=made.height, seed=0, alpha=made.alpha)
-    return [
-        EncodedFile(name=image, data=made.data, picture=facts),
-        EncodedFile(name=f"{stem}.json", data=atlas_hash(made.frames, on_disk, size)),
-        EncodedFile(name=f"{stem}-array.json", data=atlas_array(made.frames, on_disk, size)),
-    ]
-
-
-def cell_size(given: str | None) -> tuple[int, int] | None:
-    """Width and height of a cell.
-
-    Raises:
-        InvalidRequest: it is no size, or too large.
-    """
-    if given is None:
-        return None
-    match = _CELL.fullmatch(given)
-    sides = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(1 <= side <= MAX_CELL for side in sides):
-        raise InvalidRequest(f'cell: {quoted(given)} is no size. Give width x height, 1 to {MAX_CELL} each: "128x128".')
-    return sides
 
 
 def _frame(frame: tasks.Frame) -> SheetFrame:

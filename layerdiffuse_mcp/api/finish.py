@@ -1,0 +1,32 @@
+"""What becomes of a job's pictures between the engine and the disk, decided with the plan (`jobs/planner.py`).
+
+`jobs/finishing.py` has it done in a picture process: the files of the job still appear together, or none does.
+"""
+
+from dataclasses import dataclass
+
+from layerdiffuse_mcp.api.cells import Cell
+
+
+@dataclass(frozen=True)
+class IntoCells:
+    """Each picture, one a subject, goes into a cell of its own; with `sheet` all of them also into one picture."""
+
+    subjects: tuple[str, ...]
+    cell: Cell
+    sheet: bool
+    name: str
+    format: str
+
+
+@dataclass(frozen=True)
+class OntoBackground:
+    """Each foreground is also put onto the picture that was given as its background, whose SHA-256 is `sha256`."""
+
+    sha256: str
+    name: str
+    resize_mode: str
+    format: str
+
+
+Finish = IntoCells | OntoBackground

@@ -1,0 +1,68 @@
+"""A set in words: subjects, a style that is said once, and one rule for the seeds.
+
+request = set_of(["a sword", "a shield"], "flat", seed=7, seeds="same")
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from layerdiffuse_mcp.api.cells import AS_DRAWN, Cell
+from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_SEED
+from layerdiffuse_mcp.api.plan import draw_seed
+from layerdiffuse_mcp.api.requests import MAX_SUBJECTS, GenerateRequest, SetRequest, validated
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.wording import quoted
+
+SEEDS = {"same": "every picture has the one seed", "counted": "seed, seed + 1, ... in the order of the subjects"}
+
+
+def set_of(
+    subjects: Sequence[str],
+    style: str = "",
+    *,
+    seed: int = DRAW_SEED,
+    seeds: str = "same",
+    cell: Cell = AS_DRAWN,
+    sheet: bool = True,
+    fields: Mapping[str, Any] | None = None,
+) -> SetRequest:
+    """The request for a set. `fields` are those that all its drawings have in common, `name` that of the files.
+
+    Raises:
+        InvalidRequest: a subject is empty or said twice, there are too many, or a seed passes the largest.
+    """
+    said = [" ".join(subject.split()) for subject in subjects]
+    _check(said)
+    first = min(draw_seed(), MAX_SEED - MAX_SUBJECTS) if seed == DRAW_SEED else seed
+    step = 1 if seeds == "counted" else 0
+    if (last := first + step * (len(said) - 1)) > MAX_SEED:
+        raise InvalidRequest(
+            f"The last of {len(said)} pictures would have the seed {last}, and the largest is {MAX_SEED}: choose a "
+            "smaller seed."
+        )
+    common = dict(fields or {})
+    name = common.pop("name", "")
+    drawings = tuple(
+        validated(
+            GenerateRequest,
+            common | {"prompt": ", ".join(filter(None, (subject, style.strip()))), "seed": first + step * number},
+        )
+        for number, subject in enumerate(said)
+    )
+    return SetRequest(subjects=tuple(said), pictures=drawings, cell=cell, sheet=sheet, name=name)
+
+
+def _check(subjects: Sequence[str]) -> None:
+    if not 1 <= len(subjects) <= MAX_SUBJECTS:
+        raise InvalidRequest(
+            f"A set has 1 to {MAX_SUBJECTS} subjects, and {len(subjects)} are given: make several sets."
+        )
+    if "" in subjects:
+        raise InvalidRequest(f"subjects.{subjects.index('')} is empty: say what to draw, for example 'a red apple'.")
+    folded = [subject.casefold() for subject in subjects]
+    for number, subject in enumerate(folded):
+        if (before := folded.index(subject)) != number:
+            raise InvalidRequest(
+                f"subjects.{before} and subjects.{number} are equal ({quoted(subjects[number])}): each gets a picture "
+                "and a name of its own. Leave one out, or say how they differ."
+            )

@@ -1,0 +1,244 @@
+"""The commands that draw: generate, redraw and reproduce. They are what the tools of these tasks are.
+
+    layerdiffuse-mcp generate "a red apple" --count 4 -o out/
+    layerdiffuse-mcp redraw apple.png --seed 8 --steps 30
+    layerdiffuse-mcp redraw --parameters pasted.txt
+    layerdiffuse-mcp reproduce apple.png
+
+Pictures, their previews and latents go to disk together; results are printed as `name: value` lines.
+"""
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome
+from layerdiffuse_mcp.api.plan import GivenPicture, Planned
+from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.cli.flags import (
+    Commands,
+    add_flag,
+    add_output,
+    add_roles,
+    given_fields,
+    given_roles,
+    settings_of,
+)
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest
+from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import printable
+
+if TYPE_CHECKING:
+    from layerdiffuse_mcp.engine.startup import Engine
+
+NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes", "drawn", "drawn_with"}
+"""Fields of a request that no flag of the same name sets."""
+CHANGES = [name for name in GenerateRequest.model_fields if name not in NOT_FLAGS - {"prompt"}]
+"""Fields of a request that `redraw` changes."""
+PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
+LARGEST_TEXT = 50_000
+"""Characters of a parameter text."""
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    generate = commands.add_parser("generate", help="draw pictures")
+    generate.add_argument("prompt", nargs="?", default="", help="what to draw, for example 'a red apple'")
+    generate.add_argument(
+        "--task",
+        choices=[task.value for task in Task],
+        default=Task.TRANSPARENT.value,
+        metavar="X",
+        help=f"{{{', '.join(task.value for task in Task)}}} what to draw, and from which given pictures",
+    )
+    for name, field in GenerateRequest.model_fields.items():
+        if name not in NOT_FLAGS:
+            add_flag(generate, name, field)
+    add_roles(generate)
+    add_output(generate)
+    generate.set_defaults(run=_generate)
+
+    redraw = commands.add_parser("redraw", help="draw a picture again, with changes; or by an A1111 parameter text")
+    redraw.add_argument("file", nargs="?", type=Path, help="a picture made by this program, whose recipe is inside")
+    redraw.add_argument("--parameters", metavar="FILE", help="instead: a file with a parameter text; - reads stdin")
+    for name in CHANGES:
+        add_flag(redraw, name, GenerateRequest.model_fields[name])
+    add_roles(redraw)
+    add_output(redraw)
+    redraw.set_defaults(run=_redraw)
+
+    reproduce = commands.add_parser("reproduce", help="draw a picture again from its recipe, and compare")
+    reproduce.add_argument("file", type=Path, help="a picture made by this program")
+    add_output(reproduce)
+    reproduce.set_defaults(run=_reproduce)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    fields = given_fields(options, GenerateRequest.model_fields)
+    request = validated(GenerateRequest, _split(fields) | given_roles(options))
+    draw(request, settings_of(options))
+    return 0
+
+
+def _redraw(options: argparse.Namespace) -> int:
+    """Draw again by what a picture or a text says, but for the flags that were given."""
+    from layerdiffuse_mcp.images.read import opened_file
+    from layerdiffuse_mcp.recipes import a1111, infotext
+    from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
+
+    if (options.file is None) == (options.parameters is None):
+        raise InvalidRequest("redraw takes either a picture or --parameters: give one of them.")
+    settings = settings_of(options)
+    roles = {name: value for name, value in given_roles(options).items() if value}
+    changes = _split(given_fields(options, CHANGES)) | roles
+    if options.parameters is not None:
+        request = a1111.request_from(infotext.parse(read_text(options.parameters)), changes, settings)
+    else:
+        with opened_file(options.file) as picture:
+            recipe = read_recipe(picture, settings.max_pixels)
+        request = request_from(recipe, changes, _Finder(options.file, settings).find)
+    draw(request, settings)
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    """Draw a picture again from its recipe and say whether the new one is identical, equal within 1, or different.
+
+    Returns 0 for the first two: pixels are promised within 1 of 255 on one device and version, as the rounding of a sum
+    depends on how many pictures were drawn at once.
+    """
+    from layerdiffuse_mcp.cli.terminal import say
+    from layerdiffuse_mcp.images.read import levels_apart, opened_file
+    from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
+
+    file, settings = options.file, settings_of(options)
+    with opened_file(file) as picture:
+        recipe = read_recipe(picture, settings.max_pixels)
+    request = request_from(recipe, find=_Finder(file, settings).find)
+    apart = [levels_apart(file, path) for path in draw(request, settings)]
+    nearest = min((levels for levels in apart if levels is not None), default=None)
+    say("reproduced", _sameness(nearest))
+    return 0 if nearest is not None and nearest <= 1 else 1
+
+
+def _sameness(levels: int | None) -> str:
+    """What is said of a picture that differs by at most `levels` of 255 from its original; None: by its size."""
+    match levels:
+        case 0:
+            return "identical"
+        case 1:
+            return "equal within 1 of 255"
+        case _:
+            how = "in size" if levels is None else f"by up to {levels} of 255"
+            return f"different {how} (another version, device, number format or model drew the original)"
+
+
+def draw(request: GenerateRequest, settings: Settings) -> list[Path]:
+    """Draw, put the pictures and their previews on disk together, and print what there is; the pictures' paths."""
+    from layerdiffuse_mcp.engine.startup import load_engine
+    from layerdiffuse_mcp.jobs.planner import plan
+
+    planned = plan(request, settings)
+    fetch(planned, settings)
+    with contextlib.closing(load_engine()(settings)) as engine:
+        return drawn(planned, engine, settings)
+
+
+def fetch(planned: Planned, settings: Settings) -> None:
+    """Download what is lacking, where the settings allow it."""
+    from layerdiffuse_mcp.cli.terminal import progress_bar
+
+    if planned.downloads:
+        from layerdiffuse_mcp.hub.download import prepare_all
+
+        with progress_bar() as on_step:
+            prepare_all(planned.downloads, settings, on_step)
+
+
+def drawn(planned: Planned, engine: "Engine", settings: Settings) -> list[Path]:
+    """The paths of the pictures of a planned request, drawn, saved and printed."""
+    from layerdiffuse_mcp.cli.terminal import progress_bar
+    from layerdiffuse_mcp.outputs.index import Index
+    from layerdiffuse_mcp.outputs.writer import save
+
+    with progress_bar() as on_step:
+        result = engine.run(planned.tasks[0], planned.inputs, on_step)
+    pictures = [(file, file.picture) for file in result.encoded if file.picture]
+    others = [file for file in result.encoded if not file.picture]
+    files = [*(file for file, _ in pictures), *(_preview(file) for file, _ in pictures), *others]
+    paths = save(settings.output, files)
+    images = [ImageResult(path=path, **dict(made)) for (_, made), path in zip(pictures, paths, strict=False)]
+    Index(settings).add(images, result.model, beside=paths[len(pictures) :])
+    _print(result, images, paths)
+    return paths[: len(pictures)]
+
+
+def _print(result: Outcome, images: Sequence[ImageResult], paths: Sequence[Path]) -> None:
+    """Say what was made; `paths` are of the pictures, then of their previews, then of the latents."""
+    from layerdiffuse_mcp.cli.terminal import say, warn
+    from layerdiffuse_mcp.images.describe import describe
+
+    count = len(images)
+    for picture, preview in zip(images, paths[count:], strict=False):
+        say(picture.label, printable(picture.path))
+        say("preview", printable(preview))
+        if picture.alpha is not None:
+            say("alpha", describe(picture.alpha))
+        if picture.reason:
+            warn(picture.reason, kind=str(picture.verdict))
+    for latent in paths[2 * count :]:
+        say("latent", printable(latent))
+    say("model", f"{result.model} on {result.device}, {result.timings.total:.1f} s")
+    for warning in result.warnings:
+        warn(warning)
+
+
+def _preview(file: EncodedFile) -> EncodedFile:
+    """The picture on a checkerboard, to go beside it: for viewers that show transparency as black."""
+    from layerdiffuse_mcp.images.preview import preview
+    from layerdiffuse_mcp.images.read import read_picture
+
+    with io.BytesIO(file.data) as data:
+        data.name = file.name
+        made = preview([read_picture(data).rgba])
+    return EncodedFile(name=Path(file.name).stem + PREVIEW_SUFFIXES[made.mime_type], data=made.data)
+
+
+class _Finder:
+    """Finds the pictures that a recipe starts from: beside the picture that it is in, or below a readable folder."""
+
+    def __init__(self, file: Path, settings: Settings) -> None:
+        self._folders = (file.absolute().parent, *settings.readable)
+
+    def find(self, wanted: GivenPicture) -> Path:
+        """Where it lies; raises ImageError where it is not found."""
+        from layerdiffuse_mcp.images.files import open_regular
+        from layerdiffuse_mcp.server.access import OpenedFile, find_picture
+
+        with find_picture(wanted, self._folders, lambda path: OpenedFile(path, open_regular(path))) as found:
+            return found.path
+
+
+def _split(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as flags say them: layers are joined by commas."""
+    return {name: value.split(",") if name == "want" else value for name, value in fields.items()}
+
+
+def read_text(name: str) -> str:
+    """The text in a file, or on standard input."""
+    from layerdiffuse_mcp.images.files import open_regular
+
+    if name == "-":
+        return sys.stdin.read(LARGEST_TEXT)
+    try:
+        with open_regular(Path(name)) as file:
+            return file.read(LARGEST_TEXT).decode("utf-8", "replace")
+    except OSError as error:
+        raise ImageError(
+            f"{printable(name)} cannot be read ({error.strerror}). Give a text file, or - for stdin."
+        ) from None

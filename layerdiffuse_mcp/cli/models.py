@@ -1,0 +1,119 @@
+"""The command `models`: list them, fetch one, take the published files from a folder, or test a base.
+
+layerdiffuse-mcp models
+layerdiffuse-mcp models prepare NAME
+layerdiffuse-mcp models prepare --from /media/usb
+layerdiffuse-mcp models check NAME
+"""
+
+import argparse
+from pathlib import Path
+
+from layerdiffuse_mcp.cli import check
+from layerdiffuse_mcp.cli.flags import Commands, settings_of
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.wording import in_words, printable
+
+
+def add(commands: Commands) -> None:
+    """Add the command and what stands behind it."""
+    models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
+    models.set_defaults(run=_list)
+    behind = models.add_subparsers(metavar="prepare|check")
+    prepare = behind.add_parser("prepare", help="fetch a model and its layer files, or take them from a folder")
+    families = " or ".join(FAMILIES)
+    prepare.add_argument(
+        "name", metavar="NAME", nargs="?", help=f"a model, or {families} for the family's default base"
+    )
+    prepare.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        type=Path,
+        help="for machines without a network: take the published files from this folder instead, all or those of NAME",
+    )
+    prepare.add_argument(
+        "--task",
+        choices=[task.value for task in Task],
+        metavar="X",
+        help=f"{{{', '.join(task.value for task in Task)}}} only what this task needs; default: all tasks",
+    )
+    prepare.add_argument("--verify", action="store_true", help="also check the files that are here already")
+    prepare.set_defaults(run=_prepare)
+    check.add(behind)
+
+
+def _list(options: argparse.Namespace) -> int:
+    """List the models and what each can do with the layer files that are here."""
+    from rich.table import Table
+
+    from layerdiffuse_mcp.cli.terminal import OUT
+    from layerdiffuse_mcp.hub import catalog
+
+    settings = settings_of(options)
+    table = Table("model", "family", "size", "here", "can do now", "licence", "what it is")
+    for entry in catalog.models(settings):
+        able = [task.value for task, ready in catalog.tasks(entry, settings).items() if ready] if entry.prepared else []
+        table.add_row(
+            entry.name, entry.family or "?", in_words(entry.bytes) if entry.bytes else "",
+            "yes" if entry.prepared else "no", ", ".join(able), entry.licence or "", entry.description,
+        )  # fmt: skip
+    OUT.print(table)
+    for lora in catalog.loras(settings):
+        where = printable(lora.path) if lora.path else "not here"
+        OUT.print(f"LoRA {lora.name}{f' (say: {lora.trigger})' if lora.trigger else ''}: {where}", markup=False)
+    OUT.print(f"Fetch one: layerdiffuse-mcp models prepare NAME (or {', '.join(FAMILIES)})", markup=False)
+    OUT.print(
+        f"Your own bases, LoRAs and layer files (.safetensors) go into {printable(settings.models_dir)}", markup=False
+    )
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    """Fetch what a model needs, showing a bar; print each file that was fetched."""
+    from layerdiffuse_mcp.cli.terminal import progress_bar, say, warn
+    from layerdiffuse_mcp.hub import catalog, download
+
+    if options.source is not None:
+        return _take(options)
+    if options.name is None:
+        raise InvalidRequest(f"Which model? Name one of `layerdiffuse-mcp models`, or {' or '.join(FAMILIES)}.")
+    settings = settings_of(options)
+    task = Task(options.task) if options.task else None
+    methods = catalog.methods_for(catalog.find(options.name, settings), task) if task else None
+    with progress_bar() as on_step:
+        done = download.prepare(options.name, settings, on_step, methods=methods, verify=options.verify)
+    for note in done.notes:
+        warn(note, kind="note")
+    for file in done.fetched:
+        say(f"fetched {file.file.name}", f"{in_words(file.bytes)} in {file.seconds:.0f} s, {printable(file.path)}")
+    fetched = sum(file.bytes for file in done.fetched)
+    say(f"{done.name} is ready", f"{in_words(fetched) if fetched else 'nothing had to be'} fetched")
+    return 0
+
+
+def _take(options: argparse.Namespace) -> int:
+    """Take the published files from a folder; print which came, and which are still missing."""
+    from layerdiffuse_mcp.cli.terminal import progress_bar, say, warn
+    from layerdiffuse_mcp.hub import catalog
+    from layerdiffuse_mcp.hub.local_files import take
+
+    settings = settings_of(options)
+    if options.task and options.name is None:
+        raise InvalidRequest("--task is about a model: name it, too.")
+    entry = catalog.find_any(options.name, settings) if options.name else None
+    methods = catalog.methods_for(catalog.find(options.name, settings), Task(options.task)) if options.task else None
+    with progress_bar() as on_step:
+        done = take(options.source, settings, on_step, entry, methods)
+    for file in done.taken:
+        checked = "as published" if file.proven else "no published checksum to compare with"
+        say(f"took {file.path.name}", f"{in_words(file.bytes)}, SHA-256 {file.sha256} ({checked}), {file.path}")
+    for name in done.here:
+        say("here already", name)
+    for problem in done.refused:
+        warn(problem, kind="refused")
+    for name in done.missing:
+        say("missing", name)
+    return 1 if done.refused or done.missing else 0

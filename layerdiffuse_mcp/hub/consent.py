@@ -1,0 +1,66 @@
+"""What may be fetched without a question, and the question.
+
+files = lacking(planned.downloads, settings)
+if asks(files, ASK_ABOVE):
+    print(question(files))
+check_licences(planned.downloads, settings)      # raises ConsentNeeded where nobody was asked
+"""
+
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+
+from layerdiffuse_mcp.api.plan import Download
+from layerdiffuse_mcp.errors import ConsentNeeded
+from layerdiffuse_mcp.families.entries import MB, HubFile
+from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.wording import in_words, printable
+
+ASK_ABOVE = 100 * MB
+"""Bytes that an explicit wish to prepare a model may fetch without a question."""
+NOTHING, ANY_SIZE = -1, math.inf
+
+
+def lacking(downloads: Iterable[Download], settings: Settings) -> list[HubFile]:
+    """The files that downloads would fetch; looks at the disk, so it belongs in a thread."""
+    found = (
+        file
+        for download in downloads
+        for file in catalog.missing(catalog.find_any(download.model, settings), settings, download.methods)
+    )
+    return list(dict.fromkeys(found))
+
+
+def asks(files: Sequence[HubFile], free: float) -> bool:
+    """Whether somebody has to be asked: it is more than `free` bytes, or not for commercial use."""
+    size = sum(math.inf if file.bytes is None else file.bytes for file in files)
+    return bool(files) and (size > free or any(not file.commercial for file in files))
+
+
+def question(files: Sequence[HubFile]) -> str:
+    """What a person is asked: which files, how much, from where, under which licences."""
+    known = [file.bytes for file in files if file.bytes is not None]
+    size = in_words(sum(known)) + (" or more" if len(known) < len(files) else "")
+    repos = ", ".join(printable(repo, 200) for repo in dict.fromkeys(file.repo for file in files))
+    licences = ", ".join(printable(name, 200) for name in dict.fromkeys(file.licence or "unknown" for file in files))
+    names = ", ".join(printable(file.name, 200) for file in files)
+    text = f"Fetch {size} from {repos}: {names}? Licence: {licences}."
+    return text if all(file.commercial for file in files) else f"{text} Not all of it is free for commercial use."
+
+
+def check_licences(downloads: Iterable[Download], settings: Settings) -> None:
+    """Make sure that nothing is fetched unasked that is not for commercial use; belongs in a thread.
+
+    Raises:
+        ConsentNeeded: naming the command by which a person fetches it.
+    """
+    for download in downloads:
+        for file in lacking([download], settings):
+            if not file.commercial:
+                raise ConsentNeeded(
+                    f"{printable(file.name, 200)} is under the licence {printable(file.licence or '', 200)}, which is "
+                    "not free for commercial use, and this client cannot ask its user. Nothing was fetched. The user "
+                    f"may fetch it in a terminal: `layerdiffuse-mcp models prepare "
+                    f"{shlex.quote(download.model)}`. Or name another model."
+                )

@@ -1,0 +1,126 @@
+"""A tool's parameter that no agent sees: whether the person at the client agreed that files are fetched.
+
+    fetch: Annotated[bool, consent_to_draw(lambda: Task.LAYERS)]       # of a drawing tool
+    fetch: Annotated[bool, TO_PREPARE]                                 # of prepare_model
+    await run(ctx, request, what, fetch=fetch)
+
+The SDK asks before the tool begins, on either protocol era; a person who declines ends the call. It is False where
+nothing has to be asked, and where the client cannot be asked: then a drawing fetches what the settings allow and says
+otherwise how to fetch it, and `prepare_model` fetches whatever is free for commercial use, for it is asked for by name.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated
+
+import anyio.to_thread
+from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Elicit, Resolve
+from mcp_types.version import is_version_at_least
+from pydantic import BaseModel, Field
+
+from layerdiffuse_mcp.api.fields import ModelName
+from layerdiffuse_mcp.api.plan import Download, route_of
+from layerdiffuse_mcp.errors import ConsentNeeded, LayerDiffuseError
+from layerdiffuse_mcp.families.entries import ModelEntry
+from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.hub import catalog, consent
+from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.parameters import Options, fields_of
+from layerdiffuse_mcp.settings import Settings
+
+ASKS_WITHIN_RESULTS = "2026-07-28"
+"""Since this revision a question travels as a call's result; before, it was a request that a transport has to carry."""
+Downloads = Callable[[Settings], list[Download]]
+
+
+class Answer(BaseModel):
+    """What the person says."""
+
+    fetch: bool = Field(title="Fetch", description="Whether to fetch these files now")
+
+
+class NotAsked(Answer):
+    """What stands for an answer where there was no question."""
+
+
+def consent_to_draw(task: Callable[..., Task]) -> Resolve:
+    """Of a drawing tool: whether to fetch what its model lacks. `task` takes parameters of the tool by their names."""
+
+    async def question(
+        ctx: Context[Services], prompt: str, options: Options | None, task: Annotated[Task, Resolve(task)]
+    ) -> Elicit[Answer] | NotAsked:
+        def downloads(settings: Settings) -> list[Download]:
+            given = fields_of(prompt, options)
+            entry = catalog.find(given.get("model"), settings)
+            methods = route_of(task, entry.family or "", given.get("method"))
+            loras = re.findall(r"<lora:([^<>:]+)", given["prompt"])
+            return [Download(model=entry.name, methods=methods), *(Download(model=name) for name in loras)]
+
+        return await _question(ctx, downloads, consent.NOTHING)
+
+    return _agreed(question)
+
+
+async def _to_use(ctx: Context[Services], model: str | None) -> Elicit[Answer] | NotAsked:
+    return await _question(ctx, lambda _: [Download(model=model)] if model else [], consent.NOTHING)
+
+
+async def _to_prepare(ctx: Context[Services], model: ModelName | None, task: Task) -> Elicit[Answer] | NotAsked:
+    def downloads(settings: Settings) -> list[Download]:
+        entry = catalog.find_any(model, settings)
+        methods = catalog.methods_for(entry, task) if isinstance(entry, ModelEntry) else ()
+        return [Download(model=entry.name, methods=methods)]
+
+    return await _question(ctx, downloads, consent.ASK_ABOVE)
+
+
+async def _question(ctx: Context[Services], downloads: Downloads, free: float) -> Elicit[Answer] | NotAsked:
+    """What to ask the person, if anything has to be asked and the client can. What is wrong the tool says itself."""
+    settings = services(ctx).settings
+
+    def question() -> str | None:
+        try:
+            files = consent.lacking(downloads(settings), settings)
+        except LayerDiffuseError:
+            return None
+        may = consent.ANY_SIZE if settings.auto_download else free
+        return consent.question(files) if consent.asks(files, may) else None
+
+    if not _can_be_asked(ctx):
+        return NotAsked(fetch=False)
+    text = await anyio.to_thread.run_sync(question)
+    return NotAsked(fetch=False) if text is None else Elicit(text, Answer)
+
+
+def _can_be_asked(ctx: Context[Services]) -> bool:
+    capabilities = ctx.client_capabilities
+    forms = capabilities.elicitation if capabilities else None
+    if forms is None or (forms.form is None and forms.url is not None):
+        return False
+    version = ctx.protocol_version
+    within_results = version is not None and is_version_at_least(version, ASKS_WITHIN_RESULTS)
+    return within_results or ctx.session.can_send_request
+
+
+def _agreed(question: Callable[..., object]) -> Resolve:
+    async def agreed(answer: Annotated[ElicitationResult[Answer], Resolve(question)]) -> bool:
+        match answer:
+            case AcceptedElicitation(data=NotAsked()):
+                return False
+            case AcceptedElicitation(data=Answer(fetch=True)):
+                return True
+            case _:
+                raise ConsentNeeded(
+                    "The user declined the download, and nothing was fetched. Name a model that list_models calls "
+                    "ready, or ask again later."
+                )
+
+    return Resolve(agreed)
+
+
+TO_PREPARE = _agreed(_to_prepare)
+"""Of `prepare_model`, by its `model` and `task`."""
+TO_USE = _agreed(_to_use)
+"""Of a tool that needs no layer files: by its `model`, a base or a matting network."""

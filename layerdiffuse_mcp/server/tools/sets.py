@@ -1,0 +1,82 @@
+"""Sets: pictures of several subjects in one style, on canvases of one size, in one call."""
+
+from typing import Annotated
+
+import anyio.to_thread
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult
+from pydantic import Field
+
+from layerdiffuse_mcp.api.cells import AS_DRAWN, Cell
+from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_PROMPT_CHARACTERS, MAX_SEED, Omittable, OneOf, bounded
+from layerdiffuse_mcp.api.requests import MAX_SUBJECTS, SetRequest
+from layerdiffuse_mcp.api.sets import SEEDS, set_of
+from layerdiffuse_mcp.server.calls import run
+from layerdiffuse_mcp.server.results import JobResult
+from layerdiffuse_mcp.server.services import Services
+from layerdiffuse_mcp.server.tools.parameters import GivenOptions, GivenOutput, Output, fields_of, tagged
+
+
+async def generate_set(
+    ctx: Context[Services],
+    *,
+    subjects: Annotated[
+        list[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]],
+        Field(
+            description=f"What to draw, 1 to {MAX_SUBJECTS} and each but once: a picture each, in this order",
+            examples=[["a sword", "a shield", "a red potion"]],
+        ),
+    ],
+    style: Annotated[
+        str,
+        Field(
+            max_length=MAX_PROMPT_CHARACTERS,
+            description="What all have in common, said once: it is put behind each subject",
+            examples=["flat icon, thick outline"],
+        ),
+    ] = "",
+    seed: Annotated[int, bounded(DRAW_SEED, MAX_SEED, "The first picture's; -1 (default) draws one and reports it")] = (
+        DRAW_SEED
+    ),
+    seeds: Annotated[
+        str,
+        OneOf(tuple(SEEDS), "policy for seeds"),
+        Field(description="; ".join(f"{name}: {what}" for name, what in SEEDS.items())),
+    ] = "same",
+    cell: Omittable[
+        Annotated[
+            Cell,
+            Field(
+                description="The canvas of every picture, and how it lies there",
+                examples=[{"size": "64x64", "anchor": "bottom"}],
+            ),
+        ]
+    ] = None,
+    sheet: Annotated[
+        bool, Field(description="Also put all into one sheet, with its atlas as JSON for Phaser, PixiJS and others")
+    ] = True,
+    options: Omittable[GivenOptions] = None,
+    output: Omittable[GivenOutput] = None,
+) -> Annotated[CallToolResult, JobResult]:
+    """Draw a set: icons, sprites or stickers of several subjects in one style, each alone on a transparent canvas of
+    one size, as one job. Describe each subject alone, without a background. Returns the path of an RGBA picture a
+    subject, with a verdict; the sheet with its two atlas files; and one preview, numbered in the order of the subjects;
+    or a job_id for get_job. The recipe inside a picture draws it again before it was put into its cell.
+    """
+    output = output or Output()
+
+    def made() -> SetRequest:
+        fields = fields_of(None, options, output)
+        loras = options.loras if options and options.loras else {}
+        return set_of(
+            subjects,
+            tagged(style, loras),
+            seed=seed,
+            seeds=seeds,
+            cell=cell or AS_DRAWN,
+            sheet=sheet,
+            fields=fields,
+        )
+
+    request = await anyio.to_thread.run_sync(made)
+    return await run(ctx, request, "generate_set", wait_seconds=output.wait_seconds, preview=output.preview)

@@ -1,0 +1,105 @@
+"""The command line as a whole: every flag is described, what is wrong is explained, and nothing heavy is imported."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from layerdiffuse_mcp.cli.parser import main, make_parser
+
+ROOT = Path(__file__).parents[2]
+
+
+def parsers(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command with its parser, those behind another too."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below, one in action.choices.items():
+                yield from parsers(one, f"{name} {below}".strip())
+
+
+COMMANDS = {name: parser for name, parser in parsers(make_parser()) if name}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_described(command: str) -> None:
+    for action in COMMANDS[command]._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            said = re.sub(r"^\{[^}]*\}", "", action.help or "").strip()
+            assert said, f"{command} {action.option_strings or action.dest}"
+    assert COMMANDS[command].format_help()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"serve", "settings"}))
+def test_settings_stand_under_serve_and_settings_alone(command: str) -> None:
+    flags = {flag for action in COMMANDS[command]._actions for flag in action.option_strings}
+    assert not flags & {"--models-dir", "--device", "--dtype", "--offload", "--history", "--queue-size", "--log-file"}
+
+
+def test_allowed_names_stand_in_the_help_of_a_flag() -> None:
+    shown = " ".join(COMMANDS["generate"].format_help().split())
+    assert "Euler a" in shown
+    assert "{none, in_turn" in " ".join(COMMANDS["serve"].format_help().split()).replace("auto, ", "")
+
+
+def test_the_readme_shows_every_command_and_no_other() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"layerdiffuse-mcp ([a-z][a-z-]+)", text))
+    assert named <= COMMANDS.keys()
+    assert {name for name in COMMANDS if " " not in name} - named <= {"serve"}
+    assert set(re.findall(r"layerdiffuse-mcp (models [a-z]+) ", text)) <= COMMANDS.keys()
+
+
+def test_each_example_of_the_readme_is_understood() -> None:
+    """Flags too."""
+    examples = re.findall(r"^layerdiffuse-mcp (.+?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(examples) > 8
+    for example in examples:
+        make_parser().parse_args(shlex.split(example))
+
+
+WRONG = {
+    "empty prompt": (["generate", ""], "prompt is empty"),
+    "width": (["generate", "x", "--width", "7"], "width .*64"),
+    "model": (["generate", "x", "--model", "poket"], "There is no model 'poket'"),
+    "recipe": (["reproduce", __file__], "not a picture"),
+    "setting": (["serve", "--queue-size", "0"], "queue_size"),
+    "sampler": (["generate", "x", "--sampler", "Eular"], "Euler"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_explained_in_one_line_on_stderr(case, capsys) -> None:
+    command, hint = WRONG[case]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(hint, printed.err)
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"), [("DTYPE", "float16", "float16"), ("QUEUE_SIZE", "0", "queue_size")]
+)
+def test_a_setting_of_the_environment_that_cannot_be_used_is_named(name, value, words, capsys, monkeypatch) -> None:
+    monkeypatch.setenv(f"LAYERDIFFUSE_{name}", value)
+    assert main(["generate", "x", "--model", "pocket"]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from layerdiffuse_mcp.cli.parser import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "generate" in done.stdout

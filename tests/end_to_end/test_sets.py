@@ -1,0 +1,79 @@
+"""Sets and a person's own background with the embedded model, over stdio: what an agent gets in one call."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mcp import Client
+from mcp_types import ImageContent
+from PIL import Image
+
+from tests.results import facts_of, text_of
+
+SUBJECTS = ["red apple", "pear", "lemon", "banana", "grapes", "strawberry", "carrot", "pineapple"]
+
+pytestmark = pytest.mark.anyio
+
+
+def pixels_of(path: str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+async def test_eight_sprites_with_sheet_and_atlas_are_one_call_and_few_bytes(client: Client):
+    given = {
+        "subjects": SUBJECTS,
+        "seed": 7,
+        "cell": {"size": "64x64", "anchor": "bottom"},
+        "options": {"steps": 8, "model": "pocket"},
+        "output": {"name": "fruit", "wait_seconds": 300},
+    }
+    result = await client.call_tool("generate_set", given)
+    facts = facts_of(result)
+    assert len(result.model_dump_json()) < 60_000
+    assert len([block for block in result.content if isinstance(block, ImageContent)]) == 1
+    sheet, atlas = pixels_of(facts["sheet"]["path"]), json.loads(Path(facts["sheet"]["atlas"]).read_text())
+    assert list(atlas["frames"]) == SUBJECTS
+    for one, frame in zip(facts["images"], atlas["frames"].values(), strict=True):
+        sprite, box, source = pixels_of(one["path"]), frame["frame"], frame["spriteSourceSize"]
+        assert sprite.shape == (64, 64, 4)
+        assert one["alpha"]["has_transparency"]
+        assert one["alpha"]["bbox"][3] >= 62  # each stands on the ground, but for what is hardly visible
+        part = sheet[box["y"] : box["y"] + box["h"], box["x"] : box["x"] + box["w"]]
+        own = sprite[source["y"] : source["y"] + source["h"], source["x"] : source["x"] + source["w"]]
+        assert np.array_equal(part, own)
+
+
+async def test_a_picture_of_a_set_is_the_one_that_its_seed_draws_alone(client: Client):
+    options = {"steps": 4, "model": "pocket"}
+    given = {"subjects": ["red apple", "pear"], "seed": 7, "options": options, "cell": {"trim": False}}
+    made = facts_of(await client.call_tool("generate_set", given))["images"]
+    again = facts_of(await client.call_tool("redraw_image", {"image": made[1]["uri"]}))["images"][0]
+    alone = await client.call_tool("generate_transparent", {"prompt": "pear", "seed": 7, "options": options})
+    for other in (again, facts_of(alone)["images"][0]):
+        assert np.array_equal(pixels_of(made[1]["path"]), pixels_of(other["path"]))
+
+
+async def test_a_subject_comes_onto_a_persons_photograph_in_one_call(client: Client, folder: Path):
+    rows, columns = np.mgrid[0:420, 0:560]
+    meadow = np.stack([columns // 4, 100 + rows // 4, 255 - rows // 2], axis=-1).astype(np.uint8)
+    Image.fromarray(meadow).save(folder / "meadow.png")
+    given = {
+        "prompt": "cat",
+        "background": str(folder / "meadow.png"),
+        "seed": 3,
+        "options": {"steps": 8, "model": "pocket"},
+    }
+    result = await client.call_tool("generate_foreground_from_background", given)
+    pictures = {one["role"]: one for one in facts_of(result)["images"]}
+    assert set(pictures) == {"foreground", "composed", "blended"}
+    composed, place = pixels_of(pictures["composed"]["path"]), pictures["composed"]["placement"]
+    assert composed.shape[:2] == (420, 560)
+    left, top, right, bottom = place["crop"]
+    outside = np.ones((420, 560), np.bool_)
+    outside[top:bottom, left:right] = False
+    assert np.array_equal(composed[outside][:, :3], meadow[outside])
+    assert place["width"] / pictures["foreground"]["width"] == pytest.approx(place["scale"], abs=1e-3)
+    assert "sketch" in text_of(result)
+    assert (composed[~outside][:, :3] != meadow[~outside]).any()

@@ -1,0 +1,238 @@
+"""What the protocol has beside tools: icons, cache hints, subscriptions, and questions to the person at the client."""
+
+import base64
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import unquote
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.client import ClientRequestContext
+from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated
+from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult, Icon
+from PIL import Image
+
+from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.families.entries import HubFile
+from layerdiffuse_mcp.families.registry import BASES, LAYER_FILES
+from layerdiffuse_mcp.server.app import create_server
+from layerdiffuse_mcp.settings import Settings
+from tests.hub.conftest import hub as hub
+from tests.hub.double import Hub
+from tests.hub.files import weights, write
+from tests.results import facts_of, text_of
+
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
+
+pytestmark = pytest.mark.anyio
+
+BASE = "realistic-vision-v51"
+RESTRICTED = b"""
+[[base]]
+name = "gift"
+repo = "someone/gift"
+file = "gift.safetensors"
+family = "sd15"
+licence = "cc-by-nc-4.0"
+"""
+PATIENCE = 60
+
+
+class Person:
+    """Somebody at a client, who gives one answer and remembers the questions."""
+
+    def __init__(self, answer: ElicitResult) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        assert isinstance(params, ElicitRequestFormParams)
+        self.asked.append(params.message)
+        return self.answer
+
+
+AGREES = ElicitResult(action="accept", content={"fetch": True})
+REFUSALS = {
+    "no": ElicitResult(action="accept", content={"fetch": False}),
+    "declined": ElicitResult(action="decline"),
+    "closed": ElicitResult(action="cancel"),
+}
+
+
+@pytest.fixture
+def filled(hub: Hub) -> Hub:
+    """A hub with the published files of SD1.5 and a base that is not for commercial use, 500 kB each."""
+    remotes = [*(entry.remote for entry in BASES if entry.remote), *LAYER_FILES.values()]
+    for seed, file in enumerate(file for file in remotes if file.sha256 is None):
+        hub.add(file.repo, file.path, weights(500_000, seed))
+    hub.add("someone/gift", "gift.safetensors", weights(500_000, 99))
+    return hub
+
+
+@pytest.fixture
+def ask(settings: Settings, rehearsal: str, era: str) -> Connect:
+    """Opens a client with somebody at it, or with nobody."""
+
+    @asynccontextmanager
+    async def open_client(person: Person | None, **changes: object) -> AsyncIterator[Client]:
+        server = create_server(settings.model_copy(update=changes), lambda given: LocalBackend(given, rehearsal))
+        async with Client(server, mode=era, elicitation_callback=person) as client:
+            yield client
+
+    return open_client
+
+
+async def test_a_drawing_asks_and_fetches_what_its_model_lacks(filled: Hub, ask: Connect):
+    person = Person(AGREES)
+    async with ask(person) as client:
+        drawn = await client.call_tool("generate_layers", {"prompt": "steps 1", "options": {"model": BASE}})
+        again = await client.call_tool("generate_layers", {"prompt": "steps 1", "options": {"model": BASE}})
+    assert facts_of(drawn)["status"] == facts_of(again)["status"] == "done", text_of(drawn)
+    [question] = person.asked
+    assert "Fetch 2.89 GB from" in question
+    assert "layer_sd15_joint.safetensors" in question
+    assert "Licence: creativeml-openrail-m" in question
+
+
+@pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())
+@pytest.mark.parametrize("tool", ["generate_transparent", "prepare_model"])
+async def test_whoever_refuses_gets_an_error_and_no_file(filled: Hub, ask: Connect, tool: str, answer: ElicitResult):
+    given = {"model": BASE} if tool == "prepare_model" else {"prompt": "steps 1", "options": {"model": BASE}}
+    async with ask(Person(answer)) as client:
+        result = await client.call_tool(tool, given)
+    assert result.is_error
+    assert "declined the download, and nothing was fetched" in text_of(result)
+    assert not filled.requests
+
+
+async def test_preparing_asks_above_100_mb_where_somebody_can_be_asked(filled: Hub, ask: Connect):
+    person = Person(AGREES)
+    async with ask(person) as client:
+        assert not (await client.call_tool("prepare_model", {"model": BASE, "task": "layers"})).is_error
+    assert len(person.asked) == 1
+
+
+async def test_preparing_is_consent_where_nobody_can_be_asked(filled: Hub, ask: Connect):
+    async with ask(None) as client:
+        assert not (await client.call_tool("prepare_model", {"model": BASE, "task": "layers"})).is_error
+
+
+async def test_a_drawing_that_nobody_can_be_asked_for_says_how_to_fetch(filled: Hub, ask: Connect):
+    async with ask(None) as client:
+        result = await client.call_tool("generate_transparent", {"prompt": "x", "options": {"model": BASE}})
+    assert result.is_error
+    assert f"`layerdiffuse-mcp models prepare {BASE}`" in text_of(result)
+    assert not filled.requests
+
+
+async def test_nobody_is_asked_for_what_the_settings_allow(filled: Hub, ask: Connect):
+    person = Person(REFUSALS["no"])
+    async with ask(person, auto_download=True) as client:
+        drawn = await client.call_tool("generate_layers", {"prompt": "steps 1", "options": {"model": BASE}})
+    assert not drawn.is_error, text_of(drawn)
+    assert not person.asked
+
+
+@pytest.mark.parametrize("tool", ["generate_layers", "prepare_model"])
+async def test_what_is_not_for_commercial_use_is_asked_for_whatever_the_settings_say(
+    filled: Hub, ask: Connect, settings: Settings, tool: str
+):
+    write(settings.models_dir / "models.toml", RESTRICTED)
+    given = (
+        {"model": "gift", "task": "layers"}
+        if tool == "prepare_model"
+        else {"prompt": "steps 1", "options": {"model": "gift"}}
+    )
+    async with ask(None, auto_download=True) as client:
+        refused = await client.call_tool(tool, given)
+    assert refused.is_error
+    assert "cc-by-nc-4.0" in text_of(refused)
+    assert "`layerdiffuse-mcp models prepare gift`" in text_of(refused)
+    assert not filled.requests
+    person = Person(AGREES)
+    async with ask(person, auto_download=True) as client:
+        allowed = await client.call_tool(tool, given)
+    assert not allowed.is_error, text_of(allowed)
+    assert "Not all of it is free for commercial use." in person.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("licence", "commercial"),
+    [
+        (None, True),
+        ("MIT", True),
+        ("creativeml-openrail-m", True),
+        ("cc-by-4.0", True),
+        ("cc-by-nc-4.0", False),
+        ("CC-BY-NC-SA-4.0", False),
+        ("flux-1-dev-non-commercial-license", False),
+        ("Noncommercial", False),
+        ("research licence", False),
+    ],
+)
+def test_licences_that_forbid_commercial_use_are_known_by_their_names(licence: str | None, commercial: bool):
+    assert HubFile(repo="a/b", path="c.safetensors", licence=licence).commercial is commercial
+
+
+def shown(icon: Icon) -> bytes:
+    """What an icon holds."""
+    assert icon.src.startswith("data:")
+    head, _, data = icon.src.partition(",")
+    return base64.b64decode(data) if head.endswith(";base64") else unquote(data).encode()
+
+
+async def test_all_that_is_listed_has_a_title_and_a_small_icon(connect: Connect):
+    async with connect() as client:
+        tools = (await client.list_tools()).tools
+        prompts = (await client.list_prompts()).prompts
+        templates = (await client.list_resource_templates()).resource_templates
+    for entry in (*tools, *prompts, *templates):
+        assert entry.title
+        [icon] = entry.icons or ()
+        assert shown(icon).startswith(b"<svg xmlns=")
+        assert len(icon.src) < 300
+
+
+async def test_the_server_introduces_itself_with_a_title_and_an_icon(settings: Settings):
+    async with Client(create_server(settings)) as client:
+        introduced = client.server_info
+        assert introduced
+    assert introduced.title == "LayerDiffuse"
+    [own] = introduced.icons or ()
+    with Image.open(BytesIO(shown(own))) as picture:
+        assert (picture.format, own.sizes) == ("PNG", [f"{picture.width}x{picture.height}"])
+    assert len(own.src) < 600
+
+
+async def test_lists_that_do_not_change_may_be_kept(connect: Connect, era: str):
+    async with connect() as client:
+        lists = [await client.list_tools(), await client.list_prompts(), await client.list_resource_templates()]
+        changing = await client.list_resources()
+    if era != "legacy":
+        assert all((found.ttl_ms, found.cache_scope) == (3_600_000, "public") for found in lists)
+        assert (changing.ttl_ms, changing.cache_scope) == (0, "private")
+
+
+async def test_whoever_subscribed_hears_that_a_job_has_ended(settings: Settings, rehearsal: str):
+    server = create_server(settings, lambda given: LocalBackend(given, rehearsal))
+    async with Client(server) as client:
+        waits = {"prompt": "steps 100000", "output": {"wait_seconds": 0}}
+        job_id = facts_of(await client.call_tool("generate_transparent", waits))["job_id"]
+        uri = f"layerdiffuse://jobs/{job_id}"
+        async with client.listen(resource_subscriptions=[uri], resources_list_changed=True) as events:
+            await client.call_tool("cancel_job", {"job_id": job_id})
+            with anyio.fail_after(PATIENCE):
+                heard = [await anext(events), await anext(events)]
+    assert heard == [ResourceUpdated(uri=uri), ResourcesListChanged()]
+
+
+async def test_a_finished_picture_changes_the_list_too(settings: Settings, rehearsal: str, tmp_path: Path):
+    Image.new("RGBA", (8, 8), "red").save(tmp_path / "dot.png")
+    server = create_server(settings, lambda given: LocalBackend(given, rehearsal))
+    async with Client(server) as client, client.listen(resources_list_changed=True) as events:
+        await client.call_tool("compose_layers", {"layers": [{"image": str(tmp_path / "dot.png")}]})
+        with anyio.fail_after(PATIENCE):
+            assert await anext(events) == ResourcesListChanged()
