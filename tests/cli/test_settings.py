@@ -42,11 +42,19 @@ def test_a_log_file_is_turned_over_when_it_is_full(root, tmp_path, monkeypatch) 
     monkeypatch.setattr(logs, "LARGEST", 1000)
     logs.log_to(tmp_path / "new" / "x.log")
     for number in range(100):
-        logging.getLogger("layerdiffuse_mcp").warning("the message %s \ud800", number)
+        logging.getLogger("layerdiffuse_mcp").warning("the message %s", number)
     files = sorted((tmp_path / "new").iterdir())
     assert [path.name for path in files] == ["x.log", "x.log.1", "x.log.2", "x.log.3"]
     assert all(path.stat().st_size <= 1000 for path in files)
     assert "WARNING layerdiffuse_mcp: the message 99" in files[0].read_text()
+
+
+def test_a_log_file_takes_text_that_is_no_utf_8(root, tmp_path) -> None:
+    before = {*root.handlers}
+    logs.log_to(tmp_path / "x.log")
+    [handler] = {*root.handlers} - before
+    handler.handle(logging.makeLogRecord({"msg": "half a character: \ud800", "levelname": "WARNING", "name": "x"}))
+    assert "half a character" in (tmp_path / "x.log").read_text()
 
 
 def test_another_process_logs_to_a_file_of_its_own(root, tmp_path) -> None:

@@ -51,7 +51,9 @@ async def test_a_layer_tool_draws_its_layers(client: Client, folder: Path, case:
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result.content
     assert result.structured_content is not None
-    images = result.structured_content["images"]
+    given = [image for image in result.structured_content["images"] if image["role"] == "composed"]
+    assert len(given) == (tool == "generate_foreground_from_background" and roles != BLENDED)
+    images = [image for image in result.structured_content["images"] if image["role"] != "composed"]
     assert [image["role"] for image in images] == roles
     for image in images:
         with Image.open(image["path"]) as picture:

@@ -28,7 +28,7 @@ Connect = Callable[..., AbstractAsyncContextManager[Client]]
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 OUTPUT = {"wait_seconds": 600, "preview": False}
-APPLE = {"prompt": "a red apple", "seed": 7, "options": {"steps": 2}, "output": OUTPUT}
+APPLE = {"prompt": "a red apple", "seed": 7, "options": {"steps": 2}, "output": {"preview": False}}
 
 
 def children_of(pid: int) -> list[int]:
@@ -143,7 +143,7 @@ CLIENT = """
         import os
         server = StdioServerParameters(command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=dict(os.environ))
         async with Client(server) as client:
-            arguments = {"prompt": "a red apple", "options": {"steps": 150}, "output": OUTPUT}
+            arguments = {"prompt": "a red apple", "options": {"steps": 150}, "output": {"preview": False}}
             await client.call_tool("generate_transparent", arguments, progress_callback=hear)
 
     anyio.run(main)

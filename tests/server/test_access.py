@@ -327,6 +327,11 @@ ALLOWED_CALLS = {
     "images/matting.py": {("path", "read_bytes")},  # a network that the catalogue found
     "outputs/writer.py": {("Folder", "open")},
     "outputs/index.py": {("os", "open"), ("Folder", "open")},  # its own file in the state folder
+    "outputs/removal.py": {("Folder", "open")},
+    "recipes/sanity.py": {("resources.files('layerdiffuse_mcp.recipes') / 'sanity_checks.txt'", "read_text")},
+    "cli/drawing.py": {("", "read_text")},  # what its user names, who is no agent
+    "cli/sanity.py": {("", "read_text")},
+    "server/icons.py": {("Path(__file__).parent / 'icon.png'", "read_bytes")},
     "server/contents.py": {("Folder", "open"), ("temporary", "open")},  # the private copies
 }
 NO_AGENTS_NAMES = ("engine/", "hub/", "text/", "backends/", "pocket/")

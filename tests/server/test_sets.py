@@ -143,9 +143,10 @@ async def test_a_set_that_does_not_end_well_leaves_no_file(connect: Connect, set
             job = facts_of(result)["job_id"]
             with anyio.fail_after(60):
                 await client.call_tool("cancel_job", {"job_id": job})
-                while facts_of(await client.call_tool("server_status", {}))["running"]:
+                facts = {"status": "cancelling"}
+                while facts["status"] == "cancelling":
                     await anyio.sleep(0.05)
-                facts = facts_of(await client.call_tool("get_job", {"job_id": job}))
+                    facts = facts_of(await client.call_tool("get_job", {"job_ids": [job]}))["jobs"][0]
             assert facts["status"] == "cancelled"
             assert "images" not in facts
         else:
