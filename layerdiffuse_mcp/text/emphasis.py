@@ -17,8 +17,6 @@ import re
 from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
-
 from layerdiffuse_mcp.errors import InvalidRequest
 
 __all__ = ["BREAK", "LoraTag", "Span", "extract_loras", "parse_emphasis"]
@@ -119,6 +117,8 @@ def _split_at_breaks(text: str) -> list[Span]:
 
 def _scaled(weights: list[float], scales: list[_Scale]) -> list[float]:
     """Multiply each piece in the order in which its marks close: the reference's very rounding."""
+    import numpy as np  # not above: the server reads prompts, and has no arrays
+
     array = np.array(weights, dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         for start, stop, factor in scales:

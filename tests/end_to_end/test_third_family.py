@@ -99,15 +99,16 @@ async def test_a_cancelled_call_stops_and_leaves_no_file(client: Client, folder:
         if message and message.startswith("denoising"):
             started.set()
 
-    async with anyio.create_task_group() as tasks:
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
 
-        async def long_call() -> None:
-            large = {**HILLS, "options": {**STROKES, "steps": 150}, "count": 8, "size": "512x512"}
-            await client.call_tool("generate_layers", large, progress_callback=hear)
+            async def long_call() -> None:
+                large = {**HILLS, "options": {**STROKES, "steps": 150, "fit": "as_is"}, "count": 8, "size": "512x512"}
+                await client.call_tool("generate_layers", large, progress_callback=hear)
 
-        tasks.start_soon(long_call)
-        await started.wait()
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(long_call)
+            await started.wait()
+            tasks.cancel_scope.cancel()
     newest = facts_of(await client.call_tool("list_jobs", {"limit": 1}))["jobs"][0]
     [stopped] = facts_of(await client.call_tool("get_job", {"job_ids": [newest["job_id"]], **WAIT}))["jobs"]
     assert stopped["status"] in ("cancelling", "cancelled")

@@ -6,6 +6,7 @@ user: what they share by mistake shows only so.
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -124,8 +125,10 @@ OWN_PROMPTS = ("foreground_prompt", "background_prompt", "blended_prompt")
 
 
 def seed_of(latent: str) -> int:
-    """The seed in a saved latent's name, `...-<seed>-<role>.safetensors`."""
-    return int(Path(latent).stem.split("-")[-2])
+    """The seed in a saved latent's name, `...-<seed>-<role>.safetensors`, or `...-<role>-2` of one name's second."""
+    named = re.search(r"-(\d+)-[a-z]+(-\d+)?$", Path(latent).stem)
+    assert named, latent
+    return int(named[1])
 
 
 def check_latents(golden: GoldenSet, case: dict[str, Any], saved: list[dict[str, torch.Tensor]]) -> None:

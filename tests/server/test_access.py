@@ -326,6 +326,7 @@ ALLOWED_CALLS = {
     "images/read.py": {("Image", "open")},
     "images/matting.py": {("path", "read_bytes")},  # a network that the catalogue found
     "outputs/writer.py": {("Folder", "open")},
+    "outputs/state.py": {("_file(name)", "open")},
     "outputs/index.py": {("os", "open"), ("Folder", "open")},  # its own file in the state folder
     "outputs/removal.py": {("Folder", "open")},
     "recipes/sanity.py": {("resources.files('layerdiffuse_mcp.recipes') / 'sanity_checks.txt'", "read_text")},

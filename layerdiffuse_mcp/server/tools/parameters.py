@@ -41,6 +41,7 @@ from layerdiffuse_mcp.api.sizes import fit
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import quoted
 
 SHAPES: Mapping[str, tuple[int, int]] = {"square": (1, 1), "portrait": (2, 3), "landscape": (3, 2), "wide": (16, 9)}
@@ -217,8 +218,6 @@ def tagged(prompt: str, loras: Mapping[str, float]) -> str:
 
 def without_tags(prompt: str) -> tuple[str, str]:
     """A prompt without its LoRAs, and their tags alone."""
-    from layerdiffuse_mcp.text.emphasis import extract_loras  # brings numpy
-
     words, _ = extract_loras(prompt)
     return words.strip(), " ".join(re.findall(r"<lora:[^<>]+>", prompt))
 
