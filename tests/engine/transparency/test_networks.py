@@ -25,8 +25,7 @@ from layerdiffuse_mcp.engine.transparency.networks import (
 from layerdiffuse_mcp.errors import ImageError, LayerFileError, ModelError, ModelNotFound
 from layerdiffuse_mcp.families.entries import ModelFiles
 from layerdiffuse_mcp.families.registry import FAMILIES
-
-from .narrow_bases import read_base
+from tests.engine.narrow_bases import read_base
 
 WIDTHS = (8, 8, 16, 16, 32, 32, 32)
 ENCODER_WIDTHS = (8, 8, 16, 16)

@@ -26,9 +26,8 @@ from layerdiffuse_mcp.engine.weights.patcher import PatchStack
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
 from layerdiffuse_mcp.families.entries import ModelFiles
 from layerdiffuse_mcp.families.spec import LayerMethod
+from tests.engine.narrow_bases import conditioning, copy_of, read_base, same
 from tests.narrow import networks
-
-from .narrow_bases import conditioning, copy_of, read_base, same
 
 OFFSET, OTHER, SHARING, ABSENT, DAMAGED = (
     LayerMethod(name, "sd15", name, adapter=adapter)

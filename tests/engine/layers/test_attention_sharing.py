@@ -14,9 +14,8 @@ from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
+from tests.engine.narrow_bases import conditioning, copy_of, same
 from tests.narrow import TEXT_WIDTH, networks
-
-from .narrow_bases import conditioning, copy_of, same
 
 STEP = torch.tensor([500])
 

@@ -27,10 +27,9 @@ from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile, is_finite
 from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.settings import Settings
+from tests.engine.narrow_bases import copy_of, read_base, same
 from tests.narrow import write_base, write_lora
 from tests.saving import Engine, same_pixels
-
-from .narrow_bases import copy_of, read_base, same
 
 
 class Questions:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerdiffuse_mcp.engine import startup as runtime
+from layerdiffuse_mcp.engine import startup
 
 DRAW = """
 import sys
@@ -88,7 +88,7 @@ def test_freed_memory_is_kept_for_the_next_tensor_until_free_memory_is_asked_for
     assert given_back > BLOCK / 2 if kept else given_back < BLOCK / 2
 
 
-@pytest.mark.parametrize("library", runtime.UNUSED)
+@pytest.mark.parametrize("library", startup.UNUSED)
 def test_an_engine_that_needs_what_is_left_out_starts_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, library: str
 ) -> None:
@@ -98,7 +98,7 @@ def test_an_engine_that_needs_what_is_left_out_starts_all_the_same(
     (tmp_path / library).mkdir()
     (tmp_path / library / "__init__.py").touch()
     (tmp_path / f"needs_{library}.py").write_text(f"import {library}\n\nclass Engine: ...\n")
-    assert runtime.load_engine(f"needs_{library}:Engine").__name__ == "Engine"
+    assert startup.load_engine(f"needs_{library}:Engine").__name__ == "Engine"
     del sys.modules[library]
     assert "the start takes longer" in caplog.text
 
@@ -106,6 +106,6 @@ def test_an_engine_that_needs_what_is_left_out_starts_all_the_same(
 def test_what_was_imported_before_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     import scipy
 
-    with runtime.lean_imports():
+    with startup.lean_imports():
         assert sys.modules["scipy"] is scipy
     assert sys.modules["scipy"] is scipy

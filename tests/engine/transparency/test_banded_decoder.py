@@ -15,7 +15,7 @@ from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder, load_decoder, load_offset_encoder
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.hub.catalog import pocket_folder
-from tests.engine.test_transparency import WIDTHS, inputs, randomised, relative
+from tests.engine.transparency.test_networks import WIDTHS, inputs, randomised, relative
 
 SMALLEST = 1  # bytes: bands of two rows, attention by 64 rows of one head
 WHOLE = 2**40

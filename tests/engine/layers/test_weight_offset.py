@@ -13,9 +13,8 @@ from layerdiffuse_mcp.engine.weights.ldm_export import to_ldm
 from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
 from layerdiffuse_mcp.engine.weights.patcher import Patch, PatchStack
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
+from tests.engine.narrow_bases import conditioning, copy_of, read_base, same
 from tests.narrow import networks
-
-from .narrow_bases import conditioning, copy_of, read_base, same
 
 RANK = 3
 

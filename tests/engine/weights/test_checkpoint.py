@@ -17,9 +17,8 @@ from layerdiffuse_mcp.engine.weights.single_file import METADATA_KEY, unet_from_
 from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub.identify import identify
+from tests.engine.narrow_bases import conditioning, same
 from tests.narrow import TEXTS, networks, settings, write_base
-
-from .narrow_bases import conditioning, same
 
 
 @pytest.fixture(params=FAMILIES)

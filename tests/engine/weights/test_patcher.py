@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from layerdiffuse_mcp.engine.weights.patcher import Full, LowRank, Patch, PatchStack, misfits
+from tests.engine.narrow_bases import copy_of, read_base, same
 from tests.narrow import networks
-
-from .narrow_bases import copy_of, read_base, same
 
 
 class Small(nn.Module):

@@ -8,7 +8,7 @@ from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.recipes import infotext
 from layerdiffuse_mcp.recipes.a1111 import infotext_of, request_from, request_of
 from layerdiffuse_mcp.settings import Settings
-from tests.test_infotext import SANITY_CHECKS as PARAMETER_TEXTS
+from tests.recipes.test_infotext import SANITY_CHECKS as PARAMETER_TEXTS
 
 
 @pytest.mark.parametrize("text", PARAMETER_TEXTS, ids=range(len(PARAMETER_TEXTS)))
