@@ -9,10 +9,9 @@ from layerdiffuse_mcp.engine.weights.ldm_names import unet_modules
 from layerdiffuse_mcp.engine.weights.lora import parse_lora, read_lora
 from layerdiffuse_mcp.engine.weights.patcher import PatchStack
 from layerdiffuse_mcp.errors import LayerFileError, ModelNotFound
+from tests.engine.layers.test_weight_offset import diff_tensors
 from tests.engine.narrow_bases import copy_of, read_base, same
 from tests.narrow import networks
-
-from .test_offsets import diff_tensors
 
 RANK, ALPHA = 2, 1.0
 
