@@ -23,10 +23,10 @@ from layerdiffuse_mcp.api.plan import (
     Planned,
     PlannedLora,
     PreparePlan,
-    drawn_roles,
     make_plan,
     methods_of,
 )
+from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import (
     DecodeRequest,
     EncodeRequest,

@@ -14,31 +14,27 @@ next one as soon as it has stopped. This module knows no MCP and no model, and i
 in one event loop: nothing here is shared with threads.
 """
 
-import contextlib
 import logging
-import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import cast
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned, Task
+from layerdiffuse_mcp.api.plan import DrawPlan, Planned, Task
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
-from layerdiffuse_mcp.jobs.finishing import finished, together
+from layerdiffuse_mcp.errors import JobNotFound, LayerDiffuseError, QueueFull
+from layerdiffuse_mcp.jobs.downloads import Downloads
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.jobs.pace import Paces
+from layerdiffuse_mcp.jobs.running import Runner
 from layerdiffuse_mcp.outputs.index import Index
-from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
 
@@ -48,16 +44,8 @@ KEPT = 200
 """Finished jobs that are remembered; their pictures stay on disk for ever."""
 GROUP_RESULTS = 8
 """Most results that are drawn as one group."""
-DOWNLOADING = 2
-"""Jobs that download at once."""
-DOWNLOADED = 0.9
-"""Share of a job that its downloads take."""
-LEFT = re.compile(r", about [0-9]+ s left$")
-DRAWN = 0.95
-"""Share of its tasks, where its pictures are finished after them."""
 
 logger = logging.getLogger(__name__)
-
 
 Report = Callable[[Progress], Awaitable[None]]
 
@@ -83,14 +71,14 @@ class Jobs:
         self._pictures = pictures or PictureRoom()
         self.index = Index(settings)
         self.paces = Paces()
+        self._runner = Runner(backend, settings, self.index, self._pictures, self._learn)
+        self._downloads = Downloads(settings)
         self._limit = settings.queue_size
-        self._settings = settings
         self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._arrivals = anyio.Semaphore(0)
-        self._downloads = anyio.CapacityLimiter(DOWNLOADING)
         self._tasks: TaskGroup | None = None
         self.at_end: Callable[[Job], object] | None = None
         """Called with each job that ends."""
@@ -138,7 +126,7 @@ class Jobs:
         job.expected = self.paces.seconds(job.tasks, self._device())
         if job.downloads:
             job.download()
-            self._tasks.start_soon(self._download, job)
+            self._tasks.start_soon(self._fetch, job)
         else:
             self._enqueue(job)
         return job
@@ -187,7 +175,7 @@ class Jobs:
     @property
     def downloading(self) -> int:
         """How many downloads are under way, those of cancelled jobs that are about to stop included."""
-        return self._downloads.borrowed_tokens
+        return self._downloads.under_way
 
     def cancel(self, job: Job) -> None:
         """End a job for whoever waits for it; the worker that runs it stops at its next step, its download soon.
@@ -260,7 +248,7 @@ class Jobs:
             await self._arrivals.acquire()
             if self._waiting:  # not jobs by another's group, nor cancelled
                 first, *others = self._next()
-                await (self._run_group([first, *others]) if others else self._run(first))
+                await (self._runner.run_group([first, *others]) if others else self._runner.run(first))
 
     def _next(self) -> list[Job]:
         """Take the first job that waits and others that can share its batch."""
@@ -274,94 +262,12 @@ class Jobs:
                 room -= _results(job)
         return jobs
 
-    async def _run_group(self, jobs: list[Job]) -> None:
-        """Draw jobs as one batch; if that fails, one after another, so that each meets only its own error."""
-        for job in jobs:
-            job.begin(jobs)
-
-        def report(progress: Progress) -> None:
-            for job in jobs:
-                job.report(progress)
-
-        try:
-            with jobs[0].scope:
-                group = GroupPlan(plans=tuple(cast(DrawPlan, job.tasks[0]) for job in jobs))
-                outcome = await self.backend.run(group, jobs[0].inputs, report)
-                for job, part in zip(jobs, outcome.parts, strict=True):
-                    if not job.finished:
-                        job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
-                        with _failing(job), job.scope:
-                            await self._save(job, await self._finished(job, part))
-                self._learn([group], [outcome])
-        except Exception:  # of one of them, as a rule; it comes again for that one
-            logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
-            for job in jobs:
-                if not job.finished:
-                    await self._run(job)
-        finally:
-            for job in jobs:
-                job.end(State.CANCELLED)
-                job.occupies = False
-
-    async def _download(self, job: Job) -> None:
-        """Fetch what a job lacks; it waits for a worker then, or has ended if it has no task."""
-        with _failing(job), job.scope:
-            notes = await anyio.to_thread.run_sync(self._fetch, job, limiter=self._downloads)
-            if not job.tasks:
-                job.end(State.DONE, Outcome(model=job.downloads[-1].model, warnings=notes))
-            if not job.finished:
-                job.wait()
-                self._enqueue(job)
-
-    def _fetch(self, job: Job) -> tuple[str, ...]:
-        """In a thread: the downloads of a job, until it is cancelled; what went wrong on the way and was put right."""
-        from layerdiffuse_mcp.hub.download import prepare_all  # the hub's library takes 0.3 s to import
-
-        share = DOWNLOADED if job.tasks else 1.0
-
-        def report(progress: Progress) -> None:
-            if job.finished:
-                raise Cancelled("The job was cancelled.")
-            progress = progress.model_copy(update={"fraction": share * progress.fraction})
-            anyio.from_thread.run_sync(job.report, progress)
-
-        return tuple(note for done in prepare_all(job.downloads, self._settings, report) for note in done.notes)
-
-    async def _run(self, job: Job) -> None:
-        job.begin()
-        before = job.progress.fraction
-        outcomes: list[Outcome] = []
-
-        count = len(job.tasks)
-        share = (1 - before) * (DRAWN if job.finish else 1.0) / count
-
-        def report(progress: Progress) -> None:
-            number, message = len(outcomes), progress.message
-            if count > 1:  # the time that is left of one task would mislead: that of the job is its own to tell
-                message = f"{number + 1} of {count}: {LEFT.sub('', message)}"
-            fraction = min(1.0, before + share * (number + progress.fraction))
-            job.report(Progress(fraction=fraction, message=message))
-
-        try:
-            with _failing(job), job.scope:
-                for task in job.tasks:
-                    outcomes.append(await self.backend.run(task, job.inputs, report))
-                await self._save(job, await self._finished(job, together(outcomes)))
-            self._learn(job.tasks, outcomes)
-        finally:
-            job.end(State.CANCELLED)
-            job.occupies = False
-
-    async def _finished(self, job: Job, outcome: Outcome) -> Outcome:
-        """The outcome, once its pictures have become what they are to be."""
-        if job.finish is None:
-            return outcome
-        before = job.progress.fraction
-
-        def report(progress: Progress) -> None:
-            job.report(progress.model_copy(update={"fraction": before + (1 - before) * progress.fraction}))
-
-        return await finished(job.finish, outcome, job.inputs, self._pictures, report)
+    async def _fetch(self, job: Job) -> None:
+        """Download what a job lacks; it waits for a worker then, unless it has ended."""
+        await self._downloads.fetch(job)
+        if not job.finished:
+            job.wait()
+            self._enqueue(job)
 
     def _device(self) -> str | None:
         """What the workers run on, as soon as one has told."""
@@ -373,44 +279,6 @@ class Jobs:
         for task, outcome in zip(tasks, outcomes, strict=False):
             self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)
 
-    async def _save(self, job: Job, outcome: Outcome) -> None:
-        """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
-        scope = job.scope
-
-        def write() -> Outcome:
-            made = saved(outcome, self._settings.output, lambda: scope.cancel_called, job.id)
-            self.index.add(made.images, made.model, job.id, [*made.latents, *made.files])
-            return made
-
-        try:
-            made = await anyio.to_thread.run_sync(write)
-        except Cancelled:
-            job.end(State.CANCELLED)
-        except LayerDiffuseError as error:
-            job.end(State.FAILED, error=error)
-        else:
-            if job.finished:  # cancelled in the moment in which they appeared
-                _throw_away(made)
-            job.end(State.DONE, made)
-
-
-@contextlib.contextmanager
-def _failing(job: Job) -> Generator[None]:
-    """End the job with the error that the block raises."""
-    try:
-        yield
-    except LayerDiffuseError as error:
-        job.end(State.FAILED, error=error)
-    except Exception:  # a bug in the backend must not take the queue with it
-        logger.exception("%s failed unexpectedly", job.id)
-        job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
-
 
 def _results(job: Job) -> int:
     return sum(task.count for task in job.tasks if isinstance(task, DrawPlan))
-
-
-def _throw_away(outcome: Outcome) -> None:
-    for path in (*(image.path for image in outcome.images), *outcome.latents, *outcome.files):
-        with contextlib.suppress(OSError):
-            path.unlink()
