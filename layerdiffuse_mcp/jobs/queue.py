@@ -6,46 +6,48 @@
         if job.state is State.DONE:
             show(job.outcome.images)
 
-Jobs run in the order in which they came, one a worker; or with `group_jobs` a job together
-with those waiting that can share its batch. What a job lacks is downloaded first, beside the
-queue: it waits for a worker once its files are here. A job outlives the call that submitted it. One
-that is cancelled has ended at once for whoever waits for it; the worker that ran it takes the
-next one as soon as it has stopped. This module knows no MCP and no model, and its state lives
-in one event loop: nothing here is shared with threads.
+The tasks of all jobs wait together, and `schedule.py` says which of them an idle worker does next: a job of eight tasks
+is done by as many workers as are free. Tasks that can share a batch are drawn as one where that pays. What a job lacks
+is downloaded first, beside the queue; its pictures are finished and written beside the workers. A job outlives the call
+that submitted it. One that is cancelled has ended at once for whoever waits for it; the workers that ran it take the
+next task as soon as they have stopped. This module knows no MCP and no model, and its state lives in one event loop:
+nothing here is shared with threads.
 """
 
+import itertools
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.plan import DrawPlan, Planned, Task
+from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned, PreparePlan, Task, batch_key
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import JobNotFound, LayerDiffuseError, QueueFull
+from layerdiffuse_mcp.errors import LayerDiffuseError, QueueFull
+from layerdiffuse_mcp.families.registry import EMBEDDED, FAMILIES, METHODS
+from layerdiffuse_mcp.jobs.book import JobBook
 from layerdiffuse_mcp.jobs.downloads import Downloads
-from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.jobs.job import Batch, Job, Part, State
 from layerdiffuse_mcp.jobs.pace import Paces
 from layerdiffuse_mcp.jobs.running import Runner
+from layerdiffuse_mcp.jobs.schedule import Idle, Schedule, Waiting
 from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import quoted
 
 HEARTBEAT = 3.0
 """Longest silence towards whoever follows a job, in seconds."""
-KEPT = 200
-"""Finished jobs that are remembered; their pictures stay on disk for ever."""
 GROUP_RESULTS = 8
-"""Most results that are drawn as one group."""
+"""Most results that are drawn as one batch, whatever the family allows."""
+GAINING = frozenset(entry.name for entry in EMBEDDED if entry.batches_pay)
+"""Models whose batches were measured to take less time than their pictures one after another."""
 
 logger = logging.getLogger(__name__)
+
 
 Report = Callable[[Progress], Awaitable[None]]
 
@@ -54,7 +56,7 @@ class Jobs:
     """A bounded queue in front of a backend.
 
     Args:
-        backend: where requests run; closed with the queue.
+        backend: where tasks run; closed with the queue.
         settings: `queue_size` bounds how many jobs may wait.
         heartbeat: longest silence of `follow`, in seconds.
         pictures: where pictures are finished before they are written; left out, a room of its own.
@@ -76,59 +78,73 @@ class Jobs:
         self._limit = settings.queue_size
         self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
-        self._jobs: dict[str, Job] = {}
-        self._waiting: deque[Job] = deque()
-        self._arrivals = anyio.Semaphore(0)
+        self._book = JobBook()
+        self._schedule = Schedule()
+        self._parts: dict[int, Part] = {}
+        """The tasks that wait, by their numbers in the schedule."""
+        self._numbers = itertools.count(1)
+        self._busy: set[int] = set()
+        self._wake = anyio.Event()
         self._tasks: TaskGroup | None = None
-        self.at_end: Callable[[Job], object] | None = None
-        """Called with each job that ends."""
 
     async def __aenter__(self) -> "Jobs":
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        for _ in range(self.backend.workers):
-            self._tasks.start_soon(self._work)
+        self._tasks.start_soon(self._give_out)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._tasks is not None
-        for job in self._jobs.values():
+        for job in self._book.newest_first():
             self.cancel(job)
         await self.backend.close()
         await self._pictures.close()
         self._tasks.cancel_scope.cancel()
         return await self._tasks.__aexit__(kind, error, trace)
 
+    @property
+    def at_end(self) -> Callable[[Job], object] | None:
+        """Called with each job that ends."""
+        return self._book.at_end
+
+    @at_end.setter
+    def at_end(self, call: Callable[[Job], object] | None) -> None:
+        self._book.at_end = call
+
     def warm_up(self) -> None:
         """Start the backend's workers in the background."""
         assert self._tasks is not None
         self._tasks.start_soon(self._warm_up)
 
-    def submit(self, planned: Planned, what: str | None = None) -> Job:
+    def submit(self, planned: Planned, what: str | None = None, client: str = "") -> Job:
         """Queue the tasks of a request as one job.
 
         Args:
             planned: what to do, and with which files.
             what: how lists of jobs call it; the first task's kind when left out.
+            client: whose job it is; clients take turns.
 
         Raises:
             QueueFull: as many jobs wait or download as may.
         """
         assert self._tasks is not None
-        if (count := len(self._waiting) + len(self._in(State.DOWNLOADING))) >= self._limit:
+        if (count := self.waiting + len(self._book.in_state(State.DOWNLOADING))) >= self._limit:
             raise QueueFull(
                 f"{count} jobs wait already, and no more may. "
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
-        job = self._remember(Job(what or next((task.kind for task in planned.tasks), "download"), planned))
-        job.expected = self.paces.seconds(job.tasks, self._device())
+        what = what or next((task.kind for task in planned.tasks), "download")
+        job = self._book.add(Job(what, planned, client, self._numbers))
+        job.at_end.append(lambda: self._stop(job))
+        expected = self.paces.seconds(job.tasks, self._device())
+        job.expected = expected and expected / min(self.backend.workers, len(job.tasks))
         if job.downloads:
             job.download()
             self._tasks.start_soon(self._fetch, job)
         else:
-            self._enqueue(job)
+            self._enqueue(job.parts)
         return job
 
     def record(self, what: str, outcome: Outcome) -> Job:
@@ -136,7 +152,7 @@ class Jobs:
         job = Job(what, Planned(()))
         job.started = job.created
         job.end(State.DONE, outcome)
-        return self._remember(job)
+        return self._book.add(job)
 
     def get(self, job_id: str) -> Job:
         """The job of that id.
@@ -144,33 +160,26 @@ class Jobs:
         Raises:
             JobNotFound: naming the ids that exist.
         """
-        job = self._jobs.get(job_id)
-        if job is None:
-            known = near(job_id, list(reversed(self._jobs))[:8]) if self._jobs else "This server has run no job yet."
-            raise JobNotFound(f"There is no job {quoted(job_id)} on this server. {known}")
-        return job
+        return self._book.get(job_id)
 
     def newest_first(self) -> list[Job]:
         """Every job that is remembered."""
-        return list(reversed(self._jobs.values()))
+        return self._book.newest_first()
 
     def ahead_of(self, job: Job) -> int:
         """How many jobs come before a waiting one, running ones included."""
-        before = self._waiting.index(job) if job in self._waiting else 0
-        return before + sum(other is not job for other in self.running)
+        before = self._schedule.ahead(job.number, job.client) if job.state is State.QUEUED else 0
+        return before + len(self.running) - (job.state is State.RUNNING)
 
     @property
     def waiting(self) -> int:
         """How many jobs wait."""
-        return len(self._waiting)
+        return len(self._book.in_state(State.QUEUED))
 
     @property
     def running(self) -> list[Job]:
         """The jobs that run now."""
-        return self._in(State.RUNNING)
-
-    def _in(self, state: State) -> list[Job]:
-        return [job for job in self._jobs.values() if job.state is state]
+        return list(self._book.in_state(State.RUNNING))
 
     @property
     def downloading(self) -> int:
@@ -178,15 +187,13 @@ class Jobs:
         return self._downloads.under_way
 
     def cancel(self, job: Job) -> None:
-        """End a job for whoever waits for it; the worker that runs it stops at its next step, its download soon.
+        """End a job for whoever waits for it; the workers that run it stop at their next step, its download soon.
 
-        No effect on one that has ended. When one of a running group is cancelled the group goes on, and what it
-        draws for the job is thrown away; the last one stops it.
+        No effect on one that has ended. When one of a batch is cancelled the batch goes on, and what it draws for the
+        job is thrown away; the last one stops it.
         """
-        if job in self._waiting:
-            self._waiting.remove(job)
-        job.end(State.CANCELLED)
-        if all(other.finished for other in job.group):
+        if not job.finished:
+            job.end(State.CANCELLED)
             job.scope.cancel()
 
     async def follow(self, job: Job, seconds: float, report: Report | None = None) -> None:
@@ -218,21 +225,35 @@ class Jobs:
             message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
         return job.progress.model_copy(update={"message": message})
 
-    def _enqueue(self, job: Job) -> None:
-        self._waiting.append(job)
-        self._arrivals.release()
+    def _enqueue(self, parts: Collection[Part], *, alone: bool = False) -> None:
+        """Have tasks wait for a worker; those that come again have the number that they had."""
+        for part in parts:
+            waiting = self._waiting(part, alone=alone)
+            self._parts[waiting.number] = part
+            self._schedule.add(waiting)
+        self._wake.set()
 
-    def _remember(self, job: Job) -> Job:
-        self._jobs[job.id] = job
-        if (at_end := self.at_end) is not None:
-            if job.finished:
-                at_end(job)
-            else:
-                job.at_end.append(lambda: at_end(job))
-        ended = [other.id for other in self._jobs.values() if other.finished]
-        for job_id in ended[: max(0, len(ended) - KEPT)]:
-            del self._jobs[job_id]
-        return job
+    def _waiting(self, part: Part, *, alone: bool) -> Waiting:
+        """A task as the schedule sees it."""
+        task, job = part.task, part.job
+        key, results, together = None, 1, 1
+        methods = task.methods if isinstance(task, DrawPlan | PreparePlan) else ()
+        if isinstance(task, DrawPlan):
+            results, together = task.count, min(GROUP_RESULTS, FAMILIES[task.family].batch_limit)
+            gains = task.model in GAINING if self._grouping == "auto" else self._grouping
+            key = batch_key(task) if gains and not alone else None
+        layers = frozenset(METHODS[method].file for method in methods)
+        assert not isinstance(task, GroupPlan)
+        return Waiting(part.number, job.number, job.client, task.model, layers, key, results, together)
+
+    def _stop(self, job: Job) -> None:
+        """Of a job that has ended nothing more is begun, and what workers do for it alone stops."""
+        for part in job.parts:
+            if self._parts.pop(part.number, None):
+                self._schedule.remove(part.number)
+        for batch in job.batches:
+            if all(part.job.finished for part in batch.parts):
+                batch.scope.cancel()
 
     async def _warm_up(self) -> None:
         try:
@@ -242,43 +263,52 @@ class Jobs:
         except Exception:  # the first job meets it again, and says so
             logger.exception("the worker could not be started ahead of time")
 
-    async def _work(self) -> None:
-        """Run what waits, for ever: whatever a job holds or meets, the next one has its turn."""
+    async def _give_out(self) -> None:
+        """Give idle workers what waits, for ever."""
         while True:
-            await self._arrivals.acquire()
-            if self._waiting:  # not jobs by another's group, nor cancelled
-                first, *others = self._next()
-                await (self._runner.run_group([first, *others]) if others else self._runner.run(first))
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            idle = [
+                Idle(worker.worker, worker.models, worker.phase != "stopped")
+                for worker in self.backend.state()
+                if worker.worker not in self._busy
+            ]
+            while given := self._schedule.next(idle, time.monotonic()):
+                idle = [worker for worker in idle if worker.worker != given.worker]
+                batch = Batch(given.worker, tuple(self._parts.pop(task.number) for task in given.tasks))
+                self._begin(batch)
 
-    def _next(self) -> list[Job]:
-        """Take the first job that waits and others that can share its batch."""
-        jobs = [self._waiting.popleft()]
-        key = jobs[0].batch_key if self._grouping else None
-        room = GROUP_RESULTS - _results(jobs[0])
-        for job in list(self._waiting) if key is not None else ():
-            if _results(job) <= room and job.batch_key == key:
-                self._waiting.remove(job)
-                jobs.append(job)
-                room -= _results(job)
-        return jobs
+    def _begin(self, batch: Batch) -> None:
+        assert self._tasks is not None
+        self._busy.add(batch.worker)
+        for job in batch.jobs:
+            job.begin(batch)
+        self._tasks.start_soon(self._run, batch)
+
+    async def _run(self, batch: Batch) -> None:
+        """Whatever a batch holds or meets, its worker takes the next one."""
+        assert self._tasks is not None
+        try:
+            self._enqueue(await self._runner.draw(batch), alone=True)
+        finally:
+            self._busy.discard(batch.worker)
+            self._wake.set()
+        for job in batch.jobs:
+            if len(job.outcomes) == len(job.tasks):
+                self._tasks.start_soon(self._runner.complete, job)
 
     async def _fetch(self, job: Job) -> None:
         """Download what a job lacks; it waits for a worker then, unless it has ended."""
         await self._downloads.fetch(job)
         if not job.finished:
             job.wait()
-            self._enqueue(job)
+            self._enqueue(job.parts)
 
     def _device(self) -> str | None:
         """What the workers run on, as soon as one has told."""
         return next((state.engine["device"] for state in self.backend.state() if "device" in state.engine), None)
 
-    def _learn(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
-        """Keep how long tasks took, beside whatever comes next."""
+    def _learn(self, task: Task, outcome: Outcome) -> None:
+        """Keep how long a task took, beside whatever comes next."""
         assert self._tasks is not None
-        for task, outcome in zip(tasks, outcomes, strict=False):
-            self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)
-
-
-def _results(job: Job) -> int:
-    return sum(task.count for task in job.tasks if isinstance(task, DrawPlan))
+        self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)

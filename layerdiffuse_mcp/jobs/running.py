@@ -1,15 +1,15 @@
-"""Running jobs: their tasks on a worker, what becomes of the pictures, files on disk, the end.
+"""Running jobs: tasks on a worker, what becomes of the pictures, files on disk, the end.
 
     runner = Runner(backend, settings, index, pictures, learn)
-    await runner.run(job)              # returns when it has ended, whatever it met
+    again = await runner.draw(batch)     # parts that have to come once more, each alone
+    await runner.complete(job)           # once all of its tasks have an outcome; returns when it has ended
 
-It chooses nothing: which job is next is the queue's affair.
+It chooses nothing: what is next is the queue's affair.
 """
 
 import contextlib
 import logging
-import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import cast
 
 import anyio
@@ -17,29 +17,25 @@ import anyio.to_thread
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Task
-from layerdiffuse_mcp.backends.backend import Backend
+from layerdiffuse_mcp.backends.backend import Backend, Report
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, WorkerDied
 from layerdiffuse_mcp.jobs.finishing import finished, together
-from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.jobs.job import Batch, Job, Part, State
 from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.settings import Settings
 
-LEFT = re.compile(r", about [0-9]+ s left$")
-DRAWN = 0.95
-"""Share of its tasks, where its pictures are finished after them."""
-
-Learn = Callable[[Sequence[Task], Sequence[Outcome]], None]
+Learn = Callable[[Task, Outcome], None]
 
 logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs jobs on a backend.
+    """Runs tasks on a backend.
 
     Args:
-        learn: hears what tasks took, in their outcomes.
+        learn: hears what a task took, in its outcome.
     """
 
     def __init__(self, backend: Backend, settings: Settings, index: Index, pictures: PictureRoom, learn: Learn) -> None:
@@ -49,31 +45,53 @@ class Runner:
         self._pictures = pictures
         self._learn = learn
 
-    async def run(self, job: Job) -> None:
-        """Run a job's tasks one after another, and end it."""
-        job.begin()
-        before = job.progress.fraction
-        outcomes: list[Outcome] = []
+    async def draw(self, batch: Batch) -> list[Part]:
+        """Have a batch drawn, whose jobs have begun it; a job whose own task fails ends with that.
 
-        count = len(job.tasks)
-        share = (1 - before) * (DRAWN if job.finish else 1.0) / count
+        Returns the parts that are to be drawn again, each alone: all that are wanted still of a batch that failed, for
+        the error is one's alone as a rule.
+        """
+        jobs = batch.jobs
 
         def report(progress: Progress) -> None:
-            number, message = len(outcomes), progress.message
-            if count > 1:  # the time that is left of one task would mislead: that of the job is its own to tell
-                message = f"{number + 1} of {count}: {LEFT.sub('', message)}"
-            fraction = min(1.0, before + share * (number + progress.fraction))
-            job.report(Progress(fraction=fraction, message=message))
+            for job, indices in jobs.items():
+                job.report_on(indices, progress)
 
         try:
+            with batch.scope:
+                await self._draw(batch, report)
+        except Exception as error:
+            if len(batch.parts) > 1:
+                logger.info("a batch of %s tasks failed: each is drawn alone", len(batch.parts), exc_info=True)
+                return [part for part in batch.parts if not part.job.finished]
+            with failing(batch.parts[0].job):
+                raise error
+        finally:
+            for job in jobs:
+                job.batches.remove(batch)
+        return []
+
+    async def _draw(self, batch: Batch, report: Report) -> None:
+        tasks = [part.task for part in batch.parts]
+        task = tasks[0] if len(tasks) == 1 else GroupPlan(plans=cast(tuple[DrawPlan, ...], tuple(tasks)))
+        outcome = await self.backend.run(task, batch.parts[0].job.inputs, report, batch.worker)
+        outcomes = (outcome,) if len(tasks) == 1 else outcome.parts
+        for part, one in zip(batch.parts, outcomes, strict=True):
+            if not part.job.finished:
+                part.job.drawn(part.index, one)
+        self._learn(task, outcome)
+
+    async def complete(self, job: Job) -> None:
+        """Finish the pictures of a job all of whose tasks are done, write its files, and end it."""
+        if job.finished:  # cancelled meanwhile
+            return
+        job.scope = anyio.CancelScope()
+        try:
             with failing(job), job.scope:
-                for task in job.tasks:
-                    outcomes.append(await self.backend.run(task, job.inputs, report))
-                await self._save(job, await self._finished(job, together(outcomes)))
-            self._learn(job.tasks, outcomes)
+                outcome = together([job.outcomes[index] for index in range(len(job.tasks))])
+                await self._save(job, await self._finished(job, outcome))
         finally:
             job.end(State.CANCELLED)
-            job.occupies = False
 
     async def _finished(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome, once its pictures have become what they are to be."""
@@ -85,35 +103,6 @@ class Runner:
             job.report(progress.model_copy(update={"fraction": before + (1 - before) * progress.fraction}))
 
         return await finished(job.finish, outcome, job.inputs, self._pictures, report)
-
-    async def run_group(self, jobs: list[Job]) -> None:
-        """Draw jobs as one batch; if that fails, one after another, so that each meets only its own error."""
-        for job in jobs:
-            job.begin(jobs)
-
-        def report(progress: Progress) -> None:
-            for job in jobs:
-                job.report(progress)
-
-        try:
-            with jobs[0].scope:
-                group = GroupPlan(plans=tuple(cast(DrawPlan, job.tasks[0]) for job in jobs))
-                outcome = await self.backend.run(group, jobs[0].inputs, report)
-                for job, part in zip(jobs, outcome.parts, strict=True):
-                    if not job.finished:
-                        job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
-                        with failing(job), job.scope:
-                            await self._save(job, await self._finished(job, part))
-                self._learn([group], [outcome])
-        except Exception:  # of one of them, as a rule; it comes again for that one
-            logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
-            for job in jobs:
-                if not job.finished:
-                    await self.run(job)
-        finally:
-            for job in jobs:
-                job.end(State.CANCELLED)
-                job.occupies = False
 
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""

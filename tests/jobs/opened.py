@@ -21,8 +21,8 @@ async def open_jobs(settings: Settings, engine: str, heartbeat: float = 3.0) -> 
         yield jobs
 
 
-def ask(jobs: Jobs, prompt: str) -> Job:
-    return jobs.submit(planned(prompt))
+def ask(jobs: Jobs, prompt: str, client: str = "", **fields: Any) -> Job:
+    return jobs.submit(planned(prompt, **fields), client=client)
 
 
 def ask_all(jobs: Jobs, *prompts: str, **fields: Any) -> list[Job]:

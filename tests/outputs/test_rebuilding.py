@@ -30,14 +30,14 @@ class Drawer:
 
     async def warm_up(self) -> None: ...
 
-    async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
+    async def run(self, task: Task, inputs: Inputs, report: Report, worker: int | None = None) -> Outcome:
         return encoded(count=2)
 
     async def unload(self, model: str | None = None) -> list[str]:
         return []
 
     def state(self) -> list[WorkerState]:
-        return []
+        return [WorkerState("ready", None, {})]
 
     async def close(self) -> None: ...
 

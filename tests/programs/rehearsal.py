@@ -31,15 +31,21 @@ STEP = 0.03
 
 
 class Engine:
+    """It holds one model at a time, and says which it has loaded."""
+
     def __init__(self, settings: Settings) -> None:
         self.done: list[str] = []
+        self.loads: list[str] = []
+        self.model: str | None = None
 
     def status(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "done": list(self.done)}
+        loaded = [{"model": self.model}] if self.model else []
+        return {"pid": os.getpid(), "done": list(self.done), "loaded": loaded, "loads": list(self.loads)}
 
     def unload(self, model: str | None = None) -> list[str]:
         dropped = list(self.done)
         self.done.clear()
+        self.model = None
         return dropped
 
     def run(
@@ -49,6 +55,10 @@ class Engine:
         on_step: Callable[[Progress], None],
         cancelled: Callable[[], bool] | None = None,
     ) -> Outcome:
+        model = task.plans[0].model if isinstance(task, GroupPlan) else task.model
+        if model != self.model:
+            self.loads.append(model)
+            self.model = model
         match task:
             case DrawPlan(prompt=prompt):
                 self._obey(prompt, on_step)
