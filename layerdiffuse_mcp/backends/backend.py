@@ -6,13 +6,14 @@ gives each of its workers one task at a time.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import Inputs, Task
 
 Report = Callable[[Progress], None]
 Phase = Literal["stopped", "starting", "ready", "busy"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True)

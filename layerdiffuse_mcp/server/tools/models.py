@@ -1,6 +1,7 @@
 """Models and the machine: what there is, what is loaded, what it runs on."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import ModelName, Omittable
 from layerdiffuse_mcp.api.requests import PrepareRequest
-from layerdiffuse_mcp.backends.backend import Phase
+from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
@@ -64,12 +65,21 @@ class ModelList(BaseModel):
     models_folder: str = Field(description="Where own bases and layer files go")
 
 
+class WorkerFacts(BaseModel):
+    """One of several processes that draw."""
+
+    worker: int = Field(description="Its number, from 0")
+    phase: Phase = Field(description="What it does now")
+    engine: dict[str, Any] = Field(description="As of its last job")
+
+
 class ServerStatus(BaseModel):
-    """The server, its worker and its folders."""
+    """The server, its workers and its folders."""
 
     version: str = Field(description="Of this server")
-    worker: Phase = Field(description="What the process that draws does now")
-    engine: dict[str, Any] = Field(description="As of the last job")
+    worker: Phase = Field(description="What the process that draws does now; of several, the busiest")
+    engine: dict[str, Any] = Field(description="Of that process, as of its last job")
+    workers: Omittable[list[WorkerFacts]] = Field(default=None, description="Each process, where several draw")
     running: list[str] = Field(description="Ids of the jobs that run")
     waiting: int = Field(description="How many jobs wait")
     queue_size: int = Field(description="How many may")
@@ -142,11 +152,15 @@ async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, Ser
     """
     known = services(ctx)
     settings, jobs = known.settings, known.jobs
-    worker = jobs.backend.state()[0]
+    workers = jobs.backend.state()
+    worker = max(workers, key=lambda one: PHASES.index(one.phase))
     status = ServerStatus(
         version=__version__,
         worker=worker.phase,
         engine=worker.engine,
+        workers=[WorkerFacts(worker=one.worker, phase=one.phase, engine=one.engine) for one in workers]
+        if len(workers) > 1
+        else None,
         running=[job.id for job in jobs.running],
         waiting=jobs.waiting,
         queue_size=settings.queue_size,
@@ -157,12 +171,20 @@ async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, Ser
     )
     engine = _engine_words(worker.engine)
     text = (
-        f"layerdiffuse-mcp {status.version}; worker {status.worker}"
+        f"layerdiffuse-mcp {status.version}; {_phases(workers)}"
         f"{f' ({engine})' if engine else ''}; {len(status.running)} running, {status.waiting} waiting "
         f"(at most {status.queue_size}). Pictures are written to {status.output_folder} and read from "
         f"{', '.join(status.readable_folders)}."
     )
     return plain(text, status)
+
+
+def _phases(workers: Sequence[WorkerState]) -> str:
+    """What the workers do, in words."""
+    if len(workers) == 1:
+        return f"worker {workers[0].phase}"
+    counted = Counter(worker.phase for worker in workers)
+    return f"{len(workers)} workers: " + ", ".join(f"{counted[phase]} {phase}" for phase in PHASES if counted[phase])
 
 
 def _engine_words(engine: Mapping[str, Any]) -> str:
