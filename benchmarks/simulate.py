@@ -4,7 +4,8 @@
 
 `jobs/schedule.py` itself, as the server runs it, with a clock that jumps from event to event. Clients ask at random
 times for jobs of one to eight tasks, of models of which a few are asked for most. `load` is how busy the workers would
-be if nothing ever had to be loaded. A worker holds `--held` models and drops the least recently used. Beside the rule
+be if nothing ever had to be loaded. `passes`: how often a job may be passed over before it is next whoever is idle;
+after 60 s it is in any case. A worker holds `--held` models and drops the least recently used. Beside the rule
 stands the same queue blind to what workers hold: what affinity saves is the difference in loads.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 
 from _report import table
 
-from layerdiffuse_mcp.jobs.schedule import Given, Idle, Schedule, Waiting
+from layerdiffuse_mcp.jobs.schedule import PASSES, Given, Idle, Schedule, Waiting
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -62,8 +63,12 @@ def main() -> None:
         ("load", "rule", "loads", "loads a task", "mean wait s", "longest wait s", "all done s", "us a choice")
     ]
     for share in (0.5, 0.9, 1.5):
-        for name, rule in (("in order", InOrder), ("affinity", Schedule)):
-            rows.append((f"{share:.0%}", name, *simulate(rule(), share, options)))
+        for name, schedule in (
+            ("in order", InOrder()),
+            (f"{PASSES} passes", Schedule()),
+            (f"{PASSES} passes a worker", Schedule(PASSES * options.workers)),
+        ):
+            rows.append((f"{share:.0%}", name, *simulate(schedule, share, options)))
     table(rows)
 
 

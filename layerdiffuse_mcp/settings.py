@@ -107,7 +107,12 @@ class Settings(BaseSettings):
         "to take less time",
     )
     previews: bool = Field(False, description="Tell a running job's progress with a small picture of it")
-    history: bool = Field(True, description="Keep an index of the pictures made, so that their ids outlast the server")
+    history: bool = Field(
+        True, description="Keep an index of the pictures made and of jobs, so that their ids outlast the server"
+    )
+    resume_jobs: bool | Literal["auto"] = Field(
+        "auto", description="Do jobs that waited when the last server ended; auto under --http alone"
+    )
     log_file: Annotated[Path | None, BeforeValidator(_folder)] = Field(
         None, description="File that the server also logs to, at most 4 of 5 MB with the older ones kept beside it"
     )

@@ -7,6 +7,7 @@
 However many there are, adding one, and asking how many are in a state, takes the same time.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 
@@ -17,6 +18,8 @@ from layerdiffuse_mcp.wording import quoted
 
 KEPT = 200
 """Finished jobs that are remembered; their pictures stay on disk for ever."""
+KEY_SECONDS = 86_400.0
+"""For how long a key stands for its job."""
 NAMED = 8
 """Jobs that are named to whoever asks for one that is not here."""
 
@@ -28,18 +31,26 @@ class JobBook:
         self._jobs: dict[str, Job] = {}
         self._by_state: dict[State, dict[str, Job]] = {state: {} for state in State}
         self._ended: deque[str] = deque()
+        self._by_key: dict[str, Job] = {}
         self.at_end: Callable[[Job], object] | None = None
         """Called with each job that ends."""
+        self.at_change: Callable[[Job], object] | None = None
+        """Called with each job that is new or whose state changes."""
 
     def add(self, job: Job) -> Job:
         """Remember a job; the oldest of those that have ended are forgotten."""
         self._jobs[job.id] = self._by_state[job.state][job.id] = job
         job.moved = self._moved
+        if job.key is not None:
+            self._by_key[job.key] = job
+        self._note_change(job)
         if job.finished:
             self._note_end(job)
         while len(self._ended) > KEPT:
             forgotten = self._jobs.pop(self._ended.popleft())
             del self._by_state[forgotten.state][forgotten.id]
+            if forgotten.key is not None and self._by_key.get(forgotten.key) is forgotten:
+                del self._by_key[forgotten.key]
         return job
 
     def get(self, job_id: str) -> Job:
@@ -55,6 +66,13 @@ class JobBook:
             raise JobNotFound(f"There is no job {quoted(job_id)} on this server. {known}")
         return job
 
+    def by_key(self, key: str) -> Job | None:
+        """The job that was asked for with a key within a day, unless it ended without a result."""
+        job = self._by_key.get(key)
+        if job is None or time.monotonic() - job.created > KEY_SECONDS:
+            return None
+        return job if job.state is State.DONE or not job.finished else None
+
     def newest_first(self) -> list[Job]:
         """Every job that is remembered."""
         return list(reversed(self._jobs.values()))
@@ -66,8 +84,13 @@ class JobBook:
     def _moved(self, job: Job, before: State) -> None:
         del self._by_state[before][job.id]
         self._by_state[job.state][job.id] = job
+        self._note_change(job)
         if job.finished:
             self._note_end(job)
+
+    def _note_change(self, job: Job) -> None:
+        if self.at_change is not None:
+            self.at_change(job)
 
     def _note_end(self, job: Job) -> None:
         self._ended.append(job.id)

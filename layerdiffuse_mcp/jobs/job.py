@@ -16,8 +16,9 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 
 
 class State(StrEnum):
-    """The life of a job, in order; the last three are final. Only what is not on this machine is downloaded first.
+    """The life of a job, in order; the last four are final. Only what is not on this machine is downloaded first.
 
+    INTERRUPTED are those whose server ended before them.
     CANCELLING is what `Job.status` says of one that was cancelled while its worker has not stopped yet: for whoever
     waits for it, it has ended.
     """
@@ -29,11 +30,12 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
 
 
 BEGUN = 0.1
 """Share of a job from which on its own progress tells more than other jobs do."""
-FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED})
+FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED})
 DRAWN = 0.95
 """Share of its tasks, where its pictures are finished after them."""
 LEFT = re.compile(r", about [0-9]+ s left$")
@@ -73,17 +75,25 @@ class Batch:
 class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
-    `client`: whose it is, and with whose jobs it takes turns. `number`, and those of its `parts`: of their arrival,
-    from `numbers`. `batches`: what workers do for it now. `outcomes`: of its tasks, by index. `scope`: what it does
-    beside workers, that is downloading, finishing its pictures and writing files. `expected`: seconds that its drawing
-    takes as others did here (`pace.py`). `at_end`: what is called once, when it ends. `moved`: what is called with it
-    and its last state when that changes.
+    `client`: whose it is, and with whose jobs it takes turns. `key`: by which its caller asks for it again. `number`,
+    and those of its `parts`: of their arrival, from `numbers`. `batches`: what workers do for it now. `outcomes`: of
+    its tasks, by index. `scope`: what it does beside workers, that is downloading, finishing its pictures and writing
+    files. `expected`: seconds that its drawing takes as others did here (`pace.py`). `at_end`: what is called once,
+    when it ends. `moved`: what is called with it and its last state when that changes.
     `created`, `started` and `ended` are seconds of the monotonic clock, of use for spans alone.
     """
 
-    def __init__(self, what: str, planned: Planned, client: str = "", numbers: Iterator[int] | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        planned: Planned,
+        client: str = "",
+        numbers: Iterator[int] | None = None,
+        key: str | None = None,
+    ) -> None:
         self.id = f"job-{secrets.token_hex(4)}"
-        self.what, self.client = what, client
+        self.what, self.client, self.key = what, client, key
+        self.starts_from_pictures = bool(planned.inputs)
         self.tasks, self.inputs, self.downloads = planned.tasks, planned.inputs, planned.downloads
         self.finish = planned.finish
         counted = count() if numbers is None else numbers

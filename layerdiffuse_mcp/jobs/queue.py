@@ -32,11 +32,13 @@ from layerdiffuse_mcp.errors import LayerDiffuseError, QueueFull
 from layerdiffuse_mcp.families.registry import EMBEDDED, FAMILIES, METHODS
 from layerdiffuse_mcp.jobs.book import JobBook
 from layerdiffuse_mcp.jobs.downloads import Downloads
+from layerdiffuse_mcp.jobs.history import JobHistory
 from layerdiffuse_mcp.jobs.job import Batch, Job, Part, State
 from layerdiffuse_mcp.jobs.pace import Paces
 from layerdiffuse_mcp.jobs.running import Runner
 from layerdiffuse_mcp.jobs.schedule import Idle, Schedule, Waiting
 from layerdiffuse_mcp.outputs.index import Index
+from layerdiffuse_mcp.outputs.records import JobRecords
 from layerdiffuse_mcp.settings import Settings
 
 HEARTBEAT = 3.0
@@ -72,6 +74,8 @@ class Jobs:
         self.backend = backend
         self._pictures = pictures or PictureRoom()
         self.index = Index(settings)
+        self._history = JobHistory(JobRecords(self.index))
+        self._resume = settings.resume_jobs is True
         self.paces = Paces()
         self._runner = Runner(backend, settings, self.index, self._pictures, self._learn)
         self._downloads = Downloads(settings)
@@ -91,12 +95,17 @@ class Jobs:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._give_out)
+        await self._restore()
+        self._book.at_change = self._history.note
+        self._tasks.start_soon(self._history.write)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._tasks is not None
+        with anyio.CancelScope(shield=True):
+            await self._history.close()  # as jobs are now the next server finds them
         for job in self._book.newest_first():
             self.cancel(job)
         await self.backend.close()
@@ -118,13 +127,14 @@ class Jobs:
         assert self._tasks is not None
         self._tasks.start_soon(self._warm_up)
 
-    def submit(self, planned: Planned, what: str | None = None, client: str = "") -> Job:
+    def submit(self, planned: Planned, what: str | None = None, client: str = "", key: str | None = None) -> Job:
         """Queue the tasks of a request as one job.
 
         Args:
             planned: what to do, and with which files.
             what: how lists of jobs call it; the first task's kind when left out.
             client: whose job it is; clients take turns.
+            key: by which the caller asks for it again; see `by_key`.
 
         Raises:
             QueueFull: as many jobs wait or download as may.
@@ -136,7 +146,12 @@ class Jobs:
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
         what = what or next((task.kind for task in planned.tasks), "download")
-        job = self._book.add(Job(what, planned, client, self._numbers))
+        return self._begin_job(Job(what, planned, client, self._numbers, key))
+
+    def _begin_job(self, job: Job) -> Job:
+        """Download what it lacks, or have it wait."""
+        assert self._tasks is not None
+        self._book.add(job)
         job.at_end.append(lambda: self._stop(job))
         expected = self.paces.seconds(job.tasks, self._device())
         job.expected = expected and expected / min(self.backend.workers, len(job.tasks))
@@ -161,6 +176,10 @@ class Jobs:
             JobNotFound: naming the ids that exist.
         """
         return self._book.get(job_id)
+
+    def by_key(self, key: str) -> Job | None:
+        """The job that was asked for with a key within a day, unless it ended without a result."""
+        return self._book.by_key(key)
 
     def newest_first(self) -> list[Job]:
         """Every job that is remembered."""
@@ -224,6 +243,14 @@ class Jobs:
             starting = any(worker.phase == "starting" for worker in self.backend.state())
             message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
         return job.progress.model_copy(update={"message": message})
+
+    async def _restore(self) -> None:
+        """Take over the jobs of servers that are gone; such as waited wait again if the settings want that."""
+        for job in await self._history.restored(self._numbers, resume=self._resume):
+            if job.finished:
+                self._book.add(job)
+            else:
+                self._begin_job(job)
 
     def _enqueue(self, parts: Collection[Part], *, alone: bool = False) -> None:
         """Have tasks wait for a worker; those that come again have the number that they had."""

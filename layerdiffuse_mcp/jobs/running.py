@@ -72,8 +72,8 @@ class Runner:
         return []
 
     async def _draw(self, batch: Batch, report: Report) -> None:
-        tasks = [part.task for part in batch.parts]
-        task = tasks[0] if len(tasks) == 1 else GroupPlan(plans=cast(tuple[DrawPlan, ...], tuple(tasks)))
+        tasks: list[Task] = [part.task for part in batch.parts]
+        task = tasks[0] if len(tasks) == 1 else GroupPlan(plans=tuple(cast("list[DrawPlan]", tasks)))
         outcome = await self.backend.run(task, batch.parts[0].job.inputs, report, batch.worker)
         outcomes = (outcome,) if len(tasks) == 1 else outcome.parts
         for part, one in zip(batch.parts, outcomes, strict=True):

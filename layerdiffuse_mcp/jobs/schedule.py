@@ -16,7 +16,7 @@ workers that do not exist.
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 PASSES = 8
@@ -78,20 +78,30 @@ class _Client:
         """The task that is next."""
         return self.numbers[0]
 
-    def overdue(self, now: float) -> bool:
+    def overdue(self, now: float, passes: int, seconds: float) -> bool:
         """Whether others went before its head as often or as long as they may."""
-        self.passes = [known for known in self.passes if known[0] >= self.head]
-        return len(self.passes) >= PASSES or any(now - when >= SECONDS for _, when in self.passes)
+        if not self.passes:
+            return False
+        if self.passes[0][0] < self.head:
+            self.passes = [known for known in self.passes if known[0] >= self.head]
+        return len(self.passes) >= passes or any(now - when >= seconds for _, when in self.passes[:1])
 
-    def first_of(self, models: Mapping[str, object]) -> int | None:
+    def first_of(self, models: Collection[str]) -> int | None:
         """Its first task with one of these models."""
-        return min((numbers[0] for model, numbers in self.by_model.items() if model in models), default=None)
+        return min((self.by_model[model][0] for model in models if model in self.by_model), default=None)
 
 
 class Schedule:
-    """What waits, and what comes next."""
+    """What waits, and what comes next.
 
-    def __init__(self) -> None:
+    Args:
+        passes: how often a job may be passed over. A thousand workers do that within a second: where they are many,
+            `PASSES` for each of them keeps models where they are, and `seconds` is the bound.
+        seconds: for how long.
+    """
+
+    def __init__(self, passes: int = PASSES, seconds: float = SECONDS) -> None:
+        self._passes, self._seconds = passes, seconds
         self._tasks: dict[int, Waiting] = {}
         self._clients: dict[str, _Client] = {}
         """In the order of their turns."""
@@ -161,7 +171,7 @@ class Schedule:
         """
         if not idle or not self._tasks:
             return None
-        held = {model: None for worker in idle for model in worker.models}
+        held = {model for worker in idle for model in worker.models if self._wanted[model]}
         chosen = self._chosen(held, now)
         first = self._tasks[chosen]
         tasks = [self._tasks[number] for number in self._batch(first, len(idle))]
@@ -172,11 +182,11 @@ class Schedule:
                 self._clients[task.client] = self._clients.pop(task.client)
         return Given(self._suited(first, idle), tuple(tasks))
 
-    def _chosen(self, held: Mapping[str, object], now: float) -> int:
+    def _chosen(self, held: Collection[str], now: float) -> int:
         for client in self._clients.values():
-            if client.overdue(now):
+            if client.overdue(now, self._passes, self._seconds):
                 return client.head
-        for client in self._clients.values():
+        for client in self._clients.values() if held else ():
             if (number := client.first_of(held)) is not None:
                 return number
         return next(iter(self._clients.values())).head

@@ -45,9 +45,11 @@ async def run(
     wait_seconds: float | None = None,
     preview: bool = False,
     fetch: bool = False,
+    key: str | None = None,
 ) -> CallToolResult:
     """Do a request as a job; whoever abandons the call cancels it. Its files are released when the job has ended.
 
+    `key`: a call with the same one before has begun the job; what becomes of that is returned.
     `fetch`: the person at the client agreed that what its model lacks is fetched, whatever the settings say.
 
     Raises:
@@ -68,15 +70,20 @@ async def run(
     jobs, contents = services(ctx).jobs, services(ctx).contents
     try:
         planned = await anyio.to_thread.run_sync(planned_and_allowed)
-        job = jobs.submit(planned, what, client_of(ctx))
+        known = jobs.by_key(key) if key else None
+        job = known or jobs.submit(planned, what, client_of(ctx), key)
     except BaseException:
         contents.release(files_of(request))
         raise
-    job.at_end.append(lambda: contents.release(files_of(request)))
+    if known:
+        contents.release(files_of(request))
+    else:
+        job.at_end.append(lambda: contents.release(files_of(request)))
     try:
         await wait(ctx, job, wait_seconds)
     except BaseException:  # the client cancelled the call or went away
-        jobs.cancel(job)
+        if not known:
+            jobs.cancel(job)
         raise
     if job.state is State.FAILED and job.error is not None:
         raise job.error

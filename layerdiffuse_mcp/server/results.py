@@ -94,7 +94,7 @@ class SheetFacts(BaseModel):
 class JobResult(BaseModel):
     """What is known of a job: its pictures once it is done, its progress before; nothing that is empty."""
 
-    status: State = Field(description="done, failed and cancelled are final")
+    status: State = Field(description="done, failed, cancelled and interrupted are final")
     job_id: str = Field(description="Id for get_job and cancel_job")
     images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
     sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
@@ -149,6 +149,8 @@ def of_job(
             return _finished(job, facts, shown, several=several or len(facts.images) > 1)
         case State.FAILED:
             text = f"{job.id} ({job.what}) failed: {facts.error}"
+        case State.INTERRUPTED:
+            text = f"{job.id} ({job.what}) was interrupted: {facts.error}"
         case State.CANCELLING:
             text = f"{job.id} ({job.what}) is cancelled; its worker stops at its next step. It leaves no pictures."
         case State.CANCELLED:

@@ -12,7 +12,8 @@ signal 34      its process is ended by that signal
 unfit          an error of ours, after which its process ends by itself
 long ...       nothing: a prompt to make it as long as is wanted
 
-A group obeys each prompt that is not steps, then the steps of the first, and has an empty picture for each plan.
+A group obeys each prompt that is not steps, then the steps of the first, and has a square or an empty picture for each
+plan.
 """
 
 import os
@@ -75,12 +76,15 @@ class Engine:
                         self._obey(other.prompt, on_step)
                 self._obey(plans[0].prompt, on_step)
                 self.done.append(" and ".join(one.prompt for one in plans))
-                return Outcome(parts=tuple(self._drawn_for(one) for one in plans))
+                return Outcome(parts=tuple(self._made(one) for one in plans))
             case PreparePlan(model=model):
                 on_step(Progress(fraction=0.5, message=f"loading {model}"))
                 return Outcome(model=model)
             case _:
                 raise LayerDiffuseError(f"cannot rehearse {task.kind}")
+
+    def _made(self, plan: DrawPlan) -> Outcome:
+        return self._squared(plan) if plan.prompt.startswith("square") else self._drawn_for(plan)
 
     def _drawn_for(self, plan: DrawPlan) -> Outcome:
         facts = PictureFacts(role="foreground", width=1, height=1, seed=plan.seed, alpha=None)

@@ -264,7 +264,9 @@ async def draw(
             return validated(GenerateRequest, given | copies(known, pictures, keep))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, what, wait_seconds=output.wait_seconds, preview=output.preview, fetch=wish.fetch)
+    return await run(
+        ctx, request, what, wait_seconds=output.wait_seconds, key=output.key, preview=output.preview, fetch=wish.fetch
+    )
 
 
 def copies(known: Services, pictures: Files, keep: Keep) -> dict[str, Any]:

@@ -169,6 +169,16 @@ class Waiting(Described):
 
     wait_seconds: Omittable[Wait] = None
     name: Omittable[FileWords] = None
+    key: Omittable[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=200,
+                description="Any text of your own: a call with the same one within a day gets this job, not another",
+            ),
+        ]
+    ] = None
 
 
 class Delivery(Waiting, PictureFile):

@@ -106,7 +106,9 @@ async def redraw_image(
             return _of_picture(known, image, changes, given, keep)
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "redraw_image", wait_seconds=output.wait_seconds, preview=output.preview)
+    return await run(
+        ctx, request, "redraw_image", wait_seconds=output.wait_seconds, key=output.key, preview=output.preview
+    )
 
 
 def _of_picture(

@@ -79,4 +79,6 @@ async def generate_set(
         )
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "generate_set", wait_seconds=output.wait_seconds, preview=output.preview)
+    return await run(
+        ctx, request, "generate_set", wait_seconds=output.wait_seconds, key=output.key, preview=output.preview
+    )
