@@ -1,7 +1,7 @@
 """What this server has made, as resources: pictures, views of them, and jobs (JSON), newest first.
 
-`layerdiffuse://images/{id}`, `layerdiffuse://jobs/{id}`; ids are those in tool results. Only this server's own finished
-work is listed or read here, never another file. `layerdiffuse://images/{id}/view?width=512&format=jpg&crop=visible`
+`layerdiffuse://images/{id}`, `layerdiffuse://jobs/{id}`; ids are those in tool results. Only finished work
+of this server and of those before it is listed or read here, never another file. `layerdiffuse://images/{id}/view?width=512&format=jpg&crop=visible`
 shows a picture otherwise without leaving a file: a process for pictures makes it, see `images.view`.
 """
 

@@ -89,7 +89,7 @@ async def test_the_id_of_a_drawn_picture_outlasts_the_server(connect: Connect):
         read = (await client.read_resource(image["uri"])).contents[0]
         assert isinstance(read, BlobResourceContents)
         assert read.mime_type == "image/png"
-        assert (await client.list_resources()).resources == []
+        assert image["uri"] in [str(known.uri) for known in (await client.list_resources()).resources]
 
 
 @pytest.mark.anyio
@@ -127,7 +127,7 @@ async def test_an_id_opens_nothing_below_another_output_folder_or_through_a_link
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("history", [True, False])
-async def test_a_file_that_is_gone_is_named_once_and_one_without_history_never(
+async def test_a_file_that_is_gone_is_named_and_one_without_history_never(
     connect: Connect, settings: Settings, history: bool
 ):
     [picture] = draw(settings)
@@ -136,8 +136,7 @@ async def test_a_file_that_is_gone_is_named_once_and_one_without_history_never(
     Path(made["path"]).rename(settings.output / "moved.png")
     async with connect(history=history) as client:
         texts = [text_of(await client.call_tool("inspect_image", {"image": made["uri"]})) for _ in range(2)]
-    assert ("There is no file" in texts[0]) == history
-    assert "There is no job" in texts[1]
+    assert all(("There is no file" if history else "There is no job") in text for text in texts)
     assert index_file().exists() == history
 
 
