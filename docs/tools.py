@@ -31,7 +31,12 @@ CALLS: dict[str, dict[str, Any]] = {
         "background": "photo.png",
         "want": ["foreground"],
     },
-    "extract_layer": {"prompt": "a cat", "blended": "cat-in-room.png", "background": "room.png"},
+    "extract_layer": {
+        "prompt": "a cat",
+        "blended": "cat-in-room.png",
+        "background": "room.png",
+        "options": {"model": "sdxl"},
+    },
     "generate_set": {
         "subjects": ["a red apple", "a fish", "a star"],
         "style": "flat",
