@@ -150,15 +150,16 @@ def shown(calls: Sequence[Call], results: Sequence[Facts], folder: Path) -> list
 def strip(paths: Sequence[Path]) -> Image.Image:
     """Pictures in rows on a checkerboard, each as high as the others."""
     placed, x, y = list[tuple[Image.Image, int, int]](), 0, 0
+    height = HEIGHT if len(paths) > 1 else 2 * HEIGHT
     for path in paths:
         with Image.open(path) as opened:
-            width = round(opened.width * HEIGHT / opened.height)
-            picture = opened.convert("RGBA").resize((width, HEIGHT), Image.Resampling.LANCZOS)
+            width = round(opened.width * height / opened.height)
+            picture = opened.convert("RGBA").resize((width, height), Image.Resampling.LANCZOS)
         if x and x + width > WIDEST:
-            x, y = 0, y + HEIGHT + GAP
+            x, y = 0, y + height + GAP
         placed.append((picture, x, y))
         x += width + GAP
-    size = max(left + one.width for one, left, _ in placed), y + HEIGHT
+    size = max(left + one.width for one, left, _ in placed), y + height
     whole = Image.new("RGB", size, "white")
     for picture, left, top in placed:
         whole.paste(checkerboard(*picture.size), (left, top))
