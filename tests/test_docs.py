@@ -71,6 +71,13 @@ def test_every_link_leads_to_something(page: str):
             assert not anchor or anchor in anchors(there.read_text()), target
 
 
+def test_pictures_of_the_readme_are_found_from_other_sites_too():
+    """The page on PyPI is made of it."""
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README.read_text())
+    assert pictures
+    assert all(picture.startswith(HOSTED) for picture in pictures)
+
+
 def test_every_page_can_be_reached_from_the_readme():
     text = README.read_text()
     assert [page for page in PAGES if page != "README.md" and f"({page}" not in text] == []
