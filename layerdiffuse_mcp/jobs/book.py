@@ -66,9 +66,9 @@ class JobBook:
             raise JobNotFound(f"There is no job {quoted(job_id)} on this server. {known}")
         return job
 
-    def by_key(self, key: str) -> Job | None:
+    def by_key(self, key: str | None) -> Job | None:
         """The job that was asked for with a key within a day, unless it ended without a result."""
-        job = self._by_key.get(key)
+        job = self._by_key.get(key) if key else None
         if job is None or time.monotonic() - job.created > KEY_SECONDS:
             return None
         return job if job.state is State.DONE or not job.finished else None

@@ -177,7 +177,7 @@ class Jobs:
         """
         return self._book.get(job_id)
 
-    def by_key(self, key: str) -> Job | None:
+    def by_key(self, key: str | None) -> Job | None:
         """The job that was asked for with a key within a day, unless it ended without a result."""
         return self._book.by_key(key)
 

@@ -17,9 +17,8 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
-
-import psutil
 
 from layerdiffuse_mcp.outputs.index import Index, index_file
 
@@ -64,7 +63,14 @@ class JobRecords:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._folder = os.fsencode(index.output)
-        self.server = f"{platform.node()}:{os.getpid()}:{psutil.Process().create_time():.3f}:{secrets.token_hex(4)}"
+
+    @cached_property
+    def server(self) -> str:
+        """What this server's records name it."""
+        import psutil  # not needed to answer a client's first questions
+
+        began = psutil.Process().create_time()
+        return f"{platform.node()}:{os.getpid()}:{began:.3f}:{secrets.token_hex(4)}"
 
     def keep(self, records: Sequence[Record]) -> None:
         """Take in jobs as they are now; the oldest of many go."""
@@ -108,6 +114,8 @@ def _make(connection: sqlite3.Connection) -> None:
 
 def _runs(server: Any, created: Any) -> bool:
     """Whether the server that a record names runs still."""
+    import psutil
+
     try:
         node, pid, began, _ = str(server).rsplit(":", 3)
         if node != platform.node():

@@ -69,9 +69,12 @@ async def run(
 
     jobs, contents = services(ctx).jobs, services(ctx).contents
     try:
-        planned = await anyio.to_thread.run_sync(planned_and_allowed)
-        known = jobs.by_key(key) if key else None
-        job = known or jobs.submit(planned, what, client_of(ctx), key)
+        if (known := jobs.by_key(key)) is not None:
+            job = known
+        else:
+            planned = await anyio.to_thread.run_sync(planned_and_allowed)
+            known = jobs.by_key(key)  # a call beside this one may have begun it meanwhile
+            job = known or jobs.submit(planned, what, client_of(ctx), key)
     except BaseException:
         contents.release(files_of(request))
         raise
