@@ -1,15 +1,16 @@
 """How far the queue scales with workers of one machine, and what it costs the server: tasks that only sleep.
 
-    python benchmarks/scale.py [--tasks 500] [--seconds 0.5] [--workers 1 2 4 8 16] [--queued 10000]
+    python benchmarks/scale.py [--tasks 500] [--seconds 1] [--workers 1 2 4 8 16] [--queued 10000]
 
 Each task sleeps in a worker process, in ten steps of which each is reported, and comes back with a file of 10 kB that
 is written: all that the server does for a real task, without the drawing. `speed-up` is against the sleeping alone, one
-task after another; fewer than four workers get a part of the tasks. `server ms a task` is the processor time of the
+task after another; fewer workers get as many fewer tasks. `server ms a task` is the processor time of the
 server's process, planning included. The second table queues jobs behind one that never ends: memory a job and the time
 to list the latest hundred are to stay flat.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -118,7 +119,7 @@ async def queued(settings: Settings, counts: list[int]) -> list[tuple[object, ..
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=0.5, help="that each task takes")
+    parser.add_argument("--seconds", type=float, default=1.0, help="that each task takes")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--queued", type=int, nargs="+", default=[100, 1000, 10_000])
     options = parser.parse_args()
@@ -128,9 +129,10 @@ def main() -> int:
     rows: list[tuple[object, ...]] = [("workers", "wall s", "speed-up", "of N", "server ms a task")]
     good = True
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(output_dir=Path(folder), queue_size=100_000, history=False, idle_timeout=0)
+        os.environ["XDG_STATE_HOME"] = folder
+        settings = Settings(output_dir=Path(folder, "out"), queue_size=100_000, idle_timeout=0)
         for workers in options.workers:
-            tasks = options.tasks if workers >= 4 else options.tasks * workers // 4
+            tasks = options.tasks * workers // max(options.workers)
             wall, processor = anyio.run(speed, settings, workers, tasks, options.seconds)
             gain = tasks * options.seconds / wall
             cost = 1000 * processor / tasks

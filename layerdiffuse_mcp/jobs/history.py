@@ -26,6 +26,8 @@ from layerdiffuse_mcp.jobs.job import FINAL, Job, State
 from layerdiffuse_mcp.outputs.records import JobRecords, Record
 
 WAITED = frozenset({State.QUEUED, State.DOWNLOADING})
+GATHERED = 0.1
+"""Seconds of changes that are written together."""
 _FINISH: TypeAdapter[Finish | None] = TypeAdapter(Finish | None)
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class JobHistory:
 
     def note(self, job: Job) -> None:
         """Have a job written down as it is."""
-        if not self._closed:
+        if self._records.kept and not self._closed:
             self._changed[job.id] = job
             self._wake.set()
 
@@ -51,6 +53,7 @@ class JobHistory:
         """Write down what changes, for ever; what changes meanwhile is written together."""
         while True:
             await self._wake.wait()
+            await anyio.sleep(GATHERED)
             self._wake = anyio.Event()
             await self._flush()
 

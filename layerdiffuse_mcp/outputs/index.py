@@ -116,7 +116,8 @@ class Index:
     def __init__(self, settings: Settings) -> None:
         self.output = Path(os.path.realpath(settings.output))
         self._below = {"below": os.path.join(os.fsencode(self.output), b"")}
-        self._history = settings.history
+        self.kept = settings.history
+        """Whether anything is."""
         self._file = index_file()
         self._warned = threading.Lock()  # held for good once somebody has warned: calls come from many threads
         self.rebuilding: threading.Thread | None = None
@@ -128,7 +129,7 @@ class Index:
 
         `beside` are other files of theirs, each of the picture whose name its own begins with.
         """
-        if not images or not self._history:
+        if not images or not self.kept:
             return
         rows: list[Any] = []
         companions: list[Any] = []
@@ -219,7 +220,7 @@ class Index:
             InvalidRequest: no history is kept.
             OutputError: the index cannot be used.
         """
-        if not self._history:
+        if not self.kept:
             raise InvalidRequest(
                 "No history is kept, as LAYERDIFFUSE_HISTORY is off: pictures are neither remembered nor deleted. "
                 f"They are in {printable(self.output)}; a person can turn the history on for those to come."
@@ -234,7 +235,7 @@ class Index:
 
     def attempt(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """What `work` returns, done in one transaction; `otherwise` where there is no index, or none that works."""
-        if not self._history:
+        if not self.kept:
             return otherwise
         try:
             return self._reached(work)

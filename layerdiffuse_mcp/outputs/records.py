@@ -63,6 +63,8 @@ class JobRecords:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._folder = os.fsencode(index.output)
+        self.kept = index.kept
+        """Whether anything is."""
 
     @cached_property
     def server(self) -> str:
