@@ -125,6 +125,11 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
     from layerdiffuse_mcp.images.sets import set_grid
 
     first = request.pictures[0]
+    if first.fit is not None:
+        raise InvalidRequest(
+            "fit would change nothing: pictures of a set are drawn near the model's own size, and cell.fit says how they "
+            "come to their cells. Leave it out of options."
+        )
     size: dict[str, int] = {}
     if request.cell.pixels:  # drawn in the cell's shape, at about the size that the model draws best
         entry = catalog.find(first.model, settings)
