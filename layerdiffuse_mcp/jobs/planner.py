@@ -127,8 +127,8 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
     first = request.pictures[0]
     if first.fit is not None:
         raise InvalidRequest(
-            "fit would change nothing: pictures of a set are drawn near the model's own size, and cell.fit says how they "
-            "come to their cells. Leave it out of options."
+            "fit would change nothing: pictures of a set are drawn near the model's own size, and cell.fit says how "
+            "they come to their cells. Leave it out of options."
         )
     size: dict[str, int] = {}
     if request.cell.pixels:  # drawn in the cell's shape, at about the size that the model draws best
