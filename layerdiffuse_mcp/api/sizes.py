@@ -26,6 +26,18 @@ class Sizing:
     drawn: Size | None = None
 
 
+@dataclass(frozen=True)
+class Field:
+    """How a result lies in what the model saw: a given picture was fitted to `seen` pixels by `resize_mode`, of which
+    those of `drawn`, from the top left, were drawn and fitted by `fit` to the result.
+    """
+
+    seen: Size
+    drawn: Size
+    fit: str
+    resize_mode: str
+
+
 def fit(size: Size, native_size: int, step: int = 64) -> Size:
     """The size of about native_size^2 pixels with the shape of `size`, in steps of `step` pixels."""
     scale = native_size / math.sqrt(size[0] * size[1])

@@ -35,7 +35,7 @@ from layerdiffuse_mcp.api.requests import (
     Request,
     SetRequest,
 )
-from layerdiffuse_mcp.api.sizes import area, fit
+from layerdiffuse_mcp.api.sizes import Field, area, fit
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, families_for, titles
@@ -109,15 +109,16 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
     for picture, size in sizes.items():
         check_fits(size, drawn, planned.resize_mode, picture)
-    return Planned((planned,), inputs, downloads, _onto_background(planned))
+    return Planned((planned,), inputs, downloads, _onto_background(planned, drawn))
 
 
-def _onto_background(plan: DrawPlan) -> OntoBackground | None:
+def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | None:
     """Of a foreground that was drawn for a background: it is also wanted on that picture itself."""
     if plan.task is not Task.FOREGROUND_FROM_BACKGROUND:
         return None
-    background = plan.inputs["background"]
-    return OntoBackground(background.sha256, background.name, plan.resize_mode, plan.format)
+    background, whole = plan.inputs["background"], plan.as_drawn
+    field = Field(seen, (whole.width, whole.height), plan.fit, plan.resize_mode)
+    return OntoBackground(background.sha256, background.name, field, plan.format)
 
 
 def _set(request: SetRequest, settings: Settings) -> Planned:
