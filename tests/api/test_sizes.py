@@ -33,6 +33,9 @@ def test_a_size_near_the_models_own_is_drawn_as_it_is(settings: Settings, size: 
     ((256, 256), (128, 128), "256x256 has 4 times the area that pocket draws best (128x128): it was drawn as 128x128"),
     ((64, 64), (128, 128), "0.25 times"),
     ((200, 130), (160, 104), "enlarged"),
+    ((32, 32), (128, 128), "0.0625 times"),
+    ((16, 48), (72, 224), "made smaller"),
+    ((48, 200), (64, 264), "0.586 times the area that pocket draws best (128x128): it was drawn as 64x264"),
 ])  # fmt: skip
 def test_another_size_is_drawn_near_the_models_own_and_the_numbers_are_said(
     settings: Settings, size: tuple[int, int], drawn: tuple[int, int], words: str
@@ -41,6 +44,11 @@ def test_another_size_is_drawn_near_the_models_own_and_the_numbers_are_said(
     assert (made.width, made.height, made.drawn, made.fit) == (*size, drawn, "contain")
     assert words in made.notes[0]
     assert made.as_drawn.width * made.as_drawn.height == drawn[0] * drawn[1]
+
+
+def test_what_is_smaller_than_any_model_draws_cannot_be_drawn_as_it_is(settings: Settings):
+    with pytest.raises(InvalidRequest, match=r"48x200 cannot be drawn as it is.*Leave options.fit out"):
+        planned(settings, width=48, height=200, fit="as_is")
 
 
 def test_opaque_layers_fill_their_pictures(settings: Settings):

@@ -86,7 +86,7 @@ def test_what_a_tool_can_do_a_command_can_and_back() -> None:
 
 WRONG = {
     "empty prompt": (["generate", ""], "prompt is empty"),
-    "width": (["generate", "x", "--width", "7"], "width .*64"),
+    "width": (["generate", "x", "--width", "7"], "width .*16"),
     "model": (["generate", "x", "--model", "poket"], "There is no model 'poket'"),
     "recipe": (["reproduce", __file__], "not a picture"),
     "setting": (["serve", "--queue-size", "0"], "queue_size"),
