@@ -218,7 +218,7 @@ def _print(made: Outcome, previews: int) -> None:
         if each:
             say("preview", printable(next(shown)))
         if picture.alpha is not None:
-            say("alpha", describe(picture.alpha))
+            say("alpha", describe(picture.alpha, picture.label))
         if picture.note:
             say("note", picture.note)
         if picture.reason:
