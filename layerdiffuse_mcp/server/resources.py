@@ -186,7 +186,11 @@ def complete(
     matching = [choice for choice in choices if typed in choice.lower()]
     matching.sort(key=lambda choice: not choice.lower().startswith(typed))
     start = f"{before}, " if comma else ""
-    return Completion(values=[start + choice for choice in matching[:COMPLETIONS]], total=len(matching), has_more=len(matching) > COMPLETIONS)
+    return Completion(
+        values=[start + choice for choice in matching[:COMPLETIONS]],
+        total=len(matching),
+        has_more=len(matching) > COMPLETIONS,
+    )
 
 
 async def completed(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.fields import MIN_DRAWN
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -43,6 +44,7 @@ def test_another_size_is_drawn_near_the_models_own_and_the_numbers_are_said(
     made = planned(settings, width=size[0], height=size[1])
     assert (made.width, made.height, made.drawn, made.fit) == (*size, drawn, "contain")
     assert words in made.notes[0]
+    assert ("as_is" in made.notes[0]) == (min(size) >= MIN_DRAWN)
     assert made.as_drawn.width * made.as_drawn.height == drawn[0] * drawn[1]
 
 

@@ -147,8 +147,9 @@ async def edit_transparent(
     fetch: Annotated[bool, consent(_transparent)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Edit a transparent picture: redraw one that has real alpha, or its masked part, after a prompt that says what it
-    shows then; options.strength says how much of it changes. It cuts nothing out of an opaque picture. Returns the path
-    of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for get_job.
+    shows then; options.strength says how much of it changes. An opaque picture is refused: call cut_out on it first.
+    Returns the path of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for
+    get_job.
     """
     given = {"image": image, "mask": mask}
     wish = Wish(prompt, size, seed, count, options, output, fetch)

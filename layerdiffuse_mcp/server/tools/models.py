@@ -126,9 +126,18 @@ async def list_models(
 
 async def prepare_model(
     ctx: Context[Services],
-    model: Omittable[ModelName] = None,
+    model: Omittable[
+        Annotated[
+            str,
+            Field(
+                max_length=200,
+                description="Name of a base model, LoRA or matting network, as list_models says it; default: the best "
+                "base that is here",
+            ),
+        ]
+    ] = None,
     task: Annotated[
-        Task, Field(description="What the model is to do; list_models says what each can")
+        Task, Field(description="What a base model is to do; list_models says what each can")
     ] = Task.TRANSPARENT,
     wait_seconds: Omittable[Wait] = None,
     *,

@@ -36,7 +36,7 @@ async def generate_set(
     subjects: Annotated[
         list[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]],
         Field(
-            description=f"What to draw, 1 to {MAX_SUBJECTS} and each but once: a picture each, in this order",
+            description=f"What to draw, 1 to {MAX_SUBJECTS} different subjects: one picture of each, in this order",
             examples=[["a sword", "a shield", "a red potion"]],
         ),
     ],
@@ -73,9 +73,9 @@ async def generate_set(
     fetch: Annotated[bool, consent_to_draw(_drawings)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Draw a set: icons, sprites or stickers of several subjects in one style, each alone on a transparent canvas of
-    one size, as one job. Describe each subject alone, without a background. Returns the path of an RGBA picture a
-    subject, with a verdict; the sheet with its two atlas files; and one preview, numbered in the order of the subjects;
-    or a job_id for get_job. The recipe inside a picture draws it again before it was put into its cell.
+    one size, as one job. Describe each subject alone, without a background. Returns for each subject the path of an
+    RGBA picture, with a verdict; the sheet with its two atlas files; and one preview, numbered in the order of the
+    subjects; or a job_id for get_job. redraw_image draws one of them again, as it was before it went into its cell.
     """
     output = output or Output()
 

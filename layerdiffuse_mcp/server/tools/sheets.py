@@ -75,7 +75,7 @@ async def make_sheet(
         Field(
             min_length=1,
             max_length=MAX_PICTURES,
-            description="The pictures, in the order of their cells, row by row; names are unique",
+            description="The pictures, in the order of their cells, row by row; a name that comes again gets a number",
             examples=[[{"image": "walk-1.png", "name": "walk-1"}, {"image": "job-1a2b3c4d-1"}]],
         ),
     ],
