@@ -53,6 +53,25 @@ def test_what_is_smaller_than_any_model_draws_cannot_be_drawn_as_it_is(settings:
         planned(settings, width=48, height=200, fit="as_is")
 
 
+@pytest.mark.parametrize(("size", "resize_mode", "said"), [
+    (None, "Crop and Resize", None),
+    ((128, 120), "Crop and Resize", None),
+    ((256, 128), "Crop and Resize", "only the middle 100x48 of the foreground picture's 100x100, for it draws 184x88"),
+    ((80, 160), "Crop and Resize", "only the middle 50x100"),
+    ((256, 128), "Resize and Fill", None),
+    ((256, 128), "Just Resize", None),
+])  # fmt: skip
+def test_a_given_picture_that_the_model_does_not_see_whole_is_said_to_be_cropped(
+    settings: Settings, tmp_path: Path, size: tuple[int, int] | None, resize_mode: str, said: str | None
+):
+    Image.new("RGBA", (100, 100), (200, 30, 30, 128)).save(tmp_path / "cup.png")
+    sides = {"width": size[0], "height": size[1]} if size else {}
+    given = {"task": Task.BACKGROUND_FROM_FOREGROUND, "inputs": {"foreground": tmp_path / "cup.png"}}
+    notes = " ".join(planned(settings, **given, **sides, resize_mode=resize_mode).notes)
+    assert ("saw only the middle" in notes) == (said is not None)
+    assert (said or "") in notes
+
+
 def test_opaque_layers_fill_their_pictures(settings: Settings):
     assert planned(settings, task=Task.LAYERS, width=256, height=256).fit == "cover"
     assert planned(settings, task=Task.LAYERS, width=256, height=256, fit="contain").fit == "contain"
