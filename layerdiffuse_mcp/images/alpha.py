@@ -222,17 +222,19 @@ def halo(rgba: Bytes) -> Halo:
             continue
         near = _opaque_sums(rgba, tile)
         compared = soft & (near[..., 3] > 0)
-        pixels, near = rgba[tile][compared] / 255, near[compared]
+        pixels, near = to_float(rgba[tile][compared]), near[compared]
         beside = near[:, :3] / (255 * near[:, 3:])
-        difference = pixels[:, :3] - beside
         shines = 1 - pixels[:, 3:]
         weight = pixels[:, 3] * shines[:, 0]
         count += len(pixels)
-        weights += float(weight.sum())
-        sums += weight @ np.stack([np.abs(difference).max(axis=1), difference.mean(axis=1)], axis=1)
-        left = difference + shines * beside  # of the background: its colour times `shines`, if there was one
-        terms = difference**2, left**2, shines * left, np.broadcast_to(shines**2, left.shape)
-        mixed += np.stack([weight @ term for term in terms])
+        weights += float(weight.sum(dtype=np.float64))
+        for channel, (colour, opaque) in enumerate(zip(pixels.T[:3], beside.T, strict=True)):
+            difference, left = colour - opaque, colour - pixels[:, 3] * opaque
+            terms = difference**2, left**2, shines[:, 0] * left, shines[:, 0] ** 2
+            mixed[:, channel] += [float((weight * term).sum(dtype=np.float64)) for term in terms]
+        difference = np.subtract(pixels[:, :3], beside, out=beside)
+        sums[1] += float((weight * difference.mean(axis=1)).sum(dtype=np.float64))
+        sums[0] += float((weight * np.abs(difference, out=difference).max(axis=1)).sum(dtype=np.float64))
     if not count:
         return Halo(0, 0.0, 0.0, 0.0)
     return Halo(count, float(sums[0] / weights), float(sums[1] / weights), _explained(*mixed))
