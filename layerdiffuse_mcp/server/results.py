@@ -68,7 +68,7 @@ class PictureFacts(BaseModel):
     height: int = Field(description="In pixels")
     seed: int = Field(description="Seed that draws this picture alone")
     verdict: Omittable[Verdict] = Field(
-        default=None, description="Whether its alpha is what was asked for; the best results come first"
+        default=None, description="Whether a cut-out's alpha is what was asked for; the best results come first"
     )
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
@@ -281,7 +281,7 @@ def _headline(job: Job, outcome: Outcome) -> str:
 
 def line_of(image: ImageResult) -> str:
     """One picture in one line: where it is, what its alpha holds, and what to doubt."""
-    holds = "opaque layer" if image.alpha is None else describe(image.alpha)
+    holds = "opaque layer" if image.alpha is None else describe(image.alpha, image.label)
     doubt = f". {image.verdict}: {image.reason}." if image.reason else ""
     note = f"; {image.note}" if image.note else ""
     what = image.subject or image.label

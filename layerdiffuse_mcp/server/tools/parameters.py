@@ -254,5 +254,8 @@ def width_and_height(size: str | None, model: str | None, settings: Settings) ->
         )
     width, height = int(numbers[1]), int(numbers[2])
     if not all(MIN_SIZE <= side <= MAX_SIZE for side in (width, height)):
-        raise InvalidRequest(f"size {quoted(size)}: width and height must be from {MIN_SIZE} to {MAX_SIZE} pixels.")
+        raise InvalidRequest(
+            f"size {quoted(size)}: width and height must be from {MIN_SIZE} to {MAX_SIZE} pixels. "
+            "compose_layers scales what is drawn to any other size."
+        )
     return {"width": width, "height": height}
