@@ -26,7 +26,7 @@ from layerdiffuse_mcp.jobs.job import FINAL, Job, State
 from layerdiffuse_mcp.outputs.records import JobRecords, Record
 
 WAITED = frozenset({State.QUEUED, State.DOWNLOADING})
-GATHERED = 0.1
+GATHERED = 0.5
 """Seconds of changes that are written together."""
 _FINISH: TypeAdapter[Finish | None] = TypeAdapter(Finish | None)
 
