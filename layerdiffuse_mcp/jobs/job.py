@@ -182,9 +182,8 @@ class Job:
         self.report(Progress(fraction=self._fraction(), message=message))
 
     def drawn(self, index: int, outcome: Outcome) -> None:
-        """One of its tasks is done."""
+        """One of its tasks is done; the next report tells."""
         self.outcomes[index], self._fractions[index] = outcome, 1.0
-        self.report(self.progress.model_copy(update={"fraction": self._fraction()}))
 
     def _fraction(self) -> float:
         share = (1 - self._before) * (DRAWN if self.finish else 1.0)

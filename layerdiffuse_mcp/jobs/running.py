@@ -61,11 +61,11 @@ class Runner:
             with batch.scope:
                 await self._draw(batch, report)
         except Exception as error:
-            if len(batch.parts) > 1:
+            first, *others = batch.parts
+            if others:
                 logger.info("a batch of %s tasks failed: each is drawn alone", len(batch.parts), exc_info=True)
                 return [part for part in batch.parts if not part.job.finished]
-            [part] = batch.parts
-            with failing(part.job):
+            with failing(first.job):
                 raise error
         finally:
             for job in jobs:
