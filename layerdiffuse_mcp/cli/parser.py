@@ -8,6 +8,7 @@
     layerdiffuse-mcp sheet *.png -o out/             a sprite sheet with its atlas
     layerdiffuse-mcp compose scene.png lamp.png      put pictures together
     layerdiffuse-mcp inspect picture.png             what a picture's alpha holds
+    layerdiffuse-mcp view picture.png                look at it in a browser, on any background
     layerdiffuse-mcp find red apple --since 7d       pictures made before
     layerdiffuse-mcp clean --older-than 30d          delete the older ones, once asked
     layerdiffuse-mcp models                          which models there are
@@ -32,7 +33,18 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.errors import LayerDiffuseError
 
 SERVING = "serving"
-MODULES = (SERVING, "drawing", "compositions", "pictures", "history", "models", "sanity", "doctor", "settings")
+MODULES = (
+    SERVING,
+    "drawing",
+    "compositions",
+    "pictures",
+    "viewing",
+    "history",
+    "models",
+    "sanity",
+    "doctor",
+    "settings",
+)
 """What adds the commands, in the order in which the help lists them."""
 
 
