@@ -122,8 +122,6 @@ def _facts(number: int, path: Path, max_pixels: int, stacked: bool) -> Message:
 
 def _content(path: Path, max_pixels: int) -> Message:
     """A file's bytes as a resource holds them."""
-    from PIL import Image
-
     from layerdiffuse_mcp.images.png import png_bytes
     from layerdiffuse_mcp.images.read import opened, opened_file, read_picture
 
@@ -131,7 +129,7 @@ def _content(path: Path, max_pixels: int) -> Message:
         with opened(file, max_pixels) as picture:
             kind = READABLE.get(str(picture.format))
         file.seek(0)
-        data = file.read() if kind else png_bytes(Image.fromarray(read_picture(file, max_pixels).rgba))
+        data = file.read() if kind else png_bytes(read_picture(file, max_pixels).rgba)
     return {"mimeType": kind or "image/png", "blob": base64.b64encode(data).decode()}
 
 
