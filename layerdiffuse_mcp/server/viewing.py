@@ -190,9 +190,10 @@ class Viewing:
         """Stays open for as long as the page does."""
         if not _carries(request, self._key):
             return PlainTextResponse("Not for this page.", 403, HEADERS)
-        return StreamingResponse(self._beats(), headers=HEADERS)
+        return StreamingResponse(self.beats(), headers=HEADERS)
 
-    async def _beats(self) -> AsyncGenerator[str]:
+    async def beats(self) -> AsyncGenerator[str]:
+        """What an open page gets, for as long as it takes it."""
         self.pages += 1
         self.changed.set()
         try:

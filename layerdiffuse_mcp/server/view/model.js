@@ -2,7 +2,7 @@
 //   group: { name, width, height, layers (the lowest first), path?, flat?, seed?, touched, warnings }
 //   layer: { name, uri?, path?, bitmap?, x, y, width, height, visible, fixed, opacity, blend, rotate, flip, was }
 
-const IMAGES = "layerdiffuse://images/";
+const IMAGES = "layerdiffuse://images/", JOBS = "layerdiffuse://jobs/";
 const RANKS = { background: 0, blended: 2, composed: 3 };
 const BLENDS = { normal: "source-over", add: "lighter" };
 const uris = new Map(); // of pictures whose path was seen

@@ -101,6 +101,7 @@ async function show(group) {
   if (last && last !== group && state.flat) setBefore(state.flat);
   Object.assign(state, { group, selected: null });
   $("place").hidden = true;
+  $("work").hidden = false;
   refresh();
   listLayers();
   fit();
@@ -122,8 +123,7 @@ async function showAll(groups) {
   await Promise.all(groups.map((group) => load(group).catch(() => {})));
   $("strip").hidden = groups.length < 2;
   $("strip").replaceChildren(...groups.map((group, index) => {
-    const source = group.flat ?? group.layers.find((layer) => layer.role === "blended")?.bitmap ?? group.layers[0].bitmap;
-    const button = element("button", { title: group.name }, thumbnail(source));
+    const button = element("button", { title: group.name }, thumbnail(flattened(group)));
     button.setAttribute("aria-label", `Picture ${index + 1}: ${group.name}`);
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => attempt(() => show(group)));
@@ -208,19 +208,24 @@ async function browse(page) {
 async function showFound({ images, page, pages, total }) {
   state.page = page;
   $("gallery").hidden = false;
+  if (!state.group) $("title").textContent = "Pictures made before";
   $("page").textContent = total ? `Page ${page} of ${pages}, ${total} pictures` : "No pictures";
   [$("newer").disabled, $("older").disabled] = [page <= 1, page >= pages];
   const cards = images.filter((image) => image.image_id).map((image) => cardOf({ ...image, uri: IMAGES + image.image_id }));
   $("found").replaceChildren(...cards.map(({ item }) => item));
-  for (const { fill } of cards) await fill();
+  for (const { item, fill } of cards) if (item.isConnected) await fill();
 }
 
 function cardOf(image) {
   const name = image.prompt ?? image.role ?? "picture";
+  const about = [image.role, image.width && `${image.width} × ${image.height}`].filter(Boolean).join(" · ");
   const group = groupOf(name, [layerOf(image)], { seed: image.model ? image.seed : undefined, width: image.width ?? 0 });
   const open = element("button", { className: "open", title: name }, thumbnail());
   open.setAttribute("aria-label", `Open ${name}, ${image.made}`);
-  open.addEventListener("click", () => attempt(() => showAll([group])));
+  open.addEventListener("click", () => attempt(async () => {
+    await showAll([group]);
+    stage.focus();
+  }));
   const behind = element("button", { textContent: "Behind" });
   behind.addEventListener("click", () => attempt(async () => setBehind(await pixels(image.uri))));
   const before = element("button", { textContent: "Before" });
@@ -228,7 +233,8 @@ function cardOf(image) {
     setBefore(await pixels(image.uri));
     press("compare", true);
   }));
-  const item = element("li", {}, open, element("p", { textContent: name }), element("div", { className: "group" }, behind, before));
+  const item = element("li", {}, open, element("p", { textContent: name }),
+    element("p", { textContent: about }), element("div", { className: "group" }, behind, before));
   const fill = async () => {
     const small = await shown(`${image.uri}/view?width=264&format=webp`).catch(() => null);
     if (small) open.replaceChildren(thumbnail(small, 264));
@@ -259,10 +265,17 @@ async function showResult(result) {
   if (result.isError) throw new Error(textOf(result));
   const facts = result.structuredContent ?? {};
   if ("pages" in facts) return showFound(facts);
-  const jobs = facts.jobs ? await Promise.all(facts.jobs.map(ended)) : [await ended(facts)];
+  const jobs = await Promise.all((facts.jobs ?? [facts]).map(async (job) => named(await ended(job))));
   if (host.tools) await nameLayers(state.asked.layers ?? []);
   await showAll(jobs.flatMap((job) => groupsOf(job, state.asked)));
   await findBefore(state.asked).catch(() => {});
+}
+
+/** A job's facts with its recipe, where the call does not say what was drawn. */
+async function named(job) {
+  if (!job.job_id || promptOf(state.asked)) return job;
+  const read = await request("resources/read", { uri: JOBS + job.job_id }).catch(() => null);
+  return read ? JSON.parse(read.contents[0].text) : job;
 }
 
 /** Finds the addresses of layers that were named by path, among the latest pictures. */
