@@ -83,7 +83,7 @@ def answer_for(paths: Sequence[Path], max_pixels: int, *, stacked: bool = False)
     async def answer(message: Message) -> list[Message]:
         match message:
             case {"method": "ui/initialize", "id": _}:
-                return result(message, introduction({"serverResources": {}}))
+                return result(message, introduction({"serverResources": {}}, {"displayMode": "fullscreen"}))
             case {"method": "ui/notifications/initialized"}:
                 return [
                     notification("ui/notifications/tool-input", {"arguments": {}}),
@@ -217,7 +217,7 @@ def serve(answer: Answer, announce: Callable[[str], object], port: int = 0) -> N
         LayerDiffuseError: the port is taken.
     """
     viewing = Viewing(answer)
-    config = uvicorn.Config(viewing.app(), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+    config = uvicorn.Config(viewing.app(), log_level="critical", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     running = uvicorn.Server(config)
 
     async def end_when_closed() -> None:

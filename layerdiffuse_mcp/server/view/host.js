@@ -29,12 +29,8 @@ if (present.ok) {
     if (answer?.ok) for (const message of await answer.json()) frame.contentWindow.postMessage(message, "*");
   });
   frame.src = "view.html";
-  const reader = present.body.getReader();
-  try {
-    while (!(await reader.read()).done);
-  } finally {
-    end("The program has ended. Run layerdiffuse-mcp view again.");
-  }
+  await present.text().catch(() => {}); // it lasts as long as the program
+  end("The program has ended. Run layerdiffuse-mcp view again.");
 } else {
   end("This address was opened already. Run layerdiffuse-mcp view again.");
 }

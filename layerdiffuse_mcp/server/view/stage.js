@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const state = {
   asked: {}, groups: [], group: null, flat: null, grey: null, before: null, behind: null, selected: null,
-  scale: 1, x: 0, y: 0, fitted: true, page: 1, running: null,
+  scale: 1, x: 0, y: 0, fitted: true, page: 1, running: null, full: false,
 };
 const canvas = $("canvas"), stage = $("stage"), pen = canvas.getContext("2d", { willReadFrequently: true });
 const COLOURS = { black: "#000000", white: "#ffffff", green: "#00b140" };
@@ -23,7 +23,7 @@ function draw() {
   if (!state.group) return;
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   const { left, top, width, height } = frame();
-  const whole = alphaOn() ? (state.grey ??= alphaAsGrey(state.flat)) : state.flat;
+  const whole = isPressed("alpha") ? (state.grey ??= alphaAsGrey(state.flat)) : state.flat;
   pen.imageSmoothingEnabled = state.scale < 2;
   pen.save();
   pen.beginPath();
@@ -118,7 +118,8 @@ function refresh(moving = false) {
 function fit() {
   const { group } = state;
   const margin = 16, wide = stage.clientWidth - 2 * margin;
-  stage.style.height = `${Math.max(260, Math.min(480, (wide * group.height) / group.width + 2 * margin))}px`;
+  const most = state.full ? Math.max(480, window.innerHeight - 280) : 480;
+  stage.style.height = `${Math.max(260, Math.min(most, (wide * group.height) / group.width + 2 * margin))}px`;
   const scale = Math.min(wide / group.width, (stage.clientHeight - 2 * margin) / group.height);
   state.scale = scale > 2 ? Math.floor(scale) : scale;
   state.x = (stage.clientWidth - group.width * state.scale) / 2;
@@ -139,10 +140,6 @@ function zoomTo(scale, x = stage.clientWidth / 2, y = stage.clientHeight / 2) {
 
 function isPressed(id) {
   return $(id).getAttribute("aria-pressed") === "true";
-}
-
-function alphaOn() {
-  return isPressed("alpha");
 }
 
 function press(id, value = !isPressed(id)) {

@@ -321,7 +321,11 @@ listen("search", "click", () => browse(1));
 listen("words", "keydown", ({ key }) => key === "Enter" && browse(1));
 listen("newer", "click", () => browse(state.page - 1));
 listen("older", "click", () => browse(state.page + 1));
-listen("fullscreen", "click", () => request("ui/request-display-mode", { mode: "fullscreen" }));
+listen("fullscreen", "click", async () => {
+  const { mode } = await request("ui/request-display-mode", { mode: state.full ? "inline" : "fullscreen" });
+  takeContext({ displayMode: mode });
+});
+window.addEventListener("resize", () => state.group && state.fitted && fit());
 
 let held = null;
 listen("stage", "pointerdown", (event) => {
@@ -376,13 +380,16 @@ listen("stage", "keydown", (event) => {
 
 // The host
 
-function takeContext({ theme, styles, availableDisplayModes }) {
+function takeContext({ theme, styles, availableDisplayModes, displayMode }) {
   if (theme) document.documentElement.style.colorScheme = theme;
   for (const [name, value] of Object.entries(styles?.variables ?? {})) {
     document.documentElement.style.setProperty(name, value ?? "");
   }
   if (availableDisplayModes) $("fullscreen").hidden = !availableDisplayModes.includes("fullscreen");
-  draw();
+  if (displayMode) state.full = displayMode === "fullscreen";
+  $("fullscreen").setAttribute("aria-pressed", state.full);
+  if (state.group && state.fitted) fit();
+  else draw();
 }
 
 on("ui/notifications/host-context-changed", takeContext);

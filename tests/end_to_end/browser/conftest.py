@@ -46,11 +46,6 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shots")
-
-
-@pytest.fixture(scope="module")
 async def server(folder: Path) -> AsyncIterator[Client]:
     """A client on a server with the pocket model, in memory."""
     settings = Settings(output_dir=folder / "out", read_dirs=(folder,), models_dir=folder / "models", model="pocket")
@@ -89,15 +84,26 @@ class Host:
         """The frame itself."""
         return self.page.frames[1]
 
+    async def place(self) -> tuple[float, float, float]:
+        """Where the fitted picture lies on the stage: left, top and scale, in CSS pixels."""
+        return await self.frame.evaluate(
+            """() => {
+                const [width, height] = document.querySelector("#facts").textContent.split(/\\D+/).map(Number);
+                const scale = parseInt(document.querySelector("#zoom").value) / 100;
+                const { clientWidth, clientHeight } = document.querySelector("#stage");
+                return [(clientWidth - width * scale) / 2, (clientHeight - height * scale) / 2, scale];
+            }"""
+        )
+
     async def pixel(self, x: int, y: int) -> list[int]:
-        """Colour that the canvas has where a pixel of the picture lies."""
+        """Colour that the canvas has where a pixel of the fitted picture lies."""
+        left, top, scale = await self.place()
         return await self.frame.evaluate(
             """([x, y]) => {
-                const ratio = canvas.width / stage.clientWidth;
-                const at = (start, offset) => Math.floor((start + (offset + 0.5) * state.scale) * ratio);
-                return [...pen.getImageData(at(state.x, x), at(state.y, y), 1, 1).data];
+                const canvas = document.querySelector("#canvas"), ratio = canvas.width / canvas.clientWidth;
+                return [...canvas.getContext("2d").getImageData(x * ratio, y * ratio, 1, 1).data];
             }""",
-            [x, y],
+            [left + (x + 0.5) * scale, top + (y + 0.5) * scale],
         )
 
     async def _answer(self, message: dict[str, Any]) -> list[dict[str, Any]]:
