@@ -84,7 +84,8 @@ async function load(group) {
   });
   const read = await Promise.allSettled(reading);
   const failed = read.find((outcome) => outcome.status === "rejected");
-  if (failed && !group.flat) throw failed.reason;
+  if (group.flat || group.layers.some((layer) => layer.bitmap)) return;
+  throw failed?.reason ?? new Error(`No browser shows this kind of file: ${group.path}`);
 }
 
 /** Everything that is visible, as one canvas of the group's own pixels. */

@@ -118,12 +118,12 @@ function setBefore(picture) {
 }
 
 async function showAll(groups) {
-  if (!groups.length) return;
+  if (!groups.length) throw new Error("It made no pictures.");
   state.groups = groups;
   await Promise.all(groups.map((group) => load(group).catch(() => {})));
   $("strip").hidden = groups.length < 2;
   $("strip").replaceChildren(...groups.map((group, index) => {
-    const button = element("button", { title: group.name }, thumbnail(flattened(group)));
+    const button = element("button", { title: group.name }, thumbnail(group.width ? flattened(group) : null));
     button.setAttribute("aria-label", `Picture ${index + 1}: ${group.name}`);
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => attempt(() => show(group)));
@@ -142,6 +142,8 @@ async function attempt(work) {
   try {
     await work();
   } catch (error) {
+    $("cancel").hidden = true;
+    if (!state.group) $("title").textContent = "Nothing to show";
     say(error.message, true);
   }
 }
@@ -153,6 +155,7 @@ async function ended(facts) {
   while (["downloading", "queued", "running"].includes(facts.status)) {
     state.running = facts.job_id;
     $("cancel").hidden = !host.tools;
+    if (!state.group) $("title").textContent = promptOf(state.asked) ?? "Drawing";
     say(`${Math.round((facts.progress ?? 0) * 100)}%, ${facts.message ?? "waiting"}`);
     if (!host.tools) return facts;
     const asked = await callTool("get_job", { job_ids: [facts.job_id], wait_seconds: 2, preview: false });
@@ -395,7 +398,7 @@ function takeContext({ theme, styles, availableDisplayModes, displayMode }) {
 on("ui/notifications/host-context-changed", takeContext);
 on("ui/notifications/tool-input", ({ arguments: given }) => { state.asked = given ?? {}; });
 on("ui/notifications/tool-result", (result) => attempt(() => showResult(result)));
-on("ui/notifications/tool-cancelled", () => say("The call was cancelled."));
+on("ui/notifications/tool-cancelled", () => attempt(() => { throw new Error("The call was cancelled."); }));
 on("ui/resource-teardown", () => ({}));
 on("ping", () => ({}));
 

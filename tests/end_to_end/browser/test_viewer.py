@@ -21,8 +21,8 @@ from tests.results import facts_of
 pytestmark = [pytest.mark.anyio, pytest.mark.extras]
 
 Open = Callable[..., Awaitable[Host]]
-APPLE: dict[str, Any] = {"prompt": "a red apple", "seed": 1, "output": {"preview": False}}
-PATIENCE = 60_000
+APPLE: dict[str, Any] = {"prompt": "a red apple", "seed": 1, "output": {"preview": False, "wait_seconds": 600}}
+PATIENCE = 120_000
 """Milliseconds."""
 expect.set_options(timeout=PATIENCE)
 
@@ -289,7 +289,7 @@ async def test_axe_finds_no_barrier(
     await host.view.get_by_role("button", name="Move foreground").click()
     await host.view.locator("#stage").press("ArrowRight")
     await host.view.get_by_role("button", name="Gallery").click()
-    await expect(host.view.locator("#found canvas")).to_have_count(await host.view.locator("#found li").count())
+    await expect(host.view.locator("#found canvas[width='264']").first).to_be_visible()
     await expect(host.view.locator("#found canvas:not([width='264'])")).to_have_count(0)
     await host.page.screenshot(path=tmp_path_factory.getbasetemp() / f"viewer-{theme}.png", full_page=True)
     await host.frame.evaluate(f"() => {{ {axe} }}")
@@ -322,3 +322,33 @@ async def test_the_program_shows_files_in_a_browser(browser: Browser, apple: Cal
         await expect(page.get_by_role("status")).to_contain_text("has ended")
         await page.close()
         await other.close()
+
+
+async def test_a_job_that_runs_is_waited_for_and_one_that_failed_says_why(look: Open, server: Client):
+    asked = {"prompt": "a blue cup", "output": {"preview": False, "wait_seconds": 0}}
+    host = await look(asked, await server.call_tool("generate_transparent", asked))
+    await expect(host.view.locator("h1")).to_have_text("a blue cup")
+    await expect(host.view.get_by_role("img", name="a blue cup")).to_be_visible()
+    assert {name for name, _ in host.calls} == {"get_job"}
+    await expect(host.view.get_by_role("button", name="Cancel")).to_be_hidden()
+    host = await look(asked, await server.call_tool("generate_transparent", asked))
+    await host.view.get_by_role("button", name="Cancel").click()
+    await expect(host.view.locator("#status.wrong")).to_have_text("It was cancelled; it left no pictures.")
+    refused = await server.call_tool("redraw_image", {"image": "none.png"})
+    host = await look({"image": "none.png"}, refused)
+    await expect(host.view.locator("#status.wrong")).to_contain_text("There is no file none.png")
+    await expect(host.view.locator("h1")).to_have_text("Nothing to show")
+
+
+async def test_what_no_browser_reads_is_named_or_shown_by_its_layers(
+    look: Open, layers: CallToolResult, server: Client
+):
+    scene = next(image for image in facts_of(layers)["images"] if image["role"] == "background")
+    output = {"preview": False, "format": "psd"}
+    asked = {"layers": [{"image": scene["uri"], "name": "scene"}], "output": output}
+    made = await server.call_tool("compose_layers", asked)
+    host = await look(asked, made)
+    await expect(host.view.locator("h1")).to_have_text("Composition")
+    assert near(await host.pixel(64, 64), picture(layers, "background").getpixel((64, 64)))
+    host = await look({"source": "elsewhere.psd"}, made)
+    await expect(host.view.locator("#status.wrong")).to_contain_text(facts_of(made)["path"])
