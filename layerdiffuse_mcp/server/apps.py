@@ -5,8 +5,8 @@
 
 The page (`view/`) has no libraries and loads nothing: styles and scripts are inside, pictures come through the host by
 `resources/read`, and what a person does there are calls of the same tools. Where `_meta.ui` stands does not depend on
-the client: some hosts draw apps and do not announce it, others cache the list of tools for all, and a client without
-apps passes it over. Results are the same for every client.
+the client: in the earlier era of the protocol nobody announces extensions, the list of tools may be cached for all, and
+a client without apps passes it over. Results are the same for every client.
 """
 
 import functools
