@@ -352,3 +352,18 @@ async def test_what_no_browser_reads_is_named_or_shown_by_its_layers(
     assert near(await host.pixel(64, 64), picture(layers, "background").getpixel((64, 64)))
     host = await look({"source": "elsewhere.psd"}, made)
     await expect(host.view.locator("#status.wrong")).to_contain_text(facts_of(made)["path"])
+
+
+async def test_what_a_call_started_from_is_what_was_before(
+    look: Open, apple: CallToolResult, folder: Path, server: Client
+):
+    Image.new("RGB", (64, 64), (10, 20, 200)).save(folder / "given.png")
+    given = {"layers": [{"image": str(folder / "given.png")}], "output": {"preview": False}}
+    ours = facts_of(await server.call_tool("compose_layers", given))["uri"]
+    for image in (ours, ours.rpartition("/")[2], str(folder / "given.png")):
+        host = await look({**APPLE, "image": image}, apple)
+        await host.view.get_by_role("button", name="Before").click()
+        await host.view.get_by_label("How much is shown").fill("50")
+        assert near(await host.pixel(5, 64), (10, 20, 200, 255))
+        assert not near(await host.pixel(120, 5), (10, 20, 200, 255))
+    assert host.calls[-1] == ("inspect_image", {"image": str(folder / "given.png")})  # not ours: a small preview
