@@ -159,7 +159,7 @@ async def test_a_full_queue_is_an_error_that_says_what_to_do(connect: Connect):
 async def test_the_worker_starts_by_itself_after_the_first_answer(connect: Connect):
     async with connect(warm_up=True) as client:
         await client.list_tools()
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while facts_of(await client.call_tool("server_status", {}))["worker"] != "ready":
                 await anyio.sleep(0.05)
 
@@ -168,3 +168,12 @@ async def test_without_warm_up_no_worker_starts_before_it_is_needed(connect: Con
     async with connect(warm_up=False) as client:
         await client.list_tools()
         assert facts_of(await client.call_tool("server_status", {}))["worker"] == "stopped"
+
+
+async def test_a_call_with_the_key_of_an_earlier_one_gets_its_job(connect: Connect):
+    async with connect() as client:
+        first, again, other = [
+            facts_of(await draw(client, "steps 1", key=key, wait_seconds=60)) for key in ("mine", "mine", "other")
+        ]
+        assert first["job_id"] == again["job_id"] != other["job_id"]
+        assert facts_of(await client.call_tool("list_jobs", {}))["total"] == 2
