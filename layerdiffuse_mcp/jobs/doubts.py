@@ -8,7 +8,8 @@ The planner (`jobs/planner.py`) puts them into the plan.
 from collections.abc import Mapping, Sequence
 
 from layerdiffuse_mcp.api.choices import RESIZE_MODES
-from layerdiffuse_mcp.api.plan import DrawPlan, drawn_roles
+from layerdiffuse_mcp.api.plan import DrawPlan
+from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.entries import ModelEntry

@@ -64,7 +64,7 @@ class Runner:
             if len(batch.parts) > 1:
                 logger.info("a batch of %s tasks failed: each is drawn alone", len(batch.parts), exc_info=True)
                 return [part for part in batch.parts if not part.job.finished]
-            with failing(batch.parts[0].job):
+            with failing(next(iter(batch.parts)).job):
                 raise error
         finally:
             for job in jobs:
