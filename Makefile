@@ -1,6 +1,6 @@
 # make demo      install into .venv and draw one transparent picture with the embedded model
 # make test      install and run every test that a plain install can run
-# make test-all  those, then what needs the train extra and Node; what is missing fails
+# make test-all  those, then what needs the train extra, Node and Chromium; what is missing fails
 # make quick     the tests in which no network computes
 # make fuzz      hostile input for longer, other input each time
 # make check     lint and types
@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := --numprocesses 2 --dist loadfile
 SLOW := end_to_end engine fuzz golden training
 
-.PHONY: demo test test-all quick fuzz check format bench train clean
+.PHONY: demo test test-all chromium quick fuzz check format bench train clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,8 +38,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL)
 
-test-all: test $(VENV)/.train
+test-all: test $(VENV)/.train chromium
 	$(PYTEST) -m extras
+
+# where it is missing and may be installed; elsewhere the tests that need it say so
+chromium:
+	if ! command -v chromium && [ "$$(id -u)" = 0 ] && command -v apt-get; then \
+		apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet chromium; fi
 
 quick: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL) $(SLOW:%=--ignore tests/%)

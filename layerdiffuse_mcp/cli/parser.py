@@ -9,6 +9,7 @@
     layerdiffuse-mcp sheet *.png -o out/             a sprite sheet with its atlas
     layerdiffuse-mcp compose scene.png lamp.png      put pictures together
     layerdiffuse-mcp inspect picture.png             what a picture's alpha holds
+    layerdiffuse-mcp view picture.png                look at it in a browser, on any background
     layerdiffuse-mcp encode picture.png              into a transparent latent; decode makes a picture of one
     layerdiffuse-mcp find red apple --since 7d       pictures made before
     layerdiffuse-mcp clean --older-than 30d          delete the older ones, once asked
@@ -35,8 +36,8 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 
 SERVING = "serving"
 MODULES = (
-    SERVING, "drawing", "sets", "compositions", "pictures", "latents", "history", "models", "sanity", "doctor",
-    "settings",
+    SERVING, "drawing", "sets", "compositions", "pictures", "viewing", "latents", "history", "models", "sanity",
+    "doctor", "settings",
 )  # fmt: skip
 """What adds the commands, in the order in which the help lists them."""
 

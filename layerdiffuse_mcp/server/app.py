@@ -45,6 +45,7 @@ from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.logs import log_to
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents, stdio
+from layerdiffuse_mcp.server.apps import viewer
 from layerdiffuse_mcp.server.icons import SERVER
 from layerdiffuse_mcp.server.prompts import add_prompts
 from layerdiffuse_mcp.server.resources import add_resources, check_view, completed, page, tell_end, with_its_type
@@ -120,6 +121,7 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
         cache_hints=dict.fromkeys(UNCHANGING, CacheHint(HOUR, "public")),
         subscriptions=bus,
         tools=[row.tool() for row in TOOLS],
+        extensions=[viewer()],
         lifespan=lifespan,
         log_level="WARNING",
         middleware=[_in_words, _warm_up],

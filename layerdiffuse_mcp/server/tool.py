@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.server.apps import SHOWN
 from layerdiffuse_mcp.server.icons import icons_for
 from layerdiffuse_mcp.wording import quoted
 
@@ -40,6 +41,8 @@ class Row(NamedTuple):
     function: Callable[..., Any]
     title: str
     annotations: ToolAnnotations
+    shown: bool = False
+    """Whether the viewer shows its results."""
 
     @property
     def name(self) -> str:
@@ -55,6 +58,7 @@ class Row(NamedTuple):
             description=description,
             annotations=self.annotations,
             icons=icons_for(self.function.__module__.rpartition(".")[2]),
+            meta=SHOWN if self.shown else None,
         )
         made.parameters = {"required": [], "additionalProperties": False, **inlined(made.parameters)}
         return made

@@ -332,6 +332,8 @@ ALLOWED_CALLS = {
     "recipes/sanity.py": {("resources.files('layerdiffuse_mcp.recipes') / 'sanity_checks.txt'", "read_text")},
     "cli/drawing.py": {("", "read_text")},  # what its user names, who is no agent
     "cli/sanity.py": {("", "read_text")},
+    "cli/viewing.py": {("webbrowser", "open")},  # an address of ours
+    "server/apps.py": {("_FOLDER / name", "read_text")},  # a page of ours
     "server/icons.py": {("Path(__file__).parent / 'icon.png'", "read_bytes")},
     "server/contents.py": {("Folder", "open"), ("temporary", "open")},  # the private copies
 }
