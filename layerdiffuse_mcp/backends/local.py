@@ -300,7 +300,7 @@ class LocalBackend:
     def _spawn(self) -> "tuple[BaseProcess, Connection[Any, Any]]":
         import multiprocessing  # not needed to answer a client's first questions
 
-        from layerdiffuse_mcp.backends import worker
+        from layerdiffuse_mcp.backends import spawning, worker
 
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -308,7 +308,7 @@ class LocalBackend:
             target=worker.main, args=(theirs, self._settings, self._engine), name="layerdiffuse-worker", daemon=True
         )
         try:
-            process.start()
+            spawning.start(process)
         except BaseException:
             ours.close()
             raise
