@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def imports(path: Path) -> Iterator[str]:
                 yield inner if inner in MODULES else node.module
 
 
-def own_imports(path: Path) -> Iterator[str]:
-    return (name for name in imports(path) if name == NAME or name.startswith(NAME + "."))
+@cache
+def own_imports(path: Path) -> tuple[str, ...]:
+    return tuple(name for name in imports(path) if name == NAME or name.startswith(NAME + "."))
 
 
 def room(module: str, below: str = NAME) -> str:

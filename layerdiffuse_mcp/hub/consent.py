@@ -2,7 +2,7 @@
 
 files = lacking(planned.downloads, settings)
 if asks(files, ASK_ABOVE):
-    print(question(files))
+    agreed = ask(question(files))                # however the user is asked
 check_licences(planned.downloads, settings)      # raises ConsentNeeded where nobody was asked
 """
 

@@ -57,7 +57,7 @@ def view(task: ViewTask, report: Report) -> View:
     wanted = min(task.width or width, width, MAX_VIEW, max(1, width * MAX_VIEW // height))
     report(Progress(fraction=0.5, message="showing it"))
     while True:
-        size = (wanted, max(1, round(height * wanted / width)))
+        size = (wanted, min(MAX_VIEW, max(1, round(height * wanted / width))))
         shown = _on(resampled(rgba, size), background)
         for data in _encodings(shown, format):
             if len(data) <= MAX_BYTES:

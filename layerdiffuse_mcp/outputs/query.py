@@ -1,7 +1,7 @@
 """Which pictures of the index are wanted, and how SQLite is asked for them.
 
     connection.create_function("holds", 2, holds, deterministic=True)
-    connection.execute(f"SELECT path {WANTED}", asdict(Query(words="red apple")) | {"below": b"/home/me/out/"})
+    connection.execute(f"SELECT path {WANTED}", asdict(Query(words="red apple")) | {"below": folder})
 
 The texts never change: whatever is given is bound as a value.
 """

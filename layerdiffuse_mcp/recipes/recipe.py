@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture, drawn_roles
-from layerdiffuse_mcp.api.requests import GenerateRequest, can_replace, validated
+from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, GenerateRequest, can_replace, validated
 from layerdiffuse_mcp.api.sizes import AS_IS
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
@@ -200,6 +200,11 @@ def _changed_stages(stages: Any, changes: Mapping[str, Any]) -> list[dict[str, A
         raise InvalidRequest(
             "The recipe is damaged: it names no stages. Give another picture made by layerdiffuse-mcp."
         )
+    if len(stages) > LONGEST_ROUTE:  # before anything is made of each
+        raise InvalidRequest(
+            f"The recipe is damaged: it names {len(stages)} stages, and a picture has at most {LONGEST_ROUTE}. "
+            "Give another picture made by layerdiffuse-mcp."
+        )
     changed = [{**stage, **{name: changes[name] for name in STAGE_FIELDS if name in changes}} for stage in stages]
     method = changes.get("method")
     if method is None:
@@ -231,7 +236,7 @@ def _notes_on_prompts(old: Mapping[str, Any], changes: Mapping[str, Any], fields
         fields["layer_prompts"] = {role: text for role, text in own.items() if not drawn or role in drawn}
         return ()
     del fields["layer_prompts"]
-    roles = ", ".join(short(role) for role in own)
+    roles = short(", ".join(map(str, own)))
     return (f"The recipe's own prompts for {roles} were dropped, since the prompt is another.",)
 
 

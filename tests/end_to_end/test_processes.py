@@ -186,14 +186,15 @@ async def test_a_client_that_leaves_ends_server_and_worker(program: Callable[...
         assert below
         process.stdin.close()
         began = time.monotonic()
-        process.wait(20)
-        assert time.monotonic() - began < 10
+        process.wait(60)
+        assert time.monotonic() - began < LIMIT
     assert process.returncode == 0
     assert await all_gone(below)
 
 
-LIMIT = 8
-"""Seconds within which no process may be left: five, and room for a busy machine."""
+LIMIT = 40
+"""Seconds within which no process may be left: five where the machine is quiet; one that is not gives a process less
+than a tenth of a core. What never ends fails all the same."""
 
 
 @contextmanager

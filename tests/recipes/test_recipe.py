@@ -184,7 +184,7 @@ def test_a_picture_can_be_drawn_again_from_its_own_recipe_whatever_its_seed(task
 STAGE = {"method": "layer_sd15_transparent_attn", "sampler": "Euler a", "schedule": "Automatic", "steps": 150}
 STAGE |= {"guidance_scale": 7.0}
 BROKEN: dict[str, dict[str, Any]] = {
-    "5000 stages": {"request": {"prompt": "x", "stages": [STAGE] * 5000}},
+    "a hundred thousand stages": {"request": {"prompt": "x", "stages": [STAGE] * 100_000}},
     "the same stage twice": {"request": {"prompt": "x", "stages": [STAGE] * LONGEST_ROUTE}},
     "no stages": {"request": {"prompt": "x"}},
     "stages of nothing": {"request": {"prompt": "x", "stages": []}},
@@ -214,6 +214,12 @@ def test_a_broken_recipe_is_refused_in_few_words(case: str, format: Any) -> None
         with pytest.raises(LayerDiffuseError) as refused:
             request_from({"format": format, **BROKEN[case]}, changes, found)
         assert 10 < len(str(refused.value)) < 2000
+
+
+def test_of_a_million_dropped_layer_prompts_little_is_said() -> None:
+    prompts = {"y" * 1000 + str(n): "z" for n in range(999)}
+    broken = {"format": 2, "request": {"prompt": "x", "stages": [STAGE], "layer_prompts": prompts}}
+    assert len(request_from(broken, {"prompt": "y"}, found).notes[0]) < 200
 
 
 JSON = st.recursive(

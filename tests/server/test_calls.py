@@ -159,7 +159,7 @@ async def test_a_full_queue_is_an_error_that_says_what_to_do(connect: Connect):
 async def test_the_worker_starts_by_itself_after_the_first_answer(connect: Connect):
     async with connect(warm_up=True) as client:
         await client.list_tools()
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while facts_of(await client.call_tool("server_status", {}))["worker"] != "ready":
                 await anyio.sleep(0.05)
 

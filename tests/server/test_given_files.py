@@ -79,7 +79,7 @@ async def test_a_job_reads_a_copy_that_goes_when_it_has_ended(connect: Connect, 
         [copy] = copies.glob(f"{PREFIX}*/*/*")
         assert (copy.name, copy.read_bytes()) == ("cup.png", cup.read_bytes())
         await client.call_tool("cancel_job", {"job_id": job["job_id"]})
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while copy.exists():
                 await anyio.sleep(0.01)
     assert list(copies.iterdir()) == []
@@ -114,7 +114,7 @@ async def test_redraw_image_opens_nothing_outside_and_waits_for_nothing(connect:
     picture_with(outside / "real.png", edit_recipe(cup, "cup.png"))
     os.mkfifo(cup.with_name("pipe.png"))
     async with connect() as client:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             for name in ("/dev/zero", outside / "real.png", outside / "none.png"):
                 result = await client.call_tool("redraw_image", {"image": str(name)})
                 assert "lies outside" in text_of(result)
@@ -265,7 +265,7 @@ async def test_a_resource_is_a_file_of_this_server_or_nothing(connect: Connect, 
         for replace in (link_outside, link_beside, lambda: os.mkfifo(path), path.mkdir):
             path.unlink()
             replace()
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 with pytest.raises(MCPError, match="something else is in its place"):
                     await client.read_resource(made["uri"])
         job = await client.read_resource(made["uri"].replace("images", "jobs").removesuffix("-1"))
