@@ -9,6 +9,7 @@ alone, in steps of 255 (of one request, its first picture is compared).
 """
 
 import argparse
+import io
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from _engine import Engine
 from _report import header, table
 from PIL import Image
 
-from layerdiffuse_mcp.api.outcome import ImageResult
+from layerdiffuse_mcp.api.outcome import EncodedFile
 from layerdiffuse_mcp.api.requests import GenerateRequest, Request
 from layerdiffuse_mcp.settings import Settings
 
@@ -56,17 +57,17 @@ def main() -> None:
 
 def draw(
     engine: Engine, requests: Sequence[Request | Sequence[GenerateRequest]]
-) -> tuple[list[ImageResult], float, float]:
+) -> tuple[list[EncodedFile], float, float]:
     """The pictures of requests run in turn, and the seconds that each took: processor and wall."""
     processor, wall = time.process_time(), time.perf_counter()
     outcomes = [engine.run(request, lambda _: None) for request in requests]
     spent = time.process_time() - processor, time.perf_counter() - wall
-    images = [image for outcome in outcomes for part in (outcome.parts or [outcome]) for image in part.images]
+    images = [file for outcome in outcomes for part in (outcome.parts or [outcome]) for file in part.encoded]
     return images, spent[0] / len(images), spent[1] / len(images)
 
 
-def difference(ours: ImageResult, theirs: ImageResult) -> int:
-    with Image.open(ours.path) as one, Image.open(theirs.path) as other:
+def difference(ours: EncodedFile, theirs: EncodedFile) -> int:
+    with Image.open(io.BytesIO(ours.data)) as one, Image.open(io.BytesIO(theirs.data)) as other:
         return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
 
 

@@ -16,7 +16,8 @@
     └── JobError
         ├── JobNotFound       no job of that id
         ├── QueueFull         too many jobs wait already
-        └── WorkerDied        the process that ran the job ended
+        ├── WorkerDied        the process that ran the job ended
+        └── Interrupted       the server ended before the job was done
 
 A message is one or two sentences: what was wrong, what is allowed, what to do next.
 All of them take the message alone, so they survive the way between processes. What was given
@@ -127,3 +128,9 @@ class WorkerDied(JobError):
     """The process that ran the job ended."""
 
     code = "worker_died"
+
+
+class Interrupted(JobError):
+    """The server ended before the job was done."""
+
+    code = "interrupted"

@@ -23,6 +23,8 @@ Offload = Literal["auto", "none", "in_turn", "layers"]
 
 PREFIX = "LAYERDIFFUSE_"
 DAY = 86_400.0
+SHARE = 0.8
+"""Of a device's memory; what models may take unless it is set."""
 UNREPLACED = re.compile(r"\$\{[^{}]*\}")
 """A variable that the client should have filled in, as `${HOME}`."""
 OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -96,9 +98,12 @@ class Settings(BaseSettings):
         "auto", description="Number format; auto is exact float32 on a CPU, fastest bfloat16 where that is faster"
     )
     max_memory: float | None = Field(
-        None, gt=0, le=1e6, allow_inf_nan=False, description="Memory that models may take, in GB"
+        None, gt=0, le=1e6, allow_inf_nan=False, description="Memory that models may take on a device, in GB"
     )
     offload: Offload = Field("auto", description="What of a model leaves the device while unused; auto by free memory")
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        "auto", description="Processes that draw at once; auto is one for each NVIDIA device, else one"
+    )
     auto_download: bool = Field(False, description="Let a generation download the model it needs")
     idle_timeout: float = Field(
         900,
@@ -108,13 +113,22 @@ class Settings(BaseSettings):
         description="Seconds without work after which models are dropped; 0: never",
     )
     warm_up: bool = Field(True, description="Start the worker once the server has answered a first request")
-    queue_size: int = Field(32, ge=1, le=1000, description="Jobs that may wait at once")
+    queue_size: int = Field(32, ge=1, le=100_000, description="Jobs that may wait at once")
     wait_seconds: float = Field(
         50, ge=0, le=600, allow_inf_nan=False, description="How long a call waits before it hands back a job id"
     )
-    group_jobs: bool = Field(False, description="Draw waiting jobs that differ only in prompt and seed as one batch")
+    group_jobs: bool | Literal["auto"] = Field(
+        "auto",
+        description="Draw what waits and differs only in prompt and seed as one batch; auto where that was measured "
+        "to take less time",
+    )
     previews: bool = Field(False, description="Tell a running job's progress with a small picture of it")
-    history: bool = Field(True, description="Keep an index of the pictures made, so that their ids outlast the server")
+    history: bool = Field(
+        True, description="Keep an index of the pictures made and of jobs, so that their ids outlast the server"
+    )
+    resume_jobs: bool | Literal["auto"] = Field(
+        "auto", description="Do jobs that waited when the last server ended; auto under --http alone"
+    )
     log_file: Annotated[Path | None, BeforeValidator(_folder)] = Field(
         None, description="File that the server also logs to, at most 4 of 5 MB with the older ones kept beside it"
     )

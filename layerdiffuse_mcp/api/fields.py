@@ -19,7 +19,9 @@ from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import ROLES, Role
 from layerdiffuse_mcp.wording import QUOTED, quoted, short
 
-MIN_SIZE, MAX_SIZE = 64, 2048
+MIN_SIZE, MAX_SIZE = 16, 2048
+MIN_DRAWN = 64
+"""Pixels of the sides that are drawn, at least; smaller results are fitted."""
 MAX_STEPS = 150
 MAX_COUNT = 8
 MAX_SEED = 2**32 - 1
@@ -108,8 +110,9 @@ Fit = Annotated[
         "cover where there is an opaque layer"
     ),
 ]
+Drawn = Annotated[int, Field(ge=MIN_DRAWN, le=MAX_SIZE)]
 DrawnSize = Annotated[
-    tuple[Size, Size], Field(description="Width and height that are drawn, where they are fitted to another size")
+    tuple[Drawn, Drawn], Field(description="Width and height that are drawn, where they are fitted to another size")
 ]
 NoiseSource = Annotated[
     str,

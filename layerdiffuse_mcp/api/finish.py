@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 
 from layerdiffuse_mcp.api.cells import Cell
+from layerdiffuse_mcp.api.sizes import Field
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,14 @@ class IntoCells:
 
 @dataclass(frozen=True)
 class OntoBackground:
-    """Each foreground is also put onto the picture that was given as its background, whose SHA-256 is `sha256`."""
+    """Each foreground is also put onto the picture that was given as its background, whose SHA-256 is `sha256`.
+
+    `field` is how what was drawn lies on it.
+    """
 
     sha256: str
     name: str
-    resize_mode: str
+    field: Field
     format: str
 
 

@@ -47,7 +47,7 @@ class Placement(Frozen):
     y: int = Field(description="Top edge, likewise")
     width: int = Field(description="Of the foreground as it lies there, in pixels of the given picture")
     height: int = Field(description="Likewise")
-    scale: float = Field(description="How many times as wide as it was drawn the foreground is there")
+    scale: float = Field(description="How many times as wide as its own file the foreground is there")
     crop: tuple[int, int, int, int] = Field(
         description="Part of the given picture that the model saw: left, top, right, bottom, the last two exclusive"
     )

@@ -18,17 +18,16 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, m
 
 from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED
 from layerdiffuse_mcp.api.finish import Finish
+from layerdiffuse_mcp.api.plan_checks import DELIVERY, check_family, check_inputs, check_options, sampler_doubts
 from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.api.sizes import AS_IS, doubts, fit, sized
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families import spec
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
-from layerdiffuse_mcp.families.spec import FamilySpec, LayerMethod, Role
+from layerdiffuse_mcp.families.spec import FamilySpec, Role
 
 AUTOMATIC = "Automatic"
 FRAMES_AT_MOST = max(method.frames for method in METHODS.values())
-DELIVERY = frozenset({"want", "save_latent", "name", "format", "metadata"})
-"""How the files of a result are made, which changes none of its pixels."""
 MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "notes"}) | DELIVERY
 """In what plans may differ that are drawn as one batch."""
 
@@ -226,9 +225,9 @@ def make_plan(
     """
     stages = request.stages or tuple(_stage(method, request, advice) for method in methods_of(request, family.id))
     methods = [METHODS[stage.method] for stage in stages]
-    _check_family(methods, family.id)
-    _check_options(request, family, methods)
-    _check_inputs(request, methods)
+    check_family(methods, family.id)
+    check_options(request, family, methods)
+    check_inputs(request, methods)
     seed = draw_seed() if request.seed == DRAW_SEED else request.seed
     if (last := seed + (request.count - 1) * _frames(stages)) > MAX_SEED:
         raise InvalidRequest(
@@ -269,7 +268,7 @@ def make_plan(
         name=request.name,
         format=request.format,
         metadata=request.metadata,
-        notes=(*request.notes, *_doubts(stages), *doubts(asked, sizing, native_size, model)),
+        notes=(*request.notes, *sampler_doubts(stages), *doubts(asked, sizing, native_size, model)),
         drawn_with=request.drawn_with,
     )
 
@@ -313,7 +312,7 @@ def route_of(task: spec.Task, family: str, method: str | None = None) -> tuple[s
     if method is None:
         return route
     chosen = METHODS[method]
-    _check_family([chosen], family)
+    check_family([chosen], family)
     return tuple(chosen.id if can_replace(chosen.id, stage) else stage for stage in route)
 
 
@@ -325,84 +324,3 @@ def _stage(method_id: str, request: GenerateRequest, advice: Sequence[Mapping[st
     if "sampler" in asked:
         advised["schedule"] = AUTOMATIC  # the advised schedule goes with the advised sampler
     return validated(Stage, {**advised, **asked, "method": method_id})
-
-
-def _check_family(methods: Sequence[LayerMethod], family: str) -> None:
-    for method in methods:
-        if method.family != family:
-            raise InvalidRequest(
-                f"The method {method.id} belongs to {method.family} models and the model is {family}. "
-                f"Name a {method.family} model, or leave the method open."
-            )
-
-
-ALWAYS_ACT = DELIVERY | {
-    "kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "fit", "drawn", "stages",
-    "notes", "drawn_with",
-}  # fmt: skip
-"""Fields of a request that mean something whatever the family; each of the others stands in `FamilySpec.accepts`."""
-
-
-def _check_options(request: GenerateRequest, family: FamilySpec, methods: Sequence[LayerMethod]) -> None:
-    """Refuse what was asked for and would change nothing."""
-    options = GenerateRequest.model_fields.keys() - ALWAYS_ACT
-    acting = options & family.accepts
-    if not any(method.strength_acts for method in methods):
-        acting -= {"layer_weight"}
-    defaults = {name: GenerateRequest.model_fields[name].get_default(call_default_factory=True) for name in options}
-    given = {name for name in request.model_fields_set & options if getattr(request, name) != defaults[name]}
-    if idle := sorted(given - acting):
-        raise InvalidRequest(
-            f"{' and '.join(idle)} would change nothing: {family.title} models do not act on it. Leave it out. "
-            f"Options that act here: {', '.join(sorted(acting))}."
-        )
-    _check_layers(request, methods)
-    without_picture = {"strength": request.image, "resize_mode": request.pictures or None}
-    if idle := sorted(given & {name for name, picture in without_picture.items() if picture is None}):
-        raise InvalidRequest(f"{' and '.join(idle)} would change nothing without a given picture. Leave it out.")
-
-
-def _check_layers(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
-    """Refuse prompts of layers, and wishes for layers, that are not drawn; a model that names its own may draw any."""
-    drawn = drawn_roles(methods)
-    for what, roles in {"prompt": {*request.layer_prompts}, "wish": {*request.want}}.items():
-        if drawn and (idle := sorted(roles - drawn)):
-            raise InvalidRequest(
-                f"The task {request.task.value} draws {' and '.join(sorted(drawn))}, and no {' and no '.join(idle)}: "
-                f"leave out {f'that {what}' if len(idle) == 1 else f'those {what}s'}."
-            )
-
-
-def drawn_roles(methods: Sequence[LayerMethod]) -> set[Role]:
-    """The layers that methods draw; none where the model names them itself."""
-    return {role for method in methods for role in method.outputs}
-
-
-def _doubts(stages: Sequence[Stage]) -> tuple[str, ...]:
-    """What to say of samplers that leave artefacts with a method."""
-    chosen = ((METHODS[stage.method], stage.sampler) for stage in stages)
-    return tuple(
-        f"{sampler} leaves artefacts with {method.id}: {method.advice.sampler} is advised."
-        for method, sampler in chosen
-        if sampler.startswith(method.avoid_samplers)
-    )
-
-
-def _check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
-    made: set[Role] = set()
-    needed: set[Role] = set()
-    for method in methods:
-        needed.update(role for role in method.inputs if role not in made)
-        made.update(method.outputs)
-    missing = [role for role in needed if role not in request.inputs]
-    if missing:
-        raise InvalidRequest(
-            f"The task {request.task.value} starts from a {' and a '.join(sorted(needed))} picture, and no "
-            f"{' and no '.join(missing)} is given. Give its path."
-        )
-    surplus = [role for role in request.inputs if role not in needed]
-    if surplus:
-        raise InvalidRequest(
-            f"The task {request.task.value} takes no {' and no '.join(surplus)} picture"
-            + (f", only {' and '.join(sorted(needed))}." if needed else ".")
-        )

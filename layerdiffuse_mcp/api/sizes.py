@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 
 from layerdiffuse_mcp.api.choices import FITS
-from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_SIZE
+from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_DRAWN
+from layerdiffuse_mcp.errors import InvalidRequest
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -26,10 +27,22 @@ class Sizing:
     drawn: Size | None = None
 
 
+@dataclass(frozen=True)
+class Field:
+    """How a result lies in what the model saw: a given picture was fitted to `seen` pixels by `resize_mode`, of which
+    those of `drawn`, from the top left, were drawn and fitted by `fit` to the result.
+    """
+
+    seen: Size
+    drawn: Size
+    fit: str
+    resize_mode: str
+
+
 def fit(size: Size, native_size: int, step: int = 64) -> Size:
     """The size of about native_size^2 pixels with the shape of `size`, in steps of `step` pixels."""
     scale = native_size / math.sqrt(size[0] * size[1])
-    width, height = (min(MAX_SIZE, max(MIN_SIZE, round(side * scale / step) * step)) for side in size)
+    width, height = (min(MAX_SIZE, max(MIN_DRAWN, round(side * scale / step) * step)) for side in size)
     return width, height
 
 
@@ -45,11 +58,20 @@ def sized(asked: Size, how: str | None, drawn: Size | None, native_size: int, st
         how: one of `choices.FITS`, or None: an `opaque` layer fills its picture, and what belongs to it lies as it
             does; what is transparent is shown whole.
         drawn: what a recipe says was drawn, which is drawn again.
+
+    Raises:
+        InvalidRequest: it is to be drawn as it is, and no model draws so small a picture.
         step: what the sides of a size that is drawn instead are multiples of.
     """
+    if how == AS_IS and drawn is None and min(asked) < MIN_DRAWN:
+        raise InvalidRequest(
+            f"{asked[0]}x{asked[1]} cannot be drawn as it is: models draw at least {MIN_DRAWN} pixels a side. Leave "
+            "options.fit out, and it is drawn larger and made smaller."
+        )
     if drawn is not None:
         return Sizing(how or AS_IS, drawn)
-    if how == AS_IS or NEAR[0] <= area(asked, native_size) <= NEAR[1]:
+    near_enough = min(asked) >= MIN_DRAWN and NEAR[0] <= area(asked, native_size) <= NEAR[1]
+    if how == AS_IS or near_enough:
         return Sizing()
     near = fit(asked, native_size, step)
     return Sizing() if near == asked else Sizing(how or (COVER if opaque else CONTAIN), near)
@@ -58,7 +80,7 @@ def sized(asked: Size, how: str | None, drawn: Size | None, native_size: int, st
 def doubts(asked: Size, sizing: Sizing, native_size: int, model: str) -> tuple[str, ...]:
     """What to say of a size that is far from a model's own."""
     times = area(asked, native_size)
-    if NEAR[0] <= times <= NEAR[1]:
+    if sizing.drawn is None and NEAR[0] <= times <= NEAR[1]:
         return ()
     size, own = (f"{width}x{height}" for width, height in (asked, (native_size, native_size)))
     far = f"{size} has {times:.3g} times the area that {model} draws best ({own})"
@@ -66,9 +88,8 @@ def doubts(asked: Size, sizing: Sizing, native_size: int, model: str) -> tuple[s
         return (f"{far}: subjects often repeat or fall apart at such a size. options.fit='contain' avoids it.",)
     drawn = f"{sizing.drawn[0]}x{sizing.drawn[1]}"
     changed = "enlarged, which adds no detail" if times > 1 else "made smaller"
-    return (
-        f"{far}: it was drawn as {drawn} and {changed} (fit '{sizing.fit}'). options.fit='as_is' draws {size} itself.",
-    )
+    itself = f" options.fit='as_is' draws {size} itself." if min(asked) >= MIN_DRAWN else ""
+    return (f"{far}: it was drawn as {drawn} and {changed} (fit '{sizing.fit}').{itself}",)
 
 
 def whole_box(drawn: Size, size: Size, how: str) -> tuple[int, int, int, int]:

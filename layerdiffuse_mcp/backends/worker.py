@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -44,14 +45,16 @@ class Begun:
     number: int
 
 
-def main(connection: "Connection[Any, Any]", settings: Settings, engine: str) -> None:
+def main(connection: "Connection[Any, Any]", settings: Settings, engine: str, environment: Mapping[str, str]) -> None:
     """Serve requests until the server is gone.
 
     Args:
         connection: the worker's end of the pipe.
         settings: handed to the engine.
         engine: the engine's class as `module:name`.
+        environment: set before the engine is imported.
     """
+    os.environ.update(environment)
     os.dup2(2, 1)  # before any library can print: descriptor 1 may be the protocol's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)

@@ -77,7 +77,7 @@ def _compose(options: argparse.Namespace) -> int:
         say("kept in", printable(kept_in))
     for layer in composed.layers:
         say("layer", f"{printable(layer.name)} at {layer.x},{layer.y}, {layer.width}x{layer.height}")
-    say("alpha", describe(composed.alpha))
+    say("alpha", describe(composed.alpha, made.label))
     for note in composed.notes:
         warn(note, kind="note")
     return 0

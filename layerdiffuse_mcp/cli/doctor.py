@@ -51,6 +51,7 @@ def _doctor(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     with contextlib.closing(load_engine()(settings)) as engine:
         rows = _machine(engine.status())
+    rows["workers"] = _workers(settings)
     rows |= {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     rows |= {
         "output folder": f"{printable(settings.output)} ({'writable' if _writable(settings) else 'NOT writable'})",
@@ -122,6 +123,17 @@ def _machine(status: Mapping[str, Any]) -> dict[str, str]:
         "number format": f"{status['dtype']}{reason}",
         "memory": f"{free} free of {total}; {budget} of it for models",
     }
+
+
+def _workers(settings: Settings) -> str:
+    """How many processes of a server draw at once, and what each has."""
+    from layerdiffuse_mcp.backends.places import places
+
+    found = places(settings)
+    if found[0].device is not None:
+        return f"{len(found)}, one for each of the devices {', '.join(str(place.device) for place in found)}"
+    threads = f", with {found[0].threads} threads each" if found[0].threads else ""
+    return f"{len(found)}{threads}"
 
 
 def _forecast(entry: ModelEntry, settings: Settings) -> str:

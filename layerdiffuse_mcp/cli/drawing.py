@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, Outcome
+from layerdiffuse_mcp.api.finish import Finish, IntoCells
+from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, Progress
 from layerdiffuse_mcp.api.plan import GivenPicture, Planned
-from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.api.requests import GenerateRequest, Request, validated
 from layerdiffuse_mcp.cli.flags import (
     Commands,
     add_flag,
@@ -35,12 +36,15 @@ from layerdiffuse_mcp.wording import printable
 
 if TYPE_CHECKING:
     from layerdiffuse_mcp.engine.startup import Engine
+    from layerdiffuse_mcp.images.alpha import Bytes
 
 NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "notes", "drawn", "drawn_with"}
 """Fields of a request that no flag of the same name sets."""
 CHANGES = [name for name in GenerateRequest.model_fields if name not in NOT_FLAGS - {"prompt"}]
 """Fields of a request that `redraw` changes."""
 PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
+ATLAS = ("atlas", "atlas array")
+"""What the files are called that go with a sheet."""
 LARGEST_TEXT = 50_000
 """Characters of a parameter text."""
 
@@ -138,7 +142,7 @@ def _sameness(levels: int | None) -> str:
             return f"different {how} (another version, device, number format or model drew the original)"
 
 
-def draw(request: GenerateRequest, settings: Settings) -> list[Path]:
+def draw(request: Request, settings: Settings) -> list[Path]:
     """Draw, put the pictures and their previews on disk together, and print what there is; the pictures' paths."""
     from layerdiffuse_mcp.engine.startup import load_engine
     from layerdiffuse_mcp.jobs.planner import plan
@@ -161,52 +165,96 @@ def fetch(planned: Planned, settings: Settings) -> None:
 
 
 def drawn(planned: Planned, engine: "Engine", settings: Settings) -> list[Path]:
-    """The paths of the pictures of a planned request, drawn, saved and printed."""
-    from layerdiffuse_mcp.cli.terminal import progress_bar
+    """The paths of the pictures of a planned request, drawn, finished, saved and printed."""
     from layerdiffuse_mcp.outputs.index import Index
-    from layerdiffuse_mcp.outputs.writer import save
+    from layerdiffuse_mcp.outputs.writer import saved
 
+    outcome = _outcome(planned, engine)
+    previews = _previews(outcome, planned.finish)
+    made = saved(outcome.model_copy(update={"encoded": (*outcome.encoded, *previews)}), settings.output)
+    Index(settings).add(made.images, made.model, beside=[*made.latents, *made.files])
+    _print(made, len(previews))
+    return [image.path for image in made.images]
+
+
+def _outcome(planned: Planned, engine: "Engine") -> Outcome:
+    """What all tasks of a request make together, and what becomes of it; with a bar."""
+    import anyio
+
+    from layerdiffuse_mcp.backends.pictures import PictureRoom
+    from layerdiffuse_mcp.cli.terminal import progress_bar
+    from layerdiffuse_mcp.jobs.finishing import finished, together
+
+    outcomes: list[Outcome] = []
+    count = len(planned.tasks)
     with progress_bar() as on_step:
-        result = engine.run(planned.tasks[0], planned.inputs, on_step)
-    pictures = [(file, file.picture) for file in result.encoded if file.picture]
-    others = [file for file in result.encoded if not file.picture]
-    files = [*(file for file, _ in pictures), *(_preview(file) for file, _ in pictures), *others]
-    paths = save(settings.output, files)
-    images = [ImageResult(path=path, **dict(made)) for (_, made), path in zip(pictures, paths, strict=False)]
-    Index(settings).add(images, result.model, beside=paths[len(pictures) :])
-    _print(result, images, paths)
-    return paths[: len(pictures)]
+
+        def report(step: Progress) -> None:
+            number = f"{len(outcomes) + 1} of {count}: " if count > 1 else ""
+            on_step(Progress(fraction=(len(outcomes) + step.fraction) / count, message=number + step.message))
+
+        for task in planned.tasks:
+            outcomes.append(engine.run(task, planned.inputs, report))
+        outcome, finish = together(outcomes), planned.finish
+        if finish is None:
+            return outcome
+
+        async def work() -> Outcome:
+            async with PictureRoom(1) as room:
+                return await finished(finish, outcome, planned.inputs, room, on_step)
+
+        return anyio.run(work)
 
 
-def _print(result: Outcome, images: Sequence[ImageResult], paths: Sequence[Path]) -> None:
-    """Say what was made; `paths` are of the pictures, then of their previews, then of the latents."""
+def _print(made: Outcome, previews: int) -> None:
+    """Say what was made; the last files of it are so many previews."""
     from layerdiffuse_mcp.cli.terminal import say, warn
     from layerdiffuse_mcp.images.describe import describe
 
-    count = len(images)
-    for picture, preview in zip(images, paths[count:], strict=False):
-        say(picture.label, printable(picture.path))
-        say("preview", printable(preview))
+    others, shown = made.files[: len(made.files) - previews], iter(made.files[len(made.files) - previews :])
+    each = previews == len(made.images)
+    for picture in made.images:
+        say(picture.subject or picture.label, printable(picture.path))
+        if each:
+            say("preview", printable(next(shown)))
         if picture.alpha is not None:
-            say("alpha", describe(picture.alpha))
+            say("alpha", describe(picture.alpha, picture.label))
+        if picture.note:
+            say("note", picture.note)
         if picture.reason:
-            warn(picture.reason, kind=str(picture.verdict))
-    for latent in paths[2 * count :]:
+            which = f"{picture.subject}: " if picture.subject else ""
+            warn(which + picture.reason, kind=str(picture.verdict))
+    for name, path in [*zip(ATLAS, others, strict=False), *(("preview", preview) for preview in shown)]:
+        say(name, printable(path))
+    for latent in made.latents:
         say("latent", printable(latent))
-    say("model", f"{result.model} on {result.device}, {result.timings.total:.1f} s")
-    for warning in result.warnings:
+    say("model", f"{made.model} on {made.device}, {made.timings.total:.1f} s")
+    for warning in made.warnings:
         warn(warning)
 
 
-def _preview(file: EncodedFile) -> EncodedFile:
-    """The picture on a checkerboard, to go beside it: for viewers that show transparency as black."""
+def _previews(outcome: Outcome, finish: Finish | None) -> list[EncodedFile]:
+    """The pictures on a checkerboard, to go beside them: for viewers that show transparency as black.
+
+    One for each, of a set one of all, numbered in the order of the subjects.
+    """
+    pictures = [file for file in outcome.encoded if file.picture]
+    if not isinstance(finish, IntoCells):
+        return [_preview([file], file.name) for file in pictures]
+    return [_preview(pictures[: len(finish.subjects)], pictures[-1].name)]
+
+
+def _preview(files: Sequence[EncodedFile], name: str) -> EncodedFile:
     from layerdiffuse_mcp.images.preview import preview
     from layerdiffuse_mcp.images.read import read_picture
 
-    with io.BytesIO(file.data) as data:
-        data.name = file.name
-        made = preview([read_picture(data).rgba])
-    return EncodedFile(name=Path(file.name).stem + PREVIEW_SUFFIXES[made.mime_type], data=made.data)
+    shown: list[Bytes] = []
+    for file in files:
+        with io.BytesIO(file.data) as data:
+            data.name = file.name
+            shown.append(read_picture(data).rgba)
+    made = preview(shown)
+    return EncodedFile(name=Path(name).stem + PREVIEW_SUFFIXES[made.mime_type], data=made.data)
 
 
 class _Finder:

@@ -7,11 +7,13 @@ layerdiffuse-mcp models check NAME
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from layerdiffuse_mcp.cli import check
 from layerdiffuse_mcp.cli.flags import Commands, settings_of
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.wording import in_words, printable
@@ -20,6 +22,7 @@ from layerdiffuse_mcp.wording import in_words, printable
 def add(commands: Commands) -> None:
     """Add the command and what stands behind it."""
     models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
+    models.add_argument("--subjects", metavar="WORD", help="list what a small base can draw that has this word in it")
     models.set_defaults(run=_list)
     behind = models.add_subparsers(metavar="prepare|check")
     prepare = behind.add_parser("prepare", help="fetch a model and its layer files, or take them from a folder")
@@ -51,6 +54,7 @@ def _list(options: argparse.Namespace) -> int:
 
     from layerdiffuse_mcp.cli.terminal import OUT
     from layerdiffuse_mcp.hub import catalog
+    from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 
     settings = settings_of(options)
     table = Table("model", "family", "size", "here", "can do now", "licence", "what it is")
@@ -61,13 +65,21 @@ def _list(options: argparse.Namespace) -> int:
             "yes" if entry.prepared else "no", ", ".join(able), entry.licence or "", entry.description,
         )  # fmt: skip
     OUT.print(table)
+    print_ = partial(OUT.print, markup=False)
+    for network in MATTING.values():
+        here = "not here" if catalog.missing(network, settings) else "here"
+        size, licence = in_words(network.remote.bytes or 0), network.remote.licence
+        print_(f"cut-out --matting {network.name}: {here}, {size}, {licence}. {network.description}")
     for lora in catalog.loras(settings):
         where = printable(lora.path) if lora.path else "not here"
-        OUT.print(f"LoRA {lora.name}{f' (say: {lora.trigger})' if lora.trigger else ''}: {where}", markup=False)
-    OUT.print(f"Fetch one: layerdiffuse-mcp models prepare NAME (or {', '.join(FAMILIES)})", markup=False)
-    OUT.print(
-        f"Your own bases, LoRAs and layer files (.safetensors) go into {printable(settings.models_dir)}", markup=False
-    )
+        print_(f"LoRA {lora.name}{f' (say: {lora.trigger})' if lora.trigger else ''}: {where}")
+    for words in filter(None, map(vocabulary_of, catalog.models(settings))):
+        if options.subjects is not None:
+            print_(f"{words.model} knows: {', '.join(words.matching(options.subjects).subjects) or 'no such subject'}")
+        else:
+            print_(f"{words.model} knows {len(words.subjects)} subjects: --subjects WORD lists those with it, '' all")
+    print_(f"Fetch one: layerdiffuse-mcp models prepare NAME (or {', '.join(FAMILIES)})")
+    print_(f"Your own bases, LoRAs and layer files (.safetensors) go into {printable(settings.models_dir)}")
     return 0
 
 

@@ -2,12 +2,14 @@
 
     layerdiffuse-mcp                                 serve MCP on stdio
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
+    layerdiffuse-mcp set sword shield -o out/        draw a set of pictures in one style, with their sheet
     layerdiffuse-mcp redraw picture.png --seed 8     draw a picture again, with changes
     layerdiffuse-mcp reproduce picture.png           draw it again and compare
     layerdiffuse-mcp cut-out photo.png -o out/       cut the subject out of a picture
     layerdiffuse-mcp sheet *.png -o out/             a sprite sheet with its atlas
     layerdiffuse-mcp compose scene.png lamp.png      put pictures together
     layerdiffuse-mcp inspect picture.png             what a picture's alpha holds
+    layerdiffuse-mcp encode picture.png              into a transparent latent; decode makes a picture of one
     layerdiffuse-mcp find red apple --since 7d       pictures made before
     layerdiffuse-mcp clean --older-than 30d          delete the older ones, once asked
     layerdiffuse-mcp models                          which models there are
@@ -33,7 +35,10 @@ from layerdiffuse_mcp.cli import surroundings
 from layerdiffuse_mcp.errors import LayerDiffuseError
 
 SERVING = "serving"
-MODULES = (SERVING, "drawing", "compositions", "pictures", "history", "models", "sanity", "doctor", "settings")
+MODULES = (
+    SERVING, "drawing", "sets", "compositions", "pictures", "latents", "history", "models", "sanity", "doctor",
+    "settings",
+)  # fmt: skip
 """What adds the commands, in the order in which the help lists them."""
 
 

@@ -187,6 +187,6 @@ def _saved(
     for name, path in zip(names, paths, strict=True):
         say(name, printable(path))
     if picture.alpha is not None:
-        say("alpha", describe(picture.alpha))
+        say("alpha", describe(picture.alpha, picture.label))
     for warning in warnings:
         warn(warning)

@@ -343,8 +343,7 @@ def _facts(layer: LayerImage, prompt: str | None = None, judged: LayerImage | No
     height, width, channels = layer.pixels.shape
     alpha = alpha_facts(layer.pixels) if channels == 4 else None
     drawn = alpha if judged is None or judged is layer or alpha is None else alpha_facts(judged.pixels)
-    # of the layers that a model names itself, one may well fill the picture
-    verdict, reason = judge(drawn, prompt) if layer.role else (None, None)
+    verdict, reason = judge(drawn, prompt, layer.role or layer.name)
     return PictureFacts(
         role=layer.role,
         name=None if layer.role else printable(layer.name, 80) or f"layer {layer.order}",

@@ -32,11 +32,8 @@ from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
 from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
-from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.settings import SHARE, Settings
 from layerdiffuse_mcp.wording import in_words
-
-SHARE = 0.8
-"""Of the device's memory; what models may take unless it is set."""
 
 
 @dataclass
@@ -197,7 +194,12 @@ class ModelManager:
             "memory_budget": self.budget,
             "memory_resident": memory_used(),
             "loaded": [
-                {"model": name, "bytes": one.components.bytes, "offload": one.components.level}
+                {
+                    "model": name,
+                    "bytes": one.components.bytes,
+                    "offload": one.components.level,
+                    "layers": one.components.layers,
+                }
                 for name, one in self._models.items()
             ],
         }

@@ -137,6 +137,7 @@ SD15 = FamilySpec(
             licence="Apache-2.0",
             description="Small model inside the package: emoji-like subjects at 128 px in seconds on a CPU",
             vocabulary="concepts.json",
+            batches_pay=True,
         ),
     ),
     kinds=(

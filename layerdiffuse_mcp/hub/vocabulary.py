@@ -30,6 +30,8 @@ OFTEN = 3
 """Phrases that begin with a word which is an adjective."""
 _CLAUSES = re.compile(r"[,;:.!?\n]+")
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+_ARTICLES = frozenset(["der", "die", "das", "le", "la", "el", "il"])
+"""Of other languages; the second would be a subject."""
 _FILLERS = frozenset(["a", "an", "the", "of", "on", "in", "at", "with", "and"])
 
 
@@ -46,6 +48,7 @@ class Vocabulary:
     def knows(self, prompt: str, *, scenes: bool = False) -> bool:
         """Whether a prompt names a subject, or where `scenes` count one of these; in the plural, too."""
         clauses = [_words(clause) for clause in _CLAUSES.split(prompt)]
+        clauses = [said[1:] if said[1:] and said[0] in _ARTICLES else said for said in clauses]
         phrases = [_words(phrase) for phrase in self._phrases(scenes)]
         adjectives = self._adjectives(phrases)
         return any(_within(phrase, said, adjectives) for said in clauses for phrase in phrases)

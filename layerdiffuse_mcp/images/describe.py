@@ -1,15 +1,21 @@
 """Alpha facts in words, for those who read no numbers; nothing heavy is imported."""
 
 from layerdiffuse_mcp.api.outcome import AlphaFacts
+from layerdiffuse_mcp.images.verdict import CUT_OUT, has_to_keep_clear
 
 
-def describe(facts: AlphaFacts) -> str:
-    """The facts in words: "68% transparent, 9% partial; subject touches the bottom edge"."""
+def describe(facts: AlphaFacts, kind: str = CUT_OUT) -> str:
+    """The facts in words: "68% transparent, 9% partial; subject touches the bottom edge".
+
+    Of a `kind` of picture that is to fill its frame, nothing is said of the edges.
+    """
     if not facts.has_transparency:
         return "fully opaque: no transparency"
     if facts.bbox is None:
         return "100% transparent: nothing is visible"
     shares = f"{_percent(facts.transparent)} transparent, {_percent(facts.partial)} partial"
+    if not has_to_keep_clear(kind):
+        return shares
     match facts.edges_touched:
         case ():
             where = "no edge"

@@ -1,7 +1,7 @@
 """What is done with a job's pictures before they are written: put into cells of one size, or onto a given picture.
 
     made = make_set(SetTask((png, another), ("apple", "pear"), Cell(size="64x64"), sheet=True), report)
-    placed = on_picture(OnPictureTask(png, Path("photo.jpg"), "Crop and Resize"), report)
+    placed = on_picture(OnPictureTask(png, Path("photo.jpg"), field), report)
 
 Pictures come encoded, as an engine hands them over, and go encoded, with the recipe that they came with.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from layerdiffuse_mcp.api.outcome import Placement, Progress
+from layerdiffuse_mcp.api.sizes import Field, whole_box
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
 from layerdiffuse_mcp.images.export import picture_bytes
@@ -80,7 +81,7 @@ def on_picture(task: OnPictureTask, report: Report) -> OnPicture:
     foreground = read_picture(io.BytesIO(task.foreground), task.max_pixels).rgba
     report(Progress(fraction=0.1, message=f"reading {task.picture.name[:80]}"))
     below = read_picture(task.picture, task.max_pixels).rgba
-    place = placement(size_of(below), size_of(foreground), task.resize_mode)
+    place = placement(size_of(below), size_of(foreground), task.field)
     report(Progress(fraction=0.3, message="putting the foreground onto it"))
     layer = Layer(resampled(foreground, (place.width, place.height)), "foreground", place.x, place.y)
     flat = flatten(arrange([layer], size_of(below), below))
@@ -99,22 +100,35 @@ def on_picture(task: OnPictureTask, report: Report) -> OnPicture:
     )
 
 
-def placement(picture: Size, drawn: Size, resize_mode: str) -> Placement:
-    """Where what was drawn lies on the picture that was fitted to `drawn` by `resize_mode` (`images.resize`).
+def placement(picture: Size, size: Size, field: Field) -> Placement:
+    """Where a result of `size` lies on the picture that it was drawn for. Sizes are (width, height).
 
-    Sizes are (width, height). With "Resize and Fill" what was drawn reaches beyond the picture.
+    With "Resize and Fill" what the model saw reaches beyond the picture, with "contain" the result beyond that.
     """
-    factors = tuple(small / large for small, large in zip(drawn, picture, strict=True))
-    if resize_mode != STRETCH:
-        factors = (max(factors) if resize_mode == CROP else min(factors),) * 2
-    left, top = (
-        math.trunc((round(side * factor) - room) / 2) / factor
-        for side, room, factor in zip(picture, drawn, factors, strict=True)
+    factors = [small / large for small, large in zip(field.seen, picture, strict=True)]
+    if field.resize_mode != STRETCH:
+        factors = [max(factors) if field.resize_mode == CROP else min(factors)] * 2
+    whole = whole_box(field.drawn, size, field.fit)
+    (x, width, left, right), (y, height, top, bottom) = (
+        _along(picture[n], field.seen[n], factors[n], field.drawn[n] / (whole[n + 2] - whole[n]), whole[n], size[n])
+        for n in (0, 1)
     )
-    x, y = round(left), round(top)
-    width, height = (max(1, round(side / factor)) for side, factor in zip(drawn, factors, strict=True))
-    crop = (max(0, x), max(0, y), min(picture[0], x + width), min(picture[1], y + height))
-    return Placement(x=x, y=y, width=width, height=height, scale=round(width / drawn[0], 4), crop=crop)
+    scale = round(width / size[0], 4)
+    return Placement(x=x, y=y, width=width, height=height, scale=scale, crop=(left, top, right, bottom))
+
+
+def _along(picture: int, seen: int, factor: float, drawn: float, begin: int, size: int) -> tuple[int, int, int, int]:
+    """Along one axis of the picture: where the result begins, its length, and from where to where the model saw it.
+
+    Args:
+        factor: by which the picture was scaled, of which the model then saw `seen` pixels in the middle.
+        drawn: pixels of those that a pixel of the result shows; the first of them is its pixel `begin`.
+    """
+    scaled = max(1, round(picture * factor))
+    pixel = picture / scaled
+    first = math.trunc((scaled - seen) / 2)
+    start, length = round((first - begin * drawn) * pixel), max(1, round(size * drawn * pixel))
+    return start, length, max(0, round(first * pixel)), min(picture, round((first + seen) * pixel))
 
 
 def _said(data: bytes, max_pixels: int) -> dict[str, Any]:

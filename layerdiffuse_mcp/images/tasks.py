@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from layerdiffuse_mcp.api.cells import Cell
 from layerdiffuse_mcp.api.layers import FITTING, UNCHANGED, Canvas, LayerOptions
 from layerdiffuse_mcp.api.outcome import AlphaFacts, Placement, Progress
+from layerdiffuse_mcp.api.sizes import Field
 from layerdiffuse_mcp.families.matting import MattingNetwork
 
 MAX_PIXELS = 64_000_000
@@ -298,11 +299,11 @@ class OnPicture(PictureResult):
 class OnPictureTask(PictureTask[OnPicture]):
     """Put an encoded foreground onto the picture that it was drawn for, at that picture's size.
 
-    `resize_mode` says how the picture was fitted to the foreground's size when that was drawn.
+    `field` says how the foreground lies in what the model saw of the picture.
     """
 
     foreground: bytes
     picture: Path
-    resize_mode: str
+    field: Field
     format: str = "png"
     max_pixels: int = MAX_PIXELS

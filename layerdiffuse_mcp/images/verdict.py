@@ -1,12 +1,13 @@
 """Whether a picture is what was asked for, as far as its alpha can tell: one table of rules, the first that holds.
 
     verdict, reason = judge(facts, "a glass of water")      # ("good", None)
+    judge(facts, kind="sheet")                              # (None, None): a sheet is to fill its frame
 
-A picture without an alpha channel breaks no rule. Nothing heavy is imported.
+Nothing heavy is imported.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from layerdiffuse_mcp.api.outcome import AlphaFacts, Verdict
@@ -72,10 +73,28 @@ RULES = (
 )  # fmt: skip
 
 
-def judge(facts: AlphaFacts | None, prompt: str | None = None) -> tuple[Verdict, str | None]:
-    """The verdict on a picture with these alpha facts, and the reason where it is not good."""
-    for rule in RULES if facts else ():
-        assert facts is not None
+CUT_OUT = "foreground"
+RULES_OF: Mapping[str, tuple[Rule, ...]] = {CUT_OUT: RULES}
+"""By what a picture is called (`PictureFacts.label`). Others have to keep none: backgrounds and blended pictures are
+opaque, sheets and compositions fill their frames, and of the layers that a model names itself one may do either.
+"""
+
+
+def has_to_keep_clear(kind: str) -> bool:
+    """Whether such a picture may be cut off where it touches an edge; others are to reach them."""
+    return any(rule.measure is _edges for rule in RULES_OF.get(kind, ()))
+
+
+def judge(
+    facts: AlphaFacts | None, prompt: str | None = None, kind: str = CUT_OUT
+) -> tuple[Verdict | None, str | None]:
+    """The verdict on a picture with these alpha facts, and the reason where it is not good.
+
+    None where it has no alpha channel, or nothing was asked of its alpha.
+    """
+    if facts is None or kind not in RULES_OF:
+        return None, None
+    for rule in RULES_OF[kind]:
         if (measure := rule.measure(facts, prompt)) >= rule.threshold:
             return rule.verdict, rule.reason.format(measure=measure)
     return "good", None

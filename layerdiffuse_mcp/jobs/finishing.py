@@ -98,7 +98,7 @@ async def _onto_background(
         files.append(file)
         if picture is None or picture.role != "foreground":
             continue
-        task = OnPictureTask(file.data, inputs[finish.sha256], finish.resize_mode, finish.format)
+        task = OnPictureTask(file.data, inputs[finish.sha256], finish.field, finish.format)
         try:
             made = await room.run(task, report)
         except LayerDiffuseError as error:
@@ -123,12 +123,12 @@ async def _onto_background(
 
 def _where(place: Placement, size: tuple[int, int], name: str) -> str:
     """In words where the foreground lies, and what of the picture the model did not see."""
-    lies = f"the foreground on {printable(name, 80)} itself, at {place.x},{place.y}, {place.scale:.3g} times as large"
+    lies = f"the foreground on {printable(name, 80)} itself, at {place.x},{place.y}, {place.scale:.3g} times as wide"
     if place.crop == (0, 0, *size):
-        return f"{lies} as it was drawn"
+        return f"{lies} as its own file"
     left, top, right, bottom = place.crop
     return (
-        f"{lies} as it was drawn; the model saw only the part from {left},{top} to {right},{bottom} of its "
+        f"{lies} as its own file; the model saw only the part from {left},{top} to {right},{bottom} of its "
         f"{size[0]}x{size[1]} pixels, and nothing was drawn outside of it"
     )
 

@@ -23,7 +23,6 @@ from layerdiffuse_mcp.api.plan import (
     Planned,
     PlannedLora,
     PreparePlan,
-    drawn_roles,
     make_plan,
     methods_of,
 )
@@ -35,18 +34,18 @@ from layerdiffuse_mcp.api.requests import (
     Request,
     SetRequest,
 )
-from layerdiffuse_mcp.api.sizes import area, fit
+from layerdiffuse_mcp.api.sizes import Field, area, fit
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, families_for, titles
+from layerdiffuse_mcp.families.registry import FAMILIES, families_for, titles
 from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import identify, text_layers
 from layerdiffuse_mcp.hub.latents import read_latent_header
-from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
+from layerdiffuse_mcp.jobs.doubts import cropped, opaque, unknown
 from layerdiffuse_mcp.jobs.pace import Paces, likely_cpu
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
@@ -94,7 +93,12 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     downloads += tuple(Download(model=lora.name) for lora, _ in loras if lora.path is None)
     _check_clip_skip(request, entry, family)
     pictures, sizes, inputs = _opened(request.pictures, settings.max_pixels)
-    notes = (*request.notes, *_opaque(request, settings), *_unknown(request, entry, methods), *checks.doubts(entry))
+    notes = (
+        *request.notes,
+        *opaque(request, settings.max_pixels),
+        *unknown(request, entry, methods),
+        *checks.doubts(entry),
+    )
     planned = make_plan(
         request.model_copy(update={"notes": notes}),
         family,
@@ -109,15 +113,18 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
     for picture, size in sizes.items():
         check_fits(size, drawn, planned.resize_mode, picture)
-    return Planned((planned,), inputs, downloads, _onto_background(planned))
+    notes = (*planned.notes, *cropped(planned, sizes, drawn))
+    planned = planned.model_copy(update={"notes": notes})
+    return Planned((planned,), inputs, downloads, _onto_background(planned, drawn))
 
 
-def _onto_background(plan: DrawPlan) -> OntoBackground | None:
+def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | None:
     """Of a foreground that was drawn for a background: it is also wanted on that picture itself."""
     if plan.task is not Task.FOREGROUND_FROM_BACKGROUND:
         return None
-    background = plan.inputs["background"]
-    return OntoBackground(background.sha256, background.name, plan.resize_mode, plan.format)
+    background, whole = plan.inputs["background"], plan.as_drawn
+    field = Field(seen, (whole.width, whole.height), plan.fit, plan.resize_mode)
+    return OntoBackground(background.sha256, background.name, field, plan.format)
 
 
 def _set(request: SetRequest, settings: Settings) -> Planned:
@@ -125,6 +132,11 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
     from layerdiffuse_mcp.images.sets import set_grid
 
     first = request.pictures[0]
+    if first.fit is not None:
+        raise InvalidRequest(
+            "fit would change nothing: pictures of a set are drawn near the model's own size, and cell.fit says how "
+            "they come to their cells. Leave it out of options."
+        )
     size: dict[str, int] = {}
     if request.cell.pixels:  # drawn in the cell's shape, at about the size that the model draws best
         entry = catalog.find(first.model, settings)
@@ -161,37 +173,6 @@ def _check_size(request: GenerateRequest, planned: DrawPlan, entry: ModelEntry, 
         f"for less, or set options.fit: 'as_is' draws {large}, which takes {takes}, and subjects may repeat; 'contain' "
         f"draws {small} and enlarges it, which adds no detail."
     )
-
-
-def _opaque(request: GenerateRequest, settings: Settings) -> tuple[str, ...]:
-    """What to say of a foreground that is opaque; raises InvalidRequest for such a picture to edit.
-
-    What a recipe names is drawn again, whatever it is.
-    """
-    from layerdiffuse_mcp.images.read import is_opaque
-
-    if request.stages:
-        return ()
-    if request.image is not None and is_opaque(request.image, settings.max_pixels):
-        raise InvalidRequest(
-            f"{name_of(request.image)} has no transparency, and edit_transparent redraws pictures that have: it would "
-            "draw something else in its place, not remove a background. Call cut_out on it first, which does that, and "
-            "edit what it returns."
-        )
-    foreground = request.inputs.get("foreground")
-    if foreground is not None and is_opaque(foreground, settings.max_pixels):
-        return (f"{name_of(foreground)} has no transparency, so it hides all that is behind it: call cut_out first.",)
-    return ()
-
-
-def _unknown(request: GenerateRequest, entry: ModelEntry, methods: Sequence[str]) -> tuple[str, ...]:
-    """What to say of prompts that a base with a small vocabulary knows nothing of."""
-    known = vocabulary_of(entry)
-    if known is None:
-        return ()
-    scenes = "background" in drawn_roles([METHODS[method] for method in methods])
-    texts = dict.fromkeys([request.prompt, *request.layer_prompts.values()])
-    return tuple(doubt for text in texts if (doubt := known.doubt(text, scenes=scenes)))
 
 
 def _decoding(request: DecodeRequest, settings: Settings) -> Planned:

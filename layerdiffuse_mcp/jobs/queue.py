@@ -6,55 +6,47 @@
         if job.state is State.DONE:
             show(job.outcome.images)
 
-Jobs run in the order in which they came, one a worker; or with `group_jobs` a job together
-with those waiting that can share its batch. What a job lacks is downloaded first, beside the
-queue: it waits for a worker once its files are here. A job outlives the call that submitted it. One
-that is cancelled has ended at once for whoever waits for it; the worker that ran it takes the
-next one as soon as it has stopped. This module knows no MCP and no model, and its state lives
-in one event loop: nothing here is shared with threads.
+The tasks of all jobs wait together, and `schedule.py` says which of them an idle worker does next: a job of eight tasks
+is done by as many workers as are free. Tasks that can share a batch are drawn as one where that pays. What a job lacks
+is downloaded first, beside the queue; its pictures are finished and written beside the workers. A job outlives the call
+that submitted it. One that is cancelled has ended at once for whoever waits for it; the workers that ran it take the
+next task as soon as they have stopped. This module knows no MCP and no model, and its state lives in one event loop:
+nothing here is shared with threads.
 """
 
-import contextlib
+import itertools
 import logging
-import re
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
-from typing import cast
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned, Task
+from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned, PreparePlan, Task, batch_key
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import Cancelled, JobNotFound, LayerDiffuseError, QueueFull, WorkerDied
-from layerdiffuse_mcp.jobs.finishing import finished, together
-from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.errors import LayerDiffuseError, QueueFull
+from layerdiffuse_mcp.families.registry import EMBEDDED, FAMILIES, METHODS
+from layerdiffuse_mcp.jobs.book import JobBook
+from layerdiffuse_mcp.jobs.downloads import Downloads
+from layerdiffuse_mcp.jobs.history import JobHistory
+from layerdiffuse_mcp.jobs.job import Batch, Job, Part, State
 from layerdiffuse_mcp.jobs.pace import Paces
+from layerdiffuse_mcp.jobs.running import Runner
+from layerdiffuse_mcp.jobs.schedule import Idle, Schedule, Waiting
 from layerdiffuse_mcp.outputs.index import Index
-from layerdiffuse_mcp.outputs.writer import saved
+from layerdiffuse_mcp.outputs.records import JobRecords
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import quoted
 
 HEARTBEAT = 3.0
 """Longest silence towards whoever follows a job, in seconds."""
-KEPT = 200
-"""Finished jobs that are remembered; their pictures stay on disk for ever."""
 GROUP_RESULTS = 8
-"""Most results that are drawn as one group."""
-DOWNLOADING = 2
-"""Jobs that download at once."""
-DOWNLOADED = 0.9
-"""Share of a job that its downloads take."""
-LEFT = re.compile(r", about [0-9]+ s left$")
-DRAWN = 0.95
-"""Share of its tasks, where its pictures are finished after them."""
+"""Most results that are drawn as one batch, whatever the family allows."""
+GAINING = frozenset(entry.name for entry in EMBEDDED if entry.batches_pay)
+"""Models whose batches were measured to take less time than their pictures one after another."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +58,7 @@ class Jobs:
     """A bounded queue in front of a backend.
 
     Args:
-        backend: where requests run; closed with the queue.
+        backend: where tasks run; closed with the queue.
         settings: `queue_size` bounds how many jobs may wait.
         heartbeat: longest silence of `follow`, in seconds.
         pictures: where pictures are finished before they are written; left out, a room of its own.
@@ -82,65 +74,92 @@ class Jobs:
         self.backend = backend
         self._pictures = pictures or PictureRoom()
         self.index = Index(settings)
+        self._history = JobHistory(JobRecords(self.index))
+        self._resume = settings.resume_jobs is True
         self.paces = Paces()
+        self._runner = Runner(backend, settings, self.index, self._pictures, self._learn)
+        self._downloads = Downloads(settings)
         self._limit = settings.queue_size
-        self._settings = settings
         self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
-        self._jobs: dict[str, Job] = {}
-        self._waiting: deque[Job] = deque()
-        self._arrivals = anyio.Semaphore(0)
-        self._downloads = anyio.CapacityLimiter(DOWNLOADING)
+        self._book = JobBook()
+        self._schedule = Schedule()
+        self._parts: dict[int, Part] = {}
+        """The tasks that wait, by their numbers in the schedule."""
+        self._numbers = itertools.count(1)
+        self._busy: set[int] = set()
+        self._wake = anyio.Event()
         self._tasks: TaskGroup | None = None
-        self.at_end: Callable[[Job], object] | None = None
-        """Called with each job that ends."""
 
     async def __aenter__(self) -> "Jobs":
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        for _ in range(self.backend.workers):
-            self._tasks.start_soon(self._work)
+        self._tasks.start_soon(self._give_out)
+        await self._restore()
+        self._book.at_change = self._history.note
+        self._tasks.start_soon(self._history.write)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._tasks is not None
-        for job in self._jobs.values():
+        with anyio.CancelScope(shield=True):
+            await self._history.close()  # as jobs are now the next server finds them
+        for job in self._book.newest_first():
             self.cancel(job)
         await self.backend.close()
         await self._pictures.close()
         self._tasks.cancel_scope.cancel()
         return await self._tasks.__aexit__(kind, error, trace)
 
+    @property
+    def at_end(self) -> Callable[[Job], object] | None:
+        """Called with each job that ends."""
+        return self._book.at_end
+
+    @at_end.setter
+    def at_end(self, call: Callable[[Job], object] | None) -> None:
+        self._book.at_end = call
+
     def warm_up(self) -> None:
         """Start the backend's workers in the background."""
         assert self._tasks is not None
         self._tasks.start_soon(self._warm_up)
 
-    def submit(self, planned: Planned, what: str | None = None) -> Job:
+    def submit(self, planned: Planned, what: str | None = None, client: str = "", key: str | None = None) -> Job:
         """Queue the tasks of a request as one job.
 
         Args:
             planned: what to do, and with which files.
             what: how lists of jobs call it; the first task's kind when left out.
+            client: whose job it is; clients take turns.
+            key: by which the caller asks for it again; see `by_key`.
 
         Raises:
             QueueFull: as many jobs wait or download as may.
         """
         assert self._tasks is not None
-        if (count := len(self._waiting) + len(self._in(State.DOWNLOADING))) >= self._limit:
+        if (count := self.waiting + len(self._book.in_state(State.DOWNLOADING))) >= self._limit:
             raise QueueFull(
                 f"{count} jobs wait already, and no more may. "
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
-        job = self._remember(Job(what or next((task.kind for task in planned.tasks), "download"), planned))
-        job.expected = self.paces.seconds(job.tasks, self._device())
+        what = what or next((task.kind for task in planned.tasks), "download")
+        return self._begin_job(Job(what, planned, client, self._numbers, key))
+
+    def _begin_job(self, job: Job) -> Job:
+        """Download what it lacks, or have it wait."""
+        assert self._tasks is not None
+        self._book.add(job)
+        job.at_end.append(lambda: self._stop(job))
+        expected = self.paces.seconds(job.tasks, self._device())
+        job.expected = expected and expected / min(self.backend.workers, len(job.tasks))
         if job.downloads:
             job.download()
-            self._tasks.start_soon(self._download, job)
+            self._tasks.start_soon(self._fetch, job)
         else:
-            self._enqueue(job)
+            self._enqueue(job.parts)
         return job
 
     def record(self, what: str, outcome: Outcome) -> Job:
@@ -148,7 +167,7 @@ class Jobs:
         job = Job(what, Planned(()))
         job.started = job.created
         job.end(State.DONE, outcome)
-        return self._remember(job)
+        return self._book.add(job)
 
     def get(self, job_id: str) -> Job:
         """The job of that id.
@@ -156,49 +175,44 @@ class Jobs:
         Raises:
             JobNotFound: naming the ids that exist.
         """
-        job = self._jobs.get(job_id)
-        if job is None:
-            known = near(job_id, list(reversed(self._jobs))[:8]) if self._jobs else "This server has run no job yet."
-            raise JobNotFound(f"There is no job {quoted(job_id)} on this server. {known}")
-        return job
+        return self._book.get(job_id)
+
+    def by_key(self, key: str | None) -> Job | None:
+        """The job that was asked for with a key within a day, unless it ended without a result."""
+        return self._book.by_key(key)
 
     def newest_first(self) -> list[Job]:
         """Every job that is remembered."""
-        return list(reversed(self._jobs.values()))
+        return self._book.newest_first()
 
     def ahead_of(self, job: Job) -> int:
         """How many jobs come before a waiting one, running ones included."""
-        before = self._waiting.index(job) if job in self._waiting else 0
-        return before + sum(other is not job for other in self.running)
+        before = self._schedule.ahead(job.number, job.client) if job.state is State.QUEUED else 0
+        return before + len(self.running) - (job.state is State.RUNNING)
 
     @property
     def waiting(self) -> int:
         """How many jobs wait."""
-        return len(self._waiting)
+        return len(self._book.in_state(State.QUEUED))
 
     @property
     def running(self) -> list[Job]:
         """The jobs that run now."""
-        return self._in(State.RUNNING)
-
-    def _in(self, state: State) -> list[Job]:
-        return [job for job in self._jobs.values() if job.state is state]
+        return list(self._book.in_state(State.RUNNING))
 
     @property
     def downloading(self) -> int:
         """How many downloads are under way, those of cancelled jobs that are about to stop included."""
-        return self._downloads.borrowed_tokens
+        return self._downloads.under_way
 
     def cancel(self, job: Job) -> None:
-        """End a job for whoever waits for it; the worker that runs it stops at its next step, its download soon.
+        """End a job for whoever waits for it; the workers that run it stop at their next step, its download soon.
 
-        No effect on one that has ended. When one of a running group is cancelled the group goes on, and what it
-        draws for the job is thrown away; the last one stops it.
+        No effect on one that has ended. When one of a batch is cancelled the batch goes on, and what it draws for the
+        job is thrown away; the last one stops it.
         """
-        if job in self._waiting:
-            self._waiting.remove(job)
-        job.end(State.CANCELLED)
-        if all(other.finished for other in job.group):
+        if not job.finished:
+            job.end(State.CANCELLED)
             job.scope.cancel()
 
     async def follow(self, job: Job, seconds: float, report: Report | None = None) -> None:
@@ -230,21 +244,43 @@ class Jobs:
             message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
         return job.progress.model_copy(update={"message": message})
 
-    def _enqueue(self, job: Job) -> None:
-        self._waiting.append(job)
-        self._arrivals.release()
-
-    def _remember(self, job: Job) -> Job:
-        self._jobs[job.id] = job
-        if (at_end := self.at_end) is not None:
+    async def _restore(self) -> None:
+        """Take over the jobs of servers that are gone; such as waited wait again if the settings want that."""
+        for job in await self._history.restored(self._numbers, resume=self._resume):
             if job.finished:
-                at_end(job)
+                self._book.add(job)
             else:
-                job.at_end.append(lambda: at_end(job))
-        ended = [other.id for other in self._jobs.values() if other.finished]
-        for job_id in ended[: max(0, len(ended) - KEPT)]:
-            del self._jobs[job_id]
-        return job
+                self._begin_job(job)
+
+    def _enqueue(self, parts: Collection[Part], *, alone: bool = False) -> None:
+        """Have tasks wait for a worker; those that come again have the number that they had."""
+        for part in parts:
+            waiting = self._waiting(part, alone=alone)
+            self._parts[waiting.number] = part
+            self._schedule.add(waiting)
+        self._wake.set()
+
+    def _waiting(self, part: Part, *, alone: bool) -> Waiting:
+        """A task as the schedule sees it."""
+        task, job = part.task, part.job
+        key, results, together = None, 1, 1
+        methods = task.methods if isinstance(task, DrawPlan | PreparePlan) else ()
+        if isinstance(task, DrawPlan):
+            results, together = task.count, min(GROUP_RESULTS, FAMILIES[task.family].batch_limit)
+            gains = task.model in GAINING if self._grouping == "auto" else self._grouping
+            key = batch_key(task) if gains and not alone else None
+        layers = frozenset(METHODS[method].file for method in methods)
+        assert not isinstance(task, GroupPlan)
+        return Waiting(part.number, job.number, job.client, task.model, layers, key, results, together)
+
+    def _stop(self, job: Job) -> None:
+        """Of a job that has ended nothing more is begun, and what workers do for it alone stops."""
+        for part in job.parts:
+            if self._parts.pop(part.number, None):
+                self._schedule.remove(part.number)
+        for batch in job.batches:
+            if all(part.job.finished for part in batch.parts):
+                batch.scope.cancel()
 
     async def _warm_up(self) -> None:
         try:
@@ -254,163 +290,52 @@ class Jobs:
         except Exception:  # the first job meets it again, and says so
             logger.exception("the worker could not be started ahead of time")
 
-    async def _work(self) -> None:
-        """Run what waits, for ever: whatever a job holds or meets, the next one has its turn."""
+    async def _give_out(self) -> None:
+        """Give idle workers what waits, for ever."""
         while True:
-            await self._arrivals.acquire()
-            if self._waiting:  # not jobs by another's group, nor cancelled
-                first, *others = self._next()
-                await (self._run_group([first, *others]) if others else self._run(first))
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            idle = [
+                Idle(worker.worker, worker.models, worker.phase != "stopped")
+                for worker in self.backend.state()
+                if worker.worker not in self._busy
+            ]
+            while given := self._schedule.next(idle, time.monotonic()):
+                idle = [worker for worker in idle if worker.worker != given.worker]
+                batch = Batch(given.worker, tuple(self._parts.pop(task.number) for task in given.tasks))
+                self._begin(batch)
 
-    def _next(self) -> list[Job]:
-        """Take the first job that waits and others that can share its batch."""
-        jobs = [self._waiting.popleft()]
-        key = jobs[0].batch_key if self._grouping else None
-        room = GROUP_RESULTS - _results(jobs[0])
-        for job in list(self._waiting) if key is not None else ():
-            if _results(job) <= room and job.batch_key == key:
-                self._waiting.remove(job)
-                jobs.append(job)
-                room -= _results(job)
-        return jobs
+    def _begin(self, batch: Batch) -> None:
+        assert self._tasks is not None
+        self._busy.add(batch.worker)
+        for job in batch.jobs:
+            job.begin(batch)
+        self._tasks.start_soon(self._run, batch)
 
-    async def _run_group(self, jobs: list[Job]) -> None:
-        """Draw jobs as one batch; if that fails, one after another, so that each meets only its own error."""
-        for job in jobs:
-            job.begin(jobs)
-
-        def report(progress: Progress) -> None:
-            for job in jobs:
-                job.report(progress)
-
+    async def _run(self, batch: Batch) -> None:
+        """Whatever a batch holds or meets, its worker takes the next one."""
+        assert self._tasks is not None
         try:
-            with jobs[0].scope:
-                group = GroupPlan(plans=tuple(cast(DrawPlan, job.tasks[0]) for job in jobs))
-                outcome = await self.backend.run(group, jobs[0].inputs, report)
-                for job, part in zip(jobs, outcome.parts, strict=True):
-                    if not job.finished:
-                        job.group, job.scope = [job], anyio.CancelScope()  # from here on it can be stopped alone
-                        with _failing(job), job.scope:
-                            await self._save(job, await self._finished(job, part))
-                self._learn([group], [outcome])
-        except Exception:  # of one of them, as a rule; it comes again for that one
-            logger.info("a group of %s jobs failed: each runs alone", len(jobs), exc_info=True)
-            for job in jobs:
-                if not job.finished:
-                    await self._run(job)
+            self._enqueue(await self._runner.draw(batch), alone=True)
         finally:
-            for job in jobs:
-                job.end(State.CANCELLED)
-                job.occupies = False
+            self._busy.discard(batch.worker)
+            self._wake.set()
+        for job in batch.jobs:
+            if len(job.outcomes) == len(job.tasks):
+                self._tasks.start_soon(self._runner.complete, job)
 
-    async def _download(self, job: Job) -> None:
-        """Fetch what a job lacks; it waits for a worker then, or has ended if it has no task."""
-        with _failing(job), job.scope:
-            notes = await anyio.to_thread.run_sync(self._fetch, job, limiter=self._downloads)
-            if not job.tasks:
-                job.end(State.DONE, Outcome(model=job.downloads[-1].model, warnings=notes))
-            if not job.finished:
-                job.wait()
-                self._enqueue(job)
-
-    def _fetch(self, job: Job) -> tuple[str, ...]:
-        """In a thread: the downloads of a job, until it is cancelled; what went wrong on the way and was put right."""
-        from layerdiffuse_mcp.hub.download import prepare_all  # the hub's library takes 0.3 s to import
-
-        share = DOWNLOADED if job.tasks else 1.0
-
-        def report(progress: Progress) -> None:
-            if job.finished:
-                raise Cancelled("The job was cancelled.")
-            progress = progress.model_copy(update={"fraction": share * progress.fraction})
-            anyio.from_thread.run_sync(job.report, progress)
-
-        return tuple(note for done in prepare_all(job.downloads, self._settings, report) for note in done.notes)
-
-    async def _run(self, job: Job) -> None:
-        job.begin()
-        before = job.progress.fraction
-        outcomes: list[Outcome] = []
-
-        count = len(job.tasks)
-        share = (1 - before) * (DRAWN if job.finish else 1.0) / count
-
-        def report(progress: Progress) -> None:
-            number, message = len(outcomes), progress.message
-            if count > 1:  # the time that is left of one task would mislead: that of the job is its own to tell
-                message = f"{number + 1} of {count}: {LEFT.sub('', message)}"
-            fraction = min(1.0, before + share * (number + progress.fraction))
-            job.report(Progress(fraction=fraction, message=message))
-
-        try:
-            with _failing(job), job.scope:
-                for task in job.tasks:
-                    outcomes.append(await self.backend.run(task, job.inputs, report))
-                await self._save(job, await self._finished(job, together(outcomes)))
-            self._learn(job.tasks, outcomes)
-        finally:
-            job.end(State.CANCELLED)
-            job.occupies = False
-
-    async def _finished(self, job: Job, outcome: Outcome) -> Outcome:
-        """The outcome, once its pictures have become what they are to be."""
-        if job.finish is None:
-            return outcome
-        before = job.progress.fraction
-
-        def report(progress: Progress) -> None:
-            job.report(progress.model_copy(update={"fraction": before + (1 - before) * progress.fraction}))
-
-        return await finished(job.finish, outcome, job.inputs, self._pictures, report)
+    async def _fetch(self, job: Job) -> None:
+        """Download what a job lacks; it waits for a worker then, unless it has ended."""
+        await self._downloads.fetch(job)
+        if not job.finished:
+            job.wait()
+            self._enqueue(job.parts)
 
     def _device(self) -> str | None:
         """What the workers run on, as soon as one has told."""
         return next((state.engine["device"] for state in self.backend.state() if "device" in state.engine), None)
 
-    def _learn(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
-        """Keep how long tasks took, beside whatever comes next."""
+    def _learn(self, task: Task, outcome: Outcome) -> None:
+        """Keep how long a task took, beside whatever comes next."""
         assert self._tasks is not None
-        for task, outcome in zip(tasks, outcomes, strict=False):
-            self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)
-
-    async def _save(self, job: Job, outcome: Outcome) -> None:
-        """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""
-        scope = job.scope
-
-        def write() -> Outcome:
-            made = saved(outcome, self._settings.output, lambda: scope.cancel_called, job.id)
-            self.index.add(made.images, made.model, job.id, [*made.latents, *made.files])
-            return made
-
-        try:
-            made = await anyio.to_thread.run_sync(write)
-        except Cancelled:
-            job.end(State.CANCELLED)
-        except LayerDiffuseError as error:
-            job.end(State.FAILED, error=error)
-        else:
-            if job.finished:  # cancelled in the moment in which they appeared
-                _throw_away(made)
-            job.end(State.DONE, made)
-
-
-@contextlib.contextmanager
-def _failing(job: Job) -> Generator[None]:
-    """End the job with the error that the block raises."""
-    try:
-        yield
-    except LayerDiffuseError as error:
-        job.end(State.FAILED, error=error)
-    except Exception:  # a bug in the backend must not take the queue with it
-        logger.exception("%s failed unexpectedly", job.id)
-        job.end(State.FAILED, error=WorkerDied("The backend failed unexpectedly; the server's log says how."))
-
-
-def _results(job: Job) -> int:
-    return sum(task.count for task in job.tasks if isinstance(task, DrawPlan))
-
-
-def _throw_away(outcome: Outcome) -> None:
-    for path in (*(image.path for image in outcome.images), *outcome.latents, *outcome.files):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)

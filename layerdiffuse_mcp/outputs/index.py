@@ -150,12 +150,12 @@ class Index:
             connection.executemany(f"INSERT OR REPLACE {_INSERT}", rows)
             connection.executemany("INSERT OR REPLACE INTO companions VALUES (?, ?, ?)", companions)
 
-        self._do(added, None)
+        self.attempt(added, None)
 
     def find(self, job: str, number: int) -> Entry | None:
         """The picture of a job, if it was made below the output folder; one whose file is gone is found once more."""
         query = f"{_SELECT} AND job = :job AND number = :number"
-        found = self._do(lambda connection: self._entries(connection, query, {"job": job, "number": number}), [])
+        found = self.attempt(lambda connection: self._entries(connection, query, {"job": job, "number": number}), [])
         return found[0] if found else None
 
     def at(self, path: Path) -> Entry | None:
@@ -232,7 +232,7 @@ class Index:
                 "so, mend that file's rights or remove it: it is made anew from the pictures."
             ) from error
 
-    def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+    def attempt(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """What `work` returns, done in one transaction; `otherwise` where there is no index, or none that works."""
         if not self._history:
             return otherwise
@@ -281,9 +281,12 @@ class Index:
                     with contextlib.suppress(OSError):
                         entry = _entry_of(path)
                         rows += [_row(entry)] if entry.prompt is not None else []
-                if self._do(lambda db, rows=rows: db.executemany(f"INSERT OR IGNORE {_INSERT}", rows), None) is None:
+                if (
+                    self.attempt(lambda db, rows=rows: db.executemany(f"INSERT OR IGNORE {_INSERT}", rows), None)
+                    is None
+                ):
                     return
-            self._do(lambda db: db.execute("INSERT OR IGNORE INTO folders VALUES (:below)", self._below), None)
+            self.attempt(lambda db: db.execute("INSERT OR IGNORE INTO folders VALUES (:below)", self._below), None)
         except Exception:  # a thread's end that nobody sees
             logger.exception("the pictures in %s could not be read in", self.output)
 

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture, drawn_roles
+from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture
+from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, GenerateRequest, can_replace, validated
 from layerdiffuse_mcp.api.sizes import AS_IS
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest

@@ -248,6 +248,8 @@ def serve_http(
     """
     from layerdiffuse_mcp.server import http
 
+    if settings.resume_jobs == "auto":
+        settings = settings.model_copy(update={"resume_jobs": True})
     server = create_server(settings)
     log_to(settings.log_file)
     http.serve(server, host, port, token, allowed_hosts)

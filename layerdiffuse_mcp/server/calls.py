@@ -45,9 +45,11 @@ async def run(
     wait_seconds: float | None = None,
     preview: bool = False,
     fetch: bool = False,
+    key: str | None = None,
 ) -> CallToolResult:
     """Do a request as a job; whoever abandons the call cancels it. Its files are released when the job has ended.
 
+    `key`: a call with the same one before has begun the job; what becomes of that is returned.
     `fetch`: the person at the client agreed that what its model lacks is fetched, whatever the settings say.
 
     Raises:
@@ -67,16 +69,24 @@ async def run(
 
     jobs, contents = services(ctx).jobs, services(ctx).contents
     try:
-        planned = await anyio.to_thread.run_sync(planned_and_allowed)
-        job = jobs.submit(planned, what)
+        if (known := jobs.by_key(key)) is not None:
+            job = known
+        else:
+            planned = await anyio.to_thread.run_sync(planned_and_allowed)
+            known = jobs.by_key(key)  # a call beside this one may have begun it meanwhile
+            job = known or jobs.submit(planned, what, client_of(ctx), key)
     except BaseException:
         contents.release(files_of(request))
         raise
-    job.at_end.append(lambda: contents.release(files_of(request)))
+    if known:
+        contents.release(files_of(request))
+    else:
+        job.at_end.append(lambda: contents.release(files_of(request)))
     try:
         await wait(ctx, job, wait_seconds)
     except BaseException:  # the client cancelled the call or went away
-        jobs.cancel(job)
+        if not known:
+            jobs.cancel(job)
         raise
     if job.state is State.FAILED and job.error is not None:
         raise job.error
@@ -85,11 +95,19 @@ async def run(
     return await result(ctx, job, preview=preview)
 
 
+def client_of(ctx: Context[Services]) -> str:
+    """Whose call it is, as far as fairness goes: of a session, else of a connection; all of stdio is one client's."""
+    request = ctx.request_context.request
+    peer = getattr(request, "client", None)
+    session = ctx.headers.get("mcp-session-id") if ctx.headers else None
+    return session or (f"{peer.host}:{peer.port}" if peer else "")
+
+
 async def unload(ctx: Context[Services], model: str | None, wait_seconds: float | None = None) -> CallToolResult:
     """Have every worker drop a model, or all, as soon as it is between two tasks: ahead of all jobs that wait.
 
     Raises:
-        LayerDiffuseError: the worker was busy for longer than the call may wait; nothing was unloaded.
+        LayerDiffuseError: a worker was busy for longer than the call may wait; nothing was unloaded there.
     """
     known = services(ctx)
     dropped: list[str] | None = None
@@ -97,8 +115,8 @@ async def unload(ctx: Context[Services], model: str | None, wait_seconds: float 
         dropped = await known.jobs.backend.unload(model)
     if dropped is None:
         raise LayerDiffuseError(
-            "The worker is still busy with a job, and nothing was unloaded. Call again when it has ended, or end it "
-            "with cancel_job (list_jobs names it)."
+            "A worker is still busy with a job, and nothing was unloaded there. Call again when that has ended, or end "
+            "it with cancel_job (list_jobs names it)."
         )
     none = "no model was" if model is None else f"{model} was not"
     text = f"Unloaded: {', '.join(dropped)}." if dropped else f"Nothing was unloaded: {none} in memory."

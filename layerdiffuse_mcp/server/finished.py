@@ -25,6 +25,7 @@ from layerdiffuse_mcp.server.results import image_content, image_uri, link_to, s
 from layerdiffuse_mcp.server.services import Services, services
 
 ON_CHECKERBOARD = "The attached picture is a small preview on a checkerboard; the file holds the real transparency."
+SMALL = "The attached picture is a small preview."
 
 
 async def done(ctx: Context[Services], task: PictureTask[ResultT], room: PictureRoom | None = None) -> ResultT:
@@ -85,7 +86,8 @@ def picture_result(
     job: Job, image: ImageResult, lines: Sequence[str], shown: Shown | None, facts: BaseModel
 ) -> CallToolResult:
     """A result of one picture: text that stands alone, a preview, a link, and facts."""
-    text = [*lines[:1], *([ON_CHECKERBOARD] if shown else []), *lines[1:]]
+    about = ON_CHECKERBOARD if image.alpha is not None and image.alpha.has_transparency else SMALL
+    text = [*lines[:1], *([about] if shown else []), *lines[1:]]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(text))]
     content += [image_content(shown)] if shown else []
     content.append(link_to(image.path, image_uri(job, 1)))

@@ -26,17 +26,17 @@ def game_sprites(
     sampler: Annotated[str, Field(description="Sampler for all of them; empty: as advised")] = "",
     schedule: Annotated[str, Field(description="Noise schedule for all of them; empty: as advised")] = "",
 ) -> str:
-    """A matching set of transparent sprites, trimmed to their content, on one sheet."""
+    """A matching set of transparent sprites in cells of one size, on one sheet with its atlas."""
     options = _options(model=model, sampler=sampler, schedule=schedule)
     return f"""Draw a set of transparent game sprites, one for each of: {subjects}.
 
-1. Call generate_transparent once for each, with the prompt "<subject>, {style}", and the same seed and size for all \
-of them{options}. Name the subject alone, no background.
-2. Look at each result's verdict. Where it is not good, or the subject is cut off at an edge, draw it again with \
-another seed (count=4 shows four at once, the best first).
-3. Call compose_layers with canvas={{"trim": true, "pad": 4}} for each chosen sprite, then once more to lay all of \
-them out on one sheet in a grid (x, y), as PNG and as PSD with named layers.
-4. Give me the paths of all files."""
+1. Call generate_set once, with subjects as a list, style={json.dumps(style, ensure_ascii=False)}, and \
+cell={{"size": "128x128", "anchor": "bottom"}}{options}. Name each subject alone, no background.
+2. Look at each picture's verdict and at the preview, numbered in the order of the subjects. Where one is not good, or \
+cut off at an edge, call redraw_image on it with changes={{"seed": ..., "count": 4}}: four at once, the best first.
+3. If any was drawn again, call make_sheet with the chosen pictures, each with its subject as name, and the same cell \
+and anchor: the first sheet shows the old ones.
+4. Give me the paths of the pictures, the sheet and its atlas files."""
 
 
 def product_cutout(
@@ -47,12 +47,13 @@ def product_cutout(
     """A product cut out cleanly, with its soft shadow kept as partial alpha, checked on several backgrounds."""
     return f"""Make a clean cut-out of this product: {product}.
 
-1. Call generate_transparent with the product and a soft contact shadow in the prompt, count=4{_options(model=model)}.
-2. The best come first. Choose the one whose subject touches no edge and whose partial alpha shows a shadow.
+1. Call generate_transparent with the product and a soft contact shadow in the prompt, count=4{_options(model=model)}. \
+If I gave you a picture of it, call cut_out on that instead.
+2. The best come first. Choose the one whose subject touches no edge. To change a thing about it, call redraw_image.
 3. Call inspect_image on it, once for each background of: {backgrounds}. A halo means a fringe of the wrong colour: \
 choose another if it is strong.
 4. Call compose_layers with canvas={{"trim": true, "pad": 32}} to export it as PNG and WebP \
-(output={{"format": "webp"}}), and once on each background.
+(output={{"format": "webp"}}), and once on each background, with shadow={{}} on the layer if it has none of its own.
 5. Give me the paths, and say in a sentence how clean the edges are."""
 
 

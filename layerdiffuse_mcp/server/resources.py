@@ -1,7 +1,7 @@
 """What this server has made, as resources: pictures, views of them, and jobs (JSON), newest first.
 
-`layerdiffuse://images/{id}`, `layerdiffuse://jobs/{id}`; ids are those in tool results. Only this server's own finished
-work is listed or read here, never another file. `layerdiffuse://images/{id}/view?width=512&format=jpg&crop=visible`
+`layerdiffuse://images/{id}`, `layerdiffuse://jobs/{id}`; ids are those in tool results. Only finished work
+of this server and of those before it is listed or read here, never another file. `layerdiffuse://images/{id}/view?width=512&format=jpg&crop=visible`
 shows a picture otherwise without leaving a file: a process for pictures makes it, see `images.view`.
 """
 
@@ -54,6 +54,8 @@ VOCABULARY = {
     "style": "styles",
 }
 """What completes a prompt's arguments, where the default model knows few words."""
+SEVERAL = "subjects"
+"""The argument that names several, separated by commas: the last of them is completed."""
 COMPLETIONS = 100
 """Most values that the protocol lets a completion have."""
 
@@ -172,7 +174,8 @@ def complete(
     known: Services, reference: PromptReference | ResourceTemplateReference, argument: CompletionArgument
 ) -> Completion:
     """Values for what has been typed of an argument: ids of pictures and jobs, models, samplers, schedules."""
-    typed = argument.value.lower()
+    before, comma, last = argument.value.rpartition(",") if argument.name == SEVERAL else ("", "", argument.value)
+    typed = last.strip().lower()
     match reference:
         case ResourceTemplateReference(uri=uri) if uri.startswith(IMAGES) and argument.name == "id":
             choices = [_image_id(job, n) for job in known.jobs.newest_first() for n in _numbers(job)]
@@ -182,7 +185,12 @@ def complete(
             choices = _values(argument.name, known.settings)
     matching = [choice for choice in choices if typed in choice.lower()]
     matching.sort(key=lambda choice: not choice.lower().startswith(typed))
-    return Completion(values=matching[:COMPLETIONS], total=len(matching), has_more=len(matching) > COMPLETIONS)
+    start = f"{before}, " if comma else ""
+    return Completion(
+        values=[start + choice for choice in matching[:COMPLETIONS]],
+        total=len(matching),
+        has_more=len(matching) > COMPLETIONS,
+    )
 
 
 async def completed(

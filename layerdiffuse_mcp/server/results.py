@@ -68,7 +68,7 @@ class PictureFacts(BaseModel):
     height: int = Field(description="In pixels")
     seed: int = Field(description="Seed that draws this picture alone")
     verdict: Omittable[Verdict] = Field(
-        default=None, description="Whether its alpha is what was asked for; the best results come first"
+        default=None, description="Whether a cut-out's alpha is what was asked for; the best results come first"
     )
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
@@ -94,7 +94,7 @@ class SheetFacts(BaseModel):
 class JobResult(BaseModel):
     """What is known of a job: its pictures once it is done, its progress before; nothing that is empty."""
 
-    status: State = Field(description="done, failed and cancelled are final")
+    status: State = Field(description="done, failed, cancelled and interrupted are final")
     job_id: str = Field(description="Id for get_job and cancel_job")
     images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
     sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
@@ -152,6 +152,8 @@ def of_job(
             return _finished(job, facts, shown, several=several or len(facts.images) > 1)
         case State.FAILED:
             text = f"{job.id} ({job.what}) failed: {facts.error}"
+        case State.INTERRUPTED:
+            text = f"{job.id} ({job.what}) was interrupted: {facts.error}"
         case State.CANCELLING:
             text = f"{job.id} ({job.what}) is cancelled; its worker stops at its next step. It leaves no pictures."
         case State.CANCELLED:
@@ -285,7 +287,7 @@ def _headline(job: Job, outcome: Outcome) -> str:
 
 def line_of(image: ImageResult) -> str:
     """One picture in one line: where it is, what its alpha holds, and what to doubt."""
-    holds = "opaque layer" if image.alpha is None else describe(image.alpha)
+    holds = "opaque layer" if image.alpha is None else describe(image.alpha, image.label)
     doubt = f". {image.verdict}: {image.reason}." if image.reason else ""
     note = f"; {image.note}" if image.note else ""
     what = image.subject or image.label

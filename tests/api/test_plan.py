@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
-from layerdiffuse_mcp.api.fields import MAX_SEED, MAX_SIZE, MIN_SIZE
+from layerdiffuse_mcp.api.fields import MAX_SEED, MAX_SIZE, MIN_DRAWN
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     EncodePlan,
@@ -144,7 +144,7 @@ def test_a_missing_picture_is_named(tmp_path) -> None:
 @given(st.tuples(st.integers(1, 9000), st.integers(1, 9000)), st.sampled_from([128, 512, 1024]))
 def test_a_fitted_size_is_allowed_and_in_steps_of_64(size, native) -> None:
     fitted = fit(size, native)
-    assert all(MIN_SIZE <= side <= MAX_SIZE and side % 64 == 0 for side in fitted)
+    assert all(MIN_DRAWN <= side <= MAX_SIZE and side % 64 == 0 for side in fitted)
 
 
 def test_a_prompt_for_a_layer_that_is_not_drawn_is_refused_with_those_that_are(tmp_path) -> None:

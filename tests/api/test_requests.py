@@ -9,7 +9,7 @@ from layerdiffuse_mcp.errors import InvalidRequest
 
 WRONG = {
     "empty prompt": ({"prompt": "  "}, "prompt is empty"),
-    "width 7": ({"width": 7}, "width .*64.*got 7"),
+    "width 7": ({"width": 7}, "width .*16.*got 7"),
     "width too large": ({"width": 60_000}, "width .*2048"),
     "no steps": ({"steps": 0}, "steps .*1"),
     "too many steps": ({"steps": 10_000}, "steps .*150"),

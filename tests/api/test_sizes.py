@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.fields import MIN_DRAWN
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -33,6 +34,9 @@ def test_a_size_near_the_models_own_is_drawn_as_it_is(settings: Settings, size: 
     ((256, 256), (128, 128), "256x256 has 4 times the area that pocket draws best (128x128): it was drawn as 128x128"),
     ((64, 64), (128, 128), "0.25 times"),
     ((200, 130), (160, 104), "enlarged"),
+    ((32, 32), (128, 128), "0.0625 times"),
+    ((16, 48), (72, 224), "made smaller"),
+    ((48, 200), (64, 264), "0.586 times the area that pocket draws best (128x128): it was drawn as 64x264"),
 ])  # fmt: skip
 def test_another_size_is_drawn_near_the_models_own_and_the_numbers_are_said(
     settings: Settings, size: tuple[int, int], drawn: tuple[int, int], words: str
@@ -40,7 +44,32 @@ def test_another_size_is_drawn_near_the_models_own_and_the_numbers_are_said(
     made = planned(settings, width=size[0], height=size[1])
     assert (made.width, made.height, made.drawn, made.fit) == (*size, drawn, "contain")
     assert words in made.notes[0]
+    assert ("as_is" in made.notes[0]) == (min(size) >= MIN_DRAWN)
     assert made.as_drawn.width * made.as_drawn.height == drawn[0] * drawn[1]
+
+
+def test_what_is_smaller_than_any_model_draws_cannot_be_drawn_as_it_is(settings: Settings):
+    with pytest.raises(InvalidRequest, match=r"48x200 cannot be drawn as it is.*Leave options.fit out"):
+        planned(settings, width=48, height=200, fit="as_is")
+
+
+@pytest.mark.parametrize(("size", "resize_mode", "said"), [
+    (None, "Crop and Resize", None),
+    ((128, 120), "Crop and Resize", None),
+    ((256, 128), "Crop and Resize", "only the middle 100x48 of the foreground picture's 100x100, for it draws 184x88"),
+    ((80, 160), "Crop and Resize", "only the middle 50x100"),
+    ((256, 128), "Resize and Fill", None),
+    ((256, 128), "Just Resize", None),
+])  # fmt: skip
+def test_a_given_picture_that_the_model_does_not_see_whole_is_said_to_be_cropped(
+    settings: Settings, tmp_path: Path, size: tuple[int, int] | None, resize_mode: str, said: str | None
+):
+    Image.new("RGBA", (100, 100), (200, 30, 30, 128)).save(tmp_path / "cup.png")
+    sides = {"width": size[0], "height": size[1]} if size else {}
+    given = {"task": Task.BACKGROUND_FROM_FOREGROUND, "inputs": {"foreground": tmp_path / "cup.png"}}
+    notes = " ".join(planned(settings, **given, **sides, resize_mode=resize_mode).notes)
+    assert ("saw only the middle" in notes) == (said is not None)
+    assert (said or "") in notes
 
 
 def test_opaque_layers_fill_their_pictures(settings: Settings):

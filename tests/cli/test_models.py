@@ -25,6 +25,9 @@ def test_models_lists_what_there_is_and_what_it_can_do(capsys, monkeypatch) -> N
     assert "pocket" in printed
     assert "tiny-sd15" in printed
     assert "juggernaut-xl-v6" in printed
+    assert "cut-out --matting birefnet-lite: not here, 224 MB, MIT" in printed
+    assert main(["models", "--subjects", "apple"]) == 0
+    assert "pocket knows: red apple, green apple, pineapple\n" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from layerdiffuse_mcp.cli.parser import main, make_parser
+from layerdiffuse_mcp.server.tools import TOOLS
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,9 +55,28 @@ def test_the_page_of_commands_shows_every_one_and_no_other() -> None:
     assert named == COMMANDS.keys()
 
 
+COUNTERPARTS = {
+    "generate_transparent": "generate", "edit_transparent": "generate", "generate_layers": "generate",
+    "generate_background_from_foreground": "generate", "generate_foreground_from_background": "generate",
+    "extract_layer": "generate", "generate_set": "set", "redraw_image": "redraw",
+    "decode_transparent_latent": "decode", "encode_transparent_image": "encode", "compose_layers": "compose",
+    "cut_out": "cut-out", "make_sheet": "sheet", "inspect_image": "inspect", "find_images": "find",
+    "delete_images": "delete", "list_models": "models", "prepare_model": "models prepare", "server_status": "doctor",
+}  # fmt: skip
+OF_A_SERVER = {"get_job", "cancel_job", "list_jobs", "unload_models"}
+"""Tools about work that goes on between calls: a command waits for its own, and ends."""
+OF_A_PERSON = {"serve", "settings", "reproduce", "clean", "models check", "sanity-check"}
+"""Commands that serve, or that a person looks at or agrees to."""
+
+
+def test_what_a_tool_can_do_a_command_can_and_back() -> None:
+    assert {row.name for row in TOOLS} == COUNTERPARTS.keys() | OF_A_SERVER
+    assert COMMANDS.keys() == {*COUNTERPARTS.values()} | OF_A_PERSON
+
+
 WRONG = {
     "empty prompt": (["generate", ""], "prompt is empty"),
-    "width": (["generate", "x", "--width", "7"], "width .*64"),
+    "width": (["generate", "x", "--width", "7"], "width .*16"),
     "model": (["generate", "x", "--model", "poket"], "There is no model 'poket'"),
     "recipe": (["reproduce", __file__], "not a picture"),
     "setting": (["serve", "--queue-size", "0"], "queue_size"),

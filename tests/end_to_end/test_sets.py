@@ -1,17 +1,13 @@
 """Sets and a person's own background with the embedded model, over stdio: what an agent gets in one call."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mcp import Client
-from mcp_types import ImageContent
 from PIL import Image
 
 from tests.results import facts_of, text_of
-
-SUBJECTS = ["red apple", "pear", "lemon", "banana", "grapes", "strawberry", "carrot", "pineapple"]
 
 pytestmark = pytest.mark.anyio
 
@@ -19,30 +15,6 @@ pytestmark = pytest.mark.anyio
 def pixels_of(path: str) -> np.ndarray:
     with Image.open(path) as picture:
         return np.asarray(picture)
-
-
-async def test_eight_sprites_with_sheet_and_atlas_are_one_call_and_few_bytes(client: Client):
-    given = {
-        "subjects": SUBJECTS,
-        "seed": 7,
-        "cell": {"size": "64x64", "anchor": "bottom"},
-        "options": {"steps": 8, "model": "pocket"},
-        "output": {"name": "fruit", "wait_seconds": 300},
-    }
-    result = await client.call_tool("generate_set", given)
-    facts = facts_of(result)
-    assert len(result.model_dump_json()) < 60_000
-    assert len([block for block in result.content if isinstance(block, ImageContent)]) == 1
-    sheet, atlas = pixels_of(facts["sheet"]["path"]), json.loads(Path(facts["sheet"]["atlas"]).read_text())
-    assert list(atlas["frames"]) == SUBJECTS
-    for one, frame in zip(facts["images"], atlas["frames"].values(), strict=True):
-        sprite, box, source = pixels_of(one["path"]), frame["frame"], frame["spriteSourceSize"]
-        assert sprite.shape == (64, 64, 4)
-        assert one["alpha"]["has_transparency"]
-        assert one["alpha"]["bbox"][3] >= 62  # each stands on the ground, but for what is hardly visible
-        part = sheet[box["y"] : box["y"] + box["h"], box["x"] : box["x"] + box["w"]]
-        own = sprite[source["y"] : source["y"] + source["h"], source["x"] : source["x"] + source["w"]]
-        assert np.array_equal(part, own)
 
 
 async def test_a_picture_of_a_set_is_the_one_that_its_seed_draws_alone(client: Client):

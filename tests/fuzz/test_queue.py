@@ -63,9 +63,10 @@ class Queue(RuleBasedStateMachine):
         """Jobs that were cancelled, or whose worker was killed under them: they may end otherwise."""
         self.pids: set[int] = set()
 
-    @initialize(grouped=st.booleans())
-    def begin(self, grouped: bool) -> None:
-        settings = self.settings.model_copy(update={"group_jobs": grouped, "queue_size": 6})
+    @initialize(grouped=st.booleans(), workers=st.sampled_from((1, 3)))
+    def begin(self, grouped: bool, workers: int) -> None:
+        changes = {"group_jobs": grouped, "queue_size": 6, "workers": workers, "device": "cpu"}
+        settings = self.settings.model_copy(update=changes)
         self.begun = settings
         self._open()
 
@@ -94,10 +95,14 @@ class Queue(RuleBasedStateMachine):
         self.disturbed.add(job.id)
         self._do(self.jobs.cancel, job)
 
-    @rule(signals=st.sampled_from(((signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGSTOP, signal.SIGKILL))))
-    def kill_the_worker(self, signals: tuple[signal.Signals, ...]) -> None:
-        self.disturbed |= {job.id for job in self.submitted if job.state not in FINAL}
-        if pid := self.pid():
+    @rule(
+        signals=st.sampled_from(((signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGSTOP, signal.SIGKILL))),
+        which=st.integers(0, 2),
+    )
+    def kill_a_worker(self, signals: tuple[signal.Signals, ...], which: int) -> None:
+        living = self.living()
+        for pid in living[which : which + 1]:
+            self.disturbed |= {job.id for job in self.submitted if job.state not in FINAL}
             for number in signals:
                 os.kill(pid, number)
             with suppress(ChildProcessError):  # until all its threads are gone: what comes next gets another worker
@@ -127,9 +132,10 @@ class Queue(RuleBasedStateMachine):
     def jobs_are_what_they_may_be(self) -> None:
         if not hasattr(self, "jobs"):
             return
-        self.pid()
-        running = self._do(lambda: [job for job in self.jobs.running])
-        assert len(running) <= (8 if self.begun.group_jobs else 1)
+        self.living()
+        at_work = self._do(lambda: {part.job.id for job in self.jobs.running for b in job.batches for part in b.parts})
+        assert isinstance(self.begun.workers, int)
+        assert len(at_work) <= self.begun.workers * (8 if self.begun.group_jobs else 1)
         for job in self.submitted:
             assert 0 <= job.progress.fraction <= 1
             assert job.seconds >= 0
@@ -148,12 +154,11 @@ class Queue(RuleBasedStateMachine):
         if job.id not in self.disturbed:
             assert job.state is ENDS[task.prompt]
 
-    def pid(self) -> int | None:
-        """The worker's process, which is remembered: it has to be gone in the end."""
-        [state] = self._do(self.jobs.backend.state)
-        if state.pid is not None:
-            self.pids.add(state.pid)
-        return state.pid
+    def living(self) -> list[int]:
+        """The workers' processes, which are remembered: they have to be gone in the end."""
+        found = [state.pid for state in self._do(self.jobs.backend.state) if state.pid is not None]
+        self.pids.update(found)
+        return found
 
     def _do(self, call: Callable[..., Any], *given: Any) -> Any:
         """Call what belongs to the event loop."""

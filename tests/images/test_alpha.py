@@ -1,10 +1,14 @@
 """Alpha facts, compositing and halos, as a user would judge them."""
 
+import re
+
 import numpy as np
 import pytest
 
 from layerdiffuse_mcp.images.alpha import (
+    HALO_SLIGHT,
     TILE_PIXELS,
+    Bytes,
     alpha_facts,
     checkerboard,
     composite,
@@ -152,6 +156,42 @@ def test_a_cut_out_with_its_old_background_in_the_edge_has_a_halo_of_that_tone()
         bled = picture.copy()
         bled[..., :3] = np.rint(90 * alpha + tone * (1 - alpha))
         assert words in halo(bled).describe()
+
+
+def _blob(n: int, edge: tuple[int, int, int] | None = None) -> Bytes:
+    """A subject of several colours with a soft edge; it may be drawn in another colour there, with some grain."""
+    rows, columns = np.mgrid[-50:50, -50:50].astype(float)
+    around = np.arctan2(rows, columns)
+    inside = 32 + 3 * np.sin((3 + n % 4) * around) - np.hypot(rows, columns)
+    grain = np.random.default_rng(n)
+    hues = grain.integers(90, 230, (3, 3))
+    rgba = np.zeros((100, 100, 4), np.uint8)
+    rgba[..., :3] = hues[np.floor((around + np.pi) / 6.3 * 3).astype(int) % 3]
+    rgba[..., 3] = np.rint(255 * np.clip(inside / 6 + 0.5, 0, 1))
+    if edge is not None:
+        drawn = inside < 5
+        rgba[drawn, :3] = np.clip(np.array(edge) + grain.normal(0, 12, (int(drawn.sum()), 3)), 0, 255)
+    return rgba
+
+
+EDGES = {
+    "dark": (20, 15, 25), "black": (0, 0, 0), "red": (150, 20, 30), "purple": (60, 10, 90), "brown": (70, 40, 20),
+    "navy": (10, 10, 80), "white": (255, 255, 255), "cream": (245, 235, 200), "green": (20, 60, 20),
+    "grey": (40, 40, 40),
+}  # fmt: skip
+"""Colours that a subject may be outlined in, and that a background may have."""
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_an_outline_of_the_subject_is_no_halo_and_what_a_background_left_is_one(name: str):
+    n, colour = [*EDGES].index(name), EDGES[name]
+    outlined = halo(_blob(n, colour))
+    assert outlined.difference > HALO_SLIGHT
+    assert outlined.describe().startswith("no plain halo")
+    left = _blob(n)
+    alpha = left[..., 3:] / 255
+    left[..., :3] = np.rint(left[..., :3] * alpha + np.array(colour) * (1 - alpha))
+    assert re.fullmatch(r"(slight|strong) (dark |light )?halo", halo(left).describe())
 
 
 def test_a_picture_without_soft_pixels_has_nothing_to_compare():

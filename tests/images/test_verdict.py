@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
+from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.verdict import RULES, judge
 
 SIDE = 100
+KINDS_THAT_FILL = ("background", "blended", "composed", "composition", "sheet")
 
 
 def picture(alpha: int = 0) -> Bytes:
@@ -91,4 +93,14 @@ def test_what_shines_through_by_its_name_is_good(prompt: str | None):
 
 
 def test_a_layer_without_alpha_breaks_no_rule():
-    assert judge(None, "a meadow") == ("good", None)
+    assert judge(None, "a meadow") == (None, None)
+
+
+@pytest.mark.parametrize("kind", [*KINDS_THAT_FILL, "a layer that a model names itself"])
+@pytest.mark.parametrize("n", range(10))
+def test_what_is_to_fill_its_frame_is_neither_judged_nor_said_to_be_cut_off(kind: str, n: int):
+    for bad, *_ in CASES.values():
+        facts = alpha_facts(bad(n))
+        assert judge(facts, "a brick", kind) == (None, None)
+        assert "edge" not in describe(facts, kind)
+    assert "edge" in describe(alpha_facts(cross(n, 0)))

@@ -18,9 +18,10 @@ from layerdiffuse_mcp.errors import DownloadError, QueueFull
 from layerdiffuse_mcp.families.registry import BASES, LAYER_FILES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog, leftovers
+from layerdiffuse_mcp.jobs.downloads import DOWNLOADED
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.jobs.planner import plan
-from layerdiffuse_mcp.jobs.queue import DOWNLOADED, Jobs
+from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.double import Hub, Slow

@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a seed past the largest": (DRAW, {"seed": 2**32 - 1, "count": 2}, "choose a smaller seed"),
     "seeds of frames past the largest": ("generate_layers", {"seed": 2**32 - 3, "count": 2}, "smaller seed"),
-    "a size out of range": (DRAW, {"size": "4096x512"}, "from 64 to 2048"),
+    "a size out of range": (DRAW, {"size": "4096x512"}, "from 16 to 2048"),
     "no picture": (EDIT, {"image": "text.png"}, "is not a picture"),
     "a picture that is too large": (EDIT, {"image": "wide.png"}, "too large"),
     "a picture too wide to encode": (ENCODE, {"image": "strip.png"}, "at most 2048 a side"),

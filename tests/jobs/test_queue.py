@@ -1,37 +1,23 @@
 """The queue: jobs keep their order, can be waited for and cancelled, and always end."""
 
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.plan import Inputs, Planned, PreparePlan, Task
+from layerdiffuse_mcp.api.plan import Inputs, Planned, Task
 from layerdiffuse_mcp.backends.backend import Report, WorkerState
-from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import JobNotFound, OutOfMemory, OutputError, QueueFull, WorkerDied
-from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.jobs.job import State
 from layerdiffuse_mcp.jobs.queue import Jobs
-from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.settings import Settings
+from tests.jobs.opened import ask, open_jobs, reach
 from tests.tasks import drawing, planned
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def open_jobs(settings: Settings, engine: str, heartbeat: float = 3.0) -> AsyncIterator[Jobs]:
-    async with Jobs(LocalBackend(settings, engine), settings, heartbeat) as jobs:
-        yield jobs
-
-
-def ask(jobs: Jobs, prompt: str) -> Job:
-    return jobs.submit(planned(prompt))
 
 
 async def test_a_job_ends_with_its_outcome(settings: Settings, rehearsal: str):
@@ -45,13 +31,14 @@ async def test_a_job_ends_with_its_outcome(settings: Settings, rehearsal: str):
 
 async def test_jobs_run_one_at_a_time_in_the_order_they_came(settings: Settings, rehearsal: str):
     async with open_jobs(settings, rehearsal) as jobs:
-        queued = [ask(jobs, "steps 2") for _ in range(3)]
+        queued = [ask(jobs, f"steps {number}") for number in (2, 3, 4)]
         await anyio.sleep(0.01)
         assert [jobs.ahead_of(job) for job in queued] == [0, 1, 2]
         for job in queued:
             await jobs.follow(job, 30)
-        starts, ends = [job.started for job in queued], [job.ended for job in queued]
-        assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+        starts = [job.started for job in queued if job.started]
+        assert starts == sorted(starts)
+        assert jobs.backend.state()[0].engine["done"] == ["steps 2", "steps 3", "steps 4"]
 
 
 async def test_a_wait_ends_when_its_time_is_up_and_the_job_goes_on(settings: Settings, rehearsal: str):
@@ -143,28 +130,6 @@ async def test_whoever_waits_hears_of_a_cancellation_at_once_and_the_next_job_wa
         assert (job.status, after.status) == (State.CANCELLED, State.DONE)
 
 
-async def test_a_job_has_ended_when_cancel_returns_wherever_it_was(grouping: Settings, rehearsal: str):
-    async with open_jobs(grouping, rehearsal) as jobs:
-        running, waiting = ask(jobs, "steps 100"), jobs.submit(Planned((PreparePlan(model="pocket"),)))
-        grouped = ask_all(jobs, "steps 100", "refused", "steps 101", steps=9)  # fails as a group: each runs alone
-        with anyio.fail_after(30):
-            while running.progress.fraction == 0:
-                await anyio.sleep(0.01)
-        for job in (waiting, running):
-            jobs.cancel(job)
-            assert job.finished
-        with anyio.fail_after(30):
-            while grouped[0].progress.fraction == 0:
-                await anyio.sleep(0.01)
-        for job in (grouped[2], grouped[0]):
-            jobs.cancel(job)
-            assert job.finished
-        after = ask(jobs, "steps 1")
-        await jobs.follow(after, 30)
-        assert after.state is State.DONE
-        assert grouped[1].state is State.FAILED
-
-
 class TwoWorkers:
     """A backend of two workers, each of which works until it is told to stop."""
 
@@ -176,7 +141,7 @@ class TwoWorkers:
     async def warm_up(self) -> None:
         raise OSError(24, "Too many open files")
 
-    async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
+    async def run(self, task: Task, inputs: Inputs, report: Report, worker: int | None = None) -> Outcome:
         self.running += 1
         await self.may_end.wait()
         self.running -= 1
@@ -186,7 +151,7 @@ class TwoWorkers:
         return []
 
     def state(self) -> list[WorkerState]:
-        return [WorkerState("ready", None, {})] * 2
+        return [WorkerState("ready", None, {}, worker) for worker in range(self.workers)]
 
     async def close(self) -> None:
         self.may_end.set()
@@ -234,82 +199,6 @@ async def test_errors_end_the_job_that_met_them_and_no_other(settings: Settings,
         assert [job.state for job in (refused, killed, fine)] == [State.FAILED, State.FAILED, State.DONE]
 
 
-async def done_by(jobs: Jobs) -> list[str]:
-    await anyio.sleep(0.1)
-    return jobs.backend.state()[0].engine["done"]
-
-
-def ask_all(jobs: Jobs, *prompts: str, **fields: Any) -> list[Job]:
-    return [jobs.submit(planned(p, seed=n, **fields)) for n, p in enumerate(prompts)]
-
-
-async def test_waiting_jobs_that_are_alike_are_drawn_together_if_that_is_set(settings: Settings, rehearsal: str):
-    for grouping, done in ((False, ["steps 1", "steps 2", "steps 3"]), (True, ["steps 1 and steps 2 and steps 3"])):
-        async with open_jobs(settings.model_copy(update={"group_jobs": grouping}), rehearsal) as jobs:
-            queued = ask_all(jobs, "steps 1", "steps 2", "steps 3")
-            for job in queued:
-                await jobs.follow(job, 30)
-            assert {job.state for job in queued} == {State.DONE}
-            assert await done_by(jobs) == done
-            if grouping:
-                outcomes = [job.outcome for job in queued if job.outcome]
-                assert [outcome.images[0].seed for outcome in outcomes] == [0, 1, 2]
-
-
-@pytest.fixture
-def grouping(settings: Settings) -> Settings:
-    return settings.model_copy(update={"group_jobs": True})
-
-
-async def test_what_is_not_alike_keeps_its_turn(grouping: Settings, rehearsal: str):
-    async with open_jobs(grouping, rehearsal) as jobs:
-        queued = [
-            *ask_all(jobs, "steps 1"),
-            jobs.submit(Planned((PreparePlan(model="pocket"),))),
-            *ask_all(jobs, "steps 2", steps=9),
-            *ask_all(jobs, "steps 3"),
-            *ask_all(jobs, "steps 4", "steps 5 <lora:a:1>", count=8),
-        ]
-        for job in queued:
-            await jobs.follow(job, 30)
-        assert (await done_by(jobs))[0] == "steps 1 and steps 3"
-        assert jobs.backend.state()[0].engine["done"][1:3] == ["steps 2", "steps 4"]
-
-
-async def test_one_of_a_group_is_cancelled_and_the_others_go_on(grouping: Settings, rehearsal: str):
-    async with open_jobs(grouping, rehearsal) as jobs:
-        first, second, third = ask_all(jobs, "steps 100", "steps 1", "steps 1")
-        with anyio.fail_after(30):
-            while second.progress.fraction == 0:
-                await anyio.sleep(0.01)
-        jobs.cancel(second)
-        assert (first.state, second.state) == (State.RUNNING, State.CANCELLED)
-        await jobs.follow(first, 30)
-        await jobs.follow(third, 30)
-        assert (first.state, second.state, third.state) == (State.DONE, State.CANCELLED, State.DONE)
-        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "2.png"]
-
-
-@pytest.fixture
-def held_writer(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Set when a second file of a job is about to be written, and what the writer waits for there."""
-    reached, go_on = threading.Event(), threading.Event()
-    write = Folder.write
-
-    def waits(self: Folder, name: str, data: bytes) -> None:
-        if name == "1":
-            reached.set()
-            assert go_on.wait(30)
-        write(self, name, data)
-
-    monkeypatch.setattr(Folder, "write", waits)
-    return reached, go_on
-
-
-async def reach(event: threading.Event) -> None:
-    assert await anyio.to_thread.run_sync(event.wait, 30)
-
-
 async def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_none(
     settings: Settings, rehearsal: str, held_writer: tuple[threading.Event, threading.Event]
 ):
@@ -328,23 +217,6 @@ async def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_none(
         await jobs.follow(after, 30)
         assert after.state is State.DONE
         assert len([path for path in settings.output.rglob("*") if path.is_file()]) == 3  # those of `after` alone
-
-
-async def test_one_of_a_group_that_is_cancelled_while_its_files_are_written_leaves_none(
-    grouping: Settings, rehearsal: str, held_writer: tuple[threading.Event, threading.Event]
-):
-    reached, go_on = held_writer
-    async with open_jobs(grouping, rehearsal) as jobs:
-        first, second, third = (
-            jobs.submit(planned("draw", seed=seed, count=count)) for seed, count in ((0, 1), (10, 2), (20, 1))
-        )
-        await reach(reached)
-        jobs.cancel(second)
-        go_on.set()
-        for job in (first, second, third):
-            await jobs.follow(job, 30)
-        assert [job.state for job in (first, second, third)] == [State.DONE, State.CANCELLED, State.DONE]
-        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "20.png"]
 
 
 async def test_a_job_whose_files_cannot_be_written_fails_in_words_and_the_next_one_runs(
@@ -371,27 +243,6 @@ async def test_what_a_job_held_is_released_once_when_it_has_ended(settings: Sett
         assert len(released) == 1
         jobs.cancel(job)
     assert released == [job.state.value]
-
-
-async def test_a_group_that_nobody_wants_any_more_stops(grouping: Settings, rehearsal: str):
-    async with open_jobs(grouping, rehearsal) as jobs:
-        queued = ask_all(jobs, "steps 1000", "steps 1")
-        with anyio.fail_after(30):
-            while queued[0].progress.fraction == 0:
-                await anyio.sleep(0.01)
-        for job in queued:
-            jobs.cancel(job)
-        [after] = ask_all(jobs, "steps 1")
-        await jobs.follow(after, 10)
-        assert [job.state for job in (*queued, after)] == [State.CANCELLED, State.CANCELLED, State.DONE]
-
-
-async def test_an_error_of_one_of_a_group_is_no_others(grouping: Settings, rehearsal: str):
-    async with open_jobs(grouping, rehearsal) as jobs:
-        fine, refused, also_fine = ask_all(jobs, "steps 1", "refused", "steps 2")
-        await jobs.follow(also_fine, 30)
-        assert [job.state for job in (fine, refused, also_fine)] == [State.DONE, State.FAILED, State.DONE]
-        assert isinstance(refused.error, OutOfMemory)
 
 
 async def test_a_full_queue_refuses_and_says_what_to_do(settings: Settings, rehearsal: str):

@@ -12,7 +12,8 @@ signal 34      its process is ended by that signal
 unfit          an error of ours, after which its process ends by itself
 long ...       nothing: a prompt to make it as long as is wanted
 
-A group obeys each prompt that is not steps, then the steps of the first, and has an empty picture for each plan.
+A group obeys each prompt that is not steps, then the steps of the first, and has a square or an empty picture for each
+plan.
 """
 
 import os
@@ -31,15 +32,21 @@ STEP = 0.03
 
 
 class Engine:
+    """It holds one model at a time, and says which it has loaded."""
+
     def __init__(self, settings: Settings) -> None:
         self.done: list[str] = []
+        self.loads: list[str] = []
+        self.model: str | None = None
 
     def status(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "done": list(self.done)}
+        loaded = [{"model": self.model}] if self.model else []
+        return {"pid": os.getpid(), "done": list(self.done), "loaded": loaded, "loads": list(self.loads)}
 
     def unload(self, model: str | None = None) -> list[str]:
         dropped = list(self.done)
         self.done.clear()
+        self.model = None
         return dropped
 
     def run(
@@ -49,6 +56,10 @@ class Engine:
         on_step: Callable[[Progress], None],
         cancelled: Callable[[], bool] | None = None,
     ) -> Outcome:
+        model = task.plans[0].model if isinstance(task, GroupPlan) else task.model
+        if model != self.model:
+            self.loads.append(model)
+            self.model = model
         match task:
             case DrawPlan(prompt=prompt):
                 self._obey(prompt, on_step)
@@ -65,12 +76,15 @@ class Engine:
                         self._obey(other.prompt, on_step)
                 self._obey(plans[0].prompt, on_step)
                 self.done.append(" and ".join(one.prompt for one in plans))
-                return Outcome(parts=tuple(self._drawn_for(one) for one in plans))
+                return Outcome(parts=tuple(self._made(one) for one in plans))
             case PreparePlan(model=model):
                 on_step(Progress(fraction=0.5, message=f"loading {model}"))
                 return Outcome(model=model)
             case _:
                 raise LayerDiffuseError(f"cannot rehearse {task.kind}")
+
+    def _made(self, plan: DrawPlan) -> Outcome:
+        return self._squared(plan) if plan.prompt.startswith("square") else self._drawn_for(plan)
 
     def _drawn_for(self, plan: DrawPlan) -> Outcome:
         facts = PictureFacts(role="foreground", width=1, height=1, seed=plan.seed, alpha=None)

@@ -168,3 +168,12 @@ async def test_without_warm_up_no_worker_starts_before_it_is_needed(connect: Con
     async with connect(warm_up=False) as client:
         await client.list_tools()
         assert facts_of(await client.call_tool("server_status", {}))["worker"] == "stopped"
+
+
+async def test_a_call_with_the_key_of_an_earlier_one_gets_its_job(connect: Connect):
+    async with connect() as client:
+        first, again, other = [
+            facts_of(await draw(client, "steps 1", key=key, wait_seconds=60)) for key in ("mine", "mine", "other")
+        ]
+        assert first["job_id"] == again["job_id"] != other["job_id"]
+        assert facts_of(await client.call_tool("list_jobs", {}))["total"] == 2

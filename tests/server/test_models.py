@@ -8,13 +8,27 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from mcp import Client
 
+from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.files import LORA_KEYS, SD15_KEYS, tensors, write
-from tests.results import text_of
+from tests.results import facts_of, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_the_networks_for_photographs_are_listed_with_what_to_call(connect: Connect):
+    async with connect() as client:
+        listed = await client.call_tool("list_models", {"subjects": "apple"})
+        facts = facts_of(listed)["matting"]
+        assert [network["name"] for network in facts] == [*MATTING]
+        assert [network["licence"] for network in facts] == ["MIT", "MIT"]
+        assert not any(network["prepared"] for network in facts)
+        assert "birefnet-lite, for photographs, as model of cut_out: not on this machine" in text_of(listed)
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        taken = tools["cut_out"].input_schema["properties"]["model"]["enum"]
+    assert taken == [network["name"] for network in facts]
 
 
 async def test_files_and_folders_whose_names_are_no_text_are_listed(connect: Connect, settings: Settings):

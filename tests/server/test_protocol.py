@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import anyio
+import numpy as np
 import pytest
 from mcp import Client
 from mcp.client import ClientRequestContext
@@ -17,7 +18,10 @@ from PIL import Image
 
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.families.entries import HubFile
-from layerdiffuse_mcp.families.registry import BASES, LAYER_FILES
+from layerdiffuse_mcp.families.registry import BASES, LAYER_FILES, ROUTES
+from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.images.png import png_bytes
+from layerdiffuse_mcp.recipes.recipe import FORMAT
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.conftest import hub as hub
@@ -106,6 +110,87 @@ async def test_whoever_refuses_gets_an_error_and_no_file(filled: Hub, ask: Conne
     assert result.is_error
     assert "declined the download, and nothing was fetched" in text_of(result)
     assert not filled.requests
+
+
+DRAWN_WITH = {"options": {"model": BASE}}
+[METHOD] = ROUTES[Task.TRANSPARENT, "sd15"]
+RECIPE = {
+    "format": FORMAT,
+    "request": {
+        "task": "transparent", "model": BASE, "prompt": "steps 1", "seed": 1, "width": 64, "height": 64,
+        "stages": [
+            {"method": METHOD, "sampler": "Euler", "schedule": "Karras", "steps": 1, "guidance_scale": 5}
+        ],
+    },
+}  # fmt: skip
+FETCHING: dict[str, list[dict[str, object]]] = {
+    "generate_transparent": [{"prompt": "x", **DRAWN_WITH}],
+    "edit_transparent": [{"prompt": "x", "image": "old.png", **DRAWN_WITH}],
+    "generate_layers": [{"prompt": "x", **DRAWN_WITH}],
+    "generate_background_from_foreground": [{"prompt": "x", "foreground": "old.png", **DRAWN_WITH}],
+    "generate_foreground_from_background": [{"prompt": "x", "background": "old.png", **DRAWN_WITH}],
+    "extract_layer": [
+        {"prompt": "x", "blended": "old.png", "background": "old.png", "options": {"model": "juggernaut-xl-v6"}}
+    ],
+    "generate_set": [{"subjects": ["x", "y"], **DRAWN_WITH}],
+    "redraw_image": [
+        {"image": "old.png"},
+        {"parameters": f"x\nSteps: 1, Model: {BASE}"},
+        {"image": "old.png", "changes": {"prompt": "y", **DRAWN_WITH}},
+    ],
+    "decode_transparent_latent": [{"latent": "old.safetensors", "model": BASE}],
+    "encode_transparent_image": [{"image": "old.png", "model": BASE}],
+    "cut_out": [{"image": "old.png", "model": "birefnet"}],
+    "prepare_model": [{"model": BASE}],
+}
+"""Calls of each tool that uses a model, one that is not here."""
+FETCHES_NOTHING = {"find_images", "unload_models"}
+"""Tools that take a model's name and use none."""
+
+
+def names_a_model(schema: object) -> bool:
+    """Whether a parameter, at any depth, is a model's name."""
+    match schema:
+        case {"properties": {**properties}}:
+            return "model" in properties or any(map(names_a_model, properties.values()))
+        case _:
+            return False
+
+
+async def test_every_tool_that_uses_a_model_asks_before_it_fetches(
+    filled: Hub, ask: Connect, settings: Settings, tmp_path: Path
+):
+    (tmp_path / "old.png").write_bytes(png_bytes(np.zeros((64, 64, 4), np.uint8), recipe=RECIPE))
+    (tmp_path / "old.safetensors").write_bytes(b"")
+    person = Person(REFUSALS["declined"])
+    async with ask(person) as client:
+        tools = (await client.list_tools()).tools
+        assert {tool.name for tool in tools if names_a_model(tool.input_schema)} - FETCHES_NOTHING == FETCHING.keys()
+        for tool, calls in FETCHING.items():
+            for given in calls:
+                files = {name: str(tmp_path / text) for name, text in given.items() if str(text).startswith("old.")}
+                result = await client.call_tool(tool, given | files)
+                assert "declined the download, and nothing was fetched" in text_of(result), (tool, text_of(result))
+                assert len(person.asked) == 1, tool
+                person.asked.clear()
+    assert not filled.requests
+
+
+@pytest.mark.parametrize("tool", ["generate_set", "redraw_image"])
+async def test_sets_and_pictures_drawn_again_fetch_what_was_agreed_to(
+    filled: Hub, ask: Connect, tmp_path: Path, tool: str
+):
+    (tmp_path / "old.png").write_bytes(png_bytes(np.zeros((64, 64, 4), np.uint8), recipe=RECIPE))
+    calls = {
+        "generate_set": {"subjects": ["square red", "square blue"], "sheet": False, **DRAWN_WITH},
+        "redraw_image": {"image": str(tmp_path / "old.png")},
+    }
+    person = Person(AGREES)
+    async with ask(person) as client:
+        result = await client.call_tool(tool, calls[tool])
+    assert "layer_sd15_transparent_attn.safetensors" in person.asked[0]
+    assert filled.requests
+    assert "has no file layer_sd15_transparent_attn.safetensors" in text_of(result)  # the hub of these tests
 
 
 async def test_preparing_asks_above_100_mb_where_somebody_can_be_asked(filled: Hub, ask: Connect):

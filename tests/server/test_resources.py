@@ -112,7 +112,7 @@ async def test_the_templates_say_a_media_type_where_all_that_they_lead_to_has_on
 
 async def test_prompts_name_only_tools_that_exist(connect: Connect):
     values = {"subjects": "a, b", "product": "a cup", "subject": "a cat", "scene": "a wood", "model": "pocket"}
-    known = {row.name for row in TOOLS}
+    known, named = {row.name for row in TOOLS}, set[str]()
     async with connect() as client:
         for prompt in (await client.list_prompts()).prompts:
             assert prompt.title
@@ -120,8 +120,10 @@ async def test_prompts_name_only_tools_that_exist(connect: Connect):
             needed = {argument.name: values[argument.name] for argument in prompt.arguments or () if argument.required}
             message = (await client.get_prompt(prompt.name, {**needed, "model": "pocket"})).messages[0]
             assert isinstance(message.content, TextContent)
-            assert set(re.findall(r"\b(?:generate|compose|inspect|list|edit)_\w+", message.content.text)) <= known
-            assert "pocket" in message.content.text
+            text = message.content.text
+            named |= set(re.findall(r"\b(?:generate|compose|inspect|list|edit|make|cut|redraw)_\w+", text))
+            assert "pocket" in text
+    assert {"generate_set", "redraw_image", "make_sheet", "cut_out", "compose_layers"} <= named <= known
 
 
 async def test_an_inspection_says_what_alpha_holds(connect: Connect, picture: Path):

@@ -124,7 +124,7 @@ async def test_the_progress_is_that_of_all_drawings(connect: Connect):
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, message or ""))
 
-    async with connect() as client:
+    async with connect(group_jobs=False) as client:
         await client.call_tool(
             "generate_set",
             {"subjects": ["square red 4", "square blue 3", "square red"], "sheet": False},
@@ -135,9 +135,21 @@ async def test_the_progress_is_that_of_all_drawings(connect: Connect):
     assert all(progress < 66 for progress, message in heard if message.startswith("2 of 3"))
 
 
+async def test_subjects_that_are_drawn_together_are_told_of_together(connect: Connect):
+    heard: list[str] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    async with connect() as client:
+        subjects = ["steps 3", "square blue", "square red"]
+        await client.call_tool("generate_set", {"subjects": subjects, "sheet": False}, progress_callback=hear)
+    assert any(message.startswith("1-3 of 3: step 1/3") for message in heard)
+
+
 @pytest.mark.parametrize("last", ["steps 100000", "refused", "killed"])
 async def test_a_set_that_does_not_end_well_leaves_no_file(connect: Connect, settings: Settings, last: str):
-    async with connect() as client:
+    async with connect(group_jobs=False) as client:
         result = await draw(client, ["square red", last], output={"wait_seconds": 3 if "steps" in last else 60})
         if "steps" in last:
             job = facts_of(result)["job_id"]
@@ -171,6 +183,7 @@ async def test_a_set_that_does_not_end_well_leaves_no_file(connect: Connect, set
     ({"subjects": [f"thing {n}" for n in range(64)], "cell": {"size": "2000x2000"}}, "million pixels"),
     ({"subjects": [f"thing {n}" for n in range(9)], "cell": {"size": "4096x1800"}}, "The sheet would have"),
     ({"subjects": ["a cup"], "options": {"strength": 0.5}}, "strength would change nothing"),
+    ({"subjects": ["a cup"], "options": {"fit": "cover"}}, "cell.fit says"),
     ({"subjects": ["a cup"], "prompt": "a cup"}, "no parameter 'prompt'"),
     ({}, "needs subjects"),
 ])  # fmt: skip

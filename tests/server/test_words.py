@@ -52,6 +52,11 @@ async def test_subjects_complete_a_prompts_argument(connect: Connect):
         assert done.completion.values == ["guitar"]
         done = await client.complete(reference, {"name": "scene", "value": "wood"})
         assert done.completion.values == ["wooden table"]
+        sprites = PromptReference(type="ref/prompt", name="game_sprites")
+        done = await client.complete(sprites, {"name": "subjects", "value": "a fish, guit"})
+        assert done.completion.values == ["a fish, guitar"]
+        done = await client.complete(sprites, {"name": "style", "value": "fl"})
+        assert done.completion.values == ["flat"]
 
 
 async def test_a_large_size_and_an_opaque_picture_are_refused_with_what_to_do(connect: Connect, settings: Settings):

@@ -113,6 +113,11 @@ class Components:
         return sum(stack.bytes for stack in self._stacks.values()) + sum(w.numel() * w.element_size() for w in weights)
 
     @property
+    def layers(self) -> list[str]:
+        """Names of the layer and transparency files that are kept."""
+        return sorted(name for files in self._read.values() for name in files)
+
+    @property
     def loras(self) -> tuple[object, ...]:
         """What stands for the LoRAs that are on: equal as long as their files and strengths are."""
         return self._loras, self._lora_files

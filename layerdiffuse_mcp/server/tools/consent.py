@@ -1,6 +1,6 @@
 """A tool's parameter that no agent sees: whether the person at the client agreed that files are fetched.
 
-    fetch: Annotated[bool, consent_to_draw(lambda: Task.LAYERS)]       # of a drawing tool
+    fetch: Annotated[bool, consent_to_draw(drawings)]                  # of a drawing tool
     fetch: Annotated[bool, TO_PREPARE]                                 # of prepare_model
     await run(ctx, request, what, fetch=fetch)
 
@@ -9,8 +9,7 @@ nothing has to be asked, and where the client cannot be asked: then a drawing fe
 otherwise how to fetch it, and `prepare_model` fetches whatever is free for commercial use, for it is asked for by name.
 """
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import anyio.to_thread
@@ -21,18 +20,21 @@ from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp.api.fields import ModelName
-from layerdiffuse_mcp.api.plan import Download, route_of
+from layerdiffuse_mcp.api.plan import Download, methods_of
+from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import ConsentNeeded, LayerDiffuseError
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog, consent
 from layerdiffuse_mcp.server.services import Services, services
-from layerdiffuse_mcp.server.tools.parameters import Options, fields_of
 from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.text.emphasis import extract_loras
 
 ASKS_WITHIN_RESULTS = "2026-07-28"
 """Since this revision a question travels as a call's result; before, it was a request that a transport has to carry."""
 Downloads = Callable[[Settings], list[Download]]
+Drawings = Callable[[], Sequence[GenerateRequest]]
+"""Makes the requests that a tool's parameters mean."""
 
 
 class Answer(BaseModel):
@@ -45,22 +47,30 @@ class NotAsked(Answer):
     """What stands for an answer where there was no question."""
 
 
-def consent_to_draw(task: Callable[..., Task]) -> Resolve:
-    """Of a drawing tool: whether to fetch what its model lacks. `task` takes parameters of the tool by their names."""
+def consent_to_draw(drawings: Callable[..., Drawings]) -> Resolve:
+    """Of a drawing tool: whether to fetch what its model lacks. `drawings` takes parameters of the tool by their names.
+
+    It says what would be drawn by a function that may read files: that is called in a thread.
+    """
 
     async def question(
-        ctx: Context[Services], prompt: str, options: Options | None, task: Annotated[Task, Resolve(task)]
+        ctx: Context[Services], drawings: Annotated[Drawings, Resolve(drawings)]
     ) -> Elicit[Answer] | NotAsked:
         def downloads(settings: Settings) -> list[Download]:
-            given = fields_of(prompt, options)
-            entry = catalog.find(given.get("model"), settings)
-            methods = route_of(task, entry.family or "", given.get("method"))
-            loras = re.findall(r"<lora:([^<>:]+)", given["prompt"])
-            return [Download(model=entry.name, methods=methods), *(Download(model=name) for name in loras)]
+            wanted = (download for request in drawings() for download in _downloads(request, settings))
+            return list(dict.fromkeys(wanted))
 
         return await _question(ctx, downloads, consent.NOTHING)
 
     return _agreed(question)
+
+
+def _downloads(request: GenerateRequest, settings: Settings) -> list[Download]:
+    """What a drawing needs: a base with layer files, and the LoRAs that its prompts name."""
+    entry = catalog.find(request.model, settings)
+    base = Download(model=entry.name, methods=methods_of(request, entry.family or ""))
+    texts = (request.prompt, *request.layer_prompts.values())
+    return [base, *(Download(model=lora.name) for text in texts for lora in extract_loras(text)[1])]
 
 
 async def _to_use(ctx: Context[Services], model: str | None) -> Elicit[Answer] | NotAsked:

@@ -1,6 +1,6 @@
 """The drawing tools: each builds a `GenerateRequest` of what it is given, and runs it as a job."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from layerdiffuse_mcp.families.spec import Role, Task
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Keep, Services, services
-from layerdiffuse_mcp.server.tools.consent import consent_to_draw
+from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
 from layerdiffuse_mcp.server.tools.parameters import (
     Background,
     Blended,
@@ -56,6 +56,15 @@ EXTRACTED: Mapping[frozenset[str], Task] = {
     frozenset({"blended", "foreground"}): Task.EXTRACT_BACKGROUND,
 }
 """Tasks by the pictures given."""
+
+
+def consent(task: Callable[..., Task]) -> Resolve:
+    """Whether to fetch what a task's model lacks. `task` takes parameters of the tool by their names."""
+
+    def drawings(prompt: str, options: Options | None, task: Annotated[Task, Resolve(task)]) -> Drawings:
+        return lambda: [validated(GenerateRequest, fields_of(prompt, options) | {"task": task})]
+
+    return consent_to_draw(drawings)
 
 
 def _transparent() -> Task:
@@ -113,7 +122,7 @@ async def generate_transparent(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
-    fetch: Annotated[bool, consent_to_draw(_transparent)],
+    fetch: Annotated[bool, consent(_transparent)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Generate a transparent picture: subjects with real alpha (soft edges, glass, hair). Describe the subject alone: a
     background in the prompt spoils the cut-out. Returns the path of an RGBA picture for each seed, the best first, with
@@ -135,11 +144,12 @@ async def edit_transparent(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
-    fetch: Annotated[bool, consent_to_draw(_transparent)],
+    fetch: Annotated[bool, consent(_transparent)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Edit a transparent picture: redraw one that has real alpha, or its masked part, after a prompt that says what it
-    shows then; options.strength says how much of it changes. It cuts nothing out of an opaque picture. Returns the path
-    of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for get_job.
+    shows then; options.strength says how much of it changes. An opaque picture is refused: call cut_out on it first.
+    Returns the path of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for
+    get_job.
     """
     given = {"image": image, "mask": mask}
     wish = Wish(prompt, size, seed, count, options, output, fetch)
@@ -155,7 +165,7 @@ async def generate_layers(
     count: Count = 1,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
-    fetch: Annotated[bool, consent_to_draw(_layers)],
+    fetch: Annotated[bool, consent(_layers)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Draw layers that match, at once: a transparent foreground, an opaque background, and blended, the finished
     picture with both together. prompt describes the whole, options.layer_prompts each layer. SD1.5 models. Returns the
@@ -177,7 +187,7 @@ async def generate_background_from_foreground(
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
     task: Annotated[Task, Resolve(_background_task)],
-    fetch: Annotated[bool, consent_to_draw(_background_task)],
+    fetch: Annotated[bool, consent(_background_task)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Given an RGBA subject, draw the background behind it, and blended, the finished picture with both together. The
     prompt describes the whole scene. For the reverse: generate_foreground_from_background. Returns their paths for each
@@ -200,7 +210,7 @@ async def generate_foreground_from_background(
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
     task: Annotated[Task, Resolve(_foreground_task)],
-    fetch: Annotated[bool, consent_to_draw(_foreground_task)],
+    fetch: Annotated[bool, consent(_foreground_task)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Draw a transparent foreground that fits a given background. The prompt describes the whole scene. Returns for
     each seed the foreground with a verdict; composed, the given picture itself at its full size with the foreground on
@@ -231,7 +241,7 @@ async def extract_layer(
     ] = None,
     output: Omittable[GivenOutput] = None,
     task: Annotated[Task, Resolve(_extracted)],
-    fetch: Annotated[bool, consent_to_draw(_extracted)],
+    fetch: Annotated[bool, consent(_extracted)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Take a layer out of a finished picture by giving the other one: blended and background give the transparent
     foreground, blended and foreground the background. The prompt describes the layer that is wanted. SDXL models.
@@ -264,7 +274,9 @@ async def draw(
             return validated(GenerateRequest, given | copies(known, pictures, keep))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, what, wait_seconds=output.wait_seconds, preview=output.preview, fetch=wish.fetch)
+    return await run(
+        ctx, request, what, wait_seconds=output.wait_seconds, key=output.key, preview=output.preview, fetch=wish.fetch
+    )
 
 
 def copies(known: Services, pictures: Files, keep: Keep) -> dict[str, Any]:

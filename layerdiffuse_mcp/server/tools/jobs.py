@@ -104,7 +104,7 @@ async def list_jobs(
     status: Omittable[Annotated[State, Field(description="Only jobs in this state; default: all")]] = None,
     limit: Annotated[int, Field(ge=1, le=100, description="How many jobs to list, the newest first")] = 20,
 ) -> Annotated[CallToolResult, JobList]:
-    """List the jobs of this server since it started: what each draws, how far it is, and its id for get_job."""
+    """List the latest jobs, also of before a restart: what each draws, how far it is, and its id for get_job."""
     jobs = services(ctx).jobs
     found = [job for job in jobs.newest_first() if status in (None, job.status)]
     lines = [_line(job, jobs.progress(job).message) for job in found[:limit]]

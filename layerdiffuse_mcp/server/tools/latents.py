@@ -43,6 +43,7 @@ async def decode_transparent_latent(
         wait_seconds=output.wait_seconds,
         preview=output.preview,
         fetch=fetch,
+        key=output.key,
     )
 
 
@@ -66,4 +67,6 @@ async def encode_transparent_image(
             return EncodeRequest(image=known.picture(image, keep), model=model, **fields_of(None, None, output))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "encode_transparent_image", wait_seconds=output.wait_seconds, fetch=fetch)
+    return await run(
+        ctx, request, "encode_transparent_image", wait_seconds=output.wait_seconds, key=output.key, fetch=fetch
+    )

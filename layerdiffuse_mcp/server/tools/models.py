@@ -1,6 +1,7 @@
 """Models and the machine: what there is, what is loaded, what it runs on."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from pydantic import BaseModel, Field
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import ModelName, Omittable
 from layerdiffuse_mcp.api.requests import PrepareRequest
-from layerdiffuse_mcp.backends.backend import Phase
+from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
+from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
@@ -22,7 +24,7 @@ from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import TO_PREPARE
 from layerdiffuse_mcp.server.tools.parameters import Wait
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import printable, quoted
+from layerdiffuse_mcp.wording import in_words, printable, quoted
 
 VERSIONS = ("mcp", "torch", "diffusers")
 GB = 10**9
@@ -46,6 +48,17 @@ class ModelFacts(BaseModel):
     description: str = Field(description="What it is")
 
 
+class MattingFacts(BaseModel):
+    """A network that finds the subject of a photograph, for cut_out."""
+
+    name: str = Field(description="What cut_out takes as its model, and prepare_model as model")
+    prepared: bool = Field(description="Whether its file is on this machine")
+    bytes: int = Field(description="Size of its file")
+    memory: int = Field(description="Bytes of memory that it takes while it runs")
+    licence: str = Field(description="What its makers allow")
+    description: str = Field(description="What it is")
+
+
 class Words(BaseModel):
     """All that a small base has learnt words for: what to name in a prompt."""
 
@@ -61,16 +74,26 @@ class ModelList(BaseModel):
     """All models, the default one first."""
 
     models: list[ModelFacts] = Field(description="The base models")
+    matting: list[MattingFacts] = Field(description="The networks by which cut_out takes photographs apart")
     vocabularies: list[Words] = Field(description="Of the models that know few words; others know most")
     models_folder: str = Field(description="Where own bases and layer files go")
 
 
+class WorkerFacts(BaseModel):
+    """One of several processes that draw."""
+
+    worker: int = Field(description="Its number, from 0")
+    phase: Phase = Field(description="What it does now")
+    engine: dict[str, Any] = Field(description="As of its last job")
+
+
 class ServerStatus(BaseModel):
-    """The server, its worker and its folders."""
+    """The server, its workers and its folders."""
 
     version: str = Field(description="Of this server")
-    worker: Phase = Field(description="What the process that draws does now")
-    engine: dict[str, Any] = Field(description="As of the last job")
+    worker: Phase = Field(description="What the process that draws does now; of several, the busiest")
+    engine: dict[str, Any] = Field(description="Of that process, as of its last job")
+    workers: Omittable[list[WorkerFacts]] = Field(default=None, description="Each process, where several draw")
     running: list[str] = Field(description="Ids of the jobs that run")
     waiting: int = Field(description="How many jobs wait")
     queue_size: int = Field(description="How many may")
@@ -93,12 +116,15 @@ async def list_models(
         ]
     ] = None,
 ) -> Annotated[CallToolResult, ModelList]:
-    """List the base models: which are on this machine, what each can do, size and licence; and of a small one, which
-    knows few words, the subjects, scenes, styles and materials that a prompt can name.
+    """List the base models: which are on this machine, what each can do, size and licence; the networks by which
+    cut_out finds the subject of a photograph; and of a small base, which knows few words, the subjects, scenes, styles
+    and materials that a prompt can name.
     """
     settings = services(ctx).settings
     found = await anyio.to_thread.run_sync(_models, settings)
     lines = [_model_line(model) for model in found]
+    networks = await anyio.to_thread.run_sync(_networks, settings)
+    lines += [_network_line(network) for network in networks]
     words = await anyio.to_thread.run_sync(_words, settings, subjects or "")
     lines += [line for known in words for line in _word_lines(known, subjects)]
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
@@ -106,14 +132,23 @@ async def list_models(
         lines.append(f"LoRAs, to be named in a prompt as <lora:NAME:0.8>: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
-    return plain("\n".join(lines), ModelList(models=found, vocabularies=words, models_folder=folder))
+    return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
 
 
 async def prepare_model(
     ctx: Context[Services],
-    model: Omittable[ModelName] = None,
+    model: Omittable[
+        Annotated[
+            str,
+            Field(
+                max_length=200,
+                description="Name of a base model, LoRA or matting network, as list_models says it; default: the best "
+                "base that is here",
+            ),
+        ]
+    ] = None,
     task: Annotated[
-        Task, Field(description="What the model is to do; list_models says what each can")
+        Task, Field(description="What a base model is to do; list_models says what each can")
     ] = Task.TRANSPARENT,
     wait_seconds: Omittable[Wait] = None,
     *,
@@ -143,11 +178,15 @@ async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, Ser
     """
     known = services(ctx)
     settings, jobs = known.settings, known.jobs
-    worker = jobs.backend.state()[0]
+    workers = jobs.backend.state()
+    worker = max(workers, key=lambda one: PHASES.index(one.phase))
     status = ServerStatus(
         version=__version__,
         worker=worker.phase,
         engine=worker.engine,
+        workers=[WorkerFacts(worker=one.worker, phase=one.phase, engine=one.engine) for one in workers]
+        if len(workers) > 1
+        else None,
         running=[job.id for job in jobs.running],
         waiting=jobs.waiting,
         queue_size=settings.queue_size,
@@ -158,12 +197,20 @@ async def server_status(ctx: Context[Services]) -> Annotated[CallToolResult, Ser
     )
     engine = _engine_words(worker.engine)
     text = (
-        f"layerdiffuse-mcp {status.version}; worker {status.worker}"
+        f"layerdiffuse-mcp {status.version}; {_phases(workers)}"
         f"{f' ({engine})' if engine else ''}; {len(status.running)} running, {status.waiting} waiting "
         f"(at most {status.queue_size}). Pictures are written to {status.output_folder} and read from "
         f"{', '.join(status.readable_folders)}."
     )
     return plain(text, status)
+
+
+def _phases(workers: Sequence[WorkerState]) -> str:
+    """What the workers do, in words."""
+    if len(workers) == 1:
+        return f"worker {workers[0].phase}"
+    counted = Counter(worker.phase for worker in workers)
+    return f"{len(workers)} workers: " + ", ".join(f"{counted[phase]} {phase}" for phase in PHASES if counted[phase])
 
 
 def _engine_words(engine: Mapping[str, Any]) -> str:
@@ -199,6 +246,26 @@ def _models(settings: Settings) -> list[ModelFacts]:
             )
         )
     return sorted(found, key=lambda model: (not model.default, not model.prepared))
+
+
+def _networks(settings: Settings) -> list[MattingFacts]:
+    return [
+        MattingFacts(
+            name=network.name,
+            prepared=not catalog.missing(network, settings),
+            bytes=network.remote.bytes or 0,
+            memory=network.memory,
+            licence=network.remote.licence or "unknown",
+            description=network.description,
+        )
+        for network in MATTING.values()
+    ]
+
+
+def _network_line(network: MattingFacts) -> str:
+    state = "ready" if network.prepared else "not on this machine, prepare_model fetches it"
+    needs = f"{in_words(network.bytes)}, {in_words(network.memory)} of memory, {network.licence}"
+    return f"{network.name}, for photographs, as model of cut_out: {state}; {needs}. {network.description}."
 
 
 def _words(settings: Settings, text: str) -> list[Words]:

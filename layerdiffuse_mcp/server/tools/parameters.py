@@ -169,6 +169,16 @@ class Waiting(Described):
 
     wait_seconds: Omittable[Wait] = None
     name: Omittable[FileWords] = None
+    key: Omittable[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=200,
+                description="Any text of your own: a call with the same one within a day gets this job, not another",
+            ),
+        ]
+    ] = None
 
 
 class Delivery(Waiting, PictureFile):
@@ -244,5 +254,8 @@ def width_and_height(size: str | None, model: str | None, settings: Settings) ->
         )
     width, height = int(numbers[1]), int(numbers[2])
     if not all(MIN_SIZE <= side <= MAX_SIZE for side in (width, height)):
-        raise InvalidRequest(f"size {quoted(size)}: width and height must be from {MIN_SIZE} to {MAX_SIZE} pixels.")
+        raise InvalidRequest(
+            f"size {quoted(size)}: width and height must be from {MIN_SIZE} to {MAX_SIZE} pixels. "
+            "compose_layers scales what is drawn to any other size."
+        )
     return {"width": width, "height": height}

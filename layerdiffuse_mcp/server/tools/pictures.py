@@ -218,7 +218,7 @@ def _found(known: Services, picture: GivenPicture, folder: Path | None, keep: Ke
 def _lines_of(composed: tasks.Composed, task: ComposeTask, path: Path) -> list[str]:
     """A composition in lines."""
     count = f"{len(composed.layers)} layer{'s' * (len(composed.layers) != 1)}"
-    lines = [f"Composed {count}: {path} ({composed.width}x{composed.height}): {describe(composed.alpha)}"]
+    lines = [f"Composed {count}: {path} ({composed.width}x{composed.height}): {describe(composed.alpha, NAME)}"]
     lines.append("Layers, the lowest first, at x,y: " + "; ".join(_line_of(layer) for layer in composed.layers) + ".")
     if composed.record is not None:
         change = f'replace={{"{printable(task.layers[-1].name)}": {{...}}}}'

@@ -1,6 +1,7 @@
 """Drawing a picture again: by the recipe inside it, or by a parameter text as people paste it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -9,11 +10,13 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from layerdiffuse_mcp.api.fields import Count, Omittable, Prompt, Seed
+from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import JobResult
-from layerdiffuse_mcp.server.services import Keep, Services, services
+from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
 from layerdiffuse_mcp.server.tools.drawing import copies
 from layerdiffuse_mcp.server.tools.parameters import (
     Described,
@@ -48,6 +51,18 @@ class Pictures(Described):
     foreground: Omittable[Annotated[str, file_field("Picture of the foreground: a path or an image id")]] = None
     background: Omittable[Annotated[str, file_field("Picture of the background: a path or an image id")]] = None
     blended: Omittable[Annotated[str, file_field("The finished picture, both layers together")]] = None
+
+
+def _drawings(ctx: Context[Services], image: str | None, parameters: str | None, changes: Changes | None) -> Drawings:
+    """What is drawn again, as far as that says which files it needs: its pictures are looked for later."""
+    known = services(ctx)
+
+    def drawings() -> list[GenerateRequest]:
+        if image is not None:
+            return [_of_picture(known, image, changes, {}, lambda wanted: Path(wanted.name))]
+        return [_of_text(parameters, changes, {}, known.settings)] if parameters is not None else []
+
+    return drawings
 
 
 async def redraw_image(
@@ -87,6 +102,7 @@ async def redraw_image(
         ]
     ] = None,
     output: Omittable[GivenOutput] = None,
+    fetch: Annotated[bool, consent_to_draw(_drawings)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Draw a picture again, exactly or with named changes: give image, or parameters. Returns what the tool that drew
     it first returned: paths, verdict, alpha facts; or a job_id for get_job. It says where the models' files are others
@@ -103,14 +119,26 @@ async def redraw_image(
             if image is None:
                 assert parameters is not None
                 return _of_text(parameters, changes, given, known.settings)
-            return _of_picture(known, image, changes, given, keep)
+            return _of_picture(known, image, changes, given, lambda wanted: known.find(wanted, keep))
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "redraw_image", wait_seconds=output.wait_seconds, preview=output.preview)
+    return await run(
+        ctx,
+        request,
+        "redraw_image",
+        wait_seconds=output.wait_seconds,
+        key=output.key,
+        preview=output.preview,
+        fetch=fetch,
+    )
 
 
 def _of_picture(
-    known: Services, image: str, changes: Changes | None, given: dict[str, Any], keep: Keep
+    known: Services,
+    image: str,
+    changes: Changes | None,
+    given: dict[str, Any],
+    find: Callable[[GivenPicture], Path],
 ) -> GenerateRequest:
     """The request of the recipe inside a picture, or else of the parameter text inside."""
     from layerdiffuse_mcp.images.png import read_parameters
@@ -125,7 +153,7 @@ def _of_picture(
             return _of_text(text, changes, given, known.settings)
     old = recipe.get("request")
     changed = _changed(changes, old if isinstance(old, Mapping) else {}, known.settings)
-    return request_from(recipe, changed | given, lambda wanted: known.find(wanted, keep))
+    return request_from(recipe, changed | given, find)
 
 
 def _of_text(parameters: str, changes: Changes | None, given: dict[str, Any], settings: Settings) -> GenerateRequest:

@@ -1,6 +1,6 @@
 """Sets: pictures of several subjects in one style, on canvases of one size, in one call."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
@@ -14,7 +14,20 @@ from layerdiffuse_mcp.api.sets import SEEDS, set_of
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Services
-from layerdiffuse_mcp.server.tools.parameters import GivenOptions, GivenOutput, Output, fields_of, tagged
+from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
+from layerdiffuse_mcp.server.tools.parameters import GivenOptions, GivenOutput, Options, Output, fields_of, tagged
+
+
+def _drawings(subjects: list[str], style: str, options: Options | None) -> Drawings:
+    """What the set's pictures are drawn by, as far as that says which files they need."""
+    return lambda: _request(subjects, style, options=options).pictures
+
+
+def _request(
+    subjects: list[str], style: str, *, options: Options | None, output: Output | None = None, **others: Any
+) -> SetRequest:
+    loras = options.loras if options and options.loras else {}
+    return set_of(subjects, tagged(style, loras), fields=fields_of(None, options, output), **others)
 
 
 async def generate_set(
@@ -23,7 +36,7 @@ async def generate_set(
     subjects: Annotated[
         list[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]],
         Field(
-            description=f"What to draw, 1 to {MAX_SUBJECTS} and each but once: a picture each, in this order",
+            description=f"What to draw, 1 to {MAX_SUBJECTS} different subjects: one picture of each, in this order",
             examples=[["a sword", "a shield", "a red potion"]],
         ),
     ],
@@ -57,26 +70,34 @@ async def generate_set(
     ] = True,
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
+    fetch: Annotated[bool, consent_to_draw(_drawings)],
 ) -> Annotated[CallToolResult, JobResult]:
     """Draw a set: icons, sprites or stickers of several subjects in one style, each alone on a transparent canvas of
-    one size, as one job. Describe each subject alone, without a background. Returns the path of an RGBA picture a
-    subject, with a verdict; the sheet with its two atlas files; and one preview, numbered in the order of the subjects;
-    or a job_id for get_job. The recipe inside a picture draws it again before it was put into its cell.
+    one size, as one job. Describe each subject alone, without a background. Returns for each subject the path of an
+    RGBA picture, with a verdict; the sheet with its two atlas files; and one preview, numbered in the order of the
+    subjects; or a job_id for get_job. redraw_image draws one of them again, as it was before it went into its cell.
     """
     output = output or Output()
 
     def made() -> SetRequest:
-        fields = fields_of(None, options, output)
-        loras = options.loras if options and options.loras else {}
-        return set_of(
+        return _request(
             subjects,
-            tagged(style, loras),
+            style,
             seed=seed,
             seeds=seeds,
             cell=cell or AS_DRAWN,
             sheet=sheet,
-            fields=fields,
+            options=options,
+            output=output,
         )
 
     request = await anyio.to_thread.run_sync(made)
-    return await run(ctx, request, "generate_set", wait_seconds=output.wait_seconds, preview=output.preview)
+    return await run(
+        ctx,
+        request,
+        "generate_set",
+        wait_seconds=output.wait_seconds,
+        key=output.key,
+        preview=output.preview,
+        fetch=fetch,
+    )

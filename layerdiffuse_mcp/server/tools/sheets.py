@@ -75,7 +75,7 @@ async def make_sheet(
         Field(
             min_length=1,
             max_length=MAX_PICTURES,
-            description="The pictures, in the order of their cells, row by row; names are unique",
+            description="The pictures, in the order of their cells, row by row; a name that comes again gets a number",
             examples=[[{"image": "walk-1.png", "name": "walk-1"}, {"image": "job-1a2b3c4d-1"}]],
         ),
     ],
@@ -113,7 +113,7 @@ async def make_sheet(
     Returns one RGBA file, two atlas files beside it (frames by name, and in order), every picture's rectangle, and a
     preview with the cells numbered.
     """
-    from layerdiffuse_mcp.outputs.sheets import own_stem, sheet_files
+    from layerdiffuse_mcp.outputs.sheets import SHEET, own_stem, sheet_files
 
     known = services(ctx)
     made_as, kept = output or PictureFile(), edges or SheetEdges()
@@ -140,7 +140,7 @@ async def make_sheet(
     count = len(made.frames)
     lines = [
         f"Made a sheet of {count} picture{'s' * (count != 1)}: {sheet.path} ({made.width}x{made.height}, cells of "
-        f"{made.cell[0]}x{made.cell[1]}, {made.columns} a row): {describe(made.alpha)}",
+        f"{made.cell[0]}x{made.cell[1]}, {made.columns} a row): {describe(made.alpha, SHEET)}",
         f"Atlas, frames by name: {by_name}",
         f"Atlas, frames in order: {in_order}",
         *made.notes,

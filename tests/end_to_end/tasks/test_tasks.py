@@ -4,6 +4,7 @@ What is drawn is what a small network can draw, emoji-like and 128 px wide: thes
 that nothing misleading is handed on. The rest is arithmetic, and held exactly.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
-from mcp_types import BlobResourceContents, ResourceLink, ResourceTemplateReference
+from mcp_types import BlobResourceContents, ImageContent, ResourceLink, ResourceTemplateReference
 from PIL import Image
 from psd_tools import PSDImage
 
@@ -40,6 +41,35 @@ def photo(folder: Path) -> Path:
     path = folder / "meadow.png"
     Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(path)
     return path
+
+
+SUBJECTS = ["red apple", "pear", "lemon", "banana", "grapes", "strawberry", "carrot", "pineapple"]
+
+
+async def test_eight_sprites_of_one_style_with_their_sheet_and_atlas_take_one_call(script: Script):
+    made = await script.call(
+        "generate_set",
+        subjects=SUBJECTS,
+        style="flat",
+        seed=7,
+        cell={"size": "64x64", "anchor": "bottom"},
+        options={"steps": 8, "model": "pocket"},
+        output={"name": "fruit", **PATIENT},
+    )
+    assert script.calls == 1
+    assert script.bytes < 60 * KB
+    assert len([block for block in script.results[0].content if isinstance(block, ImageContent)]) == 1
+    assert {image["seed"] for image in made["images"]} == {7}
+    sheet, atlas = pixels(made["sheet"]["path"]), json.loads(Path(made["sheet"]["atlas"]).read_text())
+    assert list(atlas["frames"]) == SUBJECTS
+    for one, frame in zip(made["images"], atlas["frames"].values(), strict=True):
+        sprite, box, source = pixels(one["path"]), frame["frame"], frame["spriteSourceSize"]
+        assert sprite.shape == (64, 64, 4)
+        assert one["alpha"]["has_transparency"]
+        assert one["alpha"]["bbox"][3] >= 62  # each stands on the ground, but for what is hardly visible
+        part = sheet[box["y"] : box["y"] + box["h"], box["x"] : box["x"] + box["w"]]
+        own = sprite[source["y"] : source["y"] + source["h"], source["x"] : source["x"] + source["w"]]
+        assert np.array_equal(part, own)
 
 
 async def test_a_product_on_a_brand_colour_with_its_shadow_as_png_and_psd_in_three_calls(script: Script):
@@ -155,6 +185,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "the old place of an option": ("generate_transparent", {"prompt": "x", "steps": 3}, "now `options.steps`"),
     "a sampler with a slip": ("generate_transparent", {"prompt": "x", "options": {"sampler": "Eular"}}, "Euler"),
     "a file that is not there": ("inspect_image", {"image": "nowhere.png"}, "There is no file"),
+    "an opaque picture to edit": ("edit_transparent", {"prompt": "a meadow", "image": MEADOW}, "Call cut_out on it"),
+    "a size below all": ("generate_transparent", {"prompt": "x", "size": "8x8"}, "from 16 to 2048"),
     "a tool with a slip": ("generate_transparant", {"prompt": "x"}, "generate_transparent"),
 }
 

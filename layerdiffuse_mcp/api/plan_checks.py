@@ -1,0 +1,99 @@
+"""What a plan is refused for: options that would change nothing, pictures that are missing or one too many.
+
+    check_family(methods, family.id)
+    check_options(request, family, methods)
+    check_inputs(request, methods)          # each raises InvalidRequest, or returns None
+
+`api/plan.py` asks all of it before it decides anything.
+"""
+
+from collections.abc import Sequence
+
+from layerdiffuse_mcp.api.requests import GenerateRequest, Stage
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import FamilySpec, LayerMethod, Role
+
+DELIVERY = frozenset({"want", "save_latent", "name", "format", "metadata"})
+"""How the files of a result are made, which changes none of its pixels."""
+ALWAYS_ACT = DELIVERY | {
+    "kind", "task", "model", "prompt", "inputs", "seed", "count", "width", "height", "fit", "drawn", "stages",
+    "notes", "drawn_with",
+}  # fmt: skip
+"""Fields of a request that mean something whatever the family; each of the others stands in `FamilySpec.accepts`."""
+
+
+def check_family(methods: Sequence[LayerMethod], family: str) -> None:
+    """Refuse methods of another family."""
+    for method in methods:
+        if method.family != family:
+            raise InvalidRequest(
+                f"The method {method.id} belongs to {method.family} models and the model is {family}. "
+                f"Name a {method.family} model, or leave the method open."
+            )
+
+
+def check_options(request: GenerateRequest, family: FamilySpec, methods: Sequence[LayerMethod]) -> None:
+    """Refuse what was asked for and would change nothing."""
+    options = GenerateRequest.model_fields.keys() - ALWAYS_ACT
+    acting = options & family.accepts
+    if not any(method.strength_acts for method in methods):
+        acting -= {"layer_weight"}
+    defaults = {name: GenerateRequest.model_fields[name].get_default(call_default_factory=True) for name in options}
+    given = {name for name in request.model_fields_set & options if getattr(request, name) != defaults[name]}
+    if idle := sorted(given - acting):
+        raise InvalidRequest(
+            f"{' and '.join(idle)} would change nothing: {family.title} models do not act on it. Leave it out. "
+            f"Options that act here: {', '.join(sorted(acting))}."
+        )
+    _check_layers(request, methods)
+    without_picture = {"strength": request.image, "resize_mode": request.pictures or None}
+    if idle := sorted(given & {name for name, picture in without_picture.items() if picture is None}):
+        raise InvalidRequest(f"{' and '.join(idle)} would change nothing without a given picture. Leave it out.")
+
+
+def _check_layers(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
+    """Refuse prompts of layers, and wishes for layers, that are not drawn; a model that names its own may draw any."""
+    drawn = drawn_roles(methods)
+    for what, roles in {"prompt": {*request.layer_prompts}, "wish": {*request.want}}.items():
+        if drawn and (idle := sorted(roles - drawn)):
+            raise InvalidRequest(
+                f"The task {request.task.value} draws {' and '.join(sorted(drawn))}, and no {' and no '.join(idle)}: "
+                f"leave out {f'that {what}' if len(idle) == 1 else f'those {what}s'}."
+            )
+
+
+def drawn_roles(methods: Sequence[LayerMethod]) -> set[Role]:
+    """The layers that methods draw; none where the model names them itself."""
+    return {role for method in methods for role in method.outputs}
+
+
+def sampler_doubts(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """What to say of samplers that leave artefacts with a method."""
+    chosen = ((METHODS[stage.method], stage.sampler) for stage in stages)
+    return tuple(
+        f"{sampler} leaves artefacts with {method.id}: {method.advice.sampler} is advised."
+        for method, sampler in chosen
+        if sampler.startswith(method.avoid_samplers)
+    )
+
+
+def check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
+    """Refuse a request that gives not just the pictures that its methods start from."""
+    made: set[Role] = set()
+    needed: set[Role] = set()
+    for method in methods:
+        needed.update(role for role in method.inputs if role not in made)
+        made.update(method.outputs)
+    missing = [role for role in needed if role not in request.inputs]
+    if missing:
+        raise InvalidRequest(
+            f"The task {request.task.value} starts from a {' and a '.join(sorted(needed))} picture, and no "
+            f"{' and no '.join(missing)} is given. Give its path."
+        )
+    surplus = [role for role in request.inputs if role not in needed]
+    if surplus:
+        raise InvalidRequest(
+            f"The task {request.task.value} takes no {' and no '.join(surplus)} picture"
+            + (f", only {' and '.join(sorted(needed))}." if needed else ".")
+        )

@@ -1,0 +1,236 @@
+"""A worker process as the server sees it: started, spoken to, heard, reaped.
+
+    process = await WorkerProcess.start(settings, engine, place)
+    work = process.hand_over(lambda number: Run(number, task, inputs), report)
+    await work.over.wait()               # then it has an outcome or an error, or was never begun
+    await process.killed()
+
+Two threads a process speak and listen, so that no full or silent pipe holds up the event
+loop: all that happens there is that messages arrive.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.backends.backend import Phase, Report
+from layerdiffuse_mcp.backends.places import Place
+from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
+from layerdiffuse_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+EXIT_GRACE = 1.0
+"""Seconds a worker gets to end by itself when the server closes, or once it has closed its pipe."""
+
+logger = logging.getLogger(__name__)
+
+
+def ignore(_: Progress) -> None:
+    """A report that nobody reads."""
+
+
+@dataclass
+class Work:
+    """A request that a worker has been given. One that is over has an outcome or an error, or was never begun."""
+
+    number: int
+    report: Report
+    over: anyio.Event = field(default_factory=anyio.Event)
+    outcome: Outcome | None = None
+    error: LayerDiffuseError | None = None
+    begun: bool = False
+
+
+class WorkerProcess:
+    """A worker process and the two threads that speak and listen to it.
+
+    Its state is read and changed in the event loop only. `gone` is set once the process has
+    ended and been reaped, and nothing of it is left.
+    """
+
+    def __init__(self, process: "BaseProcess", connection: "Connection[Any, Any]") -> None:
+        self.process, self.connection = process, connection
+        self.task: Work | None = None
+        self.ready = False
+        self.broken: str | None = None
+        self.engine: dict[str, Any] = {}
+        self.gone = anyio.Event()
+        self._numbers = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+        self._outbox: queue.SimpleQueue[object | None] = queue.SimpleQueue()
+        self._speaker = threading.Thread(target=self._speak, name="speak to worker", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="listen to worker", daemon=True)
+        self._speaker.start()
+        self._listener.start()
+
+    @classmethod
+    async def start(cls, settings: Settings, engine: str, place: Place) -> "WorkerProcess":
+        """A new process; it imports its engine while the server goes on.
+
+        Raises:
+            WorkerDied: it could not be started.
+        """
+        try:
+            process, connection = await anyio.to_thread.run_sync(_spawn, settings, engine, place)
+            try:
+                return cls(process, connection)
+            except RuntimeError:
+                process.kill()
+                raise
+        except (OSError, RuntimeError) as error:  # no descriptors, no memory, no threads
+            raise WorkerDied(
+                f"The worker process could not be started ({error}). Close other programs, or try again later."
+            ) from error
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes requests, now or once it has started."""
+        return self.broken is None and not self.gone.is_set()
+
+    @property
+    def phase(self) -> Phase:
+        """What it does now."""
+        return "starting" if not self.ready else "ready" if self.task is None else "busy"
+
+    def hand_over(self, command: Callable[[int], object], report: Report) -> Work:
+        """Give it a command, made of the number by which it is known."""
+        self.task = work = Work(next(self._numbers), report)
+        self._outbox.put(command(work.number))
+        return work
+
+    def cancel(self, task: Work) -> None:
+        """Ask it to stop a request, of which nothing more is reported."""
+        from layerdiffuse_mcp.backends.messages import Cancel
+
+        task.report = ignore
+        self._outbox.put(Cancel(task.number))
+
+    def end(self) -> None:
+        """Ask it to end after what it does now."""
+        from layerdiffuse_mcp.backends.worker import End
+
+        self._outbox.put(End())
+
+    async def killed(self) -> None:
+        """End it at once, if it has not ended yet; returns when nothing of it is left."""
+        if not self.gone.is_set():
+            self.process.kill()
+        await self.gone.wait()
+        await anyio.to_thread.run_sync(self._listener.join)
+
+    def _speak(self) -> None:
+        try:
+            while (message := self._outbox.get()) is not None:
+                self.connection.send(message)
+        except OSError:  # it has ended: the listener hears that too
+            pass
+        except Exception:
+            logger.exception("a worker could not be told what to do: it is killed")
+            self.process.kill()
+
+    def _listen(self) -> None:
+        """Hand on what it says until it ends; the only place that reaps the process."""
+        try:
+            while True:
+                self._in_loop(self._hear, self.connection.recv())
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            logger.exception("a worker said what cannot be understood: it is killed")
+            self.process.kill()
+        self.process.join(EXIT_GRACE)
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self._outbox.put(None)
+        self._speaker.join()
+        self.connection.close()
+        self._in_loop(self._has_ended)
+
+    def _in_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _hear(self, message: object) -> None:
+        from layerdiffuse_mcp.backends.messages import Broken, Done, Failed, Ready, State, Step
+        from layerdiffuse_mcp.backends.worker import Begun
+
+        task = self.task
+        match message:
+            case Ready():
+                self.ready = True
+            case State(engine):
+                self.engine = engine
+            case Broken(reason):
+                self.broken = reason
+                self._finish(error=LayerDiffuseError(f"The engine could not be loaded: {reason}"))
+            case Begun(number) if task and task.number == number:
+                task.begun = True
+            case Step(number, progress) if task and task.number == number:
+                task.report(progress)
+            case Done(number, outcome) if task and task.number == number:
+                self._finish(outcome=outcome)
+            case Failed(number, error) if task and task.number == number:
+                self._finish(error=error)
+            case _:  # of a request that was given up
+                pass
+
+    def _has_ended(self) -> None:
+        self.gone.set()
+        begun = self.task is not None and self.task.begun
+        self._finish(error=WorkerDied(_how_it_ended(self.process.exitcode)) if begun else None)
+
+    def _finish(self, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
+        if self.task is not None:
+            self.task.outcome, self.task.error = outcome, error
+            self.task.over.set()
+            self.task = None
+
+
+def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess, Connection[Any, Any]]":
+    import multiprocessing  # not needed to answer a client's first questions
+
+    from layerdiffuse_mcp.backends import spawning, worker
+
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    given = theirs, place.settings(settings), engine, place.environment
+    process = context.Process(target=worker.main, args=given, name="layerdiffuse-worker", daemon=True)
+    try:
+        spawning.start(process)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def _how_it_ended(exitcode: int | None) -> str:
+    how = f"with exit code {exitcode}"
+    if exitcode is not None and exitcode < 0:
+        how = f"by signal {_signal_name(-exitcode)}"
+    hint = " The system may have run out of memory: ask for a smaller size or count." if exitcode == -9 else ""
+    return f"The worker process ended {how} while it ran this job.{hint} The next job gets a new worker."
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have numbers only
+        first = getattr(signal, "SIGRTMIN", number)
+        return f"SIGRTMIN+{number - first}" if number > first else str(number)

@@ -1,0 +1,71 @@
+"""What has to be said of a drawing before it begins, for it may not be what was meant: a result's first warnings.
+
+    notes = (*opaque(request, max_pixels), *unknown(request, entry, methods), *cropped(plan, sizes, seen))
+
+The planner (`jobs/planner.py`) puts them into the plan.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from layerdiffuse_mcp.api.choices import RESIZE_MODES
+from layerdiffuse_mcp.api.plan import DrawPlan
+from layerdiffuse_mcp.api.plan_checks import drawn_roles
+from layerdiffuse_mcp.api.requests import GenerateRequest
+from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.entries import ModelEntry
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
+from layerdiffuse_mcp.images.files import name_of
+
+CROP, FILL, _ = RESIZE_MODES
+MOST_CROPPED = 0.1
+"""Of a given picture's width or height, beyond which it is said."""
+
+
+def opaque(request: GenerateRequest, max_pixels: int) -> tuple[str, ...]:
+    """What to say of a foreground that is opaque; raises InvalidRequest for such a picture to edit.
+
+    What a recipe names is drawn again, whatever it is.
+    """
+    from layerdiffuse_mcp.images.read import is_opaque
+
+    if request.stages:
+        return ()
+    if request.image is not None and is_opaque(request.image, max_pixels):
+        raise InvalidRequest(
+            f"{name_of(request.image)} has no transparency, and edit_transparent redraws pictures that have: it would "
+            "draw something else in its place, not remove a background. Call cut_out on it first, which does that, and "
+            "edit what it returns."
+        )
+    foreground = request.inputs.get("foreground")
+    if foreground is not None and is_opaque(foreground, max_pixels):
+        return (f"{name_of(foreground)} has no transparency, so it hides all that is behind it: call cut_out first.",)
+    return ()
+
+
+def unknown(request: GenerateRequest, entry: ModelEntry, methods: Sequence[str]) -> tuple[str, ...]:
+    """What to say of prompts that a base with a small vocabulary knows nothing of."""
+    known = vocabulary_of(entry)
+    if known is None:
+        return ()
+    scenes = "background" in drawn_roles([METHODS[method] for method in methods])
+    texts = dict.fromkeys([request.prompt, *request.layer_prompts.values()])
+    return tuple(doubt for text in texts if (doubt := known.doubt(text, scenes=scenes)))
+
+
+def cropped(plan: DrawPlan, sizes: Mapping[str, tuple[int, int]], seen: tuple[int, int]) -> tuple[str, ...]:
+    """What to say of given pictures of which the model does not see all; of one that is composed onto, that says it."""
+    if plan.resize_mode != CROP or plan.task is Task.FOREGROUND_FROM_BACKGROUND:
+        return ()
+    doubts: list[str] = []
+    for name, (width, height) in sizes.items():
+        left = min(1.0, seen[0] / seen[1] * height / width), min(1.0, seen[1] / seen[0] * width / height)
+        if min(left) < 1 - MOST_CROPPED:
+            part = f"{round(left[0] * width)}x{round(left[1] * height)}"
+            doubts.append(
+                f"The model saw only the middle {part} of the {name} picture's {width}x{height}, for it draws "
+                f"{seen[0]}x{seen[1]}. Leave size out to draw in its shape, or set options.resize_mode: "
+                f"'{FILL}' shows all of it."
+            )
+    return tuple(doubts)
