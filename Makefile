@@ -1,25 +1,29 @@
 # make demo      install into .venv and draw one transparent picture with the embedded model
 # make test      install and run every test that a plain install can run
-# make test-all  those, then what needs the train extra, Node and Chromium; what is missing fails
+# make test-all  those, then what needs Node, Chromium and the extras train and packaging; what is missing fails
+# make test-newest  the tests, in an environment of their own, on the versions of constraints-newest.txt
 # make quick     the tests in which no network computes
 # make fuzz      hostile input for longer, other input each time
 # make check     lint and types
 # make bench     print the benchmark tables
+# make dist      the sdist, and the wheel that is built from it, looked through as the index does
+# make mcpb      the bundle for Claude Desktop (needs Node)
 # make train     repeat the training of the embedded model from an empty machine
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := --numprocesses 2 --dist loadfile
 SLOW := end_to_end engine fuzz golden training
 
-.PHONY: demo test test-all chromium quick fuzz check format bench train clean
+.PHONY: demo test test-all test-newest chromium quick fuzz check format bench dist mcpb train clean
 .DEFAULT_GOAL := demo
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	touch $@
@@ -29,7 +33,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.train: $(VENV)/.dev
-	$(PIP) --editable '.[dev,train]'
+	$(PIP) --editable '.[dev,packaging,train]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -45,6 +49,9 @@ test-all: test $(VENV)/.train chromium
 chromium:
 	if ! command -v chromium && [ "$$(id -u)" = 0 ] && command -v apt-get; then \
 		apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet chromium; fi
+
+test-newest:
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=constraints-newest.txt
 
 quick: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL) $(SLOW:%=--ignore tests/%)
@@ -67,5 +74,15 @@ bench: $(VENV)/.dev
 train: $(VENV)/.train
 	$(BIN)/python -m training
 
+dist: $(VENV)/.train
+	rm -f dist/*.whl dist/*.tar.gz
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*.whl dist/*.tar.gz
+
+mcpb:
+	npx --yes @anthropic-ai/mcpb@2 validate packaging/mcpb/manifest.json
+	mkdir -p dist
+	npx --yes @anthropic-ai/mcpb@2 pack packaging/mcpb dist/layerdiffuse-mcp.mcpb
+
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) .venv-newest demo build dist

@@ -27,6 +27,8 @@ SHARE = 0.8
 """Of a device's memory; what models may take unless it is set."""
 UNREPLACED = re.compile(r"\$\{[^{}]*\}")
 """A variable that the client should have filled in, as `${HOME}`."""
+OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+"""How a path begins with a drive or the name of a machine."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,11 @@ def _folder(value: object) -> object:
             f"{quoted(text)} holds a variable that was not filled in. Write the folder itself, "
             "for example ~/Pictures: the program that starts this server has to replace ${...}, and did not"
         )
+    if _is_foreign(text):
+        raise ValueError(
+            f"{quoted(text)} is a path of Windows, and this server does not run there. Give one that this system has: "
+            "in WSL that of C:\\ is /mnt/c"
+        )
     try:
         return Path(text).expanduser().absolute()
     except (RuntimeError, OSError) as error:  # no such user; or the working directory is gone
@@ -54,10 +61,19 @@ def _folder(value: object) -> object:
 
 def _folders(value: object) -> object:
     """Folders joined by the path separator, or in a sequence."""
-    parts = value.split(os.pathsep) if isinstance(value, str) else value
+    parts = _separate(value) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         return parts
     return tuple(_folder(part) for part in cast("list[object]", parts) if part != "")
+
+
+def _separate(text: str) -> list[str]:
+    return [text] if _is_foreign(text) else text.split(os.pathsep)  # a drive's colon separates nothing
+
+
+def _is_foreign(path: str) -> bool:
+    """Whether it is a path of Windows, elsewhere."""
+    return os.name != "nt" and OF_WINDOWS.match(path) is not None
 
 
 Folder = Annotated[Path, BeforeValidator(_folder)]

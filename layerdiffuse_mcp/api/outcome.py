@@ -114,7 +114,8 @@ class Outcome(Frozen):
 
     An engine hands over `encoded` files; `outputs.writer.saved` puts them on disk and makes `images` and `latents` of
     them, which is what everybody else sees. `files` are neither pictures nor latents: a sheet's atlas, by name and in
-    order. With a `sheet` the last picture is one of all the others. `dated` is the time that the files are named by,
+    order. `licences` of the base, as `model`, and of the other files that it was drawn with, as far as they are known.
+    With a `sheet` the last picture is one of all the others. `dated` is the time that the files are named by,
     where one of them names another.
     """
 
@@ -127,6 +128,7 @@ class Outcome(Frozen):
     device: str = ""
     dtype: str = ""
     timings: Timings = Timings()
+    licences: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
     recipe: dict[str, Any] | None = None
     status: dict[str, Any] | None = None

@@ -204,14 +204,14 @@ class WorkerProcess:
 def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess, Connection[Any, Any]]":
     import multiprocessing  # not needed to answer a client's first questions
 
-    from layerdiffuse_mcp.backends import worker
+    from layerdiffuse_mcp.backends import spawning, worker
 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     given = theirs, place.settings(settings), engine, place.environment
     process = context.Process(target=worker.main, args=given, name="layerdiffuse-worker", daemon=True)
     try:
-        process.start()
+        spawning.start(process)
     except BaseException:
         ours.close()
         raise

@@ -32,6 +32,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 
 from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.cli import surroundings
 from layerdiffuse_mcp.errors import LayerDiffuseError
 
 SERVING = "serving"
@@ -44,6 +45,7 @@ MODULES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 a failure that is explained on stderr, 2 wrong usage."""
+    surroundings.complete()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")

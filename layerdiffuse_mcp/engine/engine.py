@@ -13,7 +13,7 @@ between tasks. Runs one task at a time, in one thread.
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import singledispatchmethod
@@ -154,7 +154,8 @@ class Engine:
             model.identify(plans[0].methods, meter.report)
         with clock("write"):
             meter.report("writing")
-            encoded = [self._encoded(plan, model, layers) for plan, layers in zip(plans, drawn, strict=True)]
+            licences = self._licences(model)
+            encoded = [self._encoded(plan, model, layers, licences) for plan, layers in zip(plans, drawn, strict=True)]
         return [
             self._outcome(
                 model,
@@ -165,7 +166,8 @@ class Engine:
                     *other_weights(plan.drawn_with, model.weights),
                     *_notes(given),
                 ),
-                recipe=self._recipe(plan, model),
+                licences=licences,
+                recipe=self._recipe(plan, model, licences),
             )
             for plan, files in zip(plans, encoded, strict=True)
         ]
@@ -224,7 +226,15 @@ class Engine:
                 raise ImageError(f"{picture.name} was changed after it was given. Repeat the call.")
             return read_picture(file, self._settings.max_pixels)
 
-    def _encoded(self, plan: DrawPlan, model: DiffusionModel, drawn: list[LayerImage]) -> list[EncodedFile]:
+    def _licences(self, model: DiffusionModel) -> dict[str, str]:
+        """Those that are known of the files that a drawing was made with, by the names of `Model.weights`."""
+        entry = catalog.find(model.name, self._settings)
+        known = {BASE: entry.licence, **catalog.licences(entry, self._settings)}
+        return {name: licence for name in model.weights if (licence := known.get(name))}
+
+    def _encoded(
+        self, plan: DrawPlan, model: DiffusionModel, drawn: list[LayerImage], licences: Mapping[str, str]
+    ) -> list[EncodedFile]:
         """A plan's pictures that are wanted, and their latents if these are; the best results first.
 
         Inside each is the recipe that draws it alone, if its metadata is wanted.
@@ -238,7 +248,7 @@ class Engine:
             text = infotext.format(infotext_of(alone.as_drawn, model_hash=base and base[:SHORT]))
             whole = _fitted(one, plan)
             picture = _facts(whole, plan.prompt, judged=one)
-            recipe = self._recipe(alone, model) | {"role": picture.label}
+            recipe = self._recipe(alone, model, licences) | {"role": picture.label}
             said: dict[str, Any] = {"recipe": recipe, "parameters": text} if plan.metadata == "full" else {}
             words = plan.name or extract_loras(plan.prompt)[0] or picture.label
             name = file_name(words, one.seed, picture.label, f".{plan.format}")
@@ -250,11 +260,12 @@ class Engine:
                 files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
         return _best_first(files)
 
-    def _recipe(self, plan: DrawPlan, model: DiffusionModel) -> dict[str, Any]:
+    def _recipe(self, plan: DrawPlan, model: DiffusionModel, licences: Mapping[str, str]) -> dict[str, Any]:
         placement = self._manager.placement
         return recipe_of(
             plan,
             weights=model.weights,
+            licences=licences,
             device=placement.device.type,
             dtype=str(placement.dtype).removeprefix("torch."),
         )

@@ -184,6 +184,24 @@ def model_files(entry: ModelEntry, settings: Settings, loras: Collection[str] = 
     )
 
 
+def licences(entry: ModelEntry, settings: Settings) -> dict[str, str]:
+    """The licences that are known of what can be drawn with on a base, by the names of the files: its layer and
+    transparency files, and the LoRAs here.
+    """
+    own = {row.path.name: row.licence for row in loras(settings) if row.path and row.licence}
+    return {**layer_licences(entry), **own}
+
+
+def layer_licences(entry: ModelEntry) -> dict[str, str]:
+    """The licences of a base's layer and transparency files; one under a published name is taken for that file."""
+    if entry.family is None:
+        return {}
+    published = {name: file.licence for name, file in FAMILIES[entry.family].files.items()}
+    if entry.name == POCKET:  # whose layer files are its own
+        published = dict.fromkeys(published, entry.licence)
+    return {name: licence for name, licence in published.items() if licence}
+
+
 def base_file(entry: ModelEntry, settings: Settings) -> Path:
     """Where the base itself lies; raises ModelNotFound as `layer_file` does."""
     if entry.path is not None:

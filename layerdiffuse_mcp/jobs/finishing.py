@@ -30,6 +30,7 @@ def together(outcomes: list[Outcome]) -> Outcome:
             update={
                 "encoded": (*first.encoded, *other.encoded),
                 "warnings": tuple(dict.fromkeys((*first.warnings, *other.warnings))),
+                "licences": {**first.licences, **other.licences},
                 "recipe": None,
                 "timings": Timings(**times),
             }

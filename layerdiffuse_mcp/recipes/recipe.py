@@ -62,10 +62,11 @@ def recipe_of(
     weights: Mapping[str, str | None],
     device: str,
     dtype: str,
+    licences: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The recipe of a plan: its fields under the names that a request has for them, all stages explicit.
 
-    `weights` as of `Model.weights`: the SHA-256 of the base and of each other file.
+    `weights` as of `Model.weights`: the SHA-256 of the base and of each other file; `licences` by the same names.
     """
     return {
         "format": FORMAT,
@@ -74,6 +75,7 @@ def recipe_of(
         "pictures": {name: picture.model_dump(mode="json") for name, picture in plan.pictures.items()},
         "model_hash": weights.get(BASE),
         "weights": {name: digest for name, digest in weights.items() if name != BASE},
+        "licences": dict(licences or {}),
         "device": device,
         "dtype": dtype,
     }

@@ -100,6 +100,9 @@ class JobResult(BaseModel):
     sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
     latents: tuple[str, ...] = Field(default=(), description="Paths of saved latents")
     model: Omittable[str] = Field(default=None, description="Base model that was used")
+    licences: Omittable[dict[str, str]] = Field(
+        default=None, description="Of the base, as model, and of the other files that were drawn with, where known"
+    )
     timings: Omittable[dict[str, float]] = Field(default=None, description="Seconds by stage")
     warnings: tuple[str, ...] = Field(default=(), description="What to know before the result is handed on")
     recipe: Omittable[dict[str, Any]] = Field(
@@ -175,6 +178,7 @@ def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> 
         facts.sheet = _sheet_facts(job, outcome)
         facts.latents = tuple(str(path) for path in outcome.latents)
         facts.model = outcome.model or None
+        facts.licences = outcome.licences or None
         spent = {stage: round(seconds, 3) for stage, seconds in outcome.timings.model_dump().items() if seconds}
         facts.timings = spent or None
         facts.warnings = outcome.warnings
@@ -260,6 +264,8 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
     lines += [f"latent: {path}" for path in outcome.latents]
     if shown is not None:
         lines.append(_on_the_preview(several))
+    if names := ", ".join(dict.fromkeys(outcome.licences.values())):
+        lines.append(f"Licence of the weights: {names}.")
     lines += [f"Warning: {warning}" for warning in outcome.warnings]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     if shown is not None:

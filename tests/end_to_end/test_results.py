@@ -12,7 +12,7 @@ from mcp_types import CallToolResult, ImageContent, ResourceLink
 from PIL import Image
 
 from layerdiffuse_mcp.api.outcome import VERDICTS
-from layerdiffuse_mcp.images.png import ID_KEY
+from layerdiffuse_mcp.images.png import ID_KEY, read_recipe
 from tests.results import facts_of, text_of
 
 pytestmark = pytest.mark.anyio
@@ -148,3 +148,21 @@ async def test_only_the_layers_that_are_wanted_are_kept(client: Client, apple: C
     for want in (["blended"], ["background"], ["background", "blended"]):
         drawn = await client.call_tool("generate_background_from_foreground", {**given, "want": want})
         assert [image["role"] for image in facts_of(drawn)["images"]] == want
+
+
+async def test_licences_stand_in_the_result_in_the_picture_and_in_the_list(client: Client, apple: CallToolResult):
+    facts = facts_of(apple)
+    assert facts["licences"]["model"] == "Apache-2.0"
+    assert set(facts["licences"]) == {
+        "model",
+        "layer_sd15_transparent_attn.safetensors",
+        "layer_sd15_vae_transparent_decoder.safetensors",
+    }
+    assert "Licence of the weights: Apache-2.0." in text_of(apple)
+    assert read_recipe(Path(facts["images"][0]["path"]))["licences"] == facts["licences"]
+    listed = await client.call_tool("list_models", {})
+    assert "licence creativeml-openrail-m" in text_of(listed)
+    assert "of its layer files creativeml-openrail-m" in text_of(listed)
+    models = {model["name"]: model for model in facts_of(listed)["models"]}
+    assert models["pocket"]["layer_licences"] == ["Apache-2.0"]
+    assert models["juggernaut-xl-v6"]["layer_licences"] == ["creativeml-openrail-m"]

@@ -8,7 +8,7 @@ import pytest
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
 from layerdiffuse_mcp.api.plan import GroupPlan, Planned, PreparePlan
-from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.jobs.job import Batch, Job, State
 from layerdiffuse_mcp.jobs.pace import FILE, Paces, likely_cpu, megapixel_steps
 from layerdiffuse_mcp.settings import Settings
 from tests.tasks import drawing
@@ -82,7 +82,7 @@ async def test_a_job_says_how_long_it_takes_before_its_first_step():
     job = Job("draw", Planned((drawing("x"),)))
     job.expected = 30.0
     assert job.seconds_left is None  # nobody knows how long others take that come first
-    job.begin()
+    job.begin(Batch(0, job.parts))
     assert job.seconds_left == pytest.approx(30)
     job.report(Progress(fraction=0.5, message="denoising"))
     assert job.seconds_left is not None

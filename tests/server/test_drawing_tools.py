@@ -168,7 +168,7 @@ def test_sizes_are_numbers_or_words(size: str, expected: tuple[int, int], settin
     assert set(SHAPES) == {"square", "portrait", "landscape", "wide"}
 
 
-@pytest.mark.parametrize("size", ["", "x", "63x64", "64x2049", "1024", "-64x64", "64.5x64", "99999999x64"])
+@pytest.mark.parametrize("size", ["", "x", "15x64", "64x2049", "1024", "-64x64", "64.5x64", "99999999x64"])
 def test_what_is_no_size_is_refused(size: str, settings: Settings):
     with pytest.raises(InvalidRequest, match="size"):
         width_and_height(size, "pocket", settings)

@@ -44,6 +44,7 @@ class ModelFacts(BaseModel):
     lacking: tuple[str, ...] = Field(default=(), description="What it could do with more: prepare_model fetches that")
     bytes: Omittable[int] = Field(default=None, description="Size of its file")
     licence: Omittable[str] = Field(default=None, description="What its makers allow")
+    layer_licences: tuple[str, ...] = Field(default=(), description="What those of its layer files allow")
     description: str = Field(description="What it is")
 
 
@@ -240,6 +241,7 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 lacking=tuple(task.value for task, ready in able.items() if not (ready and entry.prepared)),
                 bytes=entry.bytes,
                 licence=entry.licence,
+                layer_licences=tuple(dict.fromkeys(catalog.layer_licences(entry).values())),
                 description=entry.description,
             )
         )
@@ -292,8 +294,12 @@ def _model_line(model: ModelFacts) -> str:
     state = "ready" if model.prepared else "not on this machine"
     size = f", {model.bytes / GB:.2f} GB" if model.bytes else ""
     can = f"; can do: {', '.join(model.tasks)}" if model.tasks else ""
+    licences = f"; licence {model.licence or 'unknown'}"
+    if model.layer_licences and set(model.layer_licences) != {model.licence}:
+        licences += f", of its layer files {', '.join(model.layer_licences)}"
     first = " (default)" if model.default else ""
-    return f"{model.name}{first}: {state}, {model.family}, {model.native_size} px{size}{can}. {model.description}."
+    what = f"{model.family}, {model.native_size} px{size}{licences}{can}"
+    return f"{model.name}{first}: {state}, {what}. {model.description}."
 
 
 def _version(package: str) -> str | None:
