@@ -48,7 +48,7 @@ def test_whatever_the_tool_for_sets_takes_has_a_flag() -> None:
     parsed = make_parser().parse_args(["set", "a cup"])
     elsewhere = {
         "loras": "in the style, <lora:...>", "layer_prompts": "the style", "preview": "a file", "wait_seconds": "waits",
-        "key": "it is for calls", "pictures": "its subjects", "kind": "the command", "size": "--cell", "cell": "its fields",
+        "key": "for calls", "pictures": "its subjects", "kind": "the command", "size": "--cell", "cell": "its fields",
     }  # fmt: skip
     idle = {"strength", "resize_mode", "fit"}  # the tool refuses them, too
     wanted = {name for kind in (Options, Output, SetRequest, Cell) for name in kind.model_fields}
