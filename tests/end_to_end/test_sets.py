@@ -24,7 +24,8 @@ async def test_a_picture_of_a_set_is_the_one_that_its_seed_draws_alone(client: C
     again = facts_of(await client.call_tool("redraw_image", {"image": made[1]["uri"]}))["images"][0]
     alone = await client.call_tool("generate_transparent", {"prompt": "pear", "seed": 7, "options": options})
     for other in (again, facts_of(alone)["images"][0]):
-        assert np.array_equal(pixels_of(made[1]["path"]), pixels_of(other["path"]))
+        apart = pixels_of(made[1]["path"]).astype(int) - pixels_of(other["path"])
+        assert np.abs(apart).max() <= 1  # those of a set are drawn as one batch
 
 
 async def test_a_subject_comes_onto_a_persons_photograph_in_one_call(client: Client, folder: Path):
