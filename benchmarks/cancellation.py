@@ -70,7 +70,7 @@ def main() -> None:
         given = folder / "given.png"
         Image.new("RGBA", (options.size, options.size), (200, 30, 30, 128)).save(given)
         engine = Engine(Settings(models_dir=folder, output_dir=folder / "out", device="cpu", dtype="float32"))
-        sides = {"width": options.size, "height": options.size}
+        sides = {"width": options.size, "height": options.size, "fit": "as_is"}
         drawing = GenerateRequest(prompt="a red apple", seed=1, model="sd15", steps=2, **sides)
         for phase, begins in PHASES.items():
             request = EncodeRequest(image=given, model="sd15") if phase == "encoding" else drawing

@@ -50,7 +50,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
         asked: dict[str, list[tuple[str, int, dict[str, Any]]]] = {
-            "size": [(f"{n}x{n}", n * n, {"width": n, "height": n}) for n in SIZES if n <= options.largest],
+            "size": [
+                (f"{n}x{n}", n * n, {"width": n, "height": n, "fit": "as_is"}) for n in SIZES if n <= options.largest
+            ],
             "steps": [(str(n), n, {"steps": n}) for n in STEPS],
             "count": [(str(n), n, {"count": n}) for n in COUNTS],
         }

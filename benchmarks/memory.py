@@ -34,7 +34,7 @@ def main() -> int:
         engine = Engine(Settings(model="pocket", output_dir=Path(folder), device="cpu"))
         kept[0] = resident_memory()
         for job in range(1, options.jobs + 1):
-            sizes = {"width": options.size, "height": options.size}
+            sizes = {"width": options.size, "height": options.size, "fit": "as_is"}
             engine.run(
                 GenerateRequest(prompt=f"a red apple, number {job}", seed=job, steps=options.steps, **sizes), _silent
             )

@@ -240,6 +240,7 @@ def drawn_by_us(job: Job) -> tuple[float, float]:
         prompt=PROMPT,
         seed=1,
         model=job.family,
+        fit="as_is",
         width=job.size,
         height=job.size,
         steps=job.steps,
