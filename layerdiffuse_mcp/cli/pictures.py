@@ -146,13 +146,15 @@ def _sheet(options: argparse.Namespace) -> int:
 def _ground(given: str | None) -> Path | Colour | None:
     """A colour, else the path of a picture."""
     from layerdiffuse_mcp.errors import InvalidRequest
-    from layerdiffuse_mcp.images.colour import background_colour
+    from layerdiffuse_mcp.images.colour import background_colour, is_colour
 
     if given is None:
         return None
     try:
         return background_colour(given) or Path(given)
     except InvalidRequest:
+        if is_colour(given):
+            raise
         return Path(given)
 
 
