@@ -110,11 +110,14 @@ class _Worker:
         from layerdiffuse_mcp.backends.messages import Run
 
         async with self._turn:
+            log = ""
             for _ in range(ATTEMPTS):
-                outcome = await self._done(await self.living(), lambda number: Run(number, task, inputs), report)
+                process = await self.living()
+                log = process.process.log
+                outcome = await self._done(process, lambda number: Run(number, task, inputs), report)
                 if outcome is not None:
                     return outcome
-            raise WorkerDied("The worker process ends as soon as it starts; its log is on the server's stderr.")
+            raise WorkerDied(f"The worker process ends as soon as it starts; its log is {log}.")
 
     async def unload(self, model: str | None) -> list[str]:
         from layerdiffuse_mcp.backends.messages import Unload
@@ -144,7 +147,7 @@ class _Worker:
             process.end()
             with anyio.move_on_after(EXIT_GRACE):
                 await process.gone.wait()
-        await process.killed()
+        await process.left()
 
     async def living(self) -> WorkerProcess:
         """Its process, started if there is none that takes tasks."""
@@ -155,7 +158,7 @@ class _Worker:
                 with anyio.CancelScope(shield=True):  # nobody could end a process that was spawned and forgotten
                     if self._current is not None:  # two would share the device's memory
                         await self._current.killed()
-                    self._current = await WorkerProcess.start(self._settings, self._engine, self._place)
+                    self._current = await WorkerProcess.start(self._settings, self._engine, self._place, self._number)
             assert self._current is not None
             return self._current
 

@@ -18,7 +18,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -55,17 +55,45 @@ class Work:
     begun: bool = False
 
 
+class Handle(Protocol):
+    """The process of a worker, whoever started it: one of this server's own, or one that other servers use too."""
+
+    log: str
+    """Where it logs, in words."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number in the system."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once, whoever uses it: it does not answer."""
+        ...
+
+    def leave(self) -> None:
+        """Be done with it: it ends at once unless others use it. The connection is at its end then."""
+        ...
+
+    def reap(self) -> None:
+        """Leave nothing of it in the system, its connection being at its end."""
+        ...
+
+    def how_it_ended(self) -> str:
+        """What a job hears that it ran."""
+        ...
+
+
 class WorkerProcess:
     """A worker process and the two threads that speak and listen to it.
 
     Its state is read and changed in the event loop only. `gone` is set once the process has
-    ended and been reaped, and nothing of it is left.
+    ended and been reaped, or was left to others, and nothing of it is here.
     """
 
-    def __init__(self, process: "BaseProcess", connection: "Connection[Any, Any]") -> None:
+    def __init__(self, process: Handle, connection: "Connection[Any, Any]") -> None:
         self.process, self.connection = process, connection
         self.task: Work | None = None
-        self.ready = False
+        self.ready = self.elsewhere = False
         self.broken: str | None = None
         self.engine: dict[str, Any] = {}
         self.gone = anyio.Event()
@@ -78,18 +106,21 @@ class WorkerProcess:
         self._listener.start()
 
     @classmethod
-    async def start(cls, settings: Settings, engine: str, place: Place) -> "WorkerProcess":
-        """A new process; it imports its engine while the server goes on.
+    async def start(cls, settings: Settings, engine: str, place: Place, number: int = 0) -> "WorkerProcess":
+        """A process: a new one, which imports its engine while the server goes on, or one shared with other servers.
+
+        Args:
+            number: of several at places that are alike, which it is.
 
         Raises:
             WorkerDied: it could not be started.
         """
         try:
-            process, connection = await anyio.to_thread.run_sync(_spawn, settings, engine, place)
+            process, connection = await anyio.to_thread.run_sync(_open, settings, engine, place, number)
             try:
                 return cls(process, connection)
             except RuntimeError:
-                process.kill()
+                process.leave()
                 raise
         except (OSError, RuntimeError) as error:  # no descriptors, no memory, no threads
             raise WorkerDied(
@@ -103,8 +134,8 @@ class WorkerProcess:
 
     @property
     def phase(self) -> Phase:
-        """What it does now."""
-        return "starting" if not self.ready else "ready" if self.task is None else "busy"
+        """What it does now, for whichever server."""
+        return "starting" if not self.ready else "busy" if self.task or self.elsewhere else "ready"
 
     def hand_over(self, command: Callable[[int], object], report: Report) -> Work:
         """Give it a command, made of the number by which it is known."""
@@ -120,15 +151,22 @@ class WorkerProcess:
         self._outbox.put(Cancel(task.number))
 
     def end(self) -> None:
-        """Ask it to end after what it does now."""
-        from layerdiffuse_mcp.backends.worker import End
+        """Tell it that this server goes, and takes back all that it asked for."""
+        from layerdiffuse_mcp.backends.messages import End
 
         self._outbox.put(End())
 
     async def killed(self) -> None:
         """End it at once, if it has not ended yet; returns when nothing of it is left."""
+        await self._over(self.process.kill)
+
+    async def left(self) -> None:
+        """Be done with it, if it has not ended yet; returns when nothing of it is here."""
+        await self._over(self.process.leave)
+
+    async def _over(self, end: Callable[[], None]) -> None:
         if not self.gone.is_set():
-            self.process.kill()
+            end()
         await self.gone.wait()
         await anyio.to_thread.run_sync(self._listener.join)
 
@@ -139,8 +177,8 @@ class WorkerProcess:
         except OSError:  # it has ended: the listener hears that too
             pass
         except Exception:
-            logger.exception("a worker could not be told what to do: it is killed")
-            self.process.kill()
+            logger.exception("a worker could not be told what to do: it is left")
+            self.process.leave()
 
     def _listen(self) -> None:
         """Hand on what it says until it ends; the only place that reaps the process."""
@@ -150,12 +188,9 @@ class WorkerProcess:
         except (EOFError, OSError):
             pass
         except Exception:
-            logger.exception("a worker said what cannot be understood: it is killed")
-            self.process.kill()
-        self.process.join(EXIT_GRACE)
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
+            logger.exception("a worker said what cannot be understood: it is left")
+            self.process.leave()
+        self.process.reap()
         self._outbox.put(None)
         self._speaker.join()
         self.connection.close()
@@ -166,8 +201,7 @@ class WorkerProcess:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _hear(self, message: object) -> None:
-        from layerdiffuse_mcp.backends.messages import Broken, Done, Failed, Ready, State, Step
-        from layerdiffuse_mcp.backends.worker import Begun
+        from layerdiffuse_mcp.backends.messages import Begun, Broken, Busy, Done, Failed, Ready, State, Step
 
         task = self.task
         match message:
@@ -175,6 +209,8 @@ class WorkerProcess:
                 self.ready = True
             case State(engine):
                 self.engine = engine
+            case Busy(elsewhere):
+                self.elsewhere = elsewhere
             case Broken(reason):
                 self.broken = reason
                 self._finish(error=LayerDiffuseError(f"The engine could not be loaded: {reason}"))
@@ -192,7 +228,7 @@ class WorkerProcess:
     def _has_ended(self) -> None:
         self.gone.set()
         begun = self.task is not None and self.task.begun
-        self._finish(error=WorkerDied(_how_it_ended(self.process.exitcode)) if begun else None)
+        self._finish(error=WorkerDied(self.process.how_it_ended()) if begun else None)
 
     def _finish(self, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
         if self.task is not None:
@@ -201,7 +237,44 @@ class WorkerProcess:
             self.task = None
 
 
-def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess, Connection[Any, Any]]":
+class OwnProcess:
+    """The handle of a process that this server has started and nobody else uses."""
+
+    log = "on the server's stderr"
+
+    def __init__(self, process: "BaseProcess") -> None:
+        self._process = process
+        self.kill = self.leave = process.kill
+
+    @property
+    def pid(self) -> int | None:
+        """See `Handle`."""
+        return self._process.pid
+
+    def reap(self) -> None:
+        """See `Handle`."""
+        self._process.join(EXIT_GRACE)
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+
+    def how_it_ended(self) -> str:
+        """See `Handle`."""
+        return _how_it_ended(self._process.exitcode)
+
+
+def _open(settings: Settings, engine: str, place: Place, number: int) -> "tuple[Handle, Connection[Any, Any]]":
+    if settings.share_workers is True:
+        from layerdiffuse_mcp.backends import shared
+
+        try:
+            return shared.attach(settings, engine, place, number)
+        except OSError as error:
+            logger.warning("no worker can be shared, so that this server starts its own: %s", error)
+    return _spawn(settings, engine, place)
+
+
+def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[Handle, Connection[Any, Any]]":
     import multiprocessing  # not needed to answer a client's first questions
 
     from layerdiffuse_mcp.backends import spawning, worker
@@ -217,7 +290,7 @@ def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess,
         raise
     finally:
         theirs.close()
-    return process, ours
+    return OwnProcess(process), ours
 
 
 def _how_it_ended(exitcode: int | None) -> str:
