@@ -20,6 +20,7 @@ from layerdiffuse_mcp.errors import Cancelled
 
 MOST = 100
 """Messages that a server may leave unread; of reports beyond them only the latest of a kind is kept."""
+BEFORE = "The job was cancelled before it began."
 REPORTS = (Step, State, Busy)
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Client:
             request.withdrawn = True
             begun = request.begun
         if not begun:
-            self.send(Failed(number, Cancelled("The job was cancelled before it began.")))
+            self.send(Failed(number, Cancelled(BEFORE)))
 
     def _speak(self) -> None:
         while True:

@@ -104,7 +104,7 @@ def attach(settings: Settings, engine: str, place: Place, number: int) -> "tuple
     """
     settings = engine_settings(settings, place)
     folder = private_folder()
-    name = f"{_common(settings, engine, place)}-{number}"
+    name = f"{pool_name(settings, engine, place)}-{number}"
     address = rf"\\.\pipe\layerdiffuse-{name}" if sys.platform == "win32" else str(folder / name)
     log = folder / f"{name}.log"
     with FileLock(folder / "lock", timeout=PATIENCE):
@@ -157,7 +157,7 @@ def _check_private(path: Path, mode: int) -> None:
         raise PermissionError(f"{printable(path)} has to be yours alone: remove it, and it is made anew")
 
 
-def _common(settings: Settings, engine: str, place: Place) -> str:
+def pool_name(settings: Settings, engine: str, place: Place) -> str:
     """A name for all that is the same for every server at a worker."""
     package = Path(layerdiffuse_mcp.__file__).parent
     program = (

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, Outcome, Progress
-from layerdiffuse_mcp.backends.clients import Client, Request
+from layerdiffuse_mcp.backends.clients import BEFORE, Client, Request
 from layerdiffuse_mcp.backends.messages import Begun, Broken, Busy, Done, Failed, Ready, State, Step, Unload
 from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory, OutputError
@@ -135,6 +135,8 @@ class Worker:
         client.send(Begun(command.number))
         client.flush(LAST_STEP)  # whatever happens to this process, the request is not done again
         try:
+            if request.cancelled:
+                raise Cancelled(BEFORE)
             if isinstance(command, Unload):
                 return Done(command.number, Outcome(status={"unloaded": engine.unload(command.model)}))
             return Done(command.number, engine.run(command.task, command.inputs, on_step, lambda: request.cancelled))
