@@ -18,7 +18,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
@@ -29,12 +29,9 @@ from layerdiffuse_mcp.backends.places import Place
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
 from layerdiffuse_mcp.settings import Settings
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.process import BaseProcess
-
 EXIT_GRACE = 1.0
 """Seconds a worker gets to end by itself when the server closes, or once it has closed its pipe."""
+OUR_LOG = "on the server's stderr"
 
 logger = logging.getLogger(__name__)
 
@@ -55,43 +52,61 @@ class Work:
     begun: bool = False
 
 
-class Handle(Protocol):
-    """The process of a worker, whoever started it: one of this server's own, or one that other servers use too."""
-
-    log: str
-    """Where it logs, in words."""
+class Process(Protocol):
+    """What has to be known of a process, wherever it runs; as in multiprocessing."""
 
     @property
-    def pid(self) -> int | None:
-        """Its number in the system."""
-        ...
+    def pid(self) -> int | None: ...
 
-    def kill(self) -> None:
-        """End it at once, whoever uses it: it does not answer."""
-        ...
+    def kill(self) -> None: ...
 
-    def leave(self) -> None:
-        """Be done with it: it ends at once unless others use it. The connection is at its end then."""
-        ...
+    def join(self, timeout: float | None = None) -> None: ...
 
-    def reap(self) -> None:
-        """Leave nothing of it in the system, its connection being at its end."""
-        ...
+    def is_alive(self) -> bool: ...
 
-    def how_it_ended(self) -> str:
-        """What a job hears that it ran."""
-        ...
+
+class Connection(Protocol):
+    """The way to it and back; once it has ended `recv` raises EOFError or OSError, and `send` OSError."""
+
+    def send(self, message: Any, /) -> None: ...
+
+    def recv(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Opened(NamedTuple):
+    """A process and what goes with it; see `WorkerProcess`."""
+
+    process: Process
+    connection: Connection
+    death: Callable[[], LayerDiffuseError]
+    leave: Callable[[], None]
+    log: str = OUR_LOG
 
 
 class WorkerProcess:
     """A worker process and the two threads that speak and listen to it.
 
+    Args:
+        death: why it failed what it did when it ended, asked once it has.
+        leave: ends the connection, and the process if nobody else uses it; left out, kills the process.
+        log: where it logs, in words.
+
     Its state is read and changed in the event loop only. `gone` is set once the process has
-    ended and been reaped, or was left to others, and nothing of it is here.
+    ended and been reaped, or is left to others, and nothing of it is here.
     """
 
-    def __init__(self, process: Handle, connection: "Connection[Any, Any]") -> None:
-        self.process, self.connection = process, connection
+    def __init__(
+        self,
+        process: Process,
+        connection: Connection,
+        death: Callable[[], LayerDiffuseError],
+        leave: Callable[[], None] | None = None,
+        log: str = OUR_LOG,
+    ) -> None:
+        self.process, self.connection, self.log = process, connection, log
+        self._death, self._leave = death, leave or process.kill
         self.task: Work | None = None
         self.ready = self.elsewhere = False
         self.broken: str | None = None
@@ -116,11 +131,11 @@ class WorkerProcess:
             WorkerDied: it could not be started.
         """
         try:
-            process, connection = await anyio.to_thread.run_sync(_open, settings, engine, place, number)
+            opened = await anyio.to_thread.run_sync(_open, settings, engine, place, number)
             try:
-                return cls(process, connection)
+                return cls(*opened)
             except RuntimeError:
-                process.leave()
+                opened.leave()
                 raise
         except (OSError, RuntimeError) as error:  # no descriptors, no memory, no threads
             raise WorkerDied(
@@ -162,7 +177,7 @@ class WorkerProcess:
 
     async def left(self) -> None:
         """Be done with it, if it has not ended yet; returns when nothing of it is here."""
-        await self._over(self.process.leave)
+        await self._over(self._leave)
 
     async def _over(self, end: Callable[[], None]) -> None:
         if not self.gone.is_set():
@@ -178,7 +193,7 @@ class WorkerProcess:
             pass
         except Exception:
             logger.exception("a worker could not be told what to do: it is left")
-            self.process.leave()
+            self._leave()
 
     def _listen(self) -> None:
         """Hand on what it says until it ends; the only place that reaps the process."""
@@ -189,8 +204,11 @@ class WorkerProcess:
             pass
         except Exception:
             logger.exception("a worker said what cannot be understood: it is left")
-            self.process.leave()
-        self.process.reap()
+            self._leave()
+        self.process.join(EXIT_GRACE)
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
         self._outbox.put(None)
         self._speaker.join()
         self.connection.close()
@@ -228,7 +246,7 @@ class WorkerProcess:
     def _has_ended(self) -> None:
         self.gone.set()
         begun = self.task is not None and self.task.begun
-        self._finish(error=WorkerDied(self.process.how_it_ended()) if begun else None)
+        self._finish(error=self._death() if begun else None)
 
     def _finish(self, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
         if self.task is not None:
@@ -237,44 +255,19 @@ class WorkerProcess:
             self.task = None
 
 
-class OwnProcess:
-    """The handle of a process that this server has started and nobody else uses."""
-
-    log = "on the server's stderr"
-
-    def __init__(self, process: "BaseProcess") -> None:
-        self._process = process
-        self.kill = self.leave = process.kill
-
-    @property
-    def pid(self) -> int | None:
-        """See `Handle`."""
-        return self._process.pid
-
-    def reap(self) -> None:
-        """See `Handle`."""
-        self._process.join(EXIT_GRACE)
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join()
-
-    def how_it_ended(self) -> str:
-        """See `Handle`."""
-        return _how_it_ended(self._process.exitcode)
-
-
-def _open(settings: Settings, engine: str, place: Place, number: int) -> "tuple[Handle, Connection[Any, Any]]":
+def _open(settings: Settings, engine: str, place: Place, number: int) -> Opened:
     if settings.share_workers is True:
         from layerdiffuse_mcp.backends import shared
 
         try:
-            return shared.attach(settings, engine, place, number)
+            process, connection = shared.attach(settings, engine, place, number)
+            return Opened(process, connection, process.death, process.leave, process.log)
         except OSError as error:
             logger.warning("no worker can be shared, so that this server starts its own: %s", error)
     return _spawn(settings, engine, place)
 
 
-def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[Handle, Connection[Any, Any]]":
+def _spawn(settings: Settings, engine: str, place: Place) -> Opened:
     import multiprocessing  # not needed to answer a client's first questions
 
     from layerdiffuse_mcp.backends import spawning, worker
@@ -290,7 +283,7 @@ def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[Handle, Conn
         raise
     finally:
         theirs.close()
-    return OwnProcess(process), ours
+    return Opened(process, ours, lambda: WorkerDied(_how_it_ended(process.exitcode)), process.kill)
 
 
 def _how_it_ended(exitcode: int | None) -> str:

@@ -32,6 +32,7 @@ from filelock import FileLock
 import layerdiffuse_mcp
 from layerdiffuse_mcp.backends.messages import Hello
 from layerdiffuse_mcp.backends.places import Place
+from layerdiffuse_mcp.errors import WorkerDied
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable
@@ -60,7 +61,7 @@ from layerdiffuse_mcp.backends.shared_worker import main; main(*pickle.load(sys.
 
 
 class SharedProcess:
-    """The handle of a worker that other servers use, too."""
+    """A worker that other servers use, too: a `process.Process` that is not this server's to wait for."""
 
     def __init__(self, hello: Hello, connection: "Connection[Any, Any]", log: Path) -> None:
         self.pid = hello.pid
@@ -69,7 +70,7 @@ class SharedProcess:
         self._connection = connection
 
     def kill(self) -> None:
-        """See `Handle`."""
+        """End it, whoever uses it: it does not answer."""
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
             if abs(process.create_time() - self._created) < 2:  # in a container the number may be another's
@@ -78,19 +79,23 @@ class SharedProcess:
         self.leave()
 
     def leave(self) -> None:
-        """See `Handle`."""
+        """End the connection."""
         if sys.platform == "win32":
             self._connection.close()
         else:
             with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)  # `close` would not wake who reads from it
 
-    def reap(self) -> None:
-        """See `Handle`: it is no child of this server."""
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for nothing."""
 
-    def how_it_ended(self) -> str:
-        """See `Handle`."""
-        return (
+    def is_alive(self) -> bool:
+        """Whether it still has to be ended."""
+        return False
+
+    def death(self) -> WorkerDied:
+        """What a job hears that it ran."""
+        return WorkerDied(
             f"The worker process, which other servers use too, ended while it ran this job; its log is {self.log}. "
             "The next job gets a new worker."
         )
