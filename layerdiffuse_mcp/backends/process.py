@@ -18,7 +18,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -30,7 +30,7 @@ from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
 from layerdiffuse_mcp.settings import Settings
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+    from multiprocessing import connection
     from multiprocessing.process import BaseProcess
 
 EXIT_GRACE = 1.0
@@ -55,15 +55,41 @@ class Work:
     begun: bool = False
 
 
+class Process(Protocol):
+    """What has to be known of a process, wherever it runs; as in multiprocessing."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
+class Connection(Protocol):
+    """The way to it and back; once it has ended `recv` raises EOFError or OSError, and `send` OSError."""
+
+    def send(self, message: Any, /) -> None: ...
+
+    def recv(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
 class WorkerProcess:
     """A worker process and the two threads that speak and listen to it.
+
+    Args:
+        death: why it failed what it did when it ended, asked once it has.
 
     Its state is read and changed in the event loop only. `gone` is set once the process has
     ended and been reaped, and nothing of it is left.
     """
 
-    def __init__(self, process: "BaseProcess", connection: "Connection[Any, Any]") -> None:
-        self.process, self.connection = process, connection
+    def __init__(self, process: Process, connection: Connection, death: Callable[[], LayerDiffuseError]) -> None:
+        self.process, self.connection, self._death = process, connection, death
         self.task: Work | None = None
         self.ready = False
         self.broken: str | None = None
@@ -87,7 +113,7 @@ class WorkerProcess:
         try:
             process, connection = await anyio.to_thread.run_sync(_spawn, settings, engine, place)
             try:
-                return cls(process, connection)
+                return cls(process, connection, lambda: WorkerDied(_how_it_ended(process.exitcode)))
             except RuntimeError:
                 process.kill()
                 raise
@@ -192,7 +218,7 @@ class WorkerProcess:
     def _has_ended(self) -> None:
         self.gone.set()
         begun = self.task is not None and self.task.begun
-        self._finish(error=WorkerDied(_how_it_ended(self.process.exitcode)) if begun else None)
+        self._finish(error=self._death() if begun else None)
 
     def _finish(self, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
         if self.task is not None:
@@ -201,7 +227,7 @@ class WorkerProcess:
             self.task = None
 
 
-def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess, Connection[Any, Any]]":
+def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess, connection.Connection[Any, Any]]":
     import multiprocessing  # not needed to answer a client's first questions
 
     from layerdiffuse_mcp.backends import spawning, worker
