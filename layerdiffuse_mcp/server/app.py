@@ -121,7 +121,7 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
         icons=SERVER,
         cache_hints=dict.fromkeys(UNCHANGING, CacheHint(HOUR, "public")),
         subscriptions=bus,
-        tools=[row.tool() for row in TOOLS],
+        tools=[row.tool for row in TOOLS],
         extensions=[viewer()],
         lifespan=lifespan,
         log_level="WARNING",
