@@ -165,7 +165,7 @@ def bundle_manifest() -> dict[str, Any]:
             },
         },
         "tools": [
-            {"name": tool.name, "description": _first(tool.description)} for tool in (row.tool() for row in TOOLS)
+            {"name": tool.name, "description": _first(tool.description)} for tool in (row.tool for row in TOOLS)
         ],
         "keywords": PROJECT["keywords"],
         "license": PROJECT["license"],
