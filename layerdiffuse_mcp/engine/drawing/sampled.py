@@ -23,7 +23,6 @@ from layerdiffuse_mcp.engine.types import LayerImage, Pictures
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.text.emphasis import extract_loras
 
 
 def draw(
@@ -41,12 +40,12 @@ def draw(
         Cancelled: the meter's callback stopped the run.
     """
     use_loras(plans[0], model)
-    results = results_of([without_tags(plan) for plan in plans])
+    results = results_of(plans)
     plan, pixels = results[0].plan, pixels_of_result(plans[0], model.latent)
     _expect(plan, len(results), model, meter)
     layers: dict[int, list[LayerImage]] = {id(result): [] for result in results}
     at_once = max(1, model.pixels_at_once // pixels)
-    for batch in batches(results, partial(prompts.lengths, model=model), at_once):
+    for batch in batches(results, partial(prompts.shape, model=model), at_once):
         model.batch = len(batch), pixels
         for result, drawn in zip(batch, _draw_batch(plan, model, batch, pictures, meter, show), strict=True):
             layers[id(result)] += drawn
@@ -73,12 +72,6 @@ def use_loras(plan: DrawPlan, model: StableDiffusion) -> None:
     """Put the LoRAs that a plan names on the model, and take others off."""
     paths = model.components.files.loras
     model.components.use_loras(tuple(LoraUse(paths[one.name], one.strength, one.text_strength) for one in plan.loras))
-
-
-def without_tags(plan: DrawPlan) -> DrawPlan:
-    """The plan as the text encoders read it: its prompts without `<lora:...>` tags."""
-    prompts = {role: extract_loras(text)[0] for role, text in plan.layer_prompts.items()}
-    return plan.model_copy(update={"prompt": extract_loras(plan.prompt)[0], "layer_prompts": prompts})
 
 
 def _expect(plan: DrawPlan, count: int, model: StableDiffusion, meter: Meter) -> None:

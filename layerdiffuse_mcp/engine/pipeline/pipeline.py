@@ -51,7 +51,7 @@ def draw_stage(
     width, height = drawn_size(plan, model.latent)
 
     # 1. prompts
-    texts = prompts.joined([prompts.encode(result.plan, method, model) for result in batch], method.frames)
+    texts = prompts.joined([prompts.encode(result.plan, stage, model) for result in batch], method.frames)
 
     # 2. conditions: the pictures that the method starts from, as its adapter takes them
     condition: Tensor | None = None
