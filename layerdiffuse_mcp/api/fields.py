@@ -148,7 +148,11 @@ Denoising = Annotated[
     ),
 ]
 Prompt = Annotated[
-    str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to draw; (word:1.2) stresses, [word] weakens")
+    str,
+    Field(
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="What to draw; (word:1.2) stresses, [word] weakens, [cat:dog:0.5] changes halfway, AND joins prompts",
+    ),
 ]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to keep out of the picture")]
 ModelName = Annotated[

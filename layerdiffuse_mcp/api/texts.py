@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from layerdiffuse_mcp.api.choices import SAMPLERS
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import Stage
-from layerdiffuse_mcp.families.spec import LayerMethod, Role
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.families.spec import FamilySpec, LayerMethod, Role
 from layerdiffuse_mcp.text.composition import composed
 from layerdiffuse_mcp.text.emphasis import extract_loras
 
@@ -41,6 +43,16 @@ def texts_of(prompt: str, layer_prompts: Mapping[Role, str], method: LayerMethod
             frames = [said if role in own else None for role, said in zip(method.outputs, whole, strict=True)]
             texts.append(Text(weight, text, tuple(frames)))
     return texts
+
+
+def together(plan: DrawPlan) -> int:
+    """How many prompts guide a drawing at once; 1 where the family reads no marks."""
+    return len(composed(extract_loras(plan.prompt)[0])) if reads_marks(FAMILIES[plan.family]) else 1
+
+
+def reads_marks(family: FamilySpec) -> bool:
+    """Whether a family's drawings follow what stands in a prompt beside words: emphasis, changes, AND."""
+    return "emphasis" in family.accepts
 
 
 def calls_of(stage: Stage) -> int:

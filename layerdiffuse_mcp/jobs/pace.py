@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Task
+from layerdiffuse_mcp.api.texts import calls_of, together
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.outputs.state import recall, remember
 from layerdiffuse_mcp.settings import Settings
@@ -62,15 +62,20 @@ class Paces:
 
 
 def megapixel_steps(plan: DrawPlan) -> float:
-    """The work of a drawing: of each stage its network passes times the millions of pixels that they see."""
+    """The work of a drawing: of each stage its network passes times the millions of pixels that they see.
+
+    Two passes a call, one of them for the negative prompt, count as one; each prompt that AND joins adds half of that.
+    """
     drawn = plan.as_drawn
     pixels = plan.count * drawn.width * drawn.height / 1e6
     share = plan.strength if plan.image is not None else 1.0
+    passes = (1 + together(plan)) / 2
     return math.fsum(
         pixels
         * METHODS[stage.method].frames
         * math.ceil(stage.steps * share)
-        * (2 if SAMPLERS[stage.sampler].second_order else 1)
+        * (calls_of(stage) // stage.steps)
+        * passes
         for stage in plan.stages
     )
 

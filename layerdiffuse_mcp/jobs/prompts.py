@@ -8,7 +8,7 @@ The planner (`jobs/planner.py`) asks it.
 from collections.abc import Iterator
 
 from layerdiffuse_mcp.api.plan import DrawPlan
-from layerdiffuse_mcp.api.texts import calls_of, texts_of
+from layerdiffuse_mcp.api.texts import calls_of, reads_marks, texts_of
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import FamilySpec
@@ -21,7 +21,7 @@ MAX_TOKENS = 4096
 
 def check_prompts(plan: DrawPlan, family: FamilySpec) -> None:
     """Refuse prompts that are longer than `MAX_TOKENS` at some time, and marks that cannot be read where marks act."""
-    acts = "emphasis" in family.accepts
+    acts = reads_marks(family)
     for role, text in plan.layer_prompts.items():
         if acts and len(composed(text)) > 1:
             raise InvalidRequest(
