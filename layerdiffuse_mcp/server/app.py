@@ -132,6 +132,13 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
     return server
 
 
+GONE = {
+    "generate_blended": 'It is want=["blended"] of generate_background_from_foreground and '
+    "generate_foreground_from_background now."
+}
+"""Tools that there once were, and what to call instead."""
+
+
 class LayerServer(MCPServer[Services]):
     """The SDK's server, with resources that come from the queue, completions that know it, and errors in words."""
 
@@ -167,7 +174,7 @@ class LayerServer(MCPServer[Services]):
         """Call a tool by its name; raises ToolError as the SDK's own method does."""
         names = [tool.name for tool in await self.list_tools()]
         if name not in names:
-            raise ToolError(f"There is no tool {quoted(name)}. {near(name, names)}")
+            raise ToolError(f"There is no tool {quoted(name)}. {GONE.get(name) or near(name, names)}")
         return await super().call_tool(name, arguments, context)
 
     async def _handle_list_resources(
