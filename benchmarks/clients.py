@@ -98,7 +98,8 @@ async def measure(folder: Path, sharing: str, clients: int) -> tuple[object, ...
             if result.is_error:
                 raise SystemExit(f"the model could not be loaded: {result.content}")
             seconds.append(time.perf_counter() - began)
-        apart = [process for process in psutil.process_iter() if str(folder / sharing) in " ".join(process.cmdline())]
+        everything = psutil.process_iter(["cmdline"])
+        apart = [one for one in everything if str(folder / sharing) in " ".join(one.info["cmdline"] or ())]
         measured = [*psutil.Process().children(recursive=True), *apart]
         memory = sum(process.memory_full_info().pss for process in measured)
     for process in apart:

@@ -36,14 +36,7 @@ WAITS = "waits for another client's job"
 def workers() -> list[psutil.Process]:
     """Those of this test's state folder."""
     folder = str(platformdirs.user_state_path("layerdiffuse") / "workers")
-    return [process for process in psutil.process_iter() if folder in command_of(process)]
-
-
-def command_of(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+    return [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or ())]
 
 
 @pytest.fixture(autouse=True)
