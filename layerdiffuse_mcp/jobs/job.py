@@ -78,8 +78,9 @@ class Job:
     `client`: whose it is, and with whose jobs it takes turns. `key`: by which its caller asks for it again. `number`,
     and those of its `parts`: of their arrival, from `numbers`. `batches`: what workers do for it now. `outcomes`: of
     its tasks, by index. `scope`: what it does beside workers, that is downloading, finishing its pictures and writing
-    files. `expected`: seconds that its drawing takes as others did here (`pace.py`). `at_end`: what is called once,
-    when it ends. `moved`: what is called with it and its last state when that changes.
+    files. `expected`: seconds that its drawing takes as others did here (`pace.py`). `at_drawn`: what is called once
+    all its tasks have an outcome; `at_end`: when it ends. `moved`: what is called with it and its last state when that
+    changes.
     `created`, `started` and `ended` are seconds of the monotonic clock, of use for spans alone.
     """
 
@@ -100,6 +101,7 @@ class Job:
         self.number = next(counted)
         self.parts = tuple(Part(self, index, next(counted)) for index in range(len(self.tasks)))
         self.moved: Callable[[Job, State], object] | None = None
+        self.at_drawn: Callable[[], object] = lambda: None
         self._state = State.QUEUED
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcomes: dict[int, Outcome] = {}

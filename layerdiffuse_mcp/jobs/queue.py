@@ -6,50 +6,39 @@
         if job.state is State.DONE:
             show(job.outcome.images)
 
-The tasks of all jobs wait together, and `schedule.py` says which of them an idle worker does next: a job of eight tasks
-is done by as many workers as are free. Tasks that can share a batch are drawn as one where that pays. What a job lacks
-is downloaded first, beside the queue; its pictures are finished and written beside the workers. A job outlives the call
-that submitted it. One that is cancelled has ended at once for whoever waits for it; the workers that ran it take the
-next task as soon as they have stopped. This module knows no MCP and no model, and its state lives in one event loop:
+The tasks of all jobs wait together (`dispatcher.py`): a job of eight is done by as many workers as are free. What a
+job lacks is downloaded first, beside the queue; its pictures are finished and written beside the workers. A job
+outlives the call that submitted it. One that is cancelled has ended at once for whoever waits for it; the workers
+that ran it take the next task as soon as they have stopped. Clients that are to know nothing of each other have a
+queue each, and share a dispatcher. This module knows no MCP and no model, and its state lives in one event loop:
 nothing here is shared with threads.
 """
 
-import itertools
-import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Planned, PreparePlan, Task, batch_key
+from layerdiffuse_mcp.api.plan import Planned
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import LayerDiffuseError, QueueFull
-from layerdiffuse_mcp.families.registry import EMBEDDED, FAMILIES, METHODS
+from layerdiffuse_mcp.errors import QueueFull
 from layerdiffuse_mcp.jobs.book import JobBook
+from layerdiffuse_mcp.jobs.completing import Completer
+from layerdiffuse_mcp.jobs.dispatcher import Dispatcher
 from layerdiffuse_mcp.jobs.downloads import Downloads
 from layerdiffuse_mcp.jobs.history import JobHistory
-from layerdiffuse_mcp.jobs.job import Batch, Job, Part, State
-from layerdiffuse_mcp.jobs.pace import Paces
-from layerdiffuse_mcp.jobs.running import Runner
-from layerdiffuse_mcp.jobs.schedule import Idle, Schedule, Waiting
+from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.outputs.records import JobRecords
 from layerdiffuse_mcp.settings import Settings
 
 HEARTBEAT = 3.0
 """Longest silence towards whoever follows a job, in seconds."""
-GROUP_RESULTS = 8
-"""Most results that are drawn as one batch, whatever the family allows."""
-GAINING = frozenset(entry.name for entry in EMBEDDED if entry.batches_pay)
-"""Models whose batches were measured to take less time than their pictures one after another."""
-
-logger = logging.getLogger(__name__)
-
 
 Report = Callable[[Progress], Awaitable[None]]
 
@@ -58,7 +47,7 @@ class Jobs:
     """A bounded queue in front of a backend.
 
     Args:
-        backend: where tasks run; closed with the queue.
+        backend: where tasks run; closed with the queue. Or a dispatcher that is shared and is not.
         settings: `queue_size` bounds how many jobs may wait.
         heartbeat: longest silence of `follow`, in seconds.
         pictures: where pictures are finished before they are written; left out, a room of its own.
@@ -66,35 +55,35 @@ class Jobs:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Backend | Dispatcher,
         settings: Settings,
         heartbeat: float = HEARTBEAT,
         pictures: PictureRoom | None = None,
     ) -> None:
-        self.backend = backend
-        self._pictures = pictures or PictureRoom()
+        self._owned: list[AbstractAsyncContextManager[object]] = []
+        if not isinstance(backend, Dispatcher):
+            backend = Dispatcher(backend, settings)
+            self._owned.append(backend)
+        if pictures is None:
+            pictures = PictureRoom()
+            self._owned.append(pictures)
+        self.dispatcher = backend
+        self.backend = backend.backend
         self.index = Index(settings)
         self._history = JobHistory(JobRecords(self.index))
         self._resume = settings.resume_jobs is True
-        self.paces = Paces()
-        self._runner = Runner(backend, settings, self.index, self._pictures, self._learn)
+        self._completer = Completer(settings, self.index, pictures)
         self._downloads = Downloads(settings)
         self._limit = settings.queue_size
-        self._grouping = settings.group_jobs
         self._heartbeat = heartbeat
         self._book = JobBook()
-        self._schedule = Schedule()
-        self._parts: dict[int, Part] = {}
-        """The tasks that wait, by their numbers in the schedule."""
-        self._numbers = itertools.count(1)
-        self._busy: set[int] = set()
-        self._wake = anyio.Event()
+        self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> "Jobs":
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._give_out)
+        for owned in self._owned:
+            await self._stack.enter_async_context(owned)
+        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         await self._restore()
         self._book.at_change = self._history.note
         self._tasks.start_soon(self._history.write)
@@ -108,10 +97,8 @@ class Jobs:
             await self._history.close()  # as jobs are now the next server finds them
         for job in self._book.newest_first():
             self.cancel(job)
-        await self.backend.close()
-        await self._pictures.close()
         self._tasks.cancel_scope.cancel()
-        return await self._tasks.__aexit__(kind, error, trace)
+        return await self._stack.__aexit__(kind, error, trace)
 
     @property
     def at_end(self) -> Callable[[Job], object] | None:
@@ -124,8 +111,7 @@ class Jobs:
 
     def warm_up(self) -> None:
         """Start the backend's workers in the background."""
-        assert self._tasks is not None
-        self._tasks.start_soon(self._warm_up)
+        self.dispatcher.warm_up()
 
     def submit(self, planned: Planned, what: str | None = None, client: str = "", key: str | None = None) -> Job:
         """Queue the tasks of a request as one job.
@@ -146,20 +132,22 @@ class Jobs:
                 "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
             )
         what = what or next((task.kind for task in planned.tasks), "download")
-        return self._begin_job(Job(what, planned, client, self._numbers, key))
+        return self._begin_job(Job(what, planned, client, self.dispatcher.numbers, key))
 
     def _begin_job(self, job: Job) -> Job:
         """Download what it lacks, or have it wait."""
         assert self._tasks is not None
         self._book.add(job)
-        job.at_end.append(lambda: self._stop(job))
-        expected = self.paces.seconds(job.tasks, self._device())
+        tasks = self._tasks
+        job.at_drawn = lambda: tasks.start_soon(self._completer.complete, job)
+        job.at_end.append(lambda: self.dispatcher.remove(job))
+        expected = self.dispatcher.paces.seconds(job.tasks, self.dispatcher.device)
         job.expected = expected and expected / min(self.backend.workers, len(job.tasks))
         if job.downloads:
             job.download()
             self._tasks.start_soon(self._fetch, job)
         else:
-            self._enqueue(job.parts)
+            self.dispatcher.add(job.parts)
         return job
 
     def record(self, what: str, outcome: Outcome) -> Job:
@@ -187,8 +175,7 @@ class Jobs:
 
     def ahead_of(self, job: Job) -> int:
         """How many jobs come before a waiting one, running ones included."""
-        before = self._schedule.ahead(job.number, job.client) if job.state is State.QUEUED else 0
-        return before + len(self.running) - (job.state is State.RUNNING)
+        return self.dispatcher.ahead_of(job)
 
     @property
     def waiting(self) -> int:
@@ -246,96 +233,15 @@ class Jobs:
 
     async def _restore(self) -> None:
         """Take over the jobs of servers that are gone; such as waited wait again if the settings want that."""
-        for job in await self._history.restored(self._numbers, resume=self._resume):
+        for job in await self._history.restored(self.dispatcher.numbers, resume=self._resume):
             if job.finished:
                 self._book.add(job)
             else:
                 self._begin_job(job)
-
-    def _enqueue(self, parts: Collection[Part], *, alone: bool = False) -> None:
-        """Have tasks wait for a worker; those that come again have the number that they had."""
-        for part in parts:
-            waiting = self._waiting(part, alone=alone)
-            self._parts[waiting.number] = part
-            self._schedule.add(waiting)
-        self._wake.set()
-
-    def _waiting(self, part: Part, *, alone: bool) -> Waiting:
-        """A task as the schedule sees it."""
-        task, job = part.task, part.job
-        key, results, together = None, 1, 1
-        methods = task.methods if isinstance(task, DrawPlan | PreparePlan) else ()
-        if isinstance(task, DrawPlan):
-            results, together = task.count, min(GROUP_RESULTS, FAMILIES[task.family].batch_limit)
-            gains = task.model in GAINING if self._grouping == "auto" else self._grouping
-            key = batch_key(task) if gains and not alone else None
-        layers = frozenset(METHODS[method].file for method in methods)
-        assert not isinstance(task, GroupPlan)
-        return Waiting(part.number, job.number, job.client, task.model, layers, key, results, together)
-
-    def _stop(self, job: Job) -> None:
-        """Of a job that has ended nothing more is begun, and what workers do for it alone stops."""
-        for part in job.parts:
-            if self._parts.pop(part.number, None):
-                self._schedule.remove(part.number)
-        for batch in job.batches:
-            if all(part.job.finished for part in batch.parts):
-                batch.scope.cancel()
-
-    async def _warm_up(self) -> None:
-        try:
-            await self.backend.warm_up()
-        except LayerDiffuseError as error:
-            logger.warning("the worker could not be started ahead of time: %s", error)
-        except Exception:  # the first job meets it again, and says so
-            logger.exception("the worker could not be started ahead of time")
-
-    async def _give_out(self) -> None:
-        """Give idle workers what waits, for ever."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            idle = [
-                Idle(worker.worker, worker.models, worker.phase != "stopped")
-                for worker in self.backend.state()
-                if worker.worker not in self._busy
-            ]
-            while given := self._schedule.next(idle, time.monotonic()):
-                idle = [worker for worker in idle if worker.worker != given.worker]
-                batch = Batch(given.worker, tuple(self._parts.pop(task.number) for task in given.tasks))
-                self._begin(batch)
-
-    def _begin(self, batch: Batch) -> None:
-        assert self._tasks is not None
-        self._busy.add(batch.worker)
-        for job in batch.jobs:
-            job.begin(batch)
-        self._tasks.start_soon(self._run, batch)
-
-    async def _run(self, batch: Batch) -> None:
-        """Whatever a batch holds or meets, its worker takes the next one."""
-        assert self._tasks is not None
-        try:
-            self._enqueue(await self._runner.draw(batch), alone=True)
-        finally:
-            self._busy.discard(batch.worker)
-            self._wake.set()
-        for job in batch.jobs:
-            if len(job.outcomes) == len(job.tasks):
-                self._tasks.start_soon(self._runner.complete, job)
 
     async def _fetch(self, job: Job) -> None:
         """Download what a job lacks; it waits for a worker then, unless it has ended."""
         await self._downloads.fetch(job)
         if not job.finished:
             job.wait()
-            self._enqueue(job.parts)
-
-    def _device(self) -> str | None:
-        """What the workers run on, as soon as one has told."""
-        return next((state.engine["device"] for state in self.backend.state() if "device" in state.engine), None)
-
-    def _learn(self, task: Task, outcome: Outcome) -> None:
-        """Keep how long a task took, beside whatever comes next."""
-        assert self._tasks is not None
-        self._tasks.start_soon(anyio.to_thread.run_sync, self.paces.learn, task, outcome)
+            self.dispatcher.add(job.parts)
