@@ -3,8 +3,8 @@
     python benchmarks/detail.py [--scales 1 2 4] [--steps 2]
 
 Enlarges a picture of the pocket model's own size, and prints for each scale tiles, seconds and the process's peak over
-what it kept before; and beside it the same picture as one tile. The budget is twice the peak of scale 1, plus 300 bytes a
-pixel of the result.
+what it kept before; and beside it the same picture as one tile. The budget is twice the peak of scale 1, plus 300 bytes
+a pixel of the result.
 """
 
 import argparse
