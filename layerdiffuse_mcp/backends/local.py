@@ -129,7 +129,7 @@ class _Worker:
     def state(self) -> WorkerState:
         process = self._current
         if process is None or not process.usable:
-            return WorkerState("stopped", None, {}, self._number)
+            return WorkerState("stopped", None, {}, self._number, failed=process is not None and not process.ready)
         return WorkerState(process.phase, process.process.pid, process.engine, self._number)
 
     async def close(self) -> None:
