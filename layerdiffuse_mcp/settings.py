@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         "auto", description="Processes that draw at once; auto is one for each NVIDIA device, else one"
     )
+    share_workers: bool | Literal["auto"] = Field(
+        "auto",
+        description="Draw in processes that your other servers of the same settings use too, so that each model is "
+        "loaded once; auto on stdio alone, and not on Windows",
+    )
     auto_download: bool = Field(False, description="Let a generation download the model it needs")
     idle_timeout: float = Field(
         900,

@@ -1,33 +1,20 @@
 """The default backend: worker processes on this machine, one a device, or several on a CPU.
 
 A process is spawned when it is first needed (or by `warm_up`), imports torch where the server does not, and keeps its
-models between tasks. When it is killed or crashes, the task that it ran fails with `WorkerDied` and the next one gets a
-new process. One that ends by itself, for it is no longer fit to draw, is replaced without a word.
+models between tasks.
 """
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-import anyio
-
-from layerdiffuse_mcp.api.outcome import Outcome
-from layerdiffuse_mcp.api.plan import Inputs, Task
-from layerdiffuse_mcp.backends.backend import Report, WorkerState
 from layerdiffuse_mcp.backends.places import Place, places
-from layerdiffuse_mcp.backends.process import EXIT_GRACE, Work, WorkerProcess, ignore
+from layerdiffuse_mcp.backends.process import WorkerProcess
+from layerdiffuse_mcp.backends.workers import CANCEL_GRACE, Worker, Workers
 from layerdiffuse_mcp.engine.startup import ENGINE
-from layerdiffuse_mcp.errors import WorkerDied
 from layerdiffuse_mcp.settings import Settings
 
-CANCEL_GRACE = 20.0
-"""Seconds a cancelled request gets to reach its next step before its process is killed."""
-ATTEMPTS = 2
-"""Processes that a task is handed to before it is given up, none of which began it."""
 
-logger = logging.getLogger(__name__)
-
-
-class LocalBackend:
+class LocalBackend(Workers):
     """Runs tasks in processes of their own, one at a time in each.
 
     Args:
@@ -45,139 +32,5 @@ class LocalBackend:
         where: Sequence[Place] | None = None,
     ) -> None:
         chosen = places(settings) if where is None else where
-        self._workers = [_Worker(settings, engine, cancel_grace, number, at) for number, at in enumerate(chosen)]
-
-    @property
-    def workers(self) -> int:
-        """How many processes there may be."""
-        return len(self._workers)
-
-    async def warm_up(self) -> None:
-        """Start all workers; they import torch while the server goes on."""
-        for worker in self._workers:
-            await worker.living()
-
-    async def run(self, task: Task, inputs: Inputs, report: Report, worker: int | None = None) -> Outcome:
-        """Run one task; see `Backend.run`."""
-        free = (known for known in self._workers if not known.occupied)
-        chosen = next(free, self._workers[0]) if worker is None else self._workers[worker]
-        return await chosen.run(task, inputs, report)
-
-    async def unload(self, model: str | None = None) -> list[str]:
-        """Drop a model, or all, ahead of whatever waits; see `Backend.unload`. It starts no worker."""
-        dropped: dict[str, None] = {}
-
-        async def unload(worker: _Worker) -> None:
-            dropped.update(dict.fromkeys(await worker.unload(model)))
-
-        async with anyio.create_task_group() as tasks:
-            for worker in self._workers:
-                tasks.start_soon(unload, worker)
-        return list(dropped)
-
-    def state(self) -> list[WorkerState]:
-        """Each worker's phase, process id and last report."""
-        return [worker.state() for worker in self._workers]
-
-    async def close(self) -> None:
-        """End all workers at once; tasks that still run are given up."""
-        with anyio.CancelScope(shield=True):
-            async with anyio.create_task_group() as tasks:
-                for worker in self._workers:
-                    tasks.start_soon(worker.close)
-
-
-class _Worker:
-    """One of the workers: a process at a time, replaced when it has ended."""
-
-    def __init__(self, settings: Settings, engine: str, cancel_grace: float, number: int, place: Place) -> None:
-        self._settings = settings
-        self._engine = engine
-        self._cancel_grace = cancel_grace
-        self._number = number
-        self._place = place
-        self._current: WorkerProcess | None = None
-        self._starting = anyio.Lock()
-        self._turn = anyio.Lock()
-        self._closed = False
-
-    @property
-    def occupied(self) -> bool:
-        """Whether it runs a task, or is about to."""
-        return self._turn.locked()
-
-    async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
-        from layerdiffuse_mcp.backends.messages import Run
-
-        async with self._turn:
-            for _ in range(ATTEMPTS):
-                outcome = await self._done(await self.living(), lambda number: Run(number, task, inputs), report)
-                if outcome is not None:
-                    return outcome
-            raise WorkerDied("The worker process ends as soon as it starts; its log is on the server's stderr.")
-
-    async def unload(self, model: str | None) -> list[str]:
-        from layerdiffuse_mcp.backends.messages import Unload
-
-        async with self._turn:
-            process = self._current
-            if process is None or not process.usable or not process.ready:
-                return []
-            outcome = await self._done(process, lambda number: Unload(number, model), ignore)
-            return list(outcome.status["unloaded"]) if outcome and outcome.status else []
-
-    def state(self) -> WorkerState:
-        process = self._current
-        if process is None or not process.usable:
-            return WorkerState("stopped", None, {}, self._number, failed=process is not None and not process.ready)
-        return WorkerState(process.phase, process.process.pid, process.engine, self._number)
-
-    async def close(self) -> None:
-        self._closed = True
-        async with self._starting:  # a process that is being spawned has to be known before it can be ended
-            process = self._current
-        if process is None:
-            return
-        if process.ready:  # one that still imports has nothing to put away
-            if process.task is not None:
-                process.cancel(process.task)
-            process.end()
-            with anyio.move_on_after(EXIT_GRACE):
-                await process.gone.wait()
-        await process.killed()
-
-    async def living(self) -> WorkerProcess:
-        """Its process, started if there is none that takes tasks."""
-        async with self._starting:
-            if self._closed:
-                raise WorkerDied("The server is closing.")
-            if self._current is None or not self._current.usable:
-                with anyio.CancelScope(shield=True):  # nobody could end a process that was spawned and forgotten
-                    if self._current is not None:  # two would share the device's memory
-                        await self._current.killed()
-                    self._current = await WorkerProcess.start(self._settings, self._engine, self._place)
-            assert self._current is not None
-            return self._current
-
-    async def _done(self, process: WorkerProcess, command: Callable[[int], object], report: Report) -> Outcome | None:
-        """What came of a command, made of its number; None if the process ended without having begun it."""
-        work = process.hand_over(command, report)
-        try:
-            await work.over.wait()
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self._stop(process, work)
-            raise
-        if work.error is not None:
-            raise work.error
-        return work.outcome
-
-    async def _stop(self, process: WorkerProcess, work: Work) -> None:
-        process.cancel(work)
-        if not process.ready or self._closed:
-            return  # it will skip the task once it has started, or is ended by `close`
-        with anyio.move_on_after(self._cancel_grace):
-            await work.over.wait()
-            return
-        logger.warning("a cancelled request did not stop within %s s: its worker is killed", self._cancel_grace)
-        await process.killed()
+        starts = [partial(WorkerProcess.start, settings, engine, place, number) for number, place in enumerate(chosen)]
+        super().__init__([Worker(number, start, cancel_grace) for number, start in enumerate(starts)])

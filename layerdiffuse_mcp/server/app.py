@@ -8,6 +8,7 @@ Nothing heavy is imported until a tool needs it; the worker starts in the backgr
 the first question has been answered.
 """
 
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -124,7 +125,7 @@ def create_server(
         icons=SERVER,
         cache_hints=dict.fromkeys(UNCHANGING, CacheHint(HOUR, "public")),
         subscriptions=False,  # each client has its own
-        tools=[row.tool() for row in TOOLS],
+        tools=[row.tool for row in TOOLS],
         extensions=[viewer()],
         lifespan=lifespan,
         log_level="WARNING",
@@ -169,6 +170,8 @@ async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext
 
 def serve_stdio(settings: Settings) -> int:
     """Serve one client on standard input and output until it goes; returns the exit status."""
+    if settings.share_workers == "auto":
+        settings = settings.model_copy(update={"share_workers": sys.platform != "win32"})
     server = create_server(settings)
     log_to(settings.log_file)
     return anyio.run(server.serve_stdio)
