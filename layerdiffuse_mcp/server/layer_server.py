@@ -36,6 +36,12 @@ from layerdiffuse_mcp.server.resources import check_view, completed, page, tell_
 from layerdiffuse_mcp.server.services import IMAGES, Clients, Services
 from layerdiffuse_mcp.wording import quoted
 
+GONE = {
+    "generate_blended": 'It is want=["blended"] of generate_background_from_foreground and '
+    "generate_foreground_from_background now."
+}
+"""Tools that there once were, and what to call instead."""
+
 
 class LayerServer(MCPServer[Services]):
     """The SDK's server, with resources that come from the queue, completions that know it, and errors in words."""
@@ -84,7 +90,7 @@ class LayerServer(MCPServer[Services]):
         """Call a tool by its name; raises ToolError as the SDK's own method does."""
         names = [tool.name for tool in await self.list_tools()]
         if name not in names:
-            raise ToolError(f"There is no tool {quoted(name)}. {near(name, names)}")
+            raise ToolError(f"There is no tool {quoted(name)}. {GONE.get(name) or near(name, names)}")
         return await super().call_tool(name, arguments, context)
 
     async def _handle_list_resources(
