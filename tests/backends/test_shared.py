@@ -8,6 +8,8 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from multiprocessing import AuthenticationError
+from multiprocessing import connection as connections
 from pathlib import Path
 
 import anyio
@@ -323,6 +325,16 @@ async def test_an_engine_that_cannot_be_loaded_says_why_to_each_server(sharing: 
         for backend in opened:
             with pytest.raises(LayerDiffuseError, match="no torch here"):
                 await obey(backend, "steps 1")
+
+
+async def test_who_does_not_know_the_key_is_turned_away_and_holds_up_nobody(sharing: Settings, rehearsal: str):
+    async with servers(sharing, rehearsal) as (one, other):
+        await one.warm_up()
+        [address] = [str(path) for path in shared.private_folder().iterdir() if path.is_socket()]
+        with connections.Client(address):  # says nothing
+            with pytest.raises((AuthenticationError, EOFError)):
+                connections.Client(address, authkey=b"another").close()
+            assert pid_of(await obey(other, "steps 1")) == pid(one)
 
 
 def readable_by_others(folder: Path, _: pytest.MonkeyPatch) -> None:
