@@ -245,7 +245,7 @@ class Index:
             return otherwise
 
     def _reached(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` returns; a damaged index is made anew first, one that was removed while it was open tried again."""
+        """What `work` returns; a damaged index is made anew first, one that was removed meanwhile is tried again."""
         try:
             return self._transaction(work)
         except sqlite3.Error as error:

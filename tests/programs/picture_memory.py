@@ -185,7 +185,7 @@ def measure(name: str, folder: Path) -> int:
 
 
 def main(folder: Path) -> None:
-    """Print each operation's bytes and name, a line each. The processes are forks: what they import is there already."""
+    """Print each operation's bytes and name, a line each. The processes are forks: what they import is there."""
     for name in OPERATIONS:
         sys.stdout.flush()
         if (child := os.fork()) == 0:
