@@ -225,6 +225,12 @@ def any_task(data: Mapping[str, Any]) -> Task:
     return _TASKS.validate_python(dict(data))
 
 
+def pixels_of(tasks: Sequence[Task]) -> int:
+    """How many pixels are drawn, as far as tasks draw any."""
+    drawn = ((plan.as_drawn, plan.count) for plan in tasks if isinstance(plan, DrawPlan))
+    return sum(plan.width * plan.height * count for plan, count in drawn)
+
+
 def batch_key(task: Task) -> str | None:
     """Equal for plans that can be drawn as one batch; None for a task that cannot share one at all."""
     return task.model_dump_json(exclude={*MAY_DIFFER}) if isinstance(task, DrawPlan) else None

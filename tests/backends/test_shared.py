@@ -134,6 +134,14 @@ def test_the_engine_reads_none_of_the_settings_in_which_servers_may_differ():
     assert {"device", "offload"} <= read
 
 
+def test_a_worker_imports_nothing_of_the_project_that_it_was_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    assert shared.import_path() == sys.path[2:]
+
+
 async def test_a_worker_is_busy_for_the_other_server_whose_task_waits_for_it(sharing: Settings, rehearsal: str):
     async with open_jobs(sharing, rehearsal) as one, open_jobs(sharing, rehearsal) as other:
         long = ask(one, FOREVER)
