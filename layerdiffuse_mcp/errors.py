@@ -17,6 +17,7 @@
         ├── JobNotFound       no job of that id
         ├── QueueFull         too many jobs wait already
         ├── WorkerDied        the process that ran the job ended
+        │   └── WorkerLost    because its machine went away
         └── Interrupted       the server ended before the job was done
 
 A message is one or two sentences: what was wrong, what is allowed, what to do next.
@@ -128,6 +129,10 @@ class WorkerDied(JobError):
     """The process that ran the job ended."""
 
     code = "worker_died"
+
+
+class WorkerLost(WorkerDied):
+    """The machine that ran the job went away, which says nothing against the job: it can be run elsewhere."""
 
 
 class Interrupted(JobError):

@@ -18,13 +18,14 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.backends.backend import Phase, Report
+from layerdiffuse_mcp.backends.connection import Connection, Process
 from layerdiffuse_mcp.backends.places import Place
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
 from layerdiffuse_mcp.settings import Settings
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from multiprocessing import connection
     from multiprocessing.process import BaseProcess
 
+Death = Callable[[bool], LayerDiffuseError | None]
 EXIT_GRACE = 1.0
 """Seconds a worker gets to end by itself when the server closes, or once it has closed its pipe."""
 
@@ -55,40 +57,17 @@ class Work:
     begun: bool = False
 
 
-class Process(Protocol):
-    """What has to be known of a process, wherever it runs; as in multiprocessing."""
-
-    @property
-    def pid(self) -> int | None: ...
-
-    def kill(self) -> None: ...
-
-    def join(self, timeout: float | None = None) -> None: ...
-
-    def is_alive(self) -> bool: ...
-
-
-class Connection(Protocol):
-    """The way to it and back; once it has ended `recv` raises EOFError or OSError, and `send` OSError."""
-
-    def send(self, message: Any, /) -> None: ...
-
-    def recv(self) -> Any: ...
-
-    def close(self) -> None: ...
-
-
 class WorkerProcess:
     """A worker process and the two threads that speak and listen to it.
 
     Args:
-        death: why it failed what it did when it ended, asked once it has.
+        death: what was wrong when it had ended, by whether it had begun what it was to do; None if it may try again.
 
     Its state is read and changed in the event loop only. `gone` is set once the process has
     ended and been reaped, and nothing of it is left.
     """
 
-    def __init__(self, process: Process, connection: Connection, death: Callable[[], LayerDiffuseError]) -> None:
+    def __init__(self, process: Process, connection: Connection, death: Death) -> None:
         self.process, self.connection, self._death = process, connection, death
         self.task: Work | None = None
         self.ready = False
@@ -113,7 +92,7 @@ class WorkerProcess:
         try:
             process, connection = await anyio.to_thread.run_sync(_spawn, settings, engine, place)
             try:
-                return cls(process, connection, lambda: WorkerDied(_how_it_ended(process.exitcode)))
+                return cls(process, connection, lambda begun: _death(process.exitcode) if begun else None)
             except RuntimeError:
                 process.kill()
                 raise
@@ -218,7 +197,7 @@ class WorkerProcess:
     def _has_ended(self) -> None:
         self.gone.set()
         begun = self.task is not None and self.task.begun
-        self._finish(error=self._death() if begun else None)
+        self._finish(error=self._death(begun))
 
     def _finish(self, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
         if self.task is not None:
@@ -246,12 +225,12 @@ def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess,
     return process, ours
 
 
-def _how_it_ended(exitcode: int | None) -> str:
+def _death(exitcode: int | None) -> WorkerDied:
     how = f"with exit code {exitcode}"
     if exitcode is not None and exitcode < 0:
         how = f"by signal {_signal_name(-exitcode)}"
     hint = " The system may have run out of memory: ask for a smaller size or count." if exitcode == -9 else ""
-    return f"The worker process ended {how} while it ran this job.{hint} The next job gets a new worker."
+    return WorkerDied(f"The worker process ended {how} while it ran this job.{hint} The next job gets a new worker.")
 
 
 def _signal_name(number: int) -> str:

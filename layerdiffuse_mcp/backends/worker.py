@@ -17,10 +17,9 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any
 
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, Outcome, Progress
+from layerdiffuse_mcp.backends.connection import Connection
 from layerdiffuse_mcp.backends.messages import Broken, Cancel, Done, Failed, Ready, Run, State, Step, Unload
 from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory, OutputError
@@ -45,7 +44,7 @@ class Begun:
     number: int
 
 
-def main(connection: "Connection[Any, Any]", settings: Settings, engine: str, environment: Mapping[str, str]) -> None:
+def main(connection: Connection, settings: Settings, engine: str, environment: Mapping[str, str]) -> None:
     """Serve requests until the server is gone.
 
     Args:
@@ -62,12 +61,17 @@ def main(connection: "Connection[Any, Any]", settings: Settings, engine: str, en
         log_to(settings.log_file, "worker")
     except OutputError as error:
         logger.warning("%s", error)
+    serve(connection, settings, engine)
+
+
+def serve(connection: Connection, settings: Settings, engine: str) -> None:
+    """Do what is asked until the connection says End, or ends; whatever else this process is."""
     _Worker(connection, settings).serve(engine)
 
 
 @dataclass
 class _Worker:
-    connection: "Connection[Any, Any]"
+    connection: Connection
     settings: Settings
     inbox: "queue.SimpleQueue[Run | Unload | None]" = field(default_factory=lambda: queue.SimpleQueue())
     cancelled: set[int] = field(default_factory=lambda: set[int]())

@@ -38,7 +38,7 @@ from mcp_types import (
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.backends.backend import Backend
-from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.backends.chosen import chosen
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.hub import leftovers
 from layerdiffuse_mcp.jobs.queue import Jobs
@@ -85,7 +85,7 @@ or method rather than removing a background.
 """
 
 
-def create_server(settings: Settings, open_backend: Callable[[Settings], Backend] = LocalBackend) -> "LayerServer":
+def create_server(settings: Settings, open_backend: Callable[[Settings], Backend] = chosen) -> "LayerServer":
     """The server with all its tools; its queue lives as long as it is served.
 
     Args:
