@@ -91,7 +91,7 @@ SHARED = ("size", "seed", "count", "options", "output")
 
 def page() -> str:
     """The page."""
-    tools = {row.name: row.tool() for row in TOOLS}
+    tools = {row.name: row.tool for row in TOOLS}
     drawing = tools["generate_transparent"]
     common = {name: drawing.parameters["properties"][name] for name in SHARED}
     job: Schema = drawing.output_schema or {}

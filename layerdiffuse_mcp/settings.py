@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     ray_cpus: int | None = Field(
         None, ge=1, le=1024, description="CPUs of each worker in a Ray cluster without GPUs; all of a node unless set"
     )
+    share_workers: bool | Literal["auto"] = Field(
+        "auto",
+        description="Draw in processes that your other servers of the same settings use too, so that each model is "
+        "loaded once; auto on stdio alone, and not on Windows",
+    )
     auto_download: bool = Field(False, description="Let a generation download the model it needs")
     idle_timeout: float = Field(
         900,

@@ -164,9 +164,7 @@ def bundle_manifest() -> dict[str, Any]:
                 "env": {variable(name): f"${{user_config.{name}}}" for name in ASKED},
             },
         },
-        "tools": [
-            {"name": tool.name, "description": _first(tool.description)} for tool in (row.tool() for row in TOOLS)
-        ],
+        "tools": [{"name": tool.name, "description": _first(tool.description)} for tool in (row.tool for row in TOOLS)],
         "keywords": PROJECT["keywords"],
         "license": PROJECT["license"],
         "compatibility": {

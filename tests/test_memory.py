@@ -56,7 +56,8 @@ def test_a_run_above_its_limit_fails_and_says_what_ran(tmp_path: Path, workers: 
         "    if not hasattr(config, 'workerinput'):\n"
         "        config.pluginmanager.register(memory.MemoryLimit(limit=1), 'memory-limit')\n"
     )
-    (tmp_path / "test_it.py").write_text("import time\ndef test_large():\n    time.sleep(1)\n")
+    test = f"import time\ndef test_large():\n    held = b'x' * {HELD}\n    time.sleep(1)\n"
+    (tmp_path / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", tmp_path, "-n", workers, tmp_path]
     environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

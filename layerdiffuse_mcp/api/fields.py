@@ -31,6 +31,8 @@ STRENGTH = 0.6
 RESIZE_MODE = "Crop and Resize"
 PICTURE_FORMATS = ("png", "webp")
 METADATA = ("full", "none")
+FEW = 6
+"""Names that are read at a glance."""
 MOST_ERRORS = 8
 """Wrong parameters that one message names."""
 
@@ -50,11 +52,13 @@ Omittable = Annotated[T | None, Field(json_schema_extra=_without_null)]
 
 
 def near(name: str, names: Collection[str]) -> str:
-    """A sentence that lists `names`, the nearest to `name` first when there are many."""
-    close = difflib.get_close_matches(name[:QUOTED], names, n=3, cutoff=0.4)
-    if len(names) > 6 and close:
-        return f"Did you mean {', '.join(close)}? Allowed: {', '.join(names)}."
-    return f"Allowed: {', '.join(names)}."
+    """A sentence that lists `names`, first those nearest to `name`, which have to be nearer where there are few."""
+    if not names:
+        return "It takes none."
+    few = len(names) <= FEW
+    close = difflib.get_close_matches(name[:QUOTED], names, n=1 if few else 3, cutoff=0.7 if few else 0.4)
+    meant = f"Did you mean {', '.join(close)}? " if close else ""
+    return f"{meant}Allowed: {', '.join(names)}."
 
 
 @dataclass(frozen=True)
@@ -198,9 +202,9 @@ MISTAKES: Mapping[str, str] = {
     "path_type": "must be a path",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
-    "dict_type": "must be an object of names and values",
-    "model_type": "must be an object of names and values",
-    "model_attributes_type": "must be an object of names and values",
+    "dict_type": 'must be an object of names and values, as in {{"name": value}}',
+    "model_type": 'must be an object of names and values, as in {{"name": value}}',
+    "model_attributes_type": 'must be an object of names and values, as in {{"name": value}}',
     "too_long": "may have at most {max_length} items",
     "too_short": "needs at least {min_length} item",
     "greater_than_equal": "must be at least {ge}",

@@ -28,7 +28,7 @@ from layerdiffuse_mcp.families.spec import FamilySpec, Role
 
 AUTOMATIC = "Automatic"
 FRAMES_AT_MOST = max(method.frames for method in METHODS.values())
-MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "notes"}) | DELIVERY
+MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "notes", "unknown_subject"}) | DELIVERY
 """In what plans may differ that are drawn as one batch."""
 
 
@@ -65,7 +65,7 @@ class DrawPlan(_Plan):
     Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
     while the plan waits. A recipe is the plan and the SHA-256 of the files that it was drawn with, as the engine read
     them. `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say
-    both.
+    both. Of an `unknown_subject` the base has learnt no word, which makes a cut-out doubtful.
     """
 
     kind: Literal["draw"] = "draw"
@@ -97,6 +97,7 @@ class DrawPlan(_Plan):
     format: str = "png"
     metadata: str = "full"
     notes: tuple[str, ...] = ()
+    unknown_subject: bool = False
     drawn_with: dict[str, str | None] | None = None
 
     @property

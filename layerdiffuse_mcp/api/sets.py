@@ -54,9 +54,8 @@ def set_of(
 
 def _check(subjects: Sequence[str]) -> None:
     if not 1 <= len(subjects) <= MAX_SUBJECTS:
-        raise InvalidRequest(
-            f"A set has 1 to {MAX_SUBJECTS} subjects, and {len(subjects)} are given: make several sets."
-        )
+        advice = "make several sets" if subjects else "say what to draw, as in ['a red apple', 'a pear']"
+        raise InvalidRequest(f"A set has 1 to {MAX_SUBJECTS} subjects, and {len(subjects)} are given: {advice}.")
     if "" in subjects:
         raise InvalidRequest(f"subjects.{subjects.index('')} is empty: say what to draw, for example 'a red apple'.")
     folded = [subject.casefold() for subject in subjects]

@@ -32,5 +32,5 @@ class LocalBackend(Workers):
         where: Sequence[Place] | None = None,
     ) -> None:
         chosen = places(settings) if where is None else where
-        starts = [partial(WorkerProcess.start, settings, engine, place) for place in chosen]
+        starts = [partial(WorkerProcess.start, settings, engine, place, number) for number, place in enumerate(chosen)]
         super().__init__([Worker(number, start, cancel_grace) for number, start in enumerate(starts)])

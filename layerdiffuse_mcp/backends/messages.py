@@ -1,6 +1,6 @@
 """What a server and its worker processes say to each other.
 
-Run, Unload, Cancel ->  | worker |  -> Ready | Broken, Step, Done | Failed, State
+Run, Unload, Cancel, End ->  | worker |  -> Hello, Ready | Broken, Busy, Begun, Step, Done | Failed, State
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,33 @@ class Unload:
 @dataclass(frozen=True)
 class Cancel:
     """Stop the request of that number where it next asks (see `cancellation`), or never begin it."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class End:
+    """The server goes: it wants nothing any more of what it asked for."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first that a shared worker says: its process, and when that was created, in seconds since 1970."""
+
+    pid: int
+    created: float
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Whether the worker is about something that another server asked for."""
+
+    elsewhere: bool
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A request is being worked on: it is not to be given to another worker if this one dies."""
 
     number: int
 

@@ -18,25 +18,20 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.backends.backend import Phase, Report
-from layerdiffuse_mcp.backends.connection import Connection, Process
 from layerdiffuse_mcp.backends.places import Place
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
 from layerdiffuse_mcp.settings import Settings
 
-if TYPE_CHECKING:
-    from multiprocessing import connection
-    from multiprocessing.process import BaseProcess
-
-Death = Callable[[bool], LayerDiffuseError | None]
 EXIT_GRACE = 1.0
 """Seconds a worker gets to end by itself when the server closes, or once it has closed its pipe."""
+OUR_LOG = "on the server's stderr"
 
 logger = logging.getLogger(__name__)
 
@@ -57,20 +52,63 @@ class Work:
     begun: bool = False
 
 
+class Process(Protocol):
+    """What has to be known of a process, wherever it runs; as in multiprocessing."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
+class Connection(Protocol):
+    """The way to it and back; once it has ended `recv` raises EOFError or OSError, and `send` OSError."""
+
+    def send(self, message: Any, /) -> None: ...
+
+    def recv(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Opened(NamedTuple):
+    """A process and what goes with it; see `WorkerProcess`."""
+
+    process: Process
+    connection: Connection
+    death: Callable[[], LayerDiffuseError]
+    leave: Callable[[], None]
+    log: str = OUR_LOG
+
+
 class WorkerProcess:
     """A worker process and the two threads that speak and listen to it.
 
     Args:
-        death: what was wrong when it had ended, by whether it had begun what it was to do; None if it may try again.
+        death: why it failed what it did when it ended, asked once it has.
+        leave: ends the connection, and the process if nobody else uses it; left out, kills the process.
+        log: where it logs, in words.
 
     Its state is read and changed in the event loop only. `gone` is set once the process has
-    ended and been reaped, and nothing of it is left.
+    ended and been reaped, or is left to others, and nothing of it is here.
     """
 
-    def __init__(self, process: Process, connection: Connection, death: Death) -> None:
-        self.process, self.connection, self._death = process, connection, death
+    def __init__(
+        self,
+        process: Process,
+        connection: Connection,
+        death: Callable[[], LayerDiffuseError],
+        leave: Callable[[], None] | None = None,
+        log: str = OUR_LOG,
+    ) -> None:
+        self.process, self.connection, self.log = process, connection, log
+        self._death, self._leave = death, leave or process.kill
         self.task: Work | None = None
-        self.ready = False
+        self.ready = self.elsewhere = False
         self.broken: str | None = None
         self.engine: dict[str, Any] = {}
         self.gone = anyio.Event()
@@ -83,18 +121,21 @@ class WorkerProcess:
         self._listener.start()
 
     @classmethod
-    async def start(cls, settings: Settings, engine: str, place: Place) -> "WorkerProcess":
-        """A new process; it imports its engine while the server goes on.
+    async def start(cls, settings: Settings, engine: str, place: Place, number: int = 0) -> "WorkerProcess":
+        """A process: a new one, which imports its engine while the server goes on, or one shared with other servers.
+
+        Args:
+            number: of several at places that are alike, which it is.
 
         Raises:
             WorkerDied: it could not be started.
         """
         try:
-            process, connection = await anyio.to_thread.run_sync(_spawn, settings, engine, place)
+            opened = await anyio.to_thread.run_sync(_open, settings, engine, place, number)
             try:
-                return cls(process, connection, lambda begun: _death(process.exitcode) if begun else None)
+                return cls(*opened)
             except RuntimeError:
-                process.kill()
+                opened.leave()
                 raise
         except (OSError, RuntimeError) as error:  # no descriptors, no memory, no threads
             raise WorkerDied(
@@ -108,8 +149,8 @@ class WorkerProcess:
 
     @property
     def phase(self) -> Phase:
-        """What it does now."""
-        return "starting" if not self.ready else "ready" if self.task is None else "busy"
+        """What it does now, for whichever server."""
+        return "starting" if not self.ready else "busy" if self.task or self.elsewhere else "ready"
 
     def hand_over(self, command: Callable[[int], object], report: Report) -> Work:
         """Give it a command, made of the number by which it is known."""
@@ -125,15 +166,22 @@ class WorkerProcess:
         self._outbox.put(Cancel(task.number))
 
     def end(self) -> None:
-        """Ask it to end after what it does now."""
-        from layerdiffuse_mcp.backends.worker import End
+        """Tell it that this server goes, and takes back all that it asked for."""
+        from layerdiffuse_mcp.backends.messages import End
 
         self._outbox.put(End())
 
     async def killed(self) -> None:
         """End it at once, if it has not ended yet; returns when nothing of it is left."""
+        await self._over(self.process.kill)
+
+    async def left(self) -> None:
+        """Be done with it, if it has not ended yet; returns when nothing of it is here."""
+        await self._over(self._leave)
+
+    async def _over(self, end: Callable[[], None]) -> None:
         if not self.gone.is_set():
-            self.process.kill()
+            end()
         await self.gone.wait()
         await anyio.to_thread.run_sync(self._listener.join)
 
@@ -144,8 +192,8 @@ class WorkerProcess:
         except OSError:  # it has ended: the listener hears that too
             pass
         except Exception:
-            logger.exception("a worker could not be told what to do: it is killed")
-            self.process.kill()
+            logger.exception("a worker could not be told what to do: it is left")
+            self._leave()
 
     def _listen(self) -> None:
         """Hand on what it says until it ends; the only place that reaps the process."""
@@ -155,8 +203,8 @@ class WorkerProcess:
         except (EOFError, OSError):
             pass
         except Exception:
-            logger.exception("a worker said what cannot be understood: it is killed")
-            self.process.kill()
+            logger.exception("a worker said what cannot be understood: it is left")
+            self._leave()
         self.process.join(EXIT_GRACE)
         if self.process.is_alive():
             self.process.kill()
@@ -171,8 +219,7 @@ class WorkerProcess:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _hear(self, message: object) -> None:
-        from layerdiffuse_mcp.backends.messages import Broken, Done, Failed, Ready, State, Step
-        from layerdiffuse_mcp.backends.worker import Begun
+        from layerdiffuse_mcp.backends.messages import Begun, Broken, Busy, Done, Failed, Ready, State, Step
 
         task = self.task
         match message:
@@ -180,6 +227,8 @@ class WorkerProcess:
                 self.ready = True
             case State(engine):
                 self.engine = engine
+            case Busy(elsewhere):
+                self.elsewhere = elsewhere
             case Broken(reason):
                 self.broken = reason
                 self._finish(error=LayerDiffuseError(f"The engine could not be loaded: {reason}"))
@@ -197,7 +246,7 @@ class WorkerProcess:
     def _has_ended(self) -> None:
         self.gone.set()
         begun = self.task is not None and self.task.begun
-        self._finish(error=self._death(begun))
+        self._finish(error=self._death() if begun else None)
 
     def _finish(self, outcome: Outcome | None = None, error: LayerDiffuseError | None = None) -> None:
         if self.task is not None:
@@ -206,7 +255,19 @@ class WorkerProcess:
             self.task = None
 
 
-def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess, connection.Connection[Any, Any]]":
+def _open(settings: Settings, engine: str, place: Place, number: int) -> Opened:
+    if settings.share_workers is True:
+        from layerdiffuse_mcp.backends import shared
+
+        try:
+            process, connection = shared.attach(settings, engine, place, number)
+            return Opened(process, connection, process.death, process.leave, process.log)
+        except OSError as error:
+            logger.warning("no worker can be shared, so that this server starts its own: %s", error)
+    return _spawn(settings, engine, place)
+
+
+def _spawn(settings: Settings, engine: str, place: Place) -> Opened:
     import multiprocessing  # not needed to answer a client's first questions
 
     from layerdiffuse_mcp.backends import spawning, worker
@@ -222,15 +283,15 @@ def _spawn(settings: Settings, engine: str, place: Place) -> "tuple[BaseProcess,
         raise
     finally:
         theirs.close()
-    return process, ours
+    return Opened(process, ours, lambda: WorkerDied(_how_it_ended(process.exitcode)), process.kill)
 
 
-def _death(exitcode: int | None) -> WorkerDied:
+def _how_it_ended(exitcode: int | None) -> str:
     how = f"with exit code {exitcode}"
     if exitcode is not None and exitcode < 0:
         how = f"by signal {_signal_name(-exitcode)}"
     hint = " The system may have run out of memory: ask for a smaller size or count." if exitcode == -9 else ""
-    return WorkerDied(f"The worker process ended {how} while it ran this job.{hint} The next job gets a new worker.")
+    return f"The worker process ended {how} while it ran this job.{hint} The next job gets a new worker."
 
 
 def _signal_name(number: int) -> str:

@@ -16,7 +16,7 @@ import anyio.to_thread
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.api.plan import Download
 from layerdiffuse_mcp.backends.backend import Report
-from layerdiffuse_mcp.backends.messages import Run
+from layerdiffuse_mcp.backends.messages import Failed, Run
 from layerdiffuse_mcp.backends.nodes import Slot
 from layerdiffuse_mcp.backends.process import WorkerProcess
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied, WorkerLost
@@ -44,7 +44,7 @@ def started(ray: Any, slot: Slot, given: Mapping[str, Any], engine: str) -> Work
         given: the settings that were set where this server runs.
     """
     actor = _Actor(ray, slot, given, engine)
-    return WorkerProcess(actor, actor, actor.death)
+    return WorkerProcess(actor, actor, actor.ended, log=f"Ray's, on node {slot.name}")
 
 
 class _Actor:
@@ -53,35 +53,39 @@ class _Actor:
     pid = None
 
     def __init__(self, ray: Any, slot: Slot, given: Mapping[str, Any], engine: str) -> None:
-        from layerdiffuse_mcp.backends.ray_worker import ACTOR_THREADS, EngineActor
+        from layerdiffuse_mcp.backends.ray_worker import HEAR, EngineActor
 
         self._ray, self._node = ray, Node(slot.node, slot.name)
         self._killed = False
-        self._error: LayerDiffuseError | None = None
-        actor = ray.remote(EngineActor).options(
+        self._number: int | None = None
+        self._gone = False
+        actor = ray.remote(concurrency_groups={HEAR: 1})(EngineActor).options(
             num_gpus=slot.gpus,
             num_cpus=slot.cpus,
-            max_concurrency=ACTOR_THREADS,
             scheduling_strategy=on_node(slot.node),
         )
         self._actor = actor.remote(given, engine, slot.place, slot.name)
+        self._hear = self._actor.hear.options(concurrency_group=HEAR)
         self._messages = self._listen()
 
     def send(self, message: object, /) -> None:
+        self._number = getattr(message, "number", self._number)
         contents: dict[str, bytes] = {}
         if isinstance(message, Run):
             contents = {name: Path(path).read_bytes() for name, path in message.inputs.items()}
             message = Run(message.number, message.task, {})
-        self._actor.hear.remote(message, contents)
+        self._hear.remote(message, contents)
 
     def recv(self) -> Any:
+        if self._gone:
+            raise EOFError
         try:
             return next(self._messages)
         except StopIteration:
             raise EOFError from None
-        except self._ray.exceptions.RayError as error:
-            self._error = self._why(error)
-            raise EOFError from error
+        except self._ray.exceptions.RayError as error:  # Ray may have lost what it said at last, that it had begun too
+            self._gone = True
+            return Failed(self._number or 0, self._why(error))
 
     def close(self) -> None: ...
 
@@ -93,10 +97,6 @@ class _Actor:
 
     def is_alive(self) -> bool:
         return not self._killed
-
-    def death(self, begun: bool) -> LayerDiffuseError | None:
-        """Why it failed what it was to do; None if it ended by itself, before it began that."""
-        return self._error or (self._ended() if begun else None)
 
     def _listen(self) -> Generator[object]:
         self._ray.get(self._actor.__ray_ready__.remote(), timeout=ROOM)
@@ -118,9 +118,10 @@ class _Actor:
         unreachable = isinstance(error, known.ActorUnavailableError | known.ActorUnschedulableError)
         if unreachable or (not self._killed and self._node_ends()):
             return WorkerLost(f"Node {self._node.name} of the Ray cluster went away while it ran this job.")
-        return self._ended()
+        return self.ended()
 
-    def _ended(self) -> WorkerDied:
+    def ended(self) -> WorkerDied:
+        """That it ended for a reason of its own."""
         return WorkerDied(
             f"The worker on node {self._node.name} ended while it ran this job; Ray's logs there say why. If it ran"
             " out of memory, ask for a smaller size or count. The next job gets a new worker."

@@ -1,8 +1,8 @@
 """What runs on the nodes of a Ray cluster: a worker's program inside an actor, and the fetching of models.
 
-    worker = ray.remote(EngineActor).options(max_concurrency=ACTOR_THREADS).remote(settings, engine, place)
-    worker.hear.remote(Run(...), contents)                    # messages.py, and given pictures as bytes
-    worker.listen.options(num_returns="streaming").remote()   # what the worker says, as it says it
+    worker = ray.remote(concurrency_groups={HEAR: 1})(EngineActor).remote(settings, engine, place, node)
+    worker.hear.options(concurrency_group=HEAR).remote(Run(...), contents)    # messages.py; given pictures as bytes
+    worker.listen.options(num_returns="streaming").remote()                   # what the worker says, as it says it
 
 It does not import Ray. A node has folders of its own: what its environment says of them comes before the server's.
 """
@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.api.plan import Download
@@ -24,8 +24,8 @@ from layerdiffuse_mcp.backends.places import Place
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.settings import Settings
 
-ACTOR_THREADS = 3
-"""One that listens, one that hears, one to spare while a listener follows another."""
+HEAR = "hear"
+"""The group of calls that are heard, in their order, while another is listened to."""
 LISTEN = 10_000
 """Messages of one listener; Ray keeps a note of each for as long as it runs."""
 OF_A_NODE = ("models_dir", "max_memory")
@@ -54,15 +54,17 @@ class EngineActor:
     """
 
     def __init__(self, given: Mapping[str, Any], engine: str, place: Place, node: str) -> None:
-        from layerdiffuse_mcp.backends.worker import serve
+        from layerdiffuse_mcp.backends.worker import Worker
 
         os.environ.update(place.environment)
         settings = place.settings(settings_here(given))
         self._way = _Way(node)
+        worker = Worker(settings)
+        worker.add(cast("Any", self._way))
 
         def work() -> None:
             try:
-                serve(self._way, settings, engine)
+                worker.serve(engine)
             finally:
                 self._way.said.put(None)
 

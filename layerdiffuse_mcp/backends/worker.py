@@ -1,11 +1,10 @@
-"""The program of a worker process: one engine, one request at a time.
+"""The program of a worker process: one engine, one request at a time, for one server or several.
 
-The server speaks to it through one two-way pipe. The main thread runs the engine; a
-second thread listens, so that a `Cancel` is seen while the engine computes and the
-end of the server (the pipe closes, however it died) ends the worker too. An engine
-that says it is exhausted gets no further request: the worker ends, for a new one.
+The main thread runs the engine. Two more for each server (`clients.py`) listen and speak, so that a `Cancel` is seen
+while the engine computes. When the last server has gone, however it died (its connection ends), the worker ends too. An
+engine that says it is exhausted gets no further request: the worker ends, for a new one.
 
-    Run, Unload, Cancel, End ->  | worker |  -> Ready | Broken, Begun, Step, Done | Failed, State
+    Run, Unload, Cancel, End ->  | worker |  -> Ready | Broken, Busy, Begun, Step, Done | Failed, State
 """
 
 import logging
@@ -16,35 +15,25 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
 
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, Outcome, Progress
-from layerdiffuse_mcp.backends.connection import Connection
-from layerdiffuse_mcp.backends.messages import Broken, Cancel, Done, Failed, Ready, Run, State, Step, Unload
+from layerdiffuse_mcp.backends.clients import BEFORE, Client, Request
+from layerdiffuse_mcp.backends.messages import Begun, Broken, Busy, Done, Failed, Ready, State, Step, Unload
 from layerdiffuse_mcp.engine.startup import Engine, load_engine
 from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError, OutOfMemory, OutputError
 from layerdiffuse_mcp.logs import log_to
 from layerdiffuse_mcp.settings import Settings
 
 LAST_STEP = 2.0
-"""Seconds a request gets to stop once the server is gone."""
+"""Seconds a request gets to stop once the last server is gone, and a server to read the last that it is told."""
+WAITS = "waits for another client's job"
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class End:
-    """End after what is being done."""
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A request is being worked on: it is not to be given to another worker if this one dies."""
-
-    number: int
-
-
-def main(connection: Connection, settings: Settings, engine: str, environment: Mapping[str, str]) -> None:
+def main(connection: "Connection[Any, Any]", settings: Settings, engine: str, environment: Mapping[str, str]) -> None:
     """Serve requests until the server is gone.
 
     Args:
@@ -53,85 +42,110 @@ def main(connection: Connection, settings: Settings, engine: str, environment: M
         engine: the engine's class as `module:name`.
         environment: set before the engine is imported.
     """
-    os.environ.update(environment)
-    os.dup2(2, 1)  # before any library can print: descriptor 1 may be the protocol's
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    prepare(environment)
     try:
         log_to(settings.log_file, "worker")
     except OutputError as error:
         logger.warning("%s", error)
-    serve(connection, settings, engine)
+    worker = Worker(settings)
+    worker.add(connection)
+    worker.serve(engine)
 
 
-def serve(connection: Connection, settings: Settings, engine: str) -> None:
-    """Do what is asked until the connection says End, or ends; whatever else this process is."""
-    _Worker(connection, settings).serve(engine)
+def prepare(environment: Mapping[str, str]) -> None:
+    """Make this process one in which an engine can be imported and whose libraries may print."""
+    os.environ.update(environment)
+    os.dup2(2, 1)  # before any library can print: descriptor 1 may be the protocol's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
 
 
-@dataclass
-class _Worker:
-    connection: Connection
-    settings: Settings
-    inbox: "queue.SimpleQueue[Run | Unload | None]" = field(default_factory=lambda: queue.SimpleQueue())
-    cancelled: set[int] = field(default_factory=lambda: set[int]())
-    deserted: bool = False
+class Worker:
+    """An engine and the servers that use it; each hears of the engine's state, and of its own requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self.clients: list[Client] = []
+        self.lock = threading.Lock()
+        self._current: Request | None = None
+        self._latest: dict[type, object] = {}
+        """What a server has to know that comes later."""
+
+    def add(self, connection: "Connection[Any, Any]", *greeting: object) -> None:
+        """Serve one more server."""
+        client = Client(connection)
+        with self.lock:
+            for message in (*greeting, *self._latest.values(), Busy(self._current is not None)):
+                client.send(message)
+            self.clients.append(client)
+        threading.Thread(target=self._listen, args=(client,), daemon=True, name="listen").start()
 
     def serve(self, engine_name: str) -> None:
-        threading.Thread(target=self._listen, daemon=True, name="listen").start()
+        """Answer requests, the first first, until all servers are gone or the engine is no longer fit."""
         try:
             engine = load_engine(engine_name)(self.settings)
-        except Exception as error:  # whatever an import raises, the server has to hear of it
+        except Exception as error:  # whatever an import raises, the servers have to hear of it
             logger.exception("the engine could not be loaded")
-            self._send(Broken(f"{type(error).__name__}: {error}"))
+            self._tell(Broken(f"{type(error).__name__}: {error}"))
+            self._flush()
             sys.exit(1)
-        self._send(Ready())
-        self._send(self._state(engine))
+        self._tell(Ready())
+        self._tell(self._state(engine))
         idle_timeout = self.settings.idle_timeout or None
         timeout = None
         while True:
             try:
-                command = self.inbox.get(timeout=timeout)
+                request = self.inbox.get(timeout=timeout)
             except queue.Empty:
                 engine.unload()
-                self._send(self._state(engine))
+                self._tell(self._state(engine))
                 timeout = None
                 continue
-            if command is None:
+            if request is None:
                 break
-            answer = self._answer(engine, command)
+            if not request.client.begin(request):
+                continue
+            self._now(request, begun=True)
+            answer = self._answer(engine, request)
             state = self._state(engine)
-            self._send(state)  # first: whoever has the answer finds the state up to date
-            self._send(answer)
+            self._tell(state)  # first: whoever has the answer finds the state up to date
+            request.client.end(request, answer)
+            self._now(request, begun=False)
             if state.engine.get(EXHAUSTED):
                 break
             timeout = idle_timeout
+        self._flush()
         engine.close()
 
-    def _answer(self, engine: Engine, command: Run | Unload) -> Done | Failed:
-        def cancelled() -> bool:
-            return self.deserted or command.number in self.cancelled
+    def left_alone(self) -> None:
+        """The last server has gone: end, and soon."""
+        self.inbox.put(None)
+        time.sleep(LAST_STEP)
+        os._exit(0)
+
+    def _answer(self, engine: Engine, request: Request) -> Done | Failed:
+        client, command = request.client, request.command
 
         def on_step(progress: Progress) -> None:
-            if cancelled():
+            if request.cancelled:
                 raise Cancelled("The job was cancelled.")
-            self._send(Step(command.number, progress))
+            client.send(Step(command.number, progress))
 
-        self._send(Begun(command.number))
+        client.send(Begun(command.number))
+        client.flush(LAST_STEP)  # whatever happens to this process, the request is not done again
         try:
-            if command.number in self.cancelled:
-                raise Cancelled("The job was cancelled before it began.")
+            if request.cancelled:
+                raise Cancelled(BEFORE)
             if isinstance(command, Unload):
                 return Done(command.number, Outcome(status={"unloaded": engine.unload(command.model)}))
-            return Done(command.number, engine.run(command.task, command.inputs, on_step, cancelled))
+            return Done(command.number, engine.run(command.task, command.inputs, on_step, lambda: request.cancelled))
         except LayerDiffuseError as error:
             return Failed(command.number, type(error)(str(error)))
         except Exception as error:  # a bug, ours or a library's: the job fails, the worker lives
             logger.exception("the engine failed unexpectedly")
             text = f"The engine failed unexpectedly ({type(error).__name__}: {error}). The server is ready for more."
             return Failed(command.number, LayerDiffuseError(text))
-        finally:
-            self.cancelled.discard(command.number)
 
     def _state(self, engine: Engine) -> State:
         try:
@@ -139,22 +153,34 @@ class _Worker:
         except LayerDiffuseError as error:
             return State({"error": str(error), **({EXHAUSTED: True} if isinstance(error, OutOfMemory) else {})})
 
-    def _listen(self) -> None:
-        try:
-            while True:
-                message = self.connection.recv()
-                if isinstance(message, Cancel):
-                    self.cancelled.add(message.number)
-                else:
-                    self.inbox.put(None if isinstance(message, End) else message)
-        except (EOFError, OSError):
-            self.deserted = True
-            self.inbox.put(None)
-            time.sleep(LAST_STEP)
-            os._exit(0)
+    def _listen(self, client: Client) -> None:
+        client.hear(self._take)
+        with self.lock:
+            self.clients.remove(client)
+            alone = not self.clients
+        if alone:
+            self.left_alone()
 
-    def _send(self, report: object) -> None:
-        try:
-            self.connection.send(report)
-        except OSError:
-            self.deserted = True
+    def _take(self, request: Request) -> None:
+        current = self._current
+        if current is not None and current.client is not request.client:
+            request.client.send(Step(request.command.number, Progress(fraction=0.0, message=WAITS)))
+        self.inbox.put(request)
+
+    def _now(self, request: Request, *, begun: bool) -> None:
+        """Note what the engine is about, and have all others know whether it is."""
+        with self.lock:
+            self._current = request if begun else None
+            for client in self.clients:
+                if client is not request.client:
+                    client.send(Busy(begun))
+
+    def _tell(self, message: object) -> None:
+        with self.lock:
+            self._latest[type(message)] = message
+            for client in self.clients:
+                client.send(message)
+
+    def _flush(self) -> None:
+        for client in [*self.clients]:
+            client.flush(LAST_STEP)

@@ -105,11 +105,14 @@ class Worker:
         from layerdiffuse_mcp.backends.messages import Run
 
         async with self._turn:
+            log = ""
             for _ in range(ATTEMPTS):
-                outcome = await self._done(await self.living(), lambda number: Run(number, task, inputs), report)
+                process = await self.living()
+                log = process.log
+                outcome = await self._done(process, lambda number: Run(number, task, inputs), report)
                 if outcome is not None:
                     return outcome
-            raise WorkerDied("The worker process ends as soon as it starts; its log says why (stderr, or Ray's).")
+            raise WorkerDied(f"The worker process ends as soon as it starts; its log is {log}.")
 
     async def unload(self, model: str | None) -> list[str]:
         """Drop a model, or all, after what it does now; it starts no process."""
@@ -142,7 +145,7 @@ class Worker:
             process.end()
             with anyio.move_on_after(EXIT_GRACE):
                 await process.gone.wait()
-        await process.killed()
+        await process.left()
 
     async def living(self) -> WorkerProcess:
         """Its process, started if there is none that takes tasks."""

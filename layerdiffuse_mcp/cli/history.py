@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     find.add_argument("--model", metavar="X", help="base model that drew it")
     find.add_argument("--role", metavar="X", help="which layer: foreground, background, blended")
     find.add_argument("--size", metavar="X", help=f"width x height in pixels, or a shape: {', '.join(SHAPES)}")
-    find.add_argument("--verdict", choices=VERDICTS, help="what was thought of its alpha")
+    find.add_argument("--verdict", choices=VERDICTS, help="the verdict that it got when it was made")
     find.add_argument("--limit", type=int, default=20, metavar="N", help="how many to list; default 20")
     find.set_defaults(run=_find)
 

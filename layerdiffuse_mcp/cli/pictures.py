@@ -127,14 +127,14 @@ def _sheet(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.cli.terminal import say
     from layerdiffuse_mcp.images.atlas import unique_names
     from layerdiffuse_mcp.images.tasks import MakeSheetTask
-    from layerdiffuse_mcp.outputs.sheets import own_stem, sheet_files
+    from layerdiffuse_mcp.outputs.sheets import frame_name, own_stem, sheet_files
 
     settings = settings_of(options)
     how = SheetOptions(
         cell_size(options.cell), options.columns, options.anchor, options.fit, options.trim, options.defringe,
         options.padding, options.extrude,
     )  # fmt: skip
-    names = unique_names([path.stem for path in options.images])
+    names = unique_names([frame_name(path) for path in options.images])
     made = _done(MakeSheetTask(tuple(options.images), names, how, max_pixels=settings.max_pixels), MEMORY)
     now = datetime.now().astimezone()
     files = sheet_files(made, own_stem(options.name), "png", now)
@@ -146,13 +146,15 @@ def _sheet(options: argparse.Namespace) -> int:
 def _ground(given: str | None) -> Path | Colour | None:
     """A colour, else the path of a picture."""
     from layerdiffuse_mcp.errors import InvalidRequest
-    from layerdiffuse_mcp.images.colour import background_colour
+    from layerdiffuse_mcp.images.colour import background_colour, is_colour
 
     if given is None:
         return None
     try:
         return background_colour(given) or Path(given)
     except InvalidRequest:
+        if is_colour(given):
+            raise
         return Path(given)
 
 

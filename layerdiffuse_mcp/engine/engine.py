@@ -54,7 +54,7 @@ from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.files import sha256
 from layerdiffuse_mcp.images.fitting import fitted
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
-from layerdiffuse_mcp.images.verdict import judge
+from layerdiffuse_mcp.images.verdict import Asked, judge
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.recipes import infotext
 from layerdiffuse_mcp.recipes.a1111 import infotext_of
@@ -247,7 +247,7 @@ class Engine:
             alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
             text = infotext.format(infotext_of(alone.as_drawn, model_hash=base and base[:SHORT]))
             whole = _fitted(one, plan)
-            picture = _facts(whole, plan.prompt, judged=one)
+            picture = _facts(whole, plan, judged=one)
             recipe = self._recipe(alone, model, licences) | {"role": picture.label}
             said: dict[str, Any] = {"recipe": recipe, "parameters": text} if plan.metadata == "full" else {}
             words = plan.name or extract_loras(plan.prompt)[0] or picture.label
@@ -338,12 +338,13 @@ def _fitted(layer: LayerImage, plan: DrawPlan) -> LayerImage:
     return replace(layer, pixels=pixels, box=box)
 
 
-def _facts(layer: LayerImage, prompt: str | None = None, judged: LayerImage | None = None) -> PictureFacts:
-    """What is known of a layer; the verdict is on `judged`, as it was drawn, where that is another."""
+def _facts(layer: LayerImage, plan: DrawPlan | None = None, judged: LayerImage | None = None) -> PictureFacts:
+    """What is known of a layer that a plan drew, or that was decoded; the verdict is on `judged`, as drawn, if any."""
     height, width, channels = layer.pixels.shape
     alpha = alpha_facts(layer.pixels) if channels == 4 else None
     drawn = alpha if judged is None or judged is layer or alpha is None else alpha_facts(judged.pixels)
-    verdict, reason = judge(drawn, prompt, layer.role or layer.name)
+    asked = Asked(plan.prompt, unknown_subject=plan.unknown_subject) if plan else Asked()
+    verdict, reason = judge(drawn, asked, layer.role or layer.name)
     return PictureFacts(
         role=layer.role,
         name=None if layer.role else printable(layer.name, 80) or f"layer {layer.order}",

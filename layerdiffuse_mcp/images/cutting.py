@@ -17,7 +17,8 @@ from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
 from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, MIN_OPAQUE, Bytes, alpha_facts
 from layerdiffuse_mcp.images.cutout import Background, Cut, border_colour, cut_from_known, cut_from_two
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
-from layerdiffuse_mcp.images.matting import matte, with_own_colour
+from layerdiffuse_mcp.images.matting import matte
+from layerdiffuse_mcp.images.own_colour import with_own_colour
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.preview import preview
 from layerdiffuse_mcp.images.read import picture_size, read_picture

@@ -1,7 +1,6 @@
-"""Alpha of a photograph's subject by a published matting network, and the subject's own colour along its edge.
+"""Alpha of a photograph's subject by a published matting network.
 
     alpha = matte(picture, graph, network)              # (H, W), float32, 0 to 1
-    rgba = with_own_colour(picture, alpha)
 
 The network is an ONNX graph that runs in onnxruntime, on the CPU. Before there is a session, the file's SHA-256 is the
 published one, and the graph keeps no data elsewhere and uses no operator but those that onnxruntime ships. Needs the
@@ -15,25 +14,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.matting import MattingNetwork
-from layerdiffuse_mcp.images.alpha import Bytes, Floats, tiles, to_bytes, to_float
+from layerdiffuse_mcp.images.alpha import Bytes, Floats, to_float
 from layerdiffuse_mcp.images.extras import check_installed
 
 OPERATORS = frozenset({"", "ai.onnx", "com.microsoft"})
 """Domains of the operators that onnxruntime ships."""
 MAX_DEPTH = 32
 """Of graphs within graphs."""
-REACHES = (90, 6)
-"""Pixels of the two blurs by which the colours of subject and background are estimated, coarse and fine."""
-SURE = 4
-"""Power of alpha by which a pixel counts as the subject's colour: solid parts say more of it than soft ones. With 1, as
-published, more than twice as much of a background full of detail is left in the edge."""
-EMPTY = 1e-5
 
 Report = Callable[[float], None]
 
@@ -147,38 +139,3 @@ def _session(path: Path, network: MattingNetwork) -> Any:
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # memory that is free is given back
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def with_own_colour(picture: Bytes, alpha: Floats, report: Report = ignore) -> Bytes:
-    """A picture with this alpha, and its colour without the background's share along the edge.
-
-    `picture` is (H, W, 3) or (H, W, 4), uint8, `alpha` (H, W), 0 to 1; the result is (H, W, 4). Takes 35 bytes a pixel.
-    Source: Forte, "Approximate Fast Foreground Colour Estimation" (ICIP 2021), blur fusion, twice; but see `SURE`.
-    """
-    height, width = alpha.shape
-    rgba = np.empty((height, width, 4), np.uint8)
-    rgba[..., 3] = to_bytes(alpha)
-    for channel in range(3):
-        given = to_float(picture[..., channel])
-        subject = ground = given
-        for reach in REACHES:
-            subject, ground = _estimated(given, subject, ground, alpha, reach)
-        for tile in tiles(height, width):
-            rgba[(*tile, channel)] = to_bytes(np.clip(subject[tile], 0, 1))
-        report((channel + 1) / 3)
-    rgba[rgba[..., 3] == 0] = 0
-    return rgba
-
-
-def _estimated(given: Floats, subject: Floats, ground: Floats, alpha: Floats, reach: int) -> tuple[Floats, Floats]:
-    """One channel of subject and background, each first the mean near a pixel of where it is seen."""
-    rest = 1 - alpha
-    trust = alpha**SURE
-    near, below = _mean_near(subject, trust, reach), _mean_near(ground, rest**SURE, reach)
-    off = given - alpha * near - rest * below
-    return np.clip(near + trust * off, 0, 1), below
-
-
-def _mean_near(plane: Floats, weight: Floats, reach: int) -> Floats:
-    size = (reach, reach)
-    return cv2.blur(plane * weight, size).astype(np.float32) / (cv2.blur(weight, size) + EMPTY)

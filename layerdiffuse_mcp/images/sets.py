@@ -53,7 +53,10 @@ def make_set(task: SetTask, report: Report) -> MadeSet:
     for index, (name, data) in enumerate(zip(task.names, task.pictures, strict=True)):
         report(Progress(fraction=index / (count + 1), message=f"filling cell {index + 1} of {count}"))
         canvas = fitted(sprites[index], cell, options.anchor, factors[index])
-        files.append(picture_bytes(canvas, task.format, **_said(data, task.max_pixels)))
+        said = _said(data, task.max_pixels)
+        if isinstance(said["recipe"], dict):
+            said["recipe"] |= {"subject": name}
+        files.append(picture_bytes(canvas, task.format, **said))
         alphas.append(alpha_facts(canvas))
         if sheet is not None:
             frames.append(put(sheet, canvas, grid, index, name, trim=True))
@@ -88,8 +91,8 @@ def on_picture(task: OnPictureTask, report: Report) -> OnPicture:
     del below, layer
     report(Progress(fraction=0.6, message="encoding it"))
     said = _said(task.foreground, task.max_pixels)
-    if isinstance(said.get("recipe"), dict):
-        said["recipe"] = said["recipe"] | {"role": COMPOSED}
+    if isinstance(said["recipe"], dict):
+        said["recipe"] |= {"role": COMPOSED}
     facts = alpha_facts(flat)
     return OnPicture(
         data=picture_bytes(flat, task.format, **said),

@@ -1,7 +1,8 @@
-"""Whether a picture is what was asked for, as far as its alpha can tell: one table of rules, the first that holds.
+"""Whether a picture is what was asked for, as far as its alpha and its prompt can tell: one table of rules, the first
+that holds.
 
-    verdict, reason = judge(facts, "a glass of water")      # ("good", None)
-    judge(facts, kind="sheet")                              # (None, None): a sheet is to fill its frame
+    verdict, reason = judge(facts, Asked("a glass of water"))   # ("good", None)
+    judge(facts, kind="sheet")                                  # (None, None): a sheet is to fill its frame
 
 Nothing heavy is imported.
 """
@@ -22,31 +23,45 @@ SHINES_THROUGH = re.compile(
 """Words for what may well be partial all over."""
 
 
-def _opaque(facts: AlphaFacts, prompt: str | None) -> float:
+class Asked(NamedTuple):
+    """What a picture was to show: its prompt, if that is known, and whether the base has no word for its subject."""
+
+    prompt: str | None = None
+    unknown_subject: bool = False
+
+
+NOT_KNOWN = Asked()
+
+
+def _opaque(facts: AlphaFacts, asked: Asked) -> float:
     return facts.opaque
 
 
-def _transparent(facts: AlphaFacts, prompt: str | None) -> float:
+def _transparent(facts: AlphaFacts, asked: Asked) -> float:
     return facts.transparent
 
 
-def _edges(facts: AlphaFacts, prompt: str | None) -> float:
+def _edges(facts: AlphaFacts, asked: Asked) -> float:
     return len(facts.edges_touched)
 
 
-def _partial_for_no_reason(facts: AlphaFacts, prompt: str | None) -> float:
+def _unknown(facts: AlphaFacts, asked: Asked) -> float:
+    return asked.unknown_subject
+
+
+def _partial_for_no_reason(facts: AlphaFacts, asked: Asked) -> float:
     """The share of what is visible that is partial; 0 where the prompt names what shines through, or is not known."""
     visible = facts.partial + facts.opaque
-    if not visible or prompt is None or SHINES_THROUGH.search(prompt):
+    if not visible or asked.prompt is None or SHINES_THROUGH.search(asked.prompt):
         return 0.0
     return facts.partial / visible
 
 
 class Rule(NamedTuple):
-    """What is wrong with a picture whose `measure`, by its facts and its prompt, is at least `threshold`."""
+    """What is wrong with a picture whose `measure`, by its facts and what was asked for, is at least `threshold`."""
 
     verdict: Verdict
-    measure: Callable[[AlphaFacts, str | None], float]
+    measure: Callable[[AlphaFacts, Asked], float]
     threshold: float
     reason: str
 
@@ -60,6 +75,11 @@ RULES = (
     Rule(
         "failed", _transparent, 0.99,
         "nearly nothing is left of it: {measure:.1%} is transparent. Try another seed or simpler words",
+    ),
+    Rule(
+        "doubtful", _unknown, 1,
+        "the model knows no subject that the prompt names, so it likely shows something else, with any seed. Name one "
+        "that it knows, or use a larger model",
     ),
     Rule(
         "doubtful", _edges, 4,
@@ -85,9 +105,7 @@ def has_to_keep_clear(kind: str) -> bool:
     return any(rule.measure is _edges for rule in RULES_OF.get(kind, ()))
 
 
-def judge(
-    facts: AlphaFacts | None, prompt: str | None = None, kind: str = CUT_OUT
-) -> tuple[Verdict | None, str | None]:
+def judge(facts: AlphaFacts | None, asked: Asked = NOT_KNOWN, kind: str = CUT_OUT) -> tuple[Verdict | None, str | None]:
     """The verdict on a picture with these alpha facts, and the reason where it is not good.
 
     None where it has no alpha channel, or nothing was asked of its alpha.
@@ -95,6 +113,6 @@ def judge(
     if facts is None or kind not in RULES_OF:
         return None, None
     for rule in RULES_OF[kind]:
-        if (measure := rule.measure(facts, prompt)) >= rule.threshold:
+        if (measure := rule.measure(facts, asked)) >= rule.threshold:
             return rule.verdict, rule.reason.format(measure=measure)
     return "good", None

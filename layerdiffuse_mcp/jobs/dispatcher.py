@@ -155,15 +155,16 @@ class Dispatcher:
             with anyio.move_on_after(LOOK_AGAIN if self._schedule else math.inf):  # workers may come by themselves
                 await self._wake.wait()
             self._wake = anyio.Event()
-            idle = [
-                Idle(worker.worker, worker.models, worker.phase != "stopped")
-                for worker in self.backend.state()
-                if worker.worker not in self._busy
-            ]
-            while given := self._schedule.next(idle, time.monotonic()):
-                idle = [worker for worker in idle if worker.worker != given.worker]
-                batch = Batch(given.worker, tuple(self._parts.pop(task.number) for task in given.tasks))
-                self._begin(batch)
+            for elsewhere in (False, True):  # one that is about another server's task does ours after that
+                idle = [
+                    Idle(worker.worker, worker.models, worker.phase != "stopped")
+                    for worker in self.backend.state()
+                    if worker.worker not in self._busy and (worker.phase == "busy") == elsewhere
+                ]
+                while given := self._schedule.next(idle, time.monotonic()):
+                    idle = [worker for worker in idle if worker.worker != given.worker]
+                    batch = Batch(given.worker, tuple(self._parts.pop(task.number) for task in given.tasks))
+                    self._begin(batch)
 
     def _begin(self, batch: Batch) -> None:
         assert self._tasks is not None

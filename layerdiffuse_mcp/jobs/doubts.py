@@ -1,6 +1,6 @@
 """What has to be said of a drawing before it begins, for it may not be what was meant: a result's first warnings.
 
-    notes = (*opaque(request, max_pixels), *unknown(request, entry, methods), *cropped(plan, sizes, seen))
+    notes = (*opaque(request, max_pixels), *unknown(request, entry, methods)[0], *cropped(plan, sizes, seen))
 
 The planner (`jobs/planner.py`) puts them into the plan.
 """
@@ -44,14 +44,15 @@ def opaque(request: GenerateRequest, max_pixels: int) -> tuple[str, ...]:
     return ()
 
 
-def unknown(request: GenerateRequest, entry: ModelEntry, methods: Sequence[str]) -> tuple[str, ...]:
-    """What to say of prompts that a base with a small vocabulary knows nothing of."""
+def unknown(request: GenerateRequest, entry: ModelEntry, methods: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """What to say of prompts that a base with a small vocabulary knows nothing of, and whether the cut-out's is one."""
     known = vocabulary_of(entry)
     if known is None:
-        return ()
+        return (), False
     scenes = "background" in drawn_roles([METHODS[method] for method in methods])
     texts = dict.fromkeys([request.prompt, *request.layer_prompts.values()])
-    return tuple(doubt for text in texts if (doubt := known.doubt(text, scenes=scenes)))
+    doubts = {text: doubt for text in texts if (doubt := known.doubt(text, scenes=scenes))}
+    return tuple(doubts.values()), (request.layer_prompts.get("foreground") or request.prompt) in doubts
 
 
 def cropped(plan: DrawPlan, sizes: Mapping[str, tuple[int, int]], seen: tuple[int, int]) -> tuple[str, ...]:

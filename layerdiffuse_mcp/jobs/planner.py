@@ -93,10 +93,11 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     downloads += tuple(Download(model=lora.name) for lora, _ in loras if lora.path is None)
     _check_clip_skip(request, entry, family)
     pictures, sizes, inputs = _opened(request.pictures, settings.max_pixels)
+    unlearnt, unknown_subject = unknown(request, entry, methods)
     notes = (
         *request.notes,
         *opaque(request, settings.max_pixels),
-        *unknown(request, entry, methods),
+        *unlearnt,
         *checks.doubts(entry),
     )
     planned = make_plan(
@@ -114,7 +115,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     for picture, size in sizes.items():
         check_fits(size, drawn, planned.resize_mode, picture)
     notes = (*planned.notes, *cropped(planned, sizes, drawn))
-    planned = planned.model_copy(update={"notes": notes})
+    planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
     return Planned((planned,), inputs, downloads, _onto_background(planned, drawn))
 
 

@@ -8,6 +8,7 @@ Nothing heavy is imported until a tool needs it; the worker starts in the backgr
 the first question has been answered.
 """
 
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
@@ -120,7 +121,7 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
         icons=SERVER,
         cache_hints=dict.fromkeys(UNCHANGING, CacheHint(HOUR, "public")),
         subscriptions=bus,
-        tools=[row.tool() for row in TOOLS],
+        tools=[row.tool for row in TOOLS],
         extensions=[viewer()],
         lifespan=lifespan,
         log_level="WARNING",
@@ -129,6 +130,13 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
     add_resources(server)
     add_prompts(server)
     return server
+
+
+GONE = {
+    "generate_blended": 'It is want=["blended"] of generate_background_from_foreground and '
+    "generate_foreground_from_background now."
+}
+"""Tools that there once were, and what to call instead."""
 
 
 class LayerServer(MCPServer[Services]):
@@ -166,7 +174,7 @@ class LayerServer(MCPServer[Services]):
         """Call a tool by its name; raises ToolError as the SDK's own method does."""
         names = [tool.name for tool in await self.list_tools()]
         if name not in names:
-            raise ToolError(f"There is no tool {quoted(name)}. {near(name, names)}")
+            raise ToolError(f"There is no tool {quoted(name)}. {GONE.get(name) or near(name, names)}")
         return await super().call_tool(name, arguments, context)
 
     async def _handle_list_resources(
@@ -230,6 +238,8 @@ async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext
 
 def serve_stdio(settings: Settings) -> int:
     """Serve one client on standard input and output until it goes; returns the exit status."""
+    if settings.share_workers == "auto":
+        settings = settings.model_copy(update={"share_workers": sys.platform != "win32"})
     server = create_server(settings)
     log_to(settings.log_file)
     return anyio.run(server.serve_stdio)

@@ -68,7 +68,8 @@ class PictureFacts(BaseModel):
     height: int = Field(description="In pixels")
     seed: int = Field(description="Seed that draws this picture alone")
     verdict: Omittable[Verdict] = Field(
-        default=None, description="Whether a cut-out's alpha is what was asked for; the best results come first"
+        default=None,
+        description="Whether a cut-out may be handed on, by its alpha and prompt; the best come first",
     )
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")

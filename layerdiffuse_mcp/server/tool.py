@@ -1,7 +1,7 @@
 """How a function becomes a tool: the SDK's own way, with strict names and our errors as written.
 
     TOOLS = (Row(list_models, "List models", READS), ...)
-    server = MCPServer(..., tools=[row.tool() for row in TOOLS])
+    server = MCPServer(..., tools=[row.tool for row in TOOLS])
 
 A tool's parameters, bounds and descriptions are those of the function's annotations; its result's schema is
 that of the model in `Annotated[CallToolResult, Model]`; its description is the docstring.
@@ -12,7 +12,8 @@ not every client follows.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
@@ -35,7 +36,8 @@ FREES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent
 STOPS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Row:
     """A row of the table of tools."""
 
     function: Callable[..., Any]
@@ -49,8 +51,9 @@ class Row(NamedTuple):
         """The tool's name."""
         return self.function.__name__
 
+    @functools.cached_property
     def tool(self) -> "StrictTool":
-        """The tool as the server takes it."""
+        """The tool as servers take it; all of a process share it, for its schemas take long to make."""
         description = " ".join((self.function.__doc__ or "").split())
         made = StrictTool.from_function(
             self.function,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import uvicorn
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
 from starlette.applications import Starlette
@@ -235,6 +236,7 @@ def serve(answer: Answer, announce: Callable[[str], object], port: int = 0) -> N
                 listening.listen()
                 announce(f"http://{ADDRESS}:{listening.getsockname()[1]}/#{viewing.token}")
                 await running.serve(sockets=[listening])
+                await anyio.lowlevel.checkpoint()  # Ctrl-C ends here, before the group would take it for its own end
                 group.cancel_scope.cancel()
 
     anyio.run(work)

@@ -161,3 +161,23 @@ def test_a_prompt_that_the_pocket_model_knows_nothing_of_is_said(
     settings: Settings, fields: dict[str, object], doubted: bool
 ):
     assert any("knows no subject" in note for note in planned(settings, **fields).notes) is doubted
+
+
+NOT_LEARNT = "a sword; coin; ein roter Apfel; a xylophone; a wizard casting spells; Excalibur; 剣; a stapler; qwe; épée"
+LEARNT = "a red apple; apples; an orange; a glass of water; a cat; chair; a fish; a cup; two cats; a (red:1.2) apple"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [*((word, True) for word in NOT_LEARNT.split("; ")), *((word, False) for word in LEARNT.split("; "))],
+)
+def test_a_cut_out_is_doubtful_whose_subject_the_base_has_not_learnt(settings: Settings, prompt: str, unknown: bool):
+    assert planned(settings, prompt=prompt).unknown_subject is unknown
+
+
+def test_of_layers_the_foregrounds_own_prompt_counts(settings: Settings):
+    own = {"task": Task.LAYERS, "layer_prompts": {"foreground": "a sword"}}
+    assert planned(settings, prompt="a red apple", **own).unknown_subject
+    assert not planned(
+        settings, prompt="a sword", **own | {"layer_prompts": {"foreground": "an apple"}}
+    ).unknown_subject

@@ -26,10 +26,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def program(folder: Path) -> Serve:
-    """The command that serves, with settings as `LAYERDIFFUSE_*` variables."""
+    """The command that serves, with settings as `LAYERDIFFUSE_*` variables; it shares no workers unless they say so."""
 
     def parameters(**settings: object) -> StdioServerParameters:
-        given = {"output_dir": folder / "out", "read_dirs": folder, "models_dir": folder / "models", **settings}
+        given = {
+            "share_workers": "off",
+            "output_dir": folder / "out",
+            "read_dirs": folder,
+            "models_dir": folder / "models",
+            **settings,
+        }
         environment = {f"LAYERDIFFUSE_{name.upper()}": str(value) for name, value in given.items()}
         environment |= {name: os.environ[name] for name in ("OMP_NUM_THREADS", "PATH")}
         environment["PYTHONPATH"] = PYTHON_PATH

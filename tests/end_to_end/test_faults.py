@@ -55,7 +55,7 @@ def below(process: psutil.Process, name: str) -> list[psutil.Process]:
 
 def server_of(folder: Path) -> psutil.Process:
     """The youngest server that reads below a folder."""
-    servers = below(psutil.Process(), "layerdiffuse_mcp")
+    servers = [process for process in below(psutil.Process(), "-m") if process.cmdline()[-1] == "layerdiffuse_mcp"]
     own = [process for process in servers if process.environ().get("LAYERDIFFUSE_READ_DIRS") == str(folder)]
     return max(own, key=psutil.Process.create_time)
 
@@ -162,7 +162,7 @@ async def test_a_client_that_leaves_in_any_phase_leaves_no_process_and_no_half_f
     out = tmp_path / "out"
     parameters = program(output_dir=out)
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    arguments = {**CALL, "options": {"steps": 20}, "count": 2, "output": SAVING}
+    arguments = {**CALL, "options": {**CALL["options"], "steps": 8}, "count": 2, "output": SAVING}
     call = {"name": "generate_transparent", "arguments": arguments, "_meta": {"progressToken": 1}}
     with subprocess.Popen(
         [parameters.command, *parameters.args], env=parameters.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -257,30 +257,29 @@ async def test_a_quota_that_is_used_up_is_an_error_that_leaves_no_file(client: C
 
 @pytest.mark.parametrize("warm", [True, False])
 async def test_a_server_out_of_file_descriptors_says_so_and_goes_on_once_there_are_some(
-    connect: Connect, folder: Path, warm: bool
+    client: Client, folder: Path, warm: bool
 ):
-    async with connect(warm_up=False) as client:
-        image = facts_of(await draw(client))["images"][0]["path"]
-        server = server_of(folder)
-        if not warm:
-            kill(workers(server))
-        usual = server.rlimit(psutil.RLIMIT_NOFILE)
-        server.rlimit(psutil.RLIMIT_NOFILE, (server.num_fds(), usual[1]))
-        calls = {
-            "generate_transparent": CALL,
-            "inspect_image": {"image": image},
-            "compose_layers": {"layers": [{"image": image}]},
-            "list_models": {},
-            "server_status": {},
-            "list_jobs": {},
-        }
-        for tool, arguments in calls.items():
-            with anyio.fail_after(PATIENCE):
-                result = await client.call_tool(tool, arguments)
-            if result.is_error:
-                check_words(text_of(result))
-        server.rlimit(psutil.RLIMIT_NOFILE, usual)
-        for tool, arguments in calls.items():
-            with anyio.fail_after(PATIENCE):
-                facts_of(await client.call_tool(tool, arguments))
+    image = facts_of(await draw(client))["images"][0]["path"]
+    server = server_of(folder)
+    if not warm:
+        kill(workers(server))
+    usual = server.rlimit(psutil.RLIMIT_NOFILE)
+    server.rlimit(psutil.RLIMIT_NOFILE, (server.num_fds(), usual[1]))
+    calls = {
+        "generate_transparent": CALL,
+        "inspect_image": {"image": image, "preview": False},
+        "compose_layers": {"layers": [{"image": image}]},
+        "list_models": {},
+        "server_status": {},
+        "list_jobs": {},
+    }
+    for tool, arguments in calls.items():
+        with anyio.fail_after(PATIENCE):
+            result = await client.call_tool(tool, arguments)
+        if result.is_error:
+            check_words(text_of(result))
+    server.rlimit(psutil.RLIMIT_NOFILE, usual)
+    for tool, arguments in calls.items():
+        with anyio.fail_after(PATIENCE):
+            facts_of(await client.call_tool(tool, arguments))
     check_files(folder / "out")

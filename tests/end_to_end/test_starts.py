@@ -30,7 +30,12 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
     """An environment without a home, in which nothing is written outside the test's folder."""
     kept = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "PATH", "SYSTEMROOT") if name in os.environ}
     folders = {name: str(tmp_path / name) for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME")}
-    return {**kept, **folders, "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, str(PROGRAMS)]))}
+    return {
+        **kept,
+        **folders,
+        "LAYERDIFFUSE_SHARE_WORKERS": "off",
+        "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, str(PROGRAMS)])),
+    }
 
 
 async def facts_of(server: StdioServerParameters, tool: str, arguments: Mapping[str, Any]) -> tuple[str, Any]:

@@ -20,6 +20,7 @@ async def test_an_unknown_subject_at_another_size_is_drawn_fitted_and_said(clien
     made = facts_of(result)
     [image], [latent] = made["images"], made["latents"]
     assert any("pocket knows no subject that 'a sword' names" in warning for warning in made["warnings"])
+    assert (image["verdict"], "knows no subject" in image["reason"]) == ("doubtful", True)
     assert any("256x192 has 3 times the area" in warning for warning in made["warnings"])
     assert "it was drawn as 144x112" in text_of(result)
     with Image.open(image["path"]) as picture:

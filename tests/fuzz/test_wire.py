@@ -35,6 +35,7 @@ class Wire:
         environment = {
             "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "LAYERDIFFUSE_OUTPUT_DIR": str(folder), "LAYERDIFFUSE_WARM_UP": "false",
+            "LAYERDIFFUSE_SHARE_WORKERS": "off",
             "LAYERDIFFUSE_MODELS_DIR": str(folder / "models"), "XDG_CACHE_HOME": str(folder / "cache"),
         }  # fmt: skip
         self.process = subprocess.Popen(

@@ -55,6 +55,7 @@ def folder(golden: GoldenSet, tmp_path_factory: pytest.TempPathFactory) -> Itera
 async def client(folder: Path) -> AsyncIterator[Client]:
     """A client on a server of its own for all cases."""
     settings = {"OUTPUT_DIR": folder / "out", "READ_DIRS": folder, "MODELS_DIR": folder / "models", "DEVICE": "cpu"}
+    settings["SHARE_WORKERS"] = "off"
     environment = {f"LAYERDIFFUSE_{name}": str(value) for name, value in settings.items()}
     environment |= {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     server = StdioServerParameters(

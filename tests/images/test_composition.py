@@ -129,7 +129,7 @@ def test_nothing_is_kept_where_that_is_not_wanted(folder: Path, suffix: str):
 @pytest.mark.parametrize(
     ("replace", "words"),
     [
-        ({"lmap": {}}, "There is no layer 'lmap' in this composition. Allowed: back, lamp"),
+        ({"lmap": {}}, "There is no layer 'lmap' in this composition. Did you mean lamp. Allowed: back, lamp"),
         ({"lamp": {"colour": "red"}}, "replace 'lamp': a layer has no 'colour'"),
         ({"lamp": {"opacity": 2}}, "replace 'lamp': opacity"),
         ({"lamp": {"image": 7}}, "replace 'lamp': image"),

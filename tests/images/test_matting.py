@@ -1,4 +1,4 @@
-"""Matting networks: the graph is checked before it runs, and what it finds becomes alpha and clean colour."""
+"""Matting networks: the graph is checked before it runs, and what it finds becomes alpha."""
 
 from pathlib import Path
 
@@ -10,11 +10,8 @@ from onnx import TensorProto, helper
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.images import extras
-from layerdiffuse_mcp.images.matting import check_graph, matte, network_input, with_own_colour
-from tests.images.composites import Subject, scenery, subjects
+from layerdiffuse_mcp.images.matting import check_graph, matte, network_input
 from tests.images.graphs import graph, matting, pinned
-
-SUBJECTS = list(subjects())
 
 
 @pytest.fixture
@@ -112,21 +109,6 @@ def test_every_published_network_is_pinned_and_free():
         assert network.remote.pinned
         assert network.remote.path.endswith(".onnx")
         assert network.remote.licence == "MIT"
-
-
-@pytest.mark.parametrize("number", range(20))
-def test_the_edge_has_the_subjects_own_colour(number: int):
-    subject: Subject = SUBJECTS[number]
-    picture = subject.on(scenery(number))
-    rgba = with_own_colour(picture, subject.alpha.astype(np.float32))
-    soft = (subject.alpha > 4 / 255) & (subject.alpha < 251 / 255)
-
-    def off(colour: np.ndarray) -> float:
-        return float(np.average(np.abs(colour - 255 * subject.colour).mean(axis=-1)[soft], weights=subject.alpha[soft]))
-
-    assert off(rgba[..., :3]) < off(picture) / 2
-    if not subject.translucent:  # what shines through large parts has few solid ones beside it to go by
-        assert off(rgba[..., :3]) <= 6
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, file: Path):

@@ -7,7 +7,7 @@ import pytest
 
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.describe import describe
-from layerdiffuse_mcp.images.verdict import RULES, judge
+from layerdiffuse_mcp.images.verdict import RULES, Asked, judge
 
 SIDE = 100
 KINDS_THAT_FILL = ("background", "blended", "composed", "composition", "sheet")
@@ -54,6 +54,7 @@ Draw = Callable[[int], Bytes]
 CASES: dict[str, tuple[Draw, Draw, str, str]] = {
     "it is opaque": (lambda n: holed(n, 9 * n), lambda n: box(n), "a cup", "failed"),
     "nearly nothing": (lambda n: dot(n, 10 * n), lambda n: dot(n, 110 + 10 * n), "a needle", "failed"),
+    "knows no subject": (lambda n: box(n), lambda n: box(n), "a sword", "doubtful"),
     "all four edges": (lambda n: cross(n, 0), lambda n: cross(n, 1 + n), "a star", "doubtful"),
     "shines through": (lambda n: box(n, 128 + n), lambda n: box(n, 128, 255), "a brick", "doubtful"),
 }
@@ -69,9 +70,15 @@ def test_every_rule_has_its_pictures():
 @pytest.mark.parametrize("n", range(10))
 def test_a_rule_is_tripped_by_its_pictures_and_not_by_their_neighbours(reason: str, n: int):
     bad, good, prompt, verdict = CASES[reason]
-    said, why = judge(alpha_facts(bad(n)), prompt)
+    said, why = judge(alpha_facts(bad(n)), Asked(prompt, unknown_subject="knows" in reason))
     assert (said, reason in (why or "")) == (verdict, True)
-    assert judge(alpha_facts(good(n)), prompt) == ("good", None)
+    assert judge(alpha_facts(good(n)), Asked(prompt)) == ("good", None)
+
+
+@pytest.mark.parametrize("reason", ["it is opaque", "nearly nothing"])
+def test_what_failed_is_not_excused_by_an_unknown_subject(reason: str):
+    bad, _, prompt, _ = CASES[reason]
+    assert judge(alpha_facts(bad(3)), Asked(prompt, unknown_subject=True))[0] == "failed"
 
 
 WORDS = (
@@ -89,11 +96,11 @@ WORDS = (
 
 @pytest.mark.parametrize("prompt", [*WORDS, None])
 def test_what_shines_through_by_its_name_is_good(prompt: str | None):
-    assert judge(alpha_facts(box(3, 128)), prompt) == ("good", None)
+    assert judge(alpha_facts(box(3, 128)), Asked(prompt)) == ("good", None)
 
 
 def test_a_layer_without_alpha_breaks_no_rule():
-    assert judge(None, "a meadow") == (None, None)
+    assert judge(None, Asked("a meadow")) == (None, None)
 
 
 @pytest.mark.parametrize("kind", [*KINDS_THAT_FILL, "a layer that a model names itself"])
@@ -101,6 +108,6 @@ def test_a_layer_without_alpha_breaks_no_rule():
 def test_what_is_to_fill_its_frame_is_neither_judged_nor_said_to_be_cut_off(kind: str, n: int):
     for bad, *_ in CASES.values():
         facts = alpha_facts(bad(n))
-        assert judge(facts, "a brick", kind) == (None, None)
+        assert judge(facts, Asked("a brick", unknown_subject=True), kind) == (None, None)
         assert "edge" not in describe(facts, kind)
     assert "edge" in describe(alpha_facts(cross(n, 0)))

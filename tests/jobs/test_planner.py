@@ -33,7 +33,11 @@ def options(**given: Any) -> dict[str, Any]:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "an unknown model": (DRAW, options(model="poket"), "There is no model 'poket'. Allowed: pocket"),
+    "an unknown model": (
+        DRAW,
+        options(model="poket"),
+        "There is no model 'poket'. Did you mean pocket? Allowed: pocket",
+    ),
     "a model that is not here": (DRAW, options(model="realvisxl-v4"), "not on this machine. Fetch it"),
     "a method of another family": (
         DRAW,

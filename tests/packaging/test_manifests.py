@@ -112,7 +112,7 @@ def test_all_versions_agree():
 def test_the_plugin_names_tools_that_exist(text: str):
     said = set(re.findall(r"`([a-z]+_[a-z_]+)", (ROOT / text).read_text()))
     tools = {row.name for row in TOOLS}
-    others = {task.value for task in Task} | {name for row in TOOLS for name in row.tool().parameters["properties"]}
+    others = {task.value for task in Task} | {name for row in TOOLS for name in row.tool.parameters["properties"]}
     assert said & tools
     assert said - tools - others <= {"job_id"}
 

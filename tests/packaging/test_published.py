@@ -77,6 +77,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def draw(command: str, arguments: Sequence[str], variables: dict[str, str], cwd: Path) -> Path:
     """Draw through a client; returns the picture."""
     kept = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "XDG_CACHE_HOME", "XDG_STATE_HOME")}
+    kept["LAYERDIFFUSE_SHARE_WORKERS"] = "off"  # no worker outlasts the environment
     server = StdioServerParameters(
         command=shutil.which(command, path=PATH) or command,
         args=[*arguments],

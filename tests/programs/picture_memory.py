@@ -24,7 +24,7 @@ from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
 from layerdiffuse_mcp.images.cutout import cut_from_known, cut_from_two
 from layerdiffuse_mcp.images.export import encoded
 from layerdiffuse_mcp.images.layout import Shape
-from layerdiffuse_mcp.images.matting import with_own_colour
+from layerdiffuse_mcp.images.own_colour import with_own_colour
 from layerdiffuse_mcp.images.preview import preview
 from layerdiffuse_mcp.images.read import read_picture
 from layerdiffuse_mcp.images.tasks import (
@@ -158,7 +158,7 @@ OPERATIONS: dict[str, tuple[Callable[[Path], Callable[[], object]], float]] = {
     "cut out before a colour": (lambda _: partial(cut_from_known, before_a_colour(), (0.5, 0.5, 0.5)), 37),
     "cut out before a picture": (lambda _: partial(cut_from_known, noise(), before_a_colour()), 37),
     "cut out before two colours": (lambda _: partial(cut_from_two, noise(), noise(), (0, 0, 0), (1, 1, 1)), 4),
-    "own colour": (lambda _: partial(with_own_colour, noise(), alpha_of(noise())), 35),
+    "own colour": (lambda _: partial(with_own_colour, noise(), alpha_of(noise())), 4),
     "cut out a file": (cutting_out, 38),
     "make a sheet": (making_a_sheet, 9),
 }

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client
 from mcp_types import Tool
@@ -28,9 +29,9 @@ NAMES = [row.name for row in TOOLS]
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def tools() -> dict[str, Tool]:
-    return {tool.name: tool for tool in await create_server(Settings()).list_tools()}
+@pytest.fixture(scope="module")
+def tools() -> dict[str, Tool]:
+    return {tool.name: tool for tool in anyio.run(create_server(Settings()).list_tools)}
 
 
 def plain(tool: Tool) -> dict[str, Any]:

@@ -187,7 +187,7 @@ async def test_a_layer_to_replace_that_is_not_there_is_answered_with_those_that_
     async with connect() as client:
         source = facts_of(await composed(client, layers=layers))["path"]
         result = await composed(client, source=source, replace={"lmap": {"x": 4}})
-    assert "There is no layer 'lmap' in this composition. Allowed: lamp, table." in text_of(result)
+    assert "There is no layer 'lmap' in this composition. Did you mean lamp? Allowed: lamp, table." in text_of(result)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ async def test_the_list_comes_in_pages_of_bounded_length(connect: Connect, setti
         ({"until": "9999-12-31"}, "is no date"),
         ({"since": "2026-03-02", "until": "2026-03-01"}, "is not before until"),
         ({"size": "huge"}, "size 'huge' is not understood"),
-        ({"model": "pokcet"}, "no picture in the history has 'pokcet'. Allowed: pocket."),
+        ({"model": "pokcet"}, "no picture in the history has 'pokcet'. Did you mean pocket?"),
         ({"role": "forground"}, "Allowed: foreground."),
         ({"verdict": "bad"}, "Allowed: good, doubtful, failed."),
         ({"page": 0}, "page"),

@@ -38,7 +38,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {**CUP, "options": {"schedule": "Karas"}},
         "Did you mean Karras",
     ),
-    "an unknown model": (DRAW, {**CUP, "options": {"model": "poket"}}, "pocket"),
+    "an unknown model": (DRAW, {**CUP, "options": {"model": "poket"}}, "Did you mean pocket?"),
     "a model that is not here": (
         "generate_transparent",
         {**CUP, "options": {"model": "realvisxl-v4"}},
@@ -49,6 +49,10 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {**CUP, "blended": "here.png", "foreground": "here.png"},
         "family sd15, which has no layer files for extract_background, and no model on this machine can do it yet",
     ),
+    "a parameter of a tool without": ("server_status", {"all": True}, "no parameter 'all'. It takes none."),
+    "a list of LoRAs": (DRAW, {**CUP, "options": {"loras": ["icons"]}}, 'as in {"name": value}'),
+    "a set of nothing": ("generate_set", {"subjects": []}, "say what to draw"),
+    "a colour without its sign": ("cut_out", {"image": "here.png", "background": "0a3d62"}, 'give "#0a3d62"'),
     "an unknown parameter": (DRAW, {**CUP, "options": {"stepps": 3}}, "Did you mean steps"),
     "a word for a number": (
         "generate_transparent",
@@ -104,6 +108,15 @@ async def test_a_link_out_of_the_allowed_folders_is_refused(connect: Connect, he
         result = await client.call_tool("edit_transparent", {**CUP, "image": str(link)})
     assert result.is_error
     assert "may be read" in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("generate_blended", r'want=\["blended"\] of'), ("list_model", "Did you mean list_models")],
+)
+async def test_a_tool_that_there_is_not_says_what_to_call_instead(name: str, words: str, settings: Settings):
+    with pytest.raises(ToolError, match=words):
+        await create_server(settings).call_tool(name, CUP)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

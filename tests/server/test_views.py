@@ -103,7 +103,7 @@ async def test_a_view_is_bounded_in_pixels_and_bytes(connect: Connect, tmp_path:
 
 
 REFUSED = [
-    ("?widht=20", "A view has no parameter 'widht'. Allowed: width, format, background, crop."),
+    ("?widht=20", "A view has no parameter 'widht'. Did you mean width? Allowed: width, format, background, crop."),
     ("?width=0", "width: 0 is out of range; allowed is 1 to 2048"),
     ("?width=2049", "out of range"),
     ("?width=-5", "width: '-5' is no number of pixels"),

@@ -204,13 +204,15 @@ def _is_missing(network: MattingNetwork, settings: Settings) -> bool:
 
 def _background(known: Services, name: str, given: str | None, keep: Keep) -> Path | tasks.Colour | None:
     """A colour, or the path of a picture, or neither."""
-    from layerdiffuse_mcp.images.colour import background_colour
+    from layerdiffuse_mcp.images.colour import background_colour, is_colour
 
     if given is None:
         return None
     try:
         colour = background_colour(given)
     except InvalidRequest:
+        if is_colour(given):
+            raise
         return known.picture(given, keep)
     if colour is None:
         raise InvalidRequest(f"{name}: give a colour such as white or #00b140, a path or an image id.")

@@ -37,7 +37,9 @@ class FoundImage(BaseModel):
     height: Omittable[int] = Field(default=None, description="In pixels")
     seed: Omittable[int] = Field(default=None, description="Seed that draws it alone")
     model: Omittable[str] = Field(default=None, description="Base model that drew it; missing where none did")
-    verdict: Omittable[Verdict] = Field(default=None, description="Whether its alpha is what was asked for")
+    verdict: Omittable[Verdict] = Field(
+        default=None, description="Whether it may be handed on, by its alpha and prompt"
+    )
     prompt: Omittable[str] = Field(default=None, description="The beginning of its prompt")
 
 
@@ -113,7 +115,7 @@ async def find_images(
         ]
     ] = None,
     verdict: Omittable[
-        Annotated[str, OneOf(VERDICTS, "verdict"), Field(description="What was thought of its alpha when it was made")]
+        Annotated[str, OneOf(VERDICTS, "verdict"), Field(description="The verdict that it got when it was made")]
     ] = None,
     page: Annotated[int, Field(ge=1, le=100_000, description=f"Which page of {PAGE} pictures, from 1")] = 1,
 ) -> Annotated[CallToolResult, FoundImages]:

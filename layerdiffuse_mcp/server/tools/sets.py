@@ -72,8 +72,8 @@ async def generate_set(
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_drawings)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Draw a set: icons, sprites or stickers of several subjects in one style, each alone on a transparent canvas of
-    one size, as one job. Describe each subject alone, without a background. Returns for each subject the path of an
+    """Generate a set: icons, sprites or stickers of several subjects in one style, each alone on a transparent canvas
+    of one size, as one job. Describe each subject alone, without a background. Returns for each subject the path of an
     RGBA picture, with a verdict; the sheet with its two atlas files; and one preview, numbered in the order of the
     subjects; or a job_id for get_job. redraw_image draws one of them again, as it was before it went into its cell.
     """

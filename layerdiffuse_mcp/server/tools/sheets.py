@@ -27,7 +27,13 @@ class SheetPicture(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: Annotated[str, file_field("Path or image id of a picture")]
-    name: Annotated[str, Field(max_length=100, description="Name in the atlas; default: the file's")] = ""
+    name: Annotated[
+        str,
+        Field(
+            max_length=100,
+            description="Name in the atlas; default: what it was drawn as, else the file's",
+        ),
+    ] = ""
 
 
 class SheetEdges(BaseModel):
@@ -113,7 +119,7 @@ async def make_sheet(
     Returns one RGBA file, two atlas files beside it (frames by name, and in order), every picture's rectangle, and a
     preview with the cells numbered.
     """
-    from layerdiffuse_mcp.outputs.sheets import SHEET, own_stem, sheet_files
+    from layerdiffuse_mcp.outputs.sheets import SHEET, frame_name, own_stem, sheet_files
 
     known = services(ctx)
     made_as, kept = output or PictureFile(), edges or SheetEdges()
@@ -124,7 +130,7 @@ async def make_sheet(
         from layerdiffuse_mcp.images.atlas import unique_names
 
         paths = tuple(known.picture(picture.image, keep) for picture in images)
-        names = unique_names([given.name or path.stem for given, path in zip(images, paths, strict=True)])
+        names = unique_names([given.name or frame_name(path) for given, path in zip(images, paths, strict=True)])
         return MakeSheetTask(paths, names, options, f".{format}", made_as.preview, known.settings.max_pixels)
 
     with known.contents.borrowing() as keep:

@@ -63,7 +63,8 @@ def start(folder: Path) -> Iterator[Callable[..., Engine]]:
 
 
 def draw(engine: Engine, on_step: Callable[[Progress], None] = lambda _: None, **fields) -> Outcome:
-    given = {"model": "tiny-sd15", "prompt": "a red apple", "steps": 2, "seed": 5, "save_latent": True} | fields
+    shape = {"width": 64, "height": 64, "steps": 2}
+    given = {"model": "tiny-sd15", "prompt": "a red apple", "seed": 5, "save_latent": True} | shape | fields
     return engine.run(GenerateRequest(**given), on_step)
 
 
@@ -87,7 +88,6 @@ def same(one: Outcome, other: Outcome) -> bool:
 def test_pictures_are_the_same_bit_for_bit_at_every_level(start, folder, family, dtype) -> None:
     inputs = {"foreground": folder / "given.png"} if family == "sdxl" else {}
     request = DRAWN[family] | {"model": f"tiny-{family}", "prompt": "a cup <lora:spice:0.5>", "inputs": inputs}
-    request |= {"width": 64, "height": 64}
     whole = draw(start(offload="none", dtype=dtype), **request)
     for level in ("in_turn", "layers"):
         engine = start(offload=level, dtype=dtype)
@@ -142,7 +142,7 @@ def test_a_model_that_cannot_fit_says_what_it_takes_and_what_there_is(start) -> 
 
 def test_the_model_that_was_not_used_for_longest_makes_room(start) -> None:
     engine = start()
-    draw(engine, model="first", width=64, height=64)
+    draw(engine, model="first")
     size = loaded(engine)["first"]["bytes"]
     engine = start(max_memory=(2.5 * size + DECODING * 64 * 64) / GB)
     for name, stay in (
@@ -152,7 +152,7 @@ def test_the_model_that_was_not_used_for_longest_makes_room(start) -> None:
         ("third", {"first", "third"}),
         ("second", {"second", "third"}),
     ):
-        draw(engine, model=name, width=64, height=64)
+        draw(engine, model=name)
         assert set(loaded(engine)) == stay
 
 
@@ -160,13 +160,13 @@ def test_a_method_that_was_used_before_comes_back_without_products_where_memory_
     products: list[object] = []
     add_to = LowRank.add_to
     monkeypatch.setattr(LowRank, "add_to", lambda *given: products.append(given) or add_to(*given))
-    fields = {"model": "tiny-sdxl", "width": 64, "height": 64}
+    fields = {"model": "tiny-sdxl"}
     counted = []
     for offload in ("none", "in_turn"):
         engine = start(offload=offload)
         first = draw(engine, **fields)
         draw(engine, task=Task.BLENDED_FROM_FOREGROUND, inputs={"foreground": first.images[0].path}, **fields)
-        draw(engine, model="tiny-sd15", width=64, height=64)  # beside it, as there is room
+        draw(engine, model="tiny-sd15")  # beside it, as there is room
         products.clear()
         assert same(first, draw(engine, **fields))
         counted.append(len(products))
