@@ -39,6 +39,8 @@ from layerdiffuse_mcp.wording import printable
 
 LINGER = 60.0
 """Seconds that a worker stays after its last server has gone."""
+GRACE = 20.0
+"""Seconds that the task of a server which has gone gets to reach its next step, while others wait."""
 PATIENCE = 60.0
 """Seconds that one has to start listening, or to answer who knocks."""
 OLD_LOG = 30 * 86_400
@@ -49,10 +51,10 @@ SERVERS_OWN = (
 )
 """Settings that no engine reads."""
 ENVIRONMENT = re.compile(
-    r"(CUDA|HIP|ROCR|HSA|NVIDIA|OMP|MKL|KMP|GOMP|OPENBLAS|PYTORCH|TORCH|MALLOC|THP|LD|XDG|HF|HUGGINGFACE|DIFFUSERS"
-    r"|TRANSFORMERS|TOKENIZERS)_|HOME$|TMPDIR$"
+    r"(CUDA_(?!HOME|PATH)|HIP_(?!PATH)|ROCR_|HSA_|OMP_|MKL_|KMP_|PYTORCH_|TORCH_|MALLOC_|THP_|HF_(?!TOKEN)|HUGGINGFACE_"
+    r"|DIFFUSERS_|XDG_(CACHE|DATA)_HOME)"
 )
-"""Variables that engines and their libraries read."""
+"""Variables that engines and their libraries read. Clients differ in many others, as XDG_SESSION_ID."""
 APART = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True, creationflags={flags}, \
 stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr)"
 """A program that starts another and ends, so that this is nobody's child."""
@@ -116,7 +118,7 @@ def attach(settings: Settings, engine: str, place: Place, number: int) -> "tuple
         key = _key(folder)
         found = _connected(address, key)
         if found is None:
-            _start(log, (address, key, settings, engine, place.environment, LINGER))
+            _start(log, (address, key, settings, engine, place.environment, LINGER, GRACE))
             found = _connected(address, key)
     if found is None:
         raise OSError(f"the one that was started has ended; its log is {printable(log)}")
@@ -168,7 +170,7 @@ def pool_name(settings: Settings, engine: str, place: Place) -> str:
     program = (
         layerdiffuse_mcp.__version__,
         max(file.stat().st_mtime_ns for file in package.rglob("*.py")),
-        *(str(package), sys.executable, sys.prefix, engine, sorted(FAMILIES)),
+        *(str(package), sys.executable, sys.prefix, os.path.expanduser("~"), engine, sorted(FAMILIES)),
     )
     variables = sorted(item for item in os.environ.items() if ENVIRONMENT.match(item[0]))
     said = repr((program, settings.model_dump_json(), place, variables))
