@@ -36,8 +36,7 @@ def slots(nodes: Iterable[Mapping[str, Any]], settings: Settings) -> tuple[Slot,
         rooms = [_rooms(node, int(node["Resources"]["GPU"]), gpus=1) for node in with_gpus]
     else:
         rooms = [_rooms(node, _by_cpus(node, settings)) for node in alive]
-    found = [slot for rank in zip_longest(*rooms) for slot in rank if slot is not None]
-    return tuple(found if settings.workers == "auto" else found[: settings.workers])
+    return tuple(slot for rank in zip_longest(*rooms) for slot in rank if slot is not None)
 
 
 def name_of(node: Mapping[str, Any]) -> str:

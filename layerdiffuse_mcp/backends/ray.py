@@ -13,10 +13,13 @@ import contextlib
 import importlib
 import itertools
 import logging
+import math
+import os
 import platform
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -39,6 +42,10 @@ from layerdiffuse_mcp.wording import short
 
 LOOK = 2.0
 """Seconds between two looks at which nodes there are."""
+ANSWER = 60.0
+"""Seconds in which a node has to say which versions it has."""
+AWAY = 60.0
+"""Seconds for which a node gets no work once a worker there could not be reached any more."""
 REASON = 400
 """Most characters of what Ray says that are repeated."""
 REACH = 5.0
@@ -68,6 +75,8 @@ class RayBackend(Workers):
         self._ray: Any = None
         self._slots: dict[Slot, int] = {}
         self._refused: set[str] = set()
+        self._lost: dict[str, float] = {}
+        self._leaving: list[Worker] = []
         self._numbers = itertools.count()
         self._connecting = anyio.Lock()
         self._closed = threading.Event()
@@ -103,9 +112,11 @@ class RayBackend(Workers):
             )
         chosen = worker if worker in self._workers else next(iter(self._workers))
         try:
-            return await super().run(task, inputs, report, chosen)
+            return await self._workers[chosen].run(task, inputs, report)
         except WorkerLost:
-            self._forget(next((slot.node for slot, number in self._slots.items() if number == chosen), None))
+            for node in [slot.node for slot, number in self._slots.items() if number == chosen]:
+                self._lost[node] = time.monotonic()  # Ray may take it for alive some time longer
+                self._forget(node)
             raise
 
     async def prepare(self, downloads: Sequence[Download], report: Report) -> None:
@@ -121,10 +132,11 @@ class RayBackend(Workers):
     async def close(self) -> None:
         """End all workers, and leave the cluster; one that was started for this server ends."""
         self._closed.set()
+        self._workers.update({-1 - index: worker for index, worker in enumerate(self._leaving)})
         await super().close()
         if self._ray is not None:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._ray.shutdown)
+                await anyio.to_thread.run_sync(self._leave)
 
     @property
     def _given(self) -> dict[str, Any]:
@@ -138,21 +150,25 @@ class RayBackend(Workers):
                     self._ray = ray
                     _keep_handlers()
                     self._placed(nodes)
-                    loop = asyncio.get_running_loop()
-                    threading.Thread(target=self._watch, args=(loop,), daemon=True, name="watch nodes").start()
+                    given = asyncio.get_running_loop(), {node["NodeID"] for node in nodes}
+                    self._watcher = threading.Thread(target=self._watch, args=given, daemon=True, name="watch nodes")
+                    self._watcher.start()
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _leave(self) -> None:
+        self._watcher.join()  # Ray's core does not survive being asked while it is left
+        self._ray.shutdown()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, known: set[str]) -> None:
         """Look which nodes there are, for as long as it is connected."""
-        known = {slot.node for slot in self._slots}
         while not self._closed.wait(LOOK):
             try:
                 nodes = self._ray.nodes()
                 for node in nodes:
                     if node["Alive"] and node["NodeID"] not in known:
-                        known.add(node["NodeID"])
                         if difference := _differences(self._ray, [node]):
                             logger.warning("%s: it gets no work", difference)
                             self._refused.add(node["NodeID"])
+                        known.add(node["NodeID"])
             except Exception as error:  # noqa: BLE001 - whatever it is, the cluster may come back
                 logger.warning("the Ray cluster does not say which nodes it has: %s", short(str(error)))
                 continue
@@ -160,20 +176,23 @@ class RayBackend(Workers):
                 loop.call_soon_threadsafe(self._placed, nodes)
 
     def _placed(self, nodes: Sequence[Mapping[str, Any]]) -> None:
-        """Have a worker wherever there is room for one, and none where there is none any more."""
-        wanted = slots((node for node in nodes if node["NodeID"] not in self._refused), self._settings)
-        for slot in self._slots.keys() - set(wanted):
-            self._forget(slot.node)
-        for slot in wanted:
-            if slot not in self._slots:
+        """Have a worker wherever there is room for one, as many as may be, and none on a node that is gone."""
+        since = time.monotonic() - AWAY
+        away = self._refused | {node for node, when in self._lost.items() if when > since}
+        there = [node for node in nodes if node["Alive"] and node["NodeID"] not in away]
+        for gone in {slot.node for slot in self._slots} - {node["NodeID"] for node in there}:
+            self._forget(gone)
+        most = math.inf if self._settings.workers == "auto" else self._settings.workers
+        for slot in slots(there, self._settings):
+            if slot not in self._slots and len(self._slots) < most:
                 number = self._slots[slot] = next(self._numbers)
-                start = partial(self._start, slot)
-                self._workers[number] = Worker(number, start, self._cancel_grace)
+                self._workers[number] = Worker(number, partial(self._start, slot), self._cancel_grace)
 
-    def _forget(self, node: str | None) -> None:
+    def _forget(self, node: str) -> None:
         """Give a node that is gone no further work; what ran there hears of it from Ray."""
         for slot in [slot for slot in self._slots if slot.node == node]:
-            self._workers.pop(self._slots.pop(slot), None)
+            self._leaving.append(self._workers.pop(self._slots.pop(slot)))
+        self._leaving = [worker for worker in self._leaving if worker.state().phase != "stopped"]
 
     async def _start(self, slot: Slot) -> WorkerProcess:
         return started(self._ray, slot, self._given, self._engine)
@@ -199,6 +218,7 @@ def _connect(settings: Settings) -> tuple[Any, list[dict[str, Any]]]:
             "LAYERDIFFUSE_BACKEND=local."
         ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # once it is left, a late question starts no other cluster
     try:
         _reach(address)
         ray.init(address, configure_logging=False, log_to_driver=False, include_dashboard=False)
@@ -236,16 +256,18 @@ def _reason(error: Exception) -> str:
 
 def _differences(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> str:
     """What differs on these nodes from here, in words; empty if nothing does."""
-    said: list[str] = []
+    asked: list[tuple[str, str, str, Any]] = []
     for node in nodes:
+        there = {"num_cpus": 0, "scheduling_strategy": on_node(node["NodeID"])}
         for name, (ask, arguments) in VERSIONS.items():
-            here = ask(*arguments)
-            try:
-                found = ray.get(
-                    ray.remote(ask).options(num_cpus=0, scheduling_strategy=on_node(node["NodeID"])).remote(*arguments)
-                )
-            except PackageNotFoundError:
-                found = "missing"
-            if found != here:
-                said.append(f"{name} is {here} here and {found} on node {name_of(node)}")
+            answer = ray.remote(ask).options(**there).remote(*arguments)
+            asked.append((name_of(node), name, ask(*arguments), answer))
+    said: list[str] = []
+    for node, name, here, answer in asked:
+        try:
+            found = ray.get(answer, timeout=ANSWER)
+        except PackageNotFoundError:
+            found = "missing"
+        if found != here:
+            said.append(f"{name} is {here} here and {found} on node {node}")
     return "; ".join(said)

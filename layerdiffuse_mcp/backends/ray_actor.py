@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.api.plan import Download
@@ -150,6 +149,10 @@ async def fetched(
     done = dict.fromkeys(nodes, 0.0)
     errors: list[LayerDiffuseError] = []
 
+    def say(node: Node, fraction: float, message: str) -> None:
+        done[node] = max(done[node], fraction)
+        report(Progress(fraction=sum(done.values()) / len(done), message=f"{node.name}: {message}"))
+
     async def on(node: Node) -> None:
         there = ray.remote(fetch).options(
             num_cpus=0, num_returns="streaming", max_retries=0, scheduling_strategy=on_node(node.id)
@@ -159,12 +162,11 @@ async def fetched(
             async for answer in said:
                 match await answer:
                     case Progress(fraction=fraction, message=message):
-                        done[node] = max(done[node], fraction)
-                        report(Progress(fraction=sum(done.values()) / len(done), message=f"{node.name}: {message}"))
+                        say(node, fraction, message)
                     case LayerDiffuseError() as error:
                         errors.append(type(error)(f"On node {node.name}: {error}"))
                     case _:
-                        done[node] = 1.0
+                        say(node, 1.0, "done")
         except ray.exceptions.RayError as error:
             errors.append(WorkerLost(f"Node {node.name} went away while it fetched models ({short(str(error))})."))
         except anyio.get_cancelled_exc_class():

@@ -22,7 +22,7 @@ from layerdiffuse_mcp.api.plan import Download
 from layerdiffuse_mcp.backends.messages import Done, Failed, Run, State
 from layerdiffuse_mcp.backends.places import Place
 from layerdiffuse_mcp.errors import LayerDiffuseError
-from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.settings import Settings, variable
 
 HEAR = "hear"
 """The group of calls that are heard, in their order, while another is listened to."""
@@ -38,9 +38,8 @@ def settings_here(given: Mapping[str, Any]) -> Settings:
     Args:
         given: those that were set where the server runs; of the others this node's environment decides.
     """
-    here = Settings()
-    own = {name: getattr(here, name) for name in OF_A_NODE if name in here.model_fields_set}
-    return here.model_copy(update={**given, **own})
+    own = {name for name in OF_A_NODE if os.environ.get(variable(name))}
+    return Settings(**{name: value for name, value in given.items() if name not in own})
 
 
 class EngineActor:

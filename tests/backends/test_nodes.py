@@ -44,8 +44,9 @@ def test_gpus_stay_idle_where_the_settings_name_the_processor():
     assert found(node("a", CPU=4, GPU=2), device="cpu") == [("a", 0, 0, 4)]
 
 
-def test_a_number_of_workers_is_spread_over_the_nodes():
-    assert found(node("a", GPU=4), node("b", GPU=4), workers=3) == [("a", 0, 1, 0), ("b", 0, 1, 0), ("a", 1, 1, 0)]
+def test_the_first_room_of_each_node_comes_first():
+    nodes = node("a", GPU=4), node("b", GPU=4)
+    assert found(*nodes)[:3] == [("a", 0, 1, 0), ("b", 0, 1, 0), ("a", 1, 1, 0)]
 
 
 def test_a_node_that_is_gone_has_no_room():

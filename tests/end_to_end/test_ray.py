@@ -93,6 +93,76 @@ def of_ray(nodes: Nodes, **changed: str) -> dict[str, str]:
     }
 
 
+@asynccontextmanager
+async def opened(nodes: Nodes, folder: Path, **fields: Any) -> AsyncIterator[RayBackend]:
+    """A backend of this process, whose workers rehearse."""
+    settings = Settings(backend="ray", ray_address=nodes.address, output_dir=folder, **fields)
+    backend = RayBackend(settings, "rehearsal:Engine", cancel_grace=1.0)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def obey(backend: RayBackend, prompt: str, report: Callable[[Progress], None] = lambda _: None) -> Outcome:
+    return await backend.run(drawing(prompt), {}, report)
+
+
+async def test_a_task_stops_at_its_next_step_and_one_that_does_not_is_killed(nodes: Nodes, tmp_path: Path):
+    async with opened(nodes, tmp_path) as backend:
+        before = await obey(backend, "steps 1")
+        seen: list[Progress] = []
+        with anyio.CancelScope() as scope:
+
+            def hear(progress: Progress) -> None:
+                seen.append(progress)
+                scope.cancel()
+
+            await obey(backend, "steps 1000", hear)
+        assert len(seen) == 1
+        assert (await obey(backend, "steps 1")).warnings == before.warnings
+        with anyio.move_on_after(0.5):
+            await obey(backend, "stuck 600")
+        assert (await obey(backend, "steps 1")).warnings != before.warnings
+        with pytest.raises(WorkerDied, match="on node one ended"):
+            await obey(backend, "killed")
+        with pytest.raises(LayerDiffuseError, match="On node one: Too large"):
+            await obey(backend, "refused")
+        assert (await obey(backend, "steps 1")).warnings
+
+
+async def test_models_stay_where_they_are(nodes: Nodes, tmp_path: Path):
+    async with opened(nodes, tmp_path) as backend, Jobs(backend, Settings(output_dir=tmp_path)) as jobs:
+        await backend.warm_up()
+        for model in ("m0", "m1", "m0", "m1", "m1", "m0"):
+            job = jobs.submit(planned("steps 1", model=model))
+            await jobs.follow(job, 60)
+            assert job.state is State.DONE, job.error
+        assert sorted(state.engine["loads"] for state in backend.state()) == [["m0"], ["m1"]]
+
+
+async def test_models_are_fetched_on_every_node(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "ENDPOINT", nodes.hub.url)
+    template = nodes.hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    settings = Settings(output_dir=tmp_path / "out", models_dir=tmp_path / "models")
+    wanted = catalog.needed(catalog.find("realistic-vision-v51", settings), ())
+    for file in wanted:
+        nodes.hub.add(file.repo, file.path, weights(100_000))
+    download = Download(model="realistic-vision-v51")
+    said: list[Progress] = []
+    async with opened(nodes, tmp_path / "out") as backend, Jobs(backend, settings) as jobs:
+        job = jobs.submit(Planned((), downloads=(download,)))
+        await jobs.follow(job, 60)
+        assert job.state is State.DONE, job.error
+        await backend.prepare((download,), said.append)
+    assert said[-1].fraction == 1.0
+    for name in ("one", "two"):
+        assert any(progress.message == f"{name}: {download.model} is on this machine" for progress in said)
+        assert len(list((nodes.folder / name / "hub").rglob("*.safetensors"))) == len(wanted)
+
+
 @pytest.fixture(scope="module")
 async def client(nodes: Nodes, program: Callable[..., Any]) -> AsyncIterator[Client]:
     served = program(group_jobs="off")
@@ -205,77 +275,6 @@ async def test_nodes_come_and_go(client: Client, nodes: Nodes):
         while (await client.call_tool("generate_transparent", NOW)).is_error:
             await anyio.sleep(0.5)
     assert set(await workers(client)) == {"four"}
-
-
-@asynccontextmanager
-async def opened(nodes: Nodes, folder: Path, **fields: Any) -> AsyncIterator[RayBackend]:
-    """A backend of this process, whose workers rehearse."""
-    settings = Settings(backend="ray", ray_address=nodes.address, output_dir=folder, **fields)
-    backend = RayBackend(settings, "rehearsal:Engine", cancel_grace=1.0)
-    try:
-        yield backend
-    finally:
-        await backend.close()
-
-
-async def obey(backend: RayBackend, prompt: str, report: Callable[[Progress], None] = lambda _: None) -> Outcome:
-    return await backend.run(drawing(prompt), {}, report)
-
-
-async def test_a_task_stops_at_its_next_step_and_one_that_does_not_is_killed(nodes: Nodes, tmp_path: Path):
-    async with opened(nodes, tmp_path) as backend:
-        before = await obey(backend, "steps 1")
-        seen: list[Progress] = []
-        with anyio.CancelScope() as scope:
-
-            def hear(progress: Progress) -> None:
-                seen.append(progress)
-                scope.cancel()
-
-            await obey(backend, "steps 1000", hear)
-        assert len(seen) == 1
-        assert (await obey(backend, "steps 1")).warnings == before.warnings
-        with anyio.move_on_after(0.5):
-            await obey(backend, "stuck 600")
-        assert (await obey(backend, "steps 1")).warnings != before.warnings
-        with pytest.raises(WorkerDied, match="on node four ended"):
-            await obey(backend, "killed")
-        with pytest.raises(LayerDiffuseError, match="On node four: Too large"):
-            await obey(backend, "refused")
-        assert (await obey(backend, "steps 1")).warnings
-
-
-async def test_models_stay_where_they_are(nodes: Nodes, tmp_path: Path):
-    nodes.add("five")
-    async with opened(nodes, tmp_path) as backend, Jobs(backend, Settings(output_dir=tmp_path)) as jobs:
-        await backend.warm_up()
-        for model in ("m0", "m1", "m0", "m1", "m1", "m0"):
-            job = jobs.submit(planned("steps 1", model=model))
-            await jobs.follow(job, 60)
-            assert job.state is State.DONE, job.error
-        assert sorted(state.engine["loads"] for state in backend.state()) == [["m0"], ["m1"]]
-
-
-async def test_models_are_fetched_on_every_node(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(constants, "ENDPOINT", nodes.hub.url)
-    template = nodes.hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    settings = Settings(output_dir=tmp_path / "out", models_dir=tmp_path / "models")
-    wanted = catalog.needed(catalog.find("realistic-vision-v51", settings), ())
-    for file in wanted:
-        nodes.hub.add(file.repo, file.path, weights(100_000))
-    download = Download(model="realistic-vision-v51")
-    said: list[Progress] = []
-    async with opened(nodes, tmp_path / "out") as backend, Jobs(backend, settings) as jobs:
-        job = jobs.submit(Planned((), downloads=(download,)))
-        await jobs.follow(job, 60)
-        assert job.state is State.DONE, job.error
-        await backend.prepare((download,), said.append)
-    assert said[-1].fraction == 1.0
-    for name in ("four", "five"):
-        assert any(progress.message == f"{name}: {download.model} is on this machine" for progress in said)
-        assert len(list((nodes.folder / name / "hub").rglob("*.safetensors"))) == len(wanted)
 
 
 async def test_a_node_with_other_versions_is_refused(nodes: Nodes, tmp_path: Path):
