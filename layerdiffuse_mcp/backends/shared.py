@@ -37,6 +37,7 @@ from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable
 
+PACKAGE = Path(layerdiffuse_mcp.__file__).parent
 LINGER = 60.0
 """Seconds that a worker stays after its last server has gone."""
 GRACE = 20.0
@@ -166,15 +167,20 @@ def _check_private(path: Path, mode: int) -> None:
 
 def pool_name(settings: Settings, engine: str, place: Place) -> str:
     """A name for all that is the same for every server at a worker."""
-    package = Path(layerdiffuse_mcp.__file__).parent
     program = (
         layerdiffuse_mcp.__version__,
-        max(file.stat().st_mtime_ns for file in package.rglob("*.py")),
-        *(str(package), sys.executable, sys.prefix, os.path.expanduser("~"), engine, sorted(FAMILIES)),
+        max(file.stat().st_mtime_ns for file in PACKAGE.rglob("*.py")),
+        *(str(PACKAGE), sys.executable, sys.prefix, os.path.expanduser("~"), engine, sorted(FAMILIES)),
     )
     variables = sorted(item for item in os.environ.items() if ENVIRONMENT.match(item[0]))
     said = repr((program, settings.model_dump_json(), place, variables))
     return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def import_path() -> list[str]:
+    """Where a worker finds modules: as this server does, without the project folder, which is no business of others."""
+    project = {os.getcwd()} - {str(PACKAGE.parent)}
+    return [entry for entry in sys.path if os.path.abspath(entry) not in project]
 
 
 def _connected(address: str, key: bytes) -> "tuple[Hello, Connection[Any, Any]] | None":
@@ -214,7 +220,7 @@ def _start(log: Path, given: tuple[object, ...]) -> None:
         try:
             started = subprocess.run(
                 [*apart, sys.executable, "-c", WORKER, str(given[0])],
-                input=pickle.dumps(sys.path) + pickle.dumps(given),
+                input=pickle.dumps(import_path()) + pickle.dumps(given),
                 stdout=subprocess.PIPE,  # at its end when the worker lets go of it, or has ended
                 stderr=errors,
                 cwd=log.parent,

@@ -245,14 +245,16 @@ class Index:
             return otherwise
 
     def _reached(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` returns; a damaged index is made anew first."""
+        """What `work` returns; a damaged index is made anew first, one that was removed meanwhile is tried again."""
         try:
             return self._transaction(work)
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BROKEN:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _BROKEN:
+                logger.warning("the index of pictures is damaged (%s) and is made anew", error)
+                _remove(self._file)
+            elif code != sqlite3.SQLITE_IOERR:
                 raise
-            logger.warning("the index of pictures is damaged (%s) and is made anew", error)
-            _remove(self._file)
             return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:

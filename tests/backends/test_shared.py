@@ -8,6 +8,8 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from multiprocessing import AuthenticationError
+from multiprocessing import connection as connections
 from pathlib import Path
 
 import anyio
@@ -130,6 +132,14 @@ def test_the_engine_reads_none_of_the_settings_in_which_servers_may_differ():
     }
     assert read & {*shared.SERVERS_OWN} == set()
     assert {"device", "offload"} <= read
+
+
+def test_a_worker_imports_nothing_of_the_project_that_it_was_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    assert shared.import_path() == sys.path[2:]
 
 
 async def test_a_worker_is_busy_for_the_other_server_whose_task_waits_for_it(sharing: Settings, rehearsal: str):
@@ -323,6 +333,16 @@ async def test_an_engine_that_cannot_be_loaded_says_why_to_each_server(sharing: 
         for backend in opened:
             with pytest.raises(LayerDiffuseError, match="no torch here"):
                 await obey(backend, "steps 1")
+
+
+async def test_who_does_not_know_the_key_is_turned_away_and_holds_up_nobody(sharing: Settings, rehearsal: str):
+    async with servers(sharing, rehearsal) as (one, other):
+        await one.warm_up()
+        [address] = [str(path) for path in shared.private_folder().iterdir() if path.is_socket()]
+        with connections.Client(address):  # says nothing
+            with pytest.raises((AuthenticationError, EOFError)):
+                connections.Client(address, authkey=b"another").close()
+            assert pid_of(await obey(other, "steps 1")) == pid(one)
 
 
 def readable_by_others(folder: Path, _: pytest.MonkeyPatch) -> None:
