@@ -16,6 +16,7 @@
     └── JobError
         ├── JobNotFound       no job of that id
         ├── QueueFull         too many jobs wait already
+        ├── ServerEnding      the server takes no new jobs, for it is about to end
         ├── WorkerDied        the process that ran the job ended
         │   └── WorkerLost    because its machine went away
         └── Interrupted       the server ended before the job was done
@@ -123,6 +124,12 @@ class QueueFull(JobError):
     """Too many jobs wait already."""
 
     code = "queue_full"
+
+
+class ServerEnding(JobError):
+    """The server takes no new jobs, for it is about to end."""
+
+    code = "server_ending"
 
 
 class WorkerDied(JobError):

@@ -147,6 +147,12 @@ Denoising = Annotated[
         description="How much of the picture to redraw: 0.2 keeps its shape, 1 redraws all",
     ),
 ]
+Redrawing = Annotated[
+    float,
+    bounded(
+        0, 1, "How much of image to redraw: 0.2 keeps its shape, 1 redraws all; 0, with detail, enlarges it as it is"
+    ),
+]
 Prompt = Annotated[
     str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to draw; (word:1.2) stresses, [word] weakens")
 ]

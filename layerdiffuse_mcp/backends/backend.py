@@ -22,12 +22,14 @@ class WorkerState:
 
     `engine` is the engine's own report (device, memory, cached models) as of the end of
     the last request; empty until the worker has started. `worker` is the number by which `run` takes it.
+    `failed`: the last attempt to start it came to nothing.
     """
 
     phase: Phase
     pid: int | None
     engine: dict[str, Any]
     worker: int = 0
+    failed: bool = False
 
     @property
     def models(self) -> dict[str, frozenset[str]]:

@@ -48,7 +48,17 @@ OLD_LOG = 30 * 86_400
 """Seconds after which a log is removed when another is begun."""
 SERVERS_OWN = (
     *("model", "output_dir", "read_dirs", "workers", "share_workers", "auto_download", "warm_up", "queue_size"),
-    *("wait_seconds", "group_jobs", "history", "resume_jobs", "log_file", "backend", "ray_address", "ray_cpus"),
+    *(
+        "queue_pixels",
+        "wait_seconds",
+        "group_jobs",
+        "history",
+        "resume_jobs",
+        "tokens_file",
+        "drain_seconds",
+        "log_file",
+    ),
+    *("backend", "ray_address", "ray_cpus"),
 )
 """Settings that no engine reads."""
 ENVIRONMENT = re.compile(

@@ -129,7 +129,7 @@ class Worker:
         """What is known of it."""
         process = self._current
         if process is None or not process.usable:
-            return WorkerState("stopped", None, {}, self.number)
+            return WorkerState("stopped", None, {}, self.number, failed=process is not None and not process.ready)
         return WorkerState(process.phase, process.process.pid, process.engine, self.number)
 
     async def close(self) -> None:

@@ -29,6 +29,7 @@ OPTIONS = frozenset(
         "image",
         "mask",
         "strength",
+        "detail",
         "resize_mode",
         "method",
         "sampler",

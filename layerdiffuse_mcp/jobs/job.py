@@ -160,7 +160,8 @@ class Job:
         images = self.outcome.images if self.outcome else ()
         return images[number - 1] if 1 <= number <= len(images) else None
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Wake whoever waits for a change."""
         self.changed.set()
         self.changed = anyio.Event()
 
@@ -171,7 +172,7 @@ class Job:
         if progress.fraction < self.progress.fraction:
             progress = progress.model_copy(update={"fraction": self.progress.fraction})
         self.progress = progress
-        self._announce()
+        self.announce()
 
     def report_on(self, indices: Sequence[int], progress: Progress) -> None:
         """Take note of how far those of its tasks are that a worker is at."""
@@ -201,7 +202,7 @@ class Job:
     def wait(self) -> None:
         """It waits for a worker."""
         self._move(State.QUEUED)
-        self._announce()
+        self.announce()
 
     def begin(self, batch: Batch) -> None:
         """A worker is free for some of its tasks, alone or with those of other jobs."""
@@ -223,4 +224,4 @@ class Job:
         self._move(state)
         while self.at_end:
             self.at_end.pop()()
-        self._announce()
+        self.announce()

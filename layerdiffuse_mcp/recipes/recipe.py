@@ -122,6 +122,8 @@ def _size_of(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         del fields["fit"]
     if changes.keys() & {"model", "width", "height", "fit"}:
         fields.pop("drawn", None)
+        if isinstance(detail := fields.get("detail"), Mapping):
+            fields["detail"] = {name: value for name, value in detail.items() if name != "tiling"}
     return fields
 
 

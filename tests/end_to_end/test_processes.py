@@ -309,7 +309,7 @@ async def test_a_server_on_http_ends_at_a_signal_with_its_worker(program: Callab
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    parameters = program()
+    parameters = program(drain_seconds=0)
     parameters.args += ["--http", "--port", str(port)]
     url = f"http://127.0.0.1:{port}/mcp"
     with start(parameters) as process:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
-from layerdiffuse_mcp.engine.pipeline.batch import drawn_size
+from layerdiffuse_mcp.engine.pipeline.batch import tiles_of
 from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import LayerMethod
@@ -28,7 +28,7 @@ class Prompts:
 
 def encode(plan: DrawPlan, method: LayerMethod, model: StableDiffusion) -> Prompts:
     """The prompts of one result by a method."""
-    width, height = drawn_size(plan, model.latent)
+    width, height = tiles_of(plan, model.latent).tile
 
     def encoded(text: str, negative: bool = False) -> Conditioning:
         return model.encode_prompt(
