@@ -1,6 +1,6 @@
 # make demo      install into .venv and draw one transparent picture with the embedded model
 # make test      install and run every test that a plain install can run
-# make test-all  those, then what needs Node, Chromium and the extras train and packaging; what is missing fails
+# make test-all  those, then what needs Node, Chromium and the extras packaging, ray and train; what is missing fails
 # make test-newest  the tests, in an environment of their own, on the versions of constraints-newest.txt
 # make quick     the quick tests of what decides and of what is written, in under a minute
 # make fuzz      hostile input for longer, other input each time
@@ -35,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.train: $(VENV)/.dev
-	$(PIP) --editable '.[dev,packaging,train]'
+	$(PIP) --editable '.[dev,packaging,ray,train]'
 	touch $@
 
 demo: $(VENV)/.installed

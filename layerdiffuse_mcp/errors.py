@@ -18,6 +18,7 @@
         ├── QueueFull         too many jobs wait already
         ├── ServerEnding      the server takes no new jobs, for it is about to end
         ├── WorkerDied        the process that ran the job ended
+        │   └── WorkerLost    because its machine went away
         └── Interrupted       the server ended before the job was done
 
 A message is one or two sentences: what was wrong, what is allowed, what to do next.
@@ -135,6 +136,10 @@ class WorkerDied(JobError):
     """The process that ran the job ended."""
 
     code = "worker_died"
+
+
+class WorkerLost(WorkerDied):
+    """The machine that ran the job went away, which says nothing against the job: it can be run elsewhere."""
 
 
 class Interrupted(JobError):

@@ -19,6 +19,7 @@ from layerdiffuse_mcp.wording import quoted
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "fastest", "float32", "bfloat16", "float16"]
+BackendName = Literal["local", "ray"]
 Offload = Literal["auto", "none", "in_turn", "layers"]
 
 PREFIX = "LAYERDIFFUSE_"
@@ -106,6 +107,13 @@ class Settings(BaseSettings):
     offload: Offload = Field("auto", description="What of a model leaves the device while unused; auto by free memory")
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         "auto", description="Processes that draw at once; auto is one for each NVIDIA device, else one"
+    )
+    backend: BackendName = Field("local", description="Where workers run: processes of this machine, or Ray's nodes")
+    ray_address: str | None = Field(
+        None, description="HOST:PORT of a Ray cluster; else RAY_ADDRESS, the one that runs here, or one of its own"
+    )
+    ray_cpus: int | None = Field(
+        None, ge=1, le=1024, description="CPUs of each worker in a Ray cluster without GPUs; all of a node unless set"
     )
     share_workers: bool | Literal["auto"] = Field(
         "auto",

@@ -58,6 +58,7 @@ SERVERS_OWN = (
         "drain_seconds",
         "log_file",
     ),
+    *("backend", "ray_address", "ray_cpus"),
 )
 """Settings that no engine reads."""
 ENVIRONMENT = re.compile(

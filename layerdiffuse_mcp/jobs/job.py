@@ -77,10 +77,10 @@ class Job:
 
     `client`: whose it is, and with whose jobs it takes turns. `key`: by which its caller asks for it again. `number`,
     and those of its `parts`: of their arrival, from `numbers`. `batches`: what workers do for it now. `outcomes`: of
-    its tasks, by index. `scope`: what it does beside workers, that is downloading, finishing its pictures and writing
-    files. `expected`: seconds that its drawing takes as others did here (`pace.py`). `at_drawn`: what is called once
-    all its tasks have an outcome; `at_end`: when it ends. `moved`: what is called with it and its last state when that
-    changes.
+    its tasks, by index; `lost`: indices of those whose worker vanished, which are run again. `scope`: what it does
+    beside workers, that is downloading, finishing its pictures and writing files. `expected`: seconds that its drawing
+    takes as others did here (`pace.py`). `at_drawn`: what is called once all its tasks have an outcome; `at_end`: when
+    it ends. `moved`: what is called with it and its last state when that changes.
     `created`, `started` and `ended` are seconds of the monotonic clock, of use for spans alone.
     """
 
@@ -105,6 +105,7 @@ class Job:
         self._state = State.QUEUED
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcomes: dict[int, Outcome] = {}
+        self.lost: set[int] = set()
         self.batches: list[Batch] = []
         self.outcome: Outcome | None = None
         self.error: LayerDiffuseError | None = None

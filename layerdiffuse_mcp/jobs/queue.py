@@ -77,7 +77,7 @@ class Jobs:
         self._history = JobHistory(JobRecords(self.index))
         self._resume = settings.resume_jobs is True
         self._completer = Completer(settings, self.index, pictures)
-        self._downloads = Downloads(settings)
+        self._downloads = Downloads(settings, self.backend)
         self._limit, self._pixels = settings.queue_size, settings.queue_pixels
         self._heartbeat = heartbeat
         self._book = JobBook()

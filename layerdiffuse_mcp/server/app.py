@@ -28,7 +28,7 @@ from mcp_types import (
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends.backend import Backend
-from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.backends.chosen import chosen
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import AccessDenied
 from layerdiffuse_mcp.hub import leftovers
@@ -83,7 +83,7 @@ or method rather than removing a background.
 
 def create_server(
     settings: Settings,
-    open_backend: Callable[[Settings], Backend] = LocalBackend,
+    open_backend: Callable[[Settings], Backend] = chosen,
     clients: Mapping[str, Settings] | None = None,
 ) -> LayerServer:
     """The server with all its tools; its queues live as long as it is served.
@@ -178,7 +178,7 @@ def serve_stdio(settings: Settings) -> int:
 
 
 def create_server_for(
-    tokens: "Tokens", settings: Settings, open_backend: Callable[[Settings], Backend] = LocalBackend
+    tokens: "Tokens", settings: Settings, open_backend: Callable[[Settings], Backend] = chosen
 ) -> LayerServer:
     """The server as it is served over HTTP: to holders of tokens with names to each their own."""
     from layerdiffuse_mcp.server.tokens import own_settings
