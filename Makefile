@@ -1,8 +1,8 @@
 # make demo      install into .venv and draw one transparent picture with the embedded model
 # make test      install and run every test that a plain install can run
-# make test-all  those, then what needs Node, Chromium and the extras train and packaging; what is missing fails
+# make test-all  those, then what needs Node, Chromium and the extras packaging, ray and train; what is missing fails
 # make test-newest  the tests, in an environment of their own, on the versions of constraints-newest.txt
-# make quick     the tests in which no network computes
+# make quick     the quick tests of what decides and of what is written, in under a minute
 # make fuzz      hostile input for longer, other input each time
 # make check     lint and types
 # make bench     print the benchmark tables
@@ -18,7 +18,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := --numprocesses 2 --dist loadfile
-SLOW := end_to_end engine fuzz golden training
+# no network computes there, and no worker starts
+QUICK := $(addprefix tests/,api hub images jobs outputs recipes text test_house.py test_settings.py)
+NOT_QUICK := $(addprefix tests/,hub/test_engine_downloads.py images/test_memory.py jobs/test_workers.py)
 
 .PHONY: demo test test-all test-newest chromium quick fuzz check format bench dist mcpb train clean
 .DEFAULT_GOAL := demo
@@ -33,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.train: $(VENV)/.dev
-	$(PIP) --editable '.[dev,packaging,train]'
+	$(PIP) --editable '.[dev,packaging,ray,train]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -54,7 +56,7 @@ test-newest:
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=constraints-newest.txt
 
 quick: $(VENV)/.dev
-	$(PYTEST) $(PARALLEL) $(SLOW:%=--ignore tests/%)
+	$(PYTEST) $(PARALLEL) $(QUICK) $(NOT_QUICK:%=--ignore %)
 
 fuzz: $(VENV)/.dev
 	FUZZ_TIMES=20 $(PYTEST) $(PARALLEL) tests/fuzz

@@ -1,6 +1,8 @@
-"""How far the queue scales with workers of one machine, and what it costs the server: tasks that only sleep.
+"""How far the queue scales with workers, and what it costs the server: tasks that only sleep.
 
-    python benchmarks/scale.py [--tasks 500] [--seconds 1] [--workers 1 2 4 8 16] [--queued 10000]
+    python benchmarks/scale.py [--tasks 500] [--seconds 1] [--workers 1 2 4 8 16] [--queued 10000] [--ray]
+
+With --ray the workers are actors of a Ray cluster on this machine, whose nodes claim as many CPUs as are needed.
 
 Each task sleeps in a worker process, in ten steps of which each is reported, and comes back with a file of 10 kB that
 is written: all that the server does for a real task, without the drawing. `speed-up` is against the sleeping alone, one
@@ -14,7 +16,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Pro
 from layerdiffuse_mcp.api.plan import DrawPlan, Inputs, Planned, Task, make_plan
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.backends.ray import RayBackend
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.jobs.job import State
 from layerdiffuse_mcp.jobs.queue import Jobs
@@ -77,12 +81,29 @@ def planned(seconds: float, seed: int) -> Planned:
 
 def opened(settings: Settings, workers: int) -> Jobs:
     changed = settings.model_copy(update={"workers": workers, "device": "cpu"})
-    return Jobs(LocalBackend(changed, "scale:Engine"), changed)
+    backend = RayBackend if settings.backend == "ray" else LocalBackend
+    return Jobs(backend(changed, "scale:Engine"), changed)
+
+
+@contextmanager
+def cluster(cpus: int) -> Generator[str]:
+    """The address of a Ray cluster: a head for this process, and two nodes."""
+    from ray.cluster_utils import Cluster
+
+    store = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    try:
+        for _ in range(2):
+            running.add_node(num_cpus=(cpus + 1) // 2, **store)
+        yield running.address
+    finally:
+        running.shutdown()
 
 
 async def speed(settings: Settings, workers: int, tasks: int, seconds: float) -> tuple[float, float]:
     """Seconds until all tasks are done, and processor seconds of this process meanwhile."""
     async with opened(settings, workers) as jobs:
+        await jobs.backend.warm_up()
         started = [jobs.submit(planned(0.01, seed)) for seed in range(workers)]
         for job in started:
             await jobs.follow(job, 300)
@@ -122,15 +143,23 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="that each task takes")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--queued", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--ray", action="store_true", help="workers of a Ray cluster")
     options = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent))  # workers import their engine from here
+    here = str(Path(__file__).parent)  # workers import their engine from here
+    sys.path.insert(0, here)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
 
-    header(f"{options.tasks} tasks of {options.seconds:g} s on workers of one machine")
+    where = "a Ray cluster" if options.ray else "one machine"
+    header(f"{options.tasks} tasks of {options.seconds:g} s on workers of {where}")
     rows: list[tuple[object, ...]] = [("workers", "wall s", "speed-up", "of N", "server ms a task")]
     good = True
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         os.environ["XDG_STATE_HOME"] = folder
         settings = Settings(output_dir=Path(folder, "out"), queue_size=100_000, idle_timeout=0)
+        if options.ray:
+            address = stack.enter_context(cluster(max(options.workers)))
+            settings = settings.model_copy(update={"backend": "ray", "ray_address": address, "ray_cpus": 1})
         for workers in options.workers:
             tasks = options.tasks * workers // max(options.workers)
             wall, processor = anyio.run(speed, settings, workers, tasks, options.seconds)

@@ -21,6 +21,7 @@ Schema = Mapping[str, Any]
 CALLS: dict[str, dict[str, Any]] = {
     "generate_transparent": {"prompt": "a red apple", "count": 4, "options": {"steps": 30}},
     "edit_transparent": {"prompt": "a green apple", "image": "apple.png", "options": {"strength": 0.7}},
+    "upscale_transparent": {"prompt": "a red apple", "image": "apple.png", "scale": 2},
     "generate_layers": {
         "prompt": "a cat on a beach",
         "options": {"layer_prompts": {"foreground": "a cat", "background": "a beach"}},

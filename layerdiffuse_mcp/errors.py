@@ -16,7 +16,9 @@
     └── JobError
         ├── JobNotFound       no job of that id
         ├── QueueFull         too many jobs wait already
+        ├── ServerEnding      the server takes no new jobs, for it is about to end
         ├── WorkerDied        the process that ran the job ended
+        │   └── WorkerLost    because its machine went away
         └── Interrupted       the server ended before the job was done
 
 A message is one or two sentences: what was wrong, what is allowed, what to do next.
@@ -124,10 +126,20 @@ class QueueFull(JobError):
     code = "queue_full"
 
 
+class ServerEnding(JobError):
+    """The server takes no new jobs, for it is about to end."""
+
+    code = "server_ending"
+
+
 class WorkerDied(JobError):
     """The process that ran the job ended."""
 
     code = "worker_died"
+
+
+class WorkerLost(WorkerDied):
+    """The machine that ran the job went away, which says nothing against the job: it can be run elsewhere."""
 
 
 class Interrupted(JobError):

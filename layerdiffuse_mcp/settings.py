@@ -19,6 +19,7 @@ from layerdiffuse_mcp.wording import quoted
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "fastest", "float32", "bfloat16", "float16"]
+BackendName = Literal["local", "ray"]
 Offload = Literal["auto", "none", "in_turn", "layers"]
 
 PREFIX = "LAYERDIFFUSE_"
@@ -77,6 +78,9 @@ def _is_foreign(path: str) -> bool:
 
 
 Folder = Annotated[Path, BeforeValidator(_folder)]
+Folders = Annotated[tuple[Path, ...], BeforeValidator(_folders)]
+QueueSize = Annotated[int, Field(ge=1, le=100_000)]
+QueuePixels = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Settings(BaseSettings):
@@ -86,7 +90,7 @@ class Settings(BaseSettings):
 
     model: str = Field("auto", description="Model used when a call names none; auto takes a prepared base, else pocket")
     output_dir: Folder | None = Field(None, description="Folder that pictures are written to, the only one")
-    read_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_folders)] = Field(
+    read_dirs: Annotated[Folders, NoDecode] = Field(
         (), description="Folders that pictures may be read from, joined by the path separator; the output folder always"
     )
     models_dir: Folder = Field(
@@ -104,6 +108,13 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         "auto", description="Processes that draw at once; auto is one for each NVIDIA device, else one"
     )
+    backend: BackendName = Field("local", description="Where workers run: processes of this machine, or Ray's nodes")
+    ray_address: str | None = Field(
+        None, description="HOST:PORT of a Ray cluster; else RAY_ADDRESS, the one that runs here, or one of its own"
+    )
+    ray_cpus: int | None = Field(
+        None, ge=1, le=1024, description="CPUs of each worker in a Ray cluster without GPUs; all of a node unless set"
+    )
     share_workers: bool | Literal["auto"] = Field(
         "auto",
         description="Draw in processes that your other servers of the same settings use too, so that each model is "
@@ -118,7 +129,10 @@ class Settings(BaseSettings):
         description="Seconds without work after which models are dropped; 0: never",
     )
     warm_up: bool = Field(True, description="Start the worker once the server has answered a first request")
-    queue_size: int = Field(32, ge=1, le=100_000, description="Jobs that may wait at once")
+    queue_size: QueueSize = Field(32, description="Jobs that may wait at once")
+    queue_pixels: QueuePixels | None = Field(
+        None, description="Pixels that all jobs which wait or run may draw together; left out, any number"
+    )
     wait_seconds: float = Field(
         50, ge=0, le=600, allow_inf_nan=False, description="How long a call waits before it hands back a job id"
     )
@@ -133,6 +147,16 @@ class Settings(BaseSettings):
     )
     resume_jobs: bool | Literal["auto"] = Field(
         "auto", description="Do jobs that waited when the last server ended; auto under --http alone"
+    )
+    tokens_file: Annotated[Path | None, BeforeValidator(_folder)] = Field(
+        None, description="Tokens of --http clients, each with its own folders and limits, as TOML or JSON"
+    )
+    drain_seconds: float = Field(
+        25,
+        ge=0,
+        le=DAY,
+        allow_inf_nan=False,
+        description="How long jobs that run may go on under --http when the server is told to end (SIGTERM)",
     )
     log_file: Annotated[Path | None, BeforeValidator(_folder)] = Field(
         None, description="File that the server also logs to, at most 4 of 5 MB with the older ones kept beside it"
@@ -167,4 +191,4 @@ class Settings(BaseSettings):
         """Folders that pictures may be read from: those set (else the project folder), and the output folder."""
         here = Path.cwd()
         project = () if here in (Path.home(), Path(here.anchor)) else (here,)
-        return (*(self.read_dirs or project), self.output)
+        return tuple(dict.fromkeys((*(self.read_dirs or project), self.output)))

@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
+from layerdiffuse_mcp.api.detail import Detail, Tiling
+from layerdiffuse_mcp.api.detail import planned as planned_detail
 from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED
 from layerdiffuse_mcp.api.finish import Finish
 from layerdiffuse_mcp.api.plan_checks import DELIVERY, check_family, check_inputs, check_options, sampler_doubts
 from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
-from layerdiffuse_mcp.api.sizes import AS_IS, doubts, fit, sized
+from layerdiffuse_mcp.api.sizes import AS_IS, Size, Sizing, doubts, fit, sized
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families import spec
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
@@ -59,7 +61,8 @@ class PlannedLora(_Plan):
 
 class DrawPlan(_Plan):
     """Draw `count` results. Sizes are in pixels; `stages` run in order, each with all of its settings.
-    `width` and `height` are the result's; where another size is `drawn`, it is fitted to that by `fit`.
+    `width` and `height` are the result's; where another size is `drawn`, it is fitted to that by `fit`. With `detail`
+    all that is drawn is enlarged and redrawn, and the result `detail.scale` times as large (`as_detailed`).
 
     `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
     Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
@@ -87,6 +90,8 @@ class DrawPlan(_Plan):
     height: int
     fit: str = AS_IS
     drawn: tuple[int, int] | None = None
+    detail: Detail | None = None
+    tiling: Annotated[Tiling | None, Field(description="Of a redrawing: set in `as_detailed` alone")] = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     clip_skip: int | None = None
     emphasis: str
@@ -113,6 +118,32 @@ class DrawPlan(_Plan):
             return self
         width, height = self.drawn
         return self.model_copy(update={"width": width, "height": height, "drawn": None})
+
+    @property
+    def as_detailed(self) -> "DrawPlan | None":
+        """The redrawing that follows, as drawers take it; None without `detail`."""
+        if self.detail is None:
+            return None
+        drawn = self.as_drawn
+        width, height = self.detail.scaled((drawn.width, drawn.height))
+        redrawn = {"width": width, "height": height, "strength": self.detail.strength, "tiling": self.detail.tiling}
+        return drawn.model_copy(update={**redrawn, "detail": None})
+
+    @property
+    def result(self) -> Size:
+        """Width and height of the result."""
+        size = self.width, self.height
+        return self.detail.scaled(size) if self.detail else size
+
+    @property
+    def redraws(self) -> bool:
+        """Whether its stages begin from pictures, by `strength`."""
+        return self.image is not None or self.tiling is not None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the picture to edit is enlarged as it is: no stage is run before that."""
+        return self.image is not None and self.strength == 0
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -194,6 +225,12 @@ def any_task(data: Mapping[str, Any]) -> Task:
     return _TASKS.validate_python(dict(data))
 
 
+def pixels_of(tasks: Sequence[Task]) -> int:
+    """How many pixels are drawn, as far as tasks draw any."""
+    drawn = ((plan.as_drawn, plan.count) for plan in tasks if isinstance(plan, DrawPlan))
+    return sum(plan.width * plan.height * count for plan, count in drawn)
+
+
 def batch_key(task: Task) -> str | None:
     """Equal for plans that can be drawn as one batch; None for a task that cannot share one at all."""
     return task.model_dump_json(exclude={*MAY_DIFFER}) if isinstance(task, DrawPlan) else None
@@ -235,11 +272,16 @@ def make_plan(
             f"The last of {request.count} results would have the seed {last}, and the largest is {MAX_SEED}: "
             "choose a smaller seed or a smaller count."
         )
-    width, height = fit(picture_size or (native_size, native_size), native_size, family.size_step)
+    own = picture_size or (native_size, native_size)
+    width, height = own if request.kept else fit(own, native_size, family.size_step)
     asked = (request.width or width, request.height or height)
     opaque = any(role != method.transparent for method in methods for role in method.outputs)
     how = request.fit if request.width or request.height else AS_IS
-    sizing = sized(asked, how, request.drawn, native_size, family.latent.downscale, opaque=opaque)
+    downscale = family.latent.downscale
+    sizing = Sizing() if request.kept else sized(asked, how, request.drawn, native_size, downscale, opaque=opaque)
+    drawn = sizing.drawn or asked
+    detail = request.detail and planned_detail(request.detail, drawn, asked, native_size, downscale)
+    far = () if request.kept else doubts(asked, sizing, native_size, model)
     given = dict(pictures or {})
     return DrawPlan(
         task=request.task,
@@ -260,6 +302,7 @@ def make_plan(
         height=asked[1],
         fit=sizing.fit,
         drawn=sizing.drawn,
+        detail=detail,
         stages=stages,
         clip_skip=request.clip_skip,
         emphasis=request.emphasis,
@@ -269,7 +312,7 @@ def make_plan(
         name=request.name,
         format=request.format,
         metadata=request.metadata,
-        notes=(*request.notes, *sampler_doubts(stages), *doubts(asked, sizing, native_size, model)),
+        notes=(*request.notes, *sampler_doubts(stages), *far),
         drawn_with=request.drawn_with,
     )
 

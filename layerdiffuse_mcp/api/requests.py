@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from layerdiffuse_mcp.api.cells import AS_DRAWN, Cell
+from layerdiffuse_mcp.api.detail import Detail
 from layerdiffuse_mcp.api.fields import (
     DRAW_SEED,
     MAX_SEED,
@@ -29,7 +30,6 @@ from layerdiffuse_mcp.api.fields import (
     STRENGTH,
     ClipSkip,
     Count,
-    Denoising,
     DrawnSize,
     DrawnWith,
     Emphasis,
@@ -44,12 +44,14 @@ from layerdiffuse_mcp.api.fields import (
     NoiseSource,
     PictureFormat,
     Prompt,
+    Redrawing,
     ResizeMode,
     SamplerName,
     SaveLatent,
     ScheduleName,
     Seed,
     Size,
+    SpeedName,
     Steps,
     StopAt,
     Want,
@@ -102,7 +104,7 @@ class GenerateRequest(_Request):
     inputs: dict[Role, Path] = Field(default_factory=dict)
     image: Annotated[Path | None, Field(description="RGBA picture to change")] = None
     mask: Annotated[Path | None, Field(description="Picture whose white part says where to change image")] = None
-    strength: Denoising = STRENGTH
+    strength: Redrawing = STRENGTH
     resize_mode: ResizeMode = RESIZE_MODE
 
     seed: Seed = DRAW_SEED
@@ -111,8 +113,15 @@ class GenerateRequest(_Request):
     height: Size | None = None
     fit: Fit | None = None
     drawn: DrawnSize | None = None
+    detail: Annotated[
+        Detail | None,
+        Field(
+            description="How the result is enlarged and redrawn; on the command line scale and strength, as in 2,0.3"
+        ),
+    ] = None
 
     method: MethodName | None = None
+    speed: SpeedName | None = None
     sampler: SamplerName | None = None
     schedule: ScheduleName | None = None
     steps: Steps | None = None
@@ -138,8 +147,15 @@ class GenerateRequest(_Request):
         files = {"image": self.image, **self.inputs, "mask": self.mask}
         return {name: path for name, path in files.items() if path is not None}
 
+    @property
+    def kept(self) -> bool:
+        """Whether the picture to edit is not drawn anew before it is enlarged."""
+        return self.image is not None and self.strength == 0
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "GenerateRequest":
+        if self.kept and self.detail is None:
+            raise ValueError("strength 0 changes nothing of image: choose more, or give detail to enlarge it")
         if not self.prompt.strip() and not any(text.strip() for text in self.layer_prompts.values()):
             raise ValueError("prompt is empty: say what to draw, for example 'a red apple'")
         if self.seed != DRAW_SEED and self.seed + self.count - 1 > MAX_SEED:

@@ -4,12 +4,12 @@ A backend runs tasks on engines that live outside the server's process. It knows
 gives each of its workers one task at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.plan import Inputs, Task
+from layerdiffuse_mcp.api.plan import Download, Inputs, Task
 
 Report = Callable[[Progress], None]
 Phase = Literal["stopped", "starting", "ready", "busy"]
@@ -22,12 +22,14 @@ class WorkerState:
 
     `engine` is the engine's own report (device, memory, cached models) as of the end of
     the last request; empty until the worker has started. `worker` is the number by which `run` takes it.
+    `failed`: the last attempt to start it came to nothing.
     """
 
     phase: Phase
     pid: int | None
     engine: dict[str, Any]
     worker: int = 0
+    failed: bool = False
 
     @property
     def models(self) -> dict[str, frozenset[str]]:
@@ -55,7 +57,16 @@ class Backend(Protocol):
 
         Raises:
             WorkerDied: the process that ran it ended.
+            WorkerLost: with the machine that it ran on.
             LayerDiffuseError: whatever the engine raised.
+        """
+        ...
+
+    async def prepare(self, downloads: Sequence[Download], report: Report) -> None:
+        """Fetch models wherever workers run that is not this machine, which has them; `report` as in `run`.
+
+        Raises:
+            LayerDiffuseError: they cannot be had there.
         """
         ...
 

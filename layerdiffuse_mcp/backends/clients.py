@@ -11,7 +11,7 @@ neither the engine nor the other servers.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,12 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Request:
-    """Something that a server wants done; `begun` from the moment in which the engine has it."""
+    """Something that a server wants done; `begun` from the moment in which the engine has it until it is `over`."""
 
     client: "Client"
     command: Run | Unload
     begun: bool = False
     withdrawn: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def cancelled(self) -> bool:
@@ -95,6 +96,7 @@ class Client:
         """Tell it what came of a request."""
         with self._changed:
             del self._requests[request.command.number]
+        request.over.set()
         self.send(answer)
 
     def _withdraw(self, number: int) -> None:

@@ -262,7 +262,7 @@ def _open(settings: Settings, engine: str, place: Place, number: int) -> Opened:
         try:
             process, connection = shared.attach(settings, engine, place, number)
             return Opened(process, connection, process.death, process.leave, process.log)
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # the second of a file system without locks
             logger.warning("no worker can be shared, so that this server starts its own: %s", error)
     return _spawn(settings, engine, place)
 

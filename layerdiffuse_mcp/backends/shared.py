@@ -37,22 +37,35 @@ from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable
 
+PACKAGE = Path(layerdiffuse_mcp.__file__).parent
 LINGER = 60.0
 """Seconds that a worker stays after its last server has gone."""
+GRACE = 20.0
+"""Seconds that the task of a server which has gone gets to reach its next step, while others wait."""
 PATIENCE = 60.0
 """Seconds that one has to start listening, or to answer who knocks."""
 OLD_LOG = 30 * 86_400
 """Seconds after which a log is removed when another is begun."""
 SERVERS_OWN = (
     *("model", "output_dir", "read_dirs", "workers", "share_workers", "auto_download", "warm_up", "queue_size"),
-    *("wait_seconds", "group_jobs", "history", "resume_jobs", "log_file"),
+    *(
+        "queue_pixels",
+        "wait_seconds",
+        "group_jobs",
+        "history",
+        "resume_jobs",
+        "tokens_file",
+        "drain_seconds",
+        "log_file",
+    ),
+    *("backend", "ray_address", "ray_cpus"),
 )
 """Settings that no engine reads."""
 ENVIRONMENT = re.compile(
-    r"(CUDA|HIP|ROCR|HSA|NVIDIA|OMP|MKL|KMP|GOMP|OPENBLAS|PYTORCH|TORCH|MALLOC|THP|LD|XDG|HF|HUGGINGFACE|DIFFUSERS"
-    r"|TRANSFORMERS|TOKENIZERS)_|HOME$|TMPDIR$"
+    r"(CUDA_(?!HOME|PATH)|HIP_(?!PATH)|ROCR_|HSA_|OMP_|MKL_|KMP_|PYTORCH_|TORCH_|MALLOC_|THP_|HF_(?!TOKEN)|HUGGINGFACE_"
+    r"|DIFFUSERS_|XDG_(CACHE|DATA)_HOME)"
 )
-"""Variables that engines and their libraries read."""
+"""Variables that engines and their libraries read. Clients differ in many others, as XDG_SESSION_ID."""
 APART = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True, creationflags={flags}, \
 stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr)"
 """A program that starts another and ends, so that this is nobody's child."""
@@ -116,7 +129,7 @@ def attach(settings: Settings, engine: str, place: Place, number: int) -> "tuple
         key = _key(folder)
         found = _connected(address, key)
         if found is None:
-            _start(log, (address, key, settings, engine, place.environment, LINGER))
+            _start(log, (address, key, settings, engine, place.environment, LINGER, GRACE))
             found = _connected(address, key)
     if found is None:
         raise OSError(f"the one that was started has ended; its log is {printable(log)}")
@@ -164,15 +177,20 @@ def _check_private(path: Path, mode: int) -> None:
 
 def pool_name(settings: Settings, engine: str, place: Place) -> str:
     """A name for all that is the same for every server at a worker."""
-    package = Path(layerdiffuse_mcp.__file__).parent
     program = (
         layerdiffuse_mcp.__version__,
-        max(file.stat().st_mtime_ns for file in package.rglob("*.py")),
-        *(str(package), sys.executable, sys.prefix, engine, sorted(FAMILIES)),
+        max(file.stat().st_mtime_ns for file in PACKAGE.rglob("*.py")),
+        *(str(PACKAGE), sys.executable, sys.prefix, os.path.expanduser("~"), engine, sorted(FAMILIES)),
     )
     variables = sorted(item for item in os.environ.items() if ENVIRONMENT.match(item[0]))
     said = repr((program, settings.model_dump_json(), place, variables))
     return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def import_path() -> list[str]:
+    """Where a worker finds modules: as this server does, without the project folder, which is no business of others."""
+    project = {os.getcwd()} - {str(PACKAGE.parent)}
+    return [entry for entry in sys.path if os.path.abspath(entry) not in project]
 
 
 def _connected(address: str, key: bytes) -> "tuple[Hello, Connection[Any, Any]] | None":
@@ -212,7 +230,7 @@ def _start(log: Path, given: tuple[object, ...]) -> None:
         try:
             started = subprocess.run(
                 [*apart, sys.executable, "-c", WORKER, str(given[0])],
-                input=pickle.dumps(sys.path) + pickle.dumps(given),
+                input=pickle.dumps(import_path()) + pickle.dumps(given),
                 stdout=subprocess.PIPE,  # at its end when the worker lets go of it, or has ended
                 stderr=errors,
                 cwd=log.parent,

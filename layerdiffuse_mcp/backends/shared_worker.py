@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from layerdiffuse_mcp.backends.clients import Client
 from layerdiffuse_mcp.backends.messages import Hello
 from layerdiffuse_mcp.backends.shared import private_folder
 from layerdiffuse_mcp.backends.worker import Worker, logger, prepare
@@ -26,7 +27,13 @@ BACKLOG = 16
 
 
 def main(
-    address: str, key: bytes, settings: Settings, engine: str, environment: Mapping[str, str], linger: float
+    address: str,
+    key: bytes,
+    settings: Settings,
+    engine: str,
+    environment: Mapping[str, str],
+    linger: float,
+    grace: float,
 ) -> None:
     """Serve requests of whoever comes.
 
@@ -37,6 +44,7 @@ def main(
         engine: the engine's class as `module:name`.
         environment: set before the engine is imported.
         linger: seconds for which to stay without a server.
+        grace: seconds that the task of a server which has gone gets to stop.
     """
     private_folder()
     if sys.platform != "win32":
@@ -50,18 +58,26 @@ def main(
     os.dup2(nothing, 0)
     os.close(nothing)
     prepare(environment)  # lets go of standard output
-    SharedWorker(settings, listener, key, linger).serve(engine)
+    SharedWorker(settings, listener, key, linger, grace).serve(engine)
 
 
 class SharedWorker(Worker):
     """A worker at which servers come and go."""
 
-    def __init__(self, settings: Settings, listener: Listener, key: bytes, linger: float) -> None:
+    def __init__(self, settings: Settings, listener: Listener, key: bytes, linger: float, grace: float) -> None:
         super().__init__(settings)
-        self._listener, self._key, self._linger = listener, key, linger
+        self._listener, self._key, self._linger, self._grace = listener, key, linger, grace
         self._company = threading.Event()
         for forever in (self._accept, self.left_alone):  # nobody may come at all
             threading.Thread(target=forever, daemon=True, name=forever.__name__).start()
+
+    def gone(self, client: Client) -> None:
+        """A server has gone; if what it wanted does not stop, a new worker has to do what the others want."""
+        request = self.current
+        if request is not None and request.client is client and not request.over.wait(self._grace):
+            logger.error("the task of a server that has gone did not stop within %s s: the worker ends", self._grace)
+            os._exit(1)
+        super().gone(client)
 
     def left_alone(self) -> None:
         """Stay a while for the next server; nobody can come from the moment in which it is too late."""

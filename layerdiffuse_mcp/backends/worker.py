@@ -68,7 +68,7 @@ class Worker:
         self.inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.clients: list[Client] = []
         self.lock = threading.Lock()
-        self._current: Request | None = None
+        self.current: Request | None = None
         self._latest: dict[type, object] = {}
         """What a server has to know that comes later."""
 
@@ -76,7 +76,7 @@ class Worker:
         """Serve one more server."""
         client = Client(connection)
         with self.lock:
-            for message in (*greeting, *self._latest.values(), Busy(self._current is not None)):
+            for message in (*greeting, *self._latest.values(), Busy(self.current is not None)):
                 client.send(message)
             self.clients.append(client)
         threading.Thread(target=self._listen, args=(client,), daemon=True, name="listen").start()
@@ -155,6 +155,10 @@ class Worker:
 
     def _listen(self, client: Client) -> None:
         client.hear(self._take)
+        self.gone(client)
+
+    def gone(self, client: Client) -> None:
+        """A server has gone, and its requests with it."""
         with self.lock:
             self.clients.remove(client)
             alone = not self.clients
@@ -162,7 +166,7 @@ class Worker:
             self.left_alone()
 
     def _take(self, request: Request) -> None:
-        current = self._current
+        current = self.current
         if current is not None and current.client is not request.client:
             request.client.send(Step(request.command.number, Progress(fraction=0.0, message=WAITS)))
         self.inbox.put(request)
@@ -170,7 +174,7 @@ class Worker:
     def _now(self, request: Request, *, begun: bool) -> None:
         """Note what the engine is about, and have all others know whether it is."""
         with self.lock:
-            self._current = request if begun else None
+            self.current = request if begun else None
             for client in self.clients:
                 if client is not request.client:
                     client.send(Busy(begun))

@@ -8,12 +8,12 @@ process. One that ends by itself, for it is no longer fit to draw, is replaced w
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import anyio
 
 from layerdiffuse_mcp.api.outcome import Outcome
-from layerdiffuse_mcp.api.plan import Inputs, Task
+from layerdiffuse_mcp.api.plan import Download, Inputs, Task
 from layerdiffuse_mcp.backends.backend import Report, WorkerState
 from layerdiffuse_mcp.backends.process import EXIT_GRACE, Work, WorkerProcess, ignore
 from layerdiffuse_mcp.errors import WorkerDied
@@ -49,6 +49,9 @@ class Workers:
         free = (worker for worker in known if not worker.occupied)
         chosen = next(free, known[0]) if worker is None else self._workers[worker]
         return await chosen.run(task, inputs, report)
+
+    async def prepare(self, downloads: Sequence[Download], report: Report) -> None:
+        """They share the files of this machine; see `Backend.prepare`."""
 
     async def unload(self, model: str | None = None) -> list[str]:
         """Drop a model, or all, ahead of whatever waits; see `Backend.unload`. It starts no worker."""
@@ -126,7 +129,7 @@ class Worker:
         """What is known of it."""
         process = self._current
         if process is None or not process.usable:
-            return WorkerState("stopped", None, {}, self.number)
+            return WorkerState("stopped", None, {}, self.number, failed=process is not None and not process.ready)
         return WorkerState(process.phase, process.process.pid, process.engine, self.number)
 
     async def close(self) -> None:

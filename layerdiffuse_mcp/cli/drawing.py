@@ -1,6 +1,7 @@
-"""The commands that draw: generate, redraw and reproduce. They are what the tools of these tasks are.
+"""The commands that draw: generate, upscale, redraw and reproduce. They are what the tools of these tasks are.
 
     layerdiffuse-mcp generate "a red apple" --count 4 -o out/
+    layerdiffuse-mcp upscale apple.png "a red apple" --scale 2
     layerdiffuse-mcp redraw apple.png --seed 8 --steps 30
     layerdiffuse-mcp redraw --parameters pasted.txt
     layerdiffuse-mcp reproduce apple.png
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerdiffuse_mcp.api.detail import Detail
 from layerdiffuse_mcp.api.finish import Finish, IntoCells
 from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, Progress
 from layerdiffuse_mcp.api.plan import GivenPicture, Planned
@@ -42,6 +44,10 @@ NOT_FLAGS = {"kind", "prompt", "task", "stages", "inputs", "layer_prompts", "not
 """Fields of a request that no flag of the same name sets."""
 CHANGES = [name for name in GenerateRequest.model_fields if name not in NOT_FLAGS - {"prompt"}]
 """Fields of a request that `redraw` changes."""
+PLACED = {"image", "mask", "strength", "resize_mode", "width", "height", "fit", "detail", "want"}
+"""Fields of a request that say what is changed of a picture, and at which size."""
+REDRAWN = [name for name in CHANGES if name not in {*PLACED, "prompt"}]
+"""Fields of a request that `upscale` takes."""
 PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
 ATLAS = ("atlas", "atlas array")
 """What the files are called that go with a sheet."""
@@ -67,6 +73,16 @@ def add(commands: Commands) -> None:
     add_output(generate)
     generate.set_defaults(run=_generate)
 
+    upscale = commands.add_parser("upscale", help="enlarge a transparent picture and redraw it with finer detail")
+    upscale.add_argument("image", type=Path, metavar="FILE", help="a picture with real alpha")
+    upscale.add_argument("prompt", help="what it shows")
+    for name in ("scale", "strength"):
+        add_flag(upscale, name, Detail.model_fields[name])
+    for name in REDRAWN:
+        add_flag(upscale, name, GenerateRequest.model_fields[name])
+    add_output(upscale)
+    upscale.set_defaults(run=_upscale)
+
     redraw = commands.add_parser("redraw", help="draw a picture again, with changes; or by an A1111 parameter text")
     redraw.add_argument("file", nargs="?", type=Path, help="a picture made by this program, whose recipe is inside")
     redraw.add_argument("--parameters", metavar="FILE", help="instead: a file with a parameter text; - reads stdin")
@@ -84,8 +100,15 @@ def add(commands: Commands) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     fields = given_fields(options, GenerateRequest.model_fields)
-    request = validated(GenerateRequest, _split(fields) | given_roles(options))
+    request = validated(GenerateRequest, split(fields) | given_roles(options))
     draw(request, settings_of(options))
+    return 0
+
+
+def _upscale(options: argparse.Namespace) -> int:
+    fields = given_fields(options, ("image", "prompt", *REDRAWN))
+    detail = given_fields(options, ("scale", "strength"))
+    draw(validated(GenerateRequest, fields | {"strength": 0, "detail": detail}), settings_of(options))
     return 0
 
 
@@ -99,7 +122,7 @@ def _redraw(options: argparse.Namespace) -> int:
         raise InvalidRequest("redraw takes either a picture or --parameters: give one of them.")
     settings = settings_of(options)
     roles = {name: value for name, value in given_roles(options).items() if value}
-    changes = _split(given_fields(options, CHANGES)) | roles
+    changes = split(given_fields(options, CHANGES)) | roles
     if options.parameters is not None:
         request = a1111.request_from(infotext.parse(read_text(options.parameters)), changes, settings)
     else:
@@ -272,9 +295,12 @@ class _Finder:
             return found.path
 
 
-def _split(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields as flags say them: layers are joined by commas."""
-    return {name: value.split(",") if name == "want" else value for name, value in fields.items()}
+def split(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as flags say them: layers are joined by commas, as are scale and strength of `detail`."""
+    said = {name: value.split(",") if name == "want" else value for name, value in fields.items()}
+    if "detail" in said:
+        said["detail"] = dict(zip(Detail.model_fields, said["detail"].split(","), strict=False))
+    return said
 
 
 def read_text(name: str) -> str:

@@ -3,6 +3,7 @@
     layerdiffuse-mcp                                 serve MCP on stdio
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
     layerdiffuse-mcp set sword shield -o out/        draw a set of pictures in one style, with their sheet
+    layerdiffuse-mcp upscale picture.png "an apple"  enlarge it with finer detail
     layerdiffuse-mcp redraw picture.png --seed 8     draw a picture again, with changes
     layerdiffuse-mcp reproduce picture.png           draw it again and compare
     layerdiffuse-mcp cut-out photo.png -o out/       cut the subject out of a picture
@@ -19,6 +20,7 @@
     layerdiffuse-mcp sanity-check                    draw what the authors of LayerDiffuse publish, to compare
     layerdiffuse-mcp doctor                          what this machine has and what is missing
     layerdiffuse-mcp settings                        what is set, and where
+    layerdiffuse-mcp token NAME                      a token for a client over HTTP, and its entry
 
 Settings come from the environment; only `serve` has flags for them. Each module beside this one adds its commands and
 runs them; what is heavy it imports when it runs. To serve, only that command's module is imported: clients wait for it.
@@ -38,7 +40,7 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 SERVING = "serving"
 MODULES = (
     SERVING, "drawing", "sets", "compositions", "pictures", "viewing", "latents", "history", "models", "sanity",
-    "doctor", "settings",
+    "doctor", "settings", "tokens",
 )  # fmt: skip
 """What adds the commands, in the order in which the help lists them."""
 

@@ -9,7 +9,7 @@ def add(commands: Commands) -> None:
     """Add the command."""
     serve = commands.add_parser("serve", help="serve MCP on stdio (the default command)")
     serve.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdio")
-    serve.add_argument("--host", default="127.0.0.1", help="address for --http; anything but loopback needs --token")
+    serve.add_argument("--host", default="127.0.0.1", help="address for --http; others than loopback need a token")
     serve.add_argument("--port", type=int, default=8000, help="port for --http")
     serve.add_argument("--token", help="bearer token that --http clients must send, of 16 characters or more")
     serve.add_argument(

@@ -9,7 +9,7 @@ from layerdiffuse_mcp.api.cells import Cell
 from layerdiffuse_mcp.api.fields import DRAW_SEED
 from layerdiffuse_mcp.api.requests import MAX_SUBJECTS, GenerateRequest, validated
 from layerdiffuse_mcp.api.sets import SEEDS, set_of
-from layerdiffuse_mcp.cli.drawing import NOT_FLAGS, draw
+from layerdiffuse_mcp.cli.drawing import NOT_FLAGS, draw, split
 from layerdiffuse_mcp.cli.flags import Commands, add_flag, add_output, given_fields, settings_of
 
 OF_ONE = {"image", "mask", "strength", "resize_mode", "count", "width", "height", "fit", "want"}
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def _set(options: argparse.Namespace) -> int:
-    fields = given_fields(options, COMMON)
+    fields = split(given_fields(options, COMMON))
     request = set_of(
         options.subjects,
         options.style,

@@ -37,7 +37,7 @@ from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
 from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
 from layerdiffuse_mcp.engine.drawing.latents import decode_latent, decode_plain, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
-from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, pixels_of_result
+from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, passes, pixels_of_result, tiles_of
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted as fitted_picture
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted_mask
 from layerdiffuse_mcp.engine.pipeline.previews import previews
@@ -47,7 +47,7 @@ from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.types import DiffusionModel, Edit, LayerImage, Pictures
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.families.registry import METHODS
-from layerdiffuse_mcp.families.spec import Role
+from layerdiffuse_mcp.families.spec import LatentFormat, Role
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.export import picture_bytes
@@ -146,7 +146,8 @@ class Engine:
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
-        self._manager.fit(model, count * pixels_of_result(as_drawn[0], model.latent), width * height)
+        together, each = _extent(as_drawn[0], model.latent)
+        self._manager.fit(model, count * together, each)
         with clock("draw"), previews(self._settings, model.latent) as show:
             pictures = _pictures(plans[0], (width, height), given)
             drawn = drawer_of(model.spec)(as_drawn, model, pictures, meter, show)
@@ -325,16 +326,25 @@ def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture
     layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
     if "image" not in pictures:
         return Pictures(layers)
+    if plan.kept:
+        size = plan.width, plan.height
     image = fitted_picture(pictures["image"].rgba, *size, plan.resize_mode)
     mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
-    return Pictures(layers, Edit(image, mask))
+    return Pictures(layers, Edit([image], mask))
+
+
+def _extent(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:
+    """Pixels of a result that are denoised together, and of a picture that are encoded or decoded at once: the most."""
+    tiles = [tiles_of(one, latent).tile for one in passes(plan)]
+    together = max(pixels_of_result(one, latent) for one in passes(plan))
+    return together, max(width * height for width, height in tiles)
 
 
 def _fitted(layer: LayerImage, plan: DrawPlan) -> LayerImage:
     """A layer of a plan's result at the size that was asked for; the latent stays as it was drawn."""
     if plan.drawn is None:
         return layer
-    pixels, box = fitted(layer.pixels, layer.box, plan.drawn, (plan.width, plan.height), plan.fit)
+    pixels, box = fitted(layer.pixels, layer.box, plan.as_drawn.result, plan.result, plan.fit)
     return replace(layer, pixels=pixels, box=box)
 
 

@@ -14,12 +14,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from layerdiffuse_mcp.api.detail import Box, Tiling
 from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.families.spec import FamilySpec, LatentFormat, Role
 from layerdiffuse_mcp.images.alpha import Bytes
-
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,16 @@ class Conditioning:
 
     context: text embedding (B, T, C). vector: pooled text and size embedding (B, A), or None. concat: latents (B, C, h,
     w) that go behind the noisy latent, unscaled, or None. positive: bool (B,), which rows belong to the conditional
-    pass; set by the denoiser, which joins the rows as [unconditional..., conditional...]. frames: text embeddings (1 or
-    N, T, C), N results, of frames that have a text of their own in the conditional pass, else None; may be fewer.
+    pass; set by the denoiser, which joins the rows as [unconditional..., conditional...]. box: which part of the whole
+    picture the rows are, in pixels; None where they are all of it. frames: text embeddings (1 or N, T, C), N results,
+    of frames that have a text of their own in the conditional pass, else None; may be fewer.
     """
 
     context: Tensor
     vector: Tensor | None = None
     concat: Tensor | None = None
     positive: Tensor | None = None
+    box: Box | None = None
     frames: tuple[Tensor | None, ...] = ()
 
 
@@ -143,20 +143,31 @@ class AlphaCodec(Protocol):
         """Have in memory what it needs."""
         ...
 
-    def encode(self, rgba: Bytes, on_network: Callable[[], None] | None = None) -> Tensor:
-        """(H, W, 4), uint8, straight alpha, to (1, C, h, w), float32, as sampled; `on_network` after each network."""
+    def encode(self, rgba: Bytes, on_network: Callable[[], None] | None = None, tiling: Tiling | None = None) -> Tensor:
+        """(H, W, 4), uint8, straight alpha, to (1, C, h, w), float32, as sampled, a tile at a time.
+
+        on_network: called after each network and tile.
+        """
         ...
 
-    def decode(self, latent: Tensor, on_view: Callable[[int], None] | None = None) -> Bytes:
-        """A sampled latent (C, h, w) as (H, W, 4), uint8, straight alpha; `on_view(n)`: n more views are done."""
+    def decode(
+        self, latent: Tensor, on_view: Callable[[int], None] | None = None, tiling: Tiling | None = None
+    ) -> Bytes:
+        """A sampled latent (C, h, w) as (H, W, 4), uint8, straight alpha, a tile at a time.
+
+        on_view: `on_view(n)` when n more views are done, of each tile as many.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Edit:
-    """The picture to edit (H, W, 4) and the mask (H, W), 255 where to draw anew, both uint8 at the drawn size."""
+    """The pictures to redraw, (H, W, 4) or (H, W, 3), and the mask (H, W), 255 where to draw anew; uint8, drawn size.
 
-    image: Bytes
+    images: one for all that is drawn together, or one for each (image, frame).
+    """
+
+    images: Sequence[Bytes]
     mask: Bytes | None = None
 
 

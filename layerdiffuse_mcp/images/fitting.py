@@ -31,6 +31,11 @@ def fitted(pixels: Bytes, box: Box | None, drawn: Size, size: Size, how: str) ->
     return (part, inside) if box is not None else (_padded(part, inside, size), None)
 
 
+def enlarged(pixels: Bytes, size: Size, padded: Size) -> Bytes:
+    """A whole layer at `size`, continued at the right and the bottom to `padded`."""
+    return _padded(_scaled(pixels, size), (0, 0, *size), padded)
+
+
 def _moved(box: Box, drawn: Size, whole: Box) -> Box:
     """A box of the drawn picture, where it lies once that is in its place; a pixel large at least."""
     wide, high = (whole[2] - whole[0]) / drawn[0], (whole[3] - whole[1]) / drawn[1]
@@ -49,6 +54,8 @@ def _inside(box: Box, size: Size) -> Box:
 
 
 def _scaled(pixels: Bytes, size: Size) -> Bytes:
+    if pixels.shape[:2] == size[::-1]:
+        return pixels
     if pixels.shape[2] == 4:
         return resampled(pixels, size)
     opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)

@@ -11,6 +11,7 @@ event loop.
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Collection
 from types import TracebackType
@@ -32,6 +33,8 @@ from layerdiffuse_mcp.settings import Settings
 
 GROUP_RESULTS = 8
 """Most results that are drawn as one batch, whatever the family allows."""
+LOOK_AGAIN = 2.0
+"""Seconds between two looks for workers, while something waits."""
 GAINING = frozenset(entry.name for entry in EMBEDDED if entry.batches_pay)
 """Models whose batches were measured to take less time than their pictures one after another."""
 
@@ -149,7 +152,8 @@ class Dispatcher:
     async def _give_out(self) -> None:
         """Give idle workers what waits, for ever."""
         while True:
-            await self._wake.wait()
+            with anyio.move_on_after(LOOK_AGAIN if self._schedule else math.inf):  # workers may come by themselves
+                await self._wake.wait()
             self._wake = anyio.Event()
             for elsewhere in (False, True):  # one that is about another server's task does ours after that
                 idle = [

@@ -34,9 +34,9 @@ def opaque(request: GenerateRequest, max_pixels: int) -> tuple[str, ...]:
         return ()
     if request.image is not None and is_opaque(request.image, max_pixels):
         raise InvalidRequest(
-            f"{name_of(request.image)} has no transparency, and edit_transparent redraws pictures that have: it would "
-            "draw something else in its place, not remove a background. Call cut_out on it first, which does that, and "
-            "edit what it returns."
+            f"{name_of(request.image)} has no transparency, and only pictures that have are redrawn: something else "
+            "would be drawn in its place, and no background removed. Call cut_out on it first, which does that, and "
+            "give what it returns."
         )
     foreground = request.inputs.get("foreground")
     if foreground is not None and is_opaque(foreground, max_pixels):

@@ -1,6 +1,6 @@
 """What jobs lack is fetched beside the queue: it occupies no worker.
 
-downloads = Downloads(settings)
+downloads = Downloads(settings, backend)
 await downloads.fetch(job)         # a few at once; further ones wait
 """
 
@@ -9,6 +9,7 @@ import anyio.from_thread
 import anyio.to_thread
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.errors import Cancelled
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.jobs.running import failing
@@ -21,10 +22,11 @@ DOWNLOADED = 0.9
 
 
 class Downloads:
-    """Fetches the files of jobs, in threads."""
+    """Fetches the files of jobs: here, in threads, then wherever else the backend's workers run."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, backend: Backend) -> None:
         self._settings = settings
+        self._backend = backend
         self._limiter = anyio.CapacityLimiter(DOWNLOADING)
 
     @property
@@ -36,6 +38,7 @@ class Downloads:
         """Fetch what a job lacks; it has ended then if it has no task, or could not be given it."""
         with failing(job), job.scope:
             notes = await anyio.to_thread.run_sync(self._fetch, job, limiter=self._limiter)
+            await self._backend.prepare(job.downloads, job.report)
             if not job.tasks:
                 job.end(State.DONE, Outcome(model=job.downloads[-1].model, warnings=notes))
 

@@ -72,9 +72,9 @@ class JobHistory:
             if job is None:
                 continue
             jobs.append(job)
-            waits = record.state in WAITED and resume and not job.starts_from_pictures
+            waits = record.state in WAITED and resume and outlasts(job)
             if not job.finished and not waits:
-                job.end(State.INTERRUPTED, error=Interrupted(_interrupted(record.state)))
+                job.end(State.INTERRUPTED, error=interrupted(record.state))
                 self.note(job)
         return jobs
 
@@ -85,9 +85,15 @@ class JobHistory:
             await anyio.to_thread.run_sync(self._records.keep, records)
 
 
-def _interrupted(state: str) -> str:
+def outlasts(job: Job) -> bool:
+    """Whether another server can do it: the copies of given pictures go with theirs."""
+    return not job.starts_from_pictures
+
+
+def interrupted(state: str) -> Interrupted:
+    """Why a job was not done that was in this state when its server ended."""
     begun = "before this job began" if state in WAITED else "while this job ran"
-    return (
+    return Interrupted(
         f"The server ended {begun}, and it left no pictures. Make the call again; with the same seed it draws the same."
     )
 

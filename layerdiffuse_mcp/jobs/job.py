@@ -77,10 +77,10 @@ class Job:
 
     `client`: whose it is, and with whose jobs it takes turns. `key`: by which its caller asks for it again. `number`,
     and those of its `parts`: of their arrival, from `numbers`. `batches`: what workers do for it now. `outcomes`: of
-    its tasks, by index. `scope`: what it does beside workers, that is downloading, finishing its pictures and writing
-    files. `expected`: seconds that its drawing takes as others did here (`pace.py`). `at_drawn`: what is called once
-    all its tasks have an outcome; `at_end`: when it ends. `moved`: what is called with it and its last state when that
-    changes.
+    its tasks, by index; `lost`: indices of those whose worker vanished, which are run again. `scope`: what it does
+    beside workers, that is downloading, finishing its pictures and writing files. `expected`: seconds that its drawing
+    takes as others did here (`pace.py`). `at_drawn`: what is called once all its tasks have an outcome; `at_end`: when
+    it ends. `moved`: what is called with it and its last state when that changes.
     `created`, `started` and `ended` are seconds of the monotonic clock, of use for spans alone.
     """
 
@@ -105,6 +105,7 @@ class Job:
         self._state = State.QUEUED
         self.progress = Progress(fraction=0.0, message="waiting")
         self.outcomes: dict[int, Outcome] = {}
+        self.lost: set[int] = set()
         self.batches: list[Batch] = []
         self.outcome: Outcome | None = None
         self.error: LayerDiffuseError | None = None
@@ -159,7 +160,8 @@ class Job:
         images = self.outcome.images if self.outcome else ()
         return images[number - 1] if 1 <= number <= len(images) else None
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Wake whoever waits for a change."""
         self.changed.set()
         self.changed = anyio.Event()
 
@@ -170,7 +172,7 @@ class Job:
         if progress.fraction < self.progress.fraction:
             progress = progress.model_copy(update={"fraction": self.progress.fraction})
         self.progress = progress
-        self._announce()
+        self.announce()
 
     def report_on(self, indices: Sequence[int], progress: Progress) -> None:
         """Take note of how far those of its tasks are that a worker is at."""
@@ -200,7 +202,7 @@ class Job:
     def wait(self) -> None:
         """It waits for a worker."""
         self._move(State.QUEUED)
-        self._announce()
+        self.announce()
 
     def begin(self, batch: Batch) -> None:
         """A worker is free for some of its tasks, alone or with those of other jobs."""
@@ -222,4 +224,4 @@ class Job:
         self._move(state)
         while self.at_end:
             self.at_end.pop()()
-        self._announce()
+        self.announce()

@@ -66,12 +66,21 @@ def megapixel_steps(plan: DrawPlan) -> float:
 
     Two passes a call, one of them for the negative prompt, count as one; each prompt that AND joins adds half of that.
     """
-    drawn = plan.as_drawn
-    pixels = plan.count * drawn.width * drawn.height / 1e6
-    share = plan.strength if plan.image is not None else 1.0
+    passes = (plan.as_drawn, plan.as_detailed)
+    return math.fsum(_megapixel_steps(one) for one in passes if one is not None)
+
+
+def _megapixel_steps(plan: DrawPlan) -> float:
+    """Of a plan as drawers take it: what tiles have in common counts once for each."""
+    tile, tiles = plan.tiling, 1
+    if tile is not None:
+        tiles = len(tile.boxes((plan.width, plan.height)))
+    width, height = (tile.width, tile.height) if tile else (plan.width, plan.height)
+    share = plan.strength if plan.redraws else 1.0
     passes = (1 + together(plan)) / 2
     return math.fsum(
-        pixels
+        plan.count
+        * (tiles * width * height / 1e6)
         * METHODS[stage.method].frames
         * math.ceil(stage.steps * share)
         * (calls_of(stage) // stage.steps)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from layerdiffuse_mcp.api.fields import MAX_SIZE
+from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_SIZE
 from layerdiffuse_mcp.api.finish import IntoCells, OntoBackground
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
@@ -43,6 +43,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import identify, text_layers
 from layerdiffuse_mcp.hub.latents import read_latent_header
+from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
 from layerdiffuse_mcp.jobs.doubts import cropped, opaque, unknown
@@ -84,6 +85,8 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
 
     entry = catalog.find(request.model, settings)
     family = _family(entry, request.task, settings)
+    if "speed" in family.accepts:
+        request = with_speed(request, entry, settings)
     methods = methods_of(request, family.id)
     downloads = _lacking(entry, request.task, methods, settings)
     loras = _loras(request, family, settings)
@@ -109,20 +112,22 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     )
     check_prompts(planned, family)
     _check_size(request, planned, entry, settings)
+    _check_redrawn(planned, sizes, settings)
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
+    seen = planned.detail.scaled(drawn) if planned.detail else drawn
     for picture, size in sizes.items():
-        check_fits(size, drawn, planned.resize_mode, picture)
+        check_fits(size, seen if picture in planned.inputs else drawn, planned.resize_mode, picture)
     notes = (*planned.notes, *cropped(planned, sizes, drawn))
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
-    return Planned((planned,), inputs, downloads, _onto_background(planned, drawn))
+    return Planned((planned,), inputs, downloads, _onto_background(planned, seen))
 
 
 def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | None:
     """Of a foreground that was drawn for a background: it is also wanted on that picture itself."""
     if plan.task is not Task.FOREGROUND_FROM_BACKGROUND:
         return None
-    background, whole = plan.inputs["background"], plan.as_drawn
-    field = Field(seen, (whole.width, whole.height), plan.fit, plan.resize_mode)
+    background = plan.inputs["background"]
+    field = Field(seen, plan.as_drawn.result, plan.fit, plan.resize_mode)
     return OntoBackground(background.sha256, background.name, field, plan.format)
 
 
@@ -143,7 +148,7 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
         size = {"width": first.width or width, "height": first.height or height}
     drawings = [_drawing(picture.model_copy(update=size), settings) for picture in request.pictures]
     tasks = [task for drawing in drawings for task in drawing.tasks if isinstance(task, DrawPlan)]
-    drawn = (tasks[0].width, tasks[0].height)
+    drawn = tasks[0].result
     cell = request.cell.pixels or drawn
     for width, height in (drawn, cell):
         if (pixels := len(tasks) * width * height) > MAX_SET_PIXELS:
@@ -172,6 +177,22 @@ def _check_size(request: GenerateRequest, planned: DrawPlan, entry: ModelEntry, 
         f"for less, or set options.fit: 'as_is' draws {large}, which takes {takes}, and subjects may repeat; 'contain' "
         f"draws {small} and enlarges it, which adds no detail."
     )
+
+
+def _check_redrawn(planned: DrawPlan, sizes: Mapping[str, tuple[int, int]], settings: Settings) -> None:
+    """Refuse a picture that is too large or too small to be enlarged, and a result that could not be read again."""
+    if planned.kept and not all(MIN_SIZE <= side <= MAX_SIZE for side in sizes["image"]):
+        width, height = sizes["image"]
+        raise ImageError(
+            f"The picture has {width}x{height} pixels, and {MIN_SIZE} to {MAX_SIZE} a side can be redrawn. Give a copy "
+            "of such a size."
+        )
+    width, height = planned.result
+    if planned.detail and width * height > settings.max_pixels:
+        raise InvalidRequest(
+            f"{width}x{height} has more than the {settings.max_pixels / 1e6:.1f} million pixels that are read here. "
+            "Choose a smaller scale, or raise LAYERDIFFUSE_MAX_PIXELS."
+        )
 
 
 def _decoding(request: DecodeRequest, settings: Settings) -> Planned:

@@ -23,15 +23,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
-from layerdiffuse_mcp.api.plan import Planned
+from layerdiffuse_mcp.api.plan import Planned, pixels_of
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import QueueFull
+from layerdiffuse_mcp.errors import InvalidRequest, QueueFull, ServerEnding
 from layerdiffuse_mcp.jobs.book import JobBook
 from layerdiffuse_mcp.jobs.completing import Completer
 from layerdiffuse_mcp.jobs.dispatcher import Dispatcher
 from layerdiffuse_mcp.jobs.downloads import Downloads
-from layerdiffuse_mcp.jobs.history import JobHistory
+from layerdiffuse_mcp.jobs.history import WAITED, JobHistory, interrupted, outlasts
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.outputs.index import Index
 from layerdiffuse_mcp.outputs.records import JobRecords
@@ -39,6 +39,10 @@ from layerdiffuse_mcp.settings import Settings
 
 HEARTBEAT = 3.0
 """Longest silence towards whoever follows a job, in seconds."""
+
+ROOM = "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
+"""What to do where no further job may wait."""
+UNFINISHED = (State.DOWNLOADING, State.QUEUED, State.RUNNING)
 
 Report = Callable[[Progress], Awaitable[None]]
 
@@ -48,7 +52,7 @@ class Jobs:
 
     Args:
         backend: where tasks run; closed with the queue. Or a dispatcher that is shared and is not.
-        settings: `queue_size` bounds how many jobs may wait.
+        settings: `queue_size` bounds how many jobs may wait, `queue_pixels` what they draw altogether.
         heartbeat: longest silence of `follow`, in seconds.
         pictures: where pictures are finished before they are written; left out, a room of its own.
     """
@@ -73,14 +77,15 @@ class Jobs:
         self._history = JobHistory(JobRecords(self.index))
         self._resume = settings.resume_jobs is True
         self._completer = Completer(settings, self.index, pictures)
-        self._downloads = Downloads(settings)
-        self._limit = settings.queue_size
+        self._downloads = Downloads(settings, self.backend)
+        self._limit, self._pixels = settings.queue_size, settings.queue_pixels
         self._heartbeat = heartbeat
         self._book = JobBook()
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> "Jobs":
+        self._stack.enter_context(self.index.held())
         for owned in self._owned:
             await self._stack.enter_async_context(owned)
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
@@ -123,16 +128,33 @@ class Jobs:
             key: by which the caller asks for it again; see `by_key`.
 
         Raises:
-            QueueFull: as many jobs wait or download as may.
+            ServerEnding: the server is draining.
+            QueueFull: as many jobs wait or download as may, or they draw as many pixels.
+            InvalidRequest: alone it draws more pixels than may be drawn at once.
         """
-        assert self._tasks is not None
-        if (count := self.waiting + len(self._book.in_state(State.DOWNLOADING))) >= self._limit:
-            raise QueueFull(
-                f"{count} jobs wait already, and no more may. "
-                "Wait for one with get_job, or cancel one with cancel_job (list_jobs names them)."
+        if self.dispatcher.draining:
+            raise ServerEnding(
+                "The server is about to end: it finishes what runs and takes no new jobs. Call again in a minute."
             )
+        if (count := self.waiting + self.count(State.DOWNLOADING)) >= self._limit:
+            raise QueueFull(f"{count} jobs wait already, and no more may. {ROOM}")
+        if self._pixels is not None:
+            self._check_pixels(pixels_of(planned.tasks), self._pixels)
         what = what or next((task.kind for task in planned.tasks), "download")
         return self._begin_job(Job(what, planned, client, self.dispatcher.numbers, key))
+
+    def _check_pixels(self, asked: int, most: int) -> None:
+        if asked > most:
+            raise InvalidRequest(
+                f"This draws {asked:,} pixels, and at most {most:,} may be drawn at once. "
+                "Ask for a smaller size, a smaller count or fewer subjects."
+            )
+        unfinished = (job for state in UNFINISHED for job in self._book.in_state(state))
+        if (before := sum(pixels_of(job.tasks) for job in unfinished)) + asked > most:
+            raise QueueFull(
+                f"Jobs that wait or run draw {before:,} pixels, this one {asked:,}, and {most:,} may be drawn at once. "
+                f"{ROOM}"
+            )
 
     def _begin_job(self, job: Job) -> Job:
         """Download what it lacks, or have it wait."""
@@ -177,10 +199,14 @@ class Jobs:
         """How many jobs come before a waiting one, running ones included."""
         return self.dispatcher.ahead_of(job)
 
+    def count(self, state: State) -> int:
+        """How many jobs are in a state."""
+        return len(self._book.in_state(state))
+
     @property
     def waiting(self) -> int:
         """How many jobs wait."""
-        return len(self._book.in_state(State.QUEUED))
+        return self.count(State.QUEUED)
 
     @property
     def running(self) -> list[Job]:
@@ -202,13 +228,31 @@ class Jobs:
             job.end(State.CANCELLED)
             job.scope.cancel()
 
+    async def drain(self, seconds: float) -> None:
+        """Prepare for the end: no new job is taken and none is begun; those that run may go on for so long.
+
+        What waits is as it was for the next server, and whoever follows it is told at once; what still runs then is
+        interrupted. From then on nothing is written down any more.
+        """
+        self.dispatcher.drain()
+        for job in [job for state in WAITED for job in self._book.in_state(state)]:
+            job.announce()
+        with anyio.move_on_after(seconds):
+            for job in self.running:
+                await self.follow(job, seconds)
+        for job in self.running:
+            job.end(State.INTERRUPTED, error=interrupted(State.RUNNING))
+            job.scope.cancel()
+        await self._history.close()
+
     async def follow(self, job: Job, seconds: float, report: Report | None = None) -> None:
-        """Return when the job has ended or `seconds` have passed, whichever comes first.
+        """Return when the job has ended or `seconds` have passed, whichever comes first; at once if it is left to the
+        next server.
 
         `report` is called after every change and at least once a heartbeat.
         """
         deadline = anyio.current_time() + seconds
-        while not job.finished:
+        while not (job.finished or self._is_left(job)):
             left = deadline - anyio.current_time()
             if left <= 0:
                 return
@@ -219,6 +263,9 @@ class Jobs:
 
     def progress(self, job: Job) -> Progress:
         """The job's progress, with a message that also says what a waiting or silent job is doing."""
+        if self._is_left(job):
+            whose = "the next one does this job" if self._resume and outlasts(job) else "this job ends with it"
+            return job.progress.model_copy(update={"message": f"the server is about to end: {whose}"})
         if job.state is State.QUEUED:
             ahead = self.ahead_of(job)
             place = f"waiting: {ahead} job{'s' * (ahead != 1)} ahead" if ahead else "waiting for the worker"
@@ -230,6 +277,10 @@ class Jobs:
             starting = any(worker.phase == "starting" for worker in self.backend.state())
             message = f"{'starting the worker' if starting else 'starting'} ({job.seconds:.0f} s)"
         return job.progress.model_copy(update={"message": message})
+
+    def _is_left(self, job: Job) -> bool:
+        """Whether it waits, and this server does not begin it any more."""
+        return self.dispatcher.draining and job.state in WAITED
 
     async def _restore(self) -> None:
         """Take over the jobs of servers that are gone; such as waited wait again if the settings want that."""

@@ -14,7 +14,7 @@ from typing import cast
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Task
 from layerdiffuse_mcp.backends.backend import Backend, Report
-from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied
+from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied, WorkerLost
 from layerdiffuse_mcp.jobs.job import Batch, Job, Part, State
 
 Learn = Callable[[Task, Outcome], None]
@@ -50,6 +50,8 @@ class Runner:
                 await self._draw(batch, report)
         except Exception as error:
             first, *others = batch.parts
+            if isinstance(error, WorkerLost) and first.index not in first.job.lost:
+                return _once_more(batch)
             if others:
                 logger.info("a batch of %s tasks failed: each is drawn alone", len(batch.parts), exc_info=True)
                 return [part for part in batch.parts if not part.job.finished]
@@ -69,6 +71,14 @@ class Runner:
             if not part.job.finished:
                 part.job.drawn(part.index, one)
         self._learn(task, outcome)
+
+
+def _once_more(batch: Batch) -> list[Part]:
+    """The parts of a batch whose worker vanished, none of whose pictures has come home."""
+    for job, indices in batch.jobs.items():
+        logger.warning("%s: a worker vanished, so what it did is done once more", job.id)
+        job.lost.update(indices)
+    return [part for part in batch.parts if not part.job.finished]
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ def infotext_of(
         "foreground_prompt": request.layer_prompts.get("foreground"),
         "background_prompt": request.layer_prompts.get("background"),
         "blended_prompt": request.layer_prompts.get("blended"),
-        "strength": request.strength if request.image is not None else None,
+        "strength": _strength(request),
         "noise_source": request.noise_source,
         "emphasis": request.emphasis,
         "resize_mode": request.resize_mode,
@@ -182,6 +182,13 @@ def infotext_of(
     else:
         told = {name: value for name, value in told.items() if value is not None and _differs(like, name, value)}
     return replace(base, **told)
+
+
+def _strength(request: GenerateRequest | DrawPlan) -> float | None:
+    """How much is redrawn, of a picture or at last."""
+    if request.detail is not None:
+        return request.detail.strength
+    return request.strength if request.image is not None else None
 
 
 def _differs(like: Infotext, name: str, value: Any) -> bool:

@@ -10,51 +10,46 @@ the first question has been answered.
 
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
+    INVALID_REQUEST,
     METHOD_NOT_FOUND,
-    CallToolResult,
-    CompleteRequestParams,
-    CompleteResult,
-    GetPromptResult,
-    InputRequiredResult,
-    ListResourcesResult,
-    PaginatedRequestParams,
-    ResourceTemplate,
 )
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.backends.backend import Backend
-from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.backends.chosen import chosen
 from layerdiffuse_mcp.backends.pictures import PictureRoom
+from layerdiffuse_mcp.errors import AccessDenied
 from layerdiffuse_mcp.hub import leftovers
+from layerdiffuse_mcp.jobs.dispatcher import Dispatcher
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.logs import log_to
 from layerdiffuse_mcp.outputs import writer
-from layerdiffuse_mcp.server import contents, stdio
+from layerdiffuse_mcp.server import contents
 from layerdiffuse_mcp.server.apps import viewer
 from layerdiffuse_mcp.server.icons import SERVER
+from layerdiffuse_mcp.server.layer_server import LayerServer
 from layerdiffuse_mcp.server.prompts import add_prompts
-from layerdiffuse_mcp.server.resources import add_resources, check_view, completed, page, tell_end, with_its_type
+from layerdiffuse_mcp.server.resources import add_resources
 from layerdiffuse_mcp.server.sendable import utf8
-from layerdiffuse_mcp.server.services import IMAGES, Services
+from layerdiffuse_mcp.server.services import Clients, Services
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
+
+if TYPE_CHECKING:
+    from layerdiffuse_mcp.server.tokens import Tokens
 
 NAME = "layerdiffuse"
 HANDSHAKE = frozenset({"initialize", "server/discover", "ping"})
@@ -86,31 +81,40 @@ or method rather than removing a background.
 """
 
 
-def create_server(settings: Settings, open_backend: Callable[[Settings], Backend] = LocalBackend) -> "LayerServer":
-    """The server with all its tools; its queue lives as long as it is served.
+def create_server(
+    settings: Settings,
+    open_backend: Callable[[Settings], Backend] = chosen,
+    clients: Mapping[str, Settings] | None = None,
+) -> LayerServer:
+    """The server with all its tools; its queues live as long as it is served.
 
     Args:
         settings: everything that can be set.
         open_backend: makes the backend that its jobs run on.
+        clients: the settings of each client that sees its own alone, by its name; left out, all clients are one.
     """
 
-    bus = InMemorySubscriptionBus()
-
     @asynccontextmanager
-    async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
-        await anyio.to_thread.run_sync(_sweep, settings)
+    async def lifespan(served: LayerServer) -> AsyncGenerator[Clients]:
+        own = clients or {"": settings}
+        for one in own.values():
+            await anyio.to_thread.run_sync(writer.sweep, one.output)
+        await anyio.to_thread.run_sync(contents.sweep)
         threading.Thread(target=leftovers.sweep, daemon=True, name="sweep").start()
-        async with (
-            anyio.create_task_group() as telling,
-            PictureRoom() as pictures,
-            Jobs(open_backend(settings), settings, pictures=pictures) as jobs,
-        ):
-            jobs.at_end = lambda job: telling.start_soon(tell_end, bus, job)
-            known = Services(settings, jobs, pictures)
-            try:
-                yield known
-            finally:
-                known.contents.close()
+        async with AsyncExitStack() as stack:
+            telling = await stack.enter_async_context(anyio.create_task_group())
+            pictures = await stack.enter_async_context(PictureRoom())
+            dispatcher = await stack.enter_async_context(Dispatcher(open_backend(settings), settings))
+            matting = anyio.Lock()
+            found: dict[str, Services] = {}
+            for name, one in own.items():
+                jobs = await stack.enter_async_context(Jobs(dispatcher, one, pictures=pictures))
+                known = Services(one, jobs, pictures, name, matting=matting)
+                jobs.at_end = lambda job, known=known: served.job_ended(job, telling, known)
+                stack.callback(known.contents.close)
+                found[name] = known
+            served.clients = Clients(found)
+            yield served.clients
 
     server = LayerServer(
         NAME,
@@ -120,97 +124,16 @@ def create_server(settings: Settings, open_backend: Callable[[Settings], Backend
         version=__version__,
         icons=SERVER,
         cache_hints=dict.fromkeys(UNCHANGING, CacheHint(HOUR, "public")),
-        subscriptions=bus,
+        subscriptions=False,  # each client has its own
         tools=[row.tool for row in TOOLS],
         extensions=[viewer()],
         lifespan=lifespan,
         log_level="WARNING",
-        middleware=[_in_words, _warm_up],
+        middleware=[_in_words, _own, _warm_up],
     )
     add_resources(server)
     add_prompts(server)
     return server
-
-
-GONE = {
-    "generate_blended": 'It is want=["blended"] of generate_background_from_foreground and '
-    "generate_foreground_from_background now."
-}
-"""Tools that there once were, and what to call instead."""
-
-
-class LayerServer(MCPServer[Services]):
-    """The SDK's server, with resources that come from the queue, completions that know it, and errors in words."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
-
-    async def serve_stdio(self) -> int:
-        """Serve one client on standard input and output until it goes; returns the exit status."""
-        return await stdio.serve(self._lowlevel_server)
-
-    async def get_prompt(
-        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Services, Any] | None = None
-    ) -> GetPromptResult | InputRequiredResult:
-        """A prompt by its name; an MCPError says which arguments it takes if those given are not right."""
-        prompts = {prompt.name: prompt for prompt in await self.list_prompts()}
-        if name not in prompts:
-            raise MCPError(INVALID_PARAMS, f"There is no prompt {quoted(name)}. {near(name, prompts)}")
-        takes = prompts[name].arguments or []
-        given = arguments or {}
-        if unknown := [argument for argument in given if argument not in {known.name for known in takes}]:
-            names = [known.name for known in takes]
-            text = f"The prompt {name} has no argument {quoted(unknown[0])}. {near(unknown[0], names)}"
-            raise MCPError(INVALID_PARAMS, text)
-        if missing := [known for known in takes if known.required and not given.get(known.name, "").strip()]:
-            wanted = "; ".join(f"{known.name} ({known.description})" for known in missing)
-            raise MCPError(INVALID_PARAMS, f"The prompt {name} needs {wanted}.")
-        return await super().get_prompt(name, arguments, context)
-
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
-    ) -> CallToolResult | InputRequiredResult:
-        """Call a tool by its name; raises ToolError as the SDK's own method does."""
-        names = [tool.name for tool in await self.list_tools()]
-        if name not in names:
-            raise ToolError(f"There is no tool {quoted(name)}. {GONE.get(name) or near(name, names)}")
-        return await super().call_tool(name, arguments, context)
-
-    async def _handle_list_resources(
-        self, ctx: ServerRequestContext[Services], params: PaginatedRequestParams | None
-    ) -> ListResourcesResult:
-        try:
-            return page(ctx.lifespan_context, params.cursor if params else None)
-        except ValueError:
-            raise MCPError(INVALID_PARAMS, "The cursor is not one that this server gave. Begin without one.") from None
-
-    async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates; that of pictures without a media type, for each picture has its own."""
-        templates = await super().list_resource_templates()
-        return [
-            template.model_copy(update={"mime_type": None}) if template.uri_template.startswith(IMAGES) else template
-            for template in templates
-        ]
-
-    async def read_resource(
-        self, uri: Any, context: Context[Services, Any] | None = None
-    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
-        check_view(str(uri))
-        read = await super().read_resource(uri, context)
-        if context is None or isinstance(read, InputRequiredResult):
-            return read
-        known = context.request_context.lifespan_context
-        return [await anyio.to_thread.run_sync(with_its_type, known, str(uri), part) for part in read]
-
-    async def _complete(self, ctx: ServerRequestContext[Services], params: CompleteRequestParams) -> CompleteResult:
-        return CompleteResult(completion=await completed(ctx.lifespan_context, params.ref, params.argument))
-
-
-def _sweep(settings: Settings) -> None:
-    """Remove what servers left behind that were killed."""
-    writer.sweep(settings.output)
-    contents.sweep()
 
 
 async def _in_words(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
@@ -224,6 +147,15 @@ async def _in_words(ctx: ServerRequestContext[Services, Any], call_next: CallNex
         return utf8(await call_next(ctx))
     except MCPError as error:
         raise MCPError.from_error_data(utf8(error.error)) from error
+
+
+async def _own(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Have a client's own services at hand, and no others: whatever answers finds them in its context."""
+    try:
+        own = ctx.lifespan_context.own(ctx.request)
+    except AccessDenied as error:
+        raise MCPError(INVALID_REQUEST, str(error)) from error
+    return await call_next(replace(ctx, lifespan_context=own))
 
 
 async def _warm_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
@@ -245,6 +177,20 @@ def serve_stdio(settings: Settings) -> int:
     return anyio.run(server.serve_stdio)
 
 
+def create_server_for(
+    tokens: "Tokens", settings: Settings, open_backend: Callable[[Settings], Backend] = chosen
+) -> LayerServer:
+    """The server as it is served over HTTP: to holders of tokens with names to each their own."""
+    from layerdiffuse_mcp.server.tokens import own_settings
+
+    if settings.resume_jobs == "auto":
+        settings = settings.model_copy(update={"resume_jobs": True})
+    clients = {name: own_settings(name, token, settings) for name, token in tokens.items() if name}
+    if clients:  # a preview shows what is drawn together, which may be of several
+        settings = settings.model_copy(update={"previews": False})
+    return create_server(settings, open_backend, clients)
+
+
 def serve_http(
     settings: Settings,
     host: str = "127.0.0.1",
@@ -255,13 +201,13 @@ def serve_http(
     """Serve Streamable HTTP until interrupted.
 
     Raises:
-        InvalidRequest: the address is not loopback and there is no token, the token is too short, or there is no
-            such port.
+        InvalidRequest: the address is not loopback and there is no token, a token or the file of tokens cannot be
+            used, or there is no such port.
     """
     from layerdiffuse_mcp.server import http
+    from layerdiffuse_mcp.server.tokens import guarding
 
-    if settings.resume_jobs == "auto":
-        settings = settings.model_copy(update={"resume_jobs": True})
-    server = create_server(settings)
+    tokens = guarding(token, settings)
+    server = create_server_for(tokens, settings)
     log_to(settings.log_file)
-    http.serve(server, host, port, token, allowed_hosts)
+    http.serve(server, host, port, tokens, allowed_hosts, settings.drain_seconds)

@@ -96,7 +96,9 @@ async def run(
 
 
 def client_of(ctx: Context[Services]) -> str:
-    """Whose call it is, as far as fairness goes: of a session, else of a connection; all of stdio is one client's."""
+    """Whose call it is, as far as fairness goes: a token's, else a session's, else a connection's; stdio is one."""
+    if name := services(ctx).name:
+        return name
     request = ctx.request_context.request
     peer = getattr(request, "client", None)
     session = ctx.headers.get("mcp-session-id") if ctx.headers else None

@@ -29,17 +29,17 @@ class Ending:
         self.status = 0
         self._begun = False
 
-    def begin(self, status: int = 0) -> None:
-        """End the process with this status within `GRACE` seconds from the first call; it may well end before."""
+    def begin(self, status: int = 0, within: float = GRACE) -> None:
+        """End the process with this status within so many seconds from the first call; it may well end before."""
         if not self._begun:
             self._begun, self.status = True, status
-            threading.Thread(target=self._wait, name="end of the process", daemon=True).start()
+            threading.Thread(target=self._wait, args=[within], name="end of the process", daemon=True).start()
 
-    def signalled(self, number: int) -> None:
+    def signalled(self, number: int, within: float = GRACE) -> None:
         """Note a signal; the second one, or one during the end, does not return."""
         if self._begun:
             self.now(128 + number)
-        self.begin(128 + number)
+        self.begin(128 + number, within)
 
     def now(self, status: int | None = None) -> NoReturn:
         """End the process and those it has started at once."""
@@ -59,8 +59,8 @@ class Ending:
         for number in SIGNALS:
             signal.signal(number, handle)
 
-    def _wait(self) -> None:
-        time.sleep(GRACE)
+    def _wait(self, within: float) -> None:
+        time.sleep(within)
         self.now()
 
 

@@ -1,12 +1,16 @@
 """Streamable HTTP: for clients that cannot start a program, on this machine unless a token guards it.
 
 Requests must name a host that this server answers for, and browsers an origin on one, so that no
-web page can reach it. With a token every request must carry `Authorization: Bearer TOKEN`.
+web page can reach it. Where there are tokens (`tokens.py`) every request but those of probes must carry one of them, as
+`Authorization: Bearer TOKEN`; a session of MCP is for the token that opened it alone.
+
+SIGTERM drains the server: it goes on answering, takes no new jobs, and ends when those that run have ended or their
+time is over. SIGINT gives them none; a second signal ends the process at once.
 """
 
 import ipaddress
-import re
-import secrets
+import logging
+import signal
 import socket
 import sys
 from collections.abc import Collection
@@ -15,25 +19,30 @@ from types import FrameType
 import httpx2
 import psutil
 import uvicorn
-from mcp.server.mcpserver import MCPServer
+from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.server.ending import Ending
-from layerdiffuse_mcp.server.services import Services
+from layerdiffuse_mcp.server.ending import GRACE, Ending
+from layerdiffuse_mcp.server.endpoints import OPEN, READS_METRICS, add_endpoints
+from layerdiffuse_mcp.server.layer_server import LayerServer
+from layerdiffuse_mcp.server.tokens import Tokens, name_of
+from layerdiffuse_mcp.settings import variable
 from layerdiffuse_mcp.wording import quoted
 
 PATH = "/mcp"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"0.0.0.0", "::", "0", ""})
 """Addresses that stand for all of a machine's."""
-TOKEN = re.compile(r"[!-~]{16,}")
-"""What a header can carry and nobody guesses."""
 SHUTDOWN_SECONDS = 1
-"""How long running requests may go on once the server is told to end."""
+"""How long requests may go on once the server ends."""
+
+logger = logging.getLogger(__name__)
 
 
 class HostGuard:
@@ -62,75 +71,102 @@ class HostGuard:
 
 
 class TokenGuard:
-    """Answers 401 to every request that does not carry the token."""
+    """Answers 401 to every request that does not carry one of the tokens; of others it notes whose that is."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through or refuse it."""
-        if scope["type"] in ("http", "websocket"):
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, self._expected):
-                refusal = _refuse(401, "Send the header 'Authorization: Bearer TOKEN' with this server's token.")
+        if scope["type"] in ("http", "websocket") and scope["path"] not in OPEN:
+            given = Headers(scope=scope).getlist("authorization")
+            scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+            name = name_of(self._tokens, token) if scheme.lower() == "bearer" else None
+            if name is None:
+                refusal = _refuse(401, "Send the header 'Authorization: Bearer TOKEN' with a token of this server.")
                 refusal.headers["WWW-Authenticate"] = "Bearer"
                 await refusal(scope, receive, send)
                 return
+            scopes = [READS_METRICS] if self._tokens[name].metrics else []
+            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=scopes))
         await self._app(scope, receive, send)
 
 
-def http_app(server: MCPServer[Services], host: str, token: str | None, allowed_hosts: Collection[str] = ()) -> ASGIApp:
+def http_app(server: LayerServer, host: str, tokens: Tokens, allowed_hosts: Collection[str] = ()) -> ASGIApp:
     """The ASGI application that serves `server` at `PATH`.
 
     Args:
         server: what is served.
         host: the address that it will be served on.
-        token: what every request has to carry.
+        tokens: one of which every request has to carry, if there are any.
         allowed_hosts: names that requests may have for this machine, besides its own.
 
     Raises:
-        InvalidRequest: others could reach the address and no token would stop them, or the token is too short.
+        InvalidRequest: others could reach the address and no token would stop them.
     """
-    if token is not None and not TOKEN.fullmatch(token):
-        raise InvalidRequest("A token has 16 characters or more, of letters, digits and signs, without spaces.")
-    if token is None and not is_loopback(host):
+    if not tokens and not is_loopback(host):
         raise InvalidRequest(
-            f"{quoted(host)} can be reached from other machines. Give --token, or serve on 127.0.0.1 (the default)."
+            f"{quoted(host)} can be reached from other machines. Give --token or {variable('tokens_file')}, or serve "
+            "on 127.0.0.1 (the default)."
         )
-    app: ASGIApp = server.streamable_http_app(
-        streamable_http_path=PATH,
-        host=host,
-        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # it compares beginnings
+    add_endpoints(server)
+    app: ASGIApp = AuthContextMiddleware(
+        server.streamable_http_app(
+            streamable_http_path=PATH,
+            host=host,
+            transport_security=TransportSecuritySettings(
+                enable_dns_rebinding_protection=False  # it compares beginnings
+            ),
+        )
     )
-    if token is not None:
-        app = TokenGuard(app, token)
+    if tokens:
+        app = TokenGuard(app, tokens)
     return HostGuard(app, {*names_of(host), *allowed_hosts})
 
 
 def serve(
-    server: MCPServer[Services], host: str, port: int, token: str | None, allowed_hosts: Collection[str] = ()
+    server: LayerServer,
+    host: str,
+    port: int,
+    tokens: Tokens,
+    allowed_hosts: Collection[str] = (),
+    drain_seconds: float = 0,
 ) -> None:
-    """Serve until interrupted; raises InvalidRequest as `http_app` does."""
+    """Serve until a signal comes; `drain_seconds` are what running jobs get then. Raises as `http_app` does."""
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"There is no port {port}: give one from 1 to 65535, or 0 for any that is free.")
-    app = http_app(server, host, token, allowed_hosts)
+    app = http_app(server, host, tokens, allowed_hosts)
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
-    running = _Server(config)
+    running = _Server(config, server, drain_seconds)
     running.run()
     if not running.started:  # the address is taken, or none of this machine's; uvicorn has said so
         sys.exit(1)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, ended in time whatever its requests do; at the second signal at once."""
+    """uvicorn's server, drained and then ended in time whatever its requests do; at the second signal at once."""
 
-    ending = Ending()
+    def __init__(self, config: uvicorn.Config, server: LayerServer, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._served = server
+        self._drain_seconds = drain_seconds
+        self._ending = Ending()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """What SIGINT and SIGTERM do."""
-        self.ending.signalled(sig)
+        if sig != signal.SIGTERM:
+            self._drain_seconds = 0
+        self._ending.signalled(sig, self._drain_seconds + SHUTDOWN_SECONDS + GRACE)
         super().handle_exit(sig, frame)
+
+    async def main_loop(self) -> None:
+        """Serve until a signal comes, then drain; requests are answered all the while."""
+        await super().main_loop()
+        running = sum(len(known.jobs.running) for known in self._served.clients.services.values())
+        if running and self._drain_seconds:
+            logger.warning("%s jobs run, and get %g s to end; another signal ends all", running, self._drain_seconds)
+        await self._served.clients.drain(self._drain_seconds)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,21 +1,26 @@
 """What every tool works with, and how an agent's words become files and models.
 
-A tool reaches it through its context: `services(ctx).jobs.submit(...)`.
+A tool reaches it through its context: `services(ctx).jobs.submit(...)`. Clients that have tokens of their own have
+services of their own, too, with their folders, jobs and subscriptions: whatever answers a request has no others at hand
+(`Clients.own`, which the server asks before anything else).
 """
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import anyio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.mcpserver import Context
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, SubscriptionBus
 
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import ImageError, JobNotFound
+from layerdiffuse_mcp.errors import AccessDenied, ImageError, JobNotFound
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.server.access import OpenedFile, find_picture, open_readable
 from layerdiffuse_mcp.server.contents import Contents
@@ -30,19 +35,24 @@ Keep = Callable[[OpenedFile], Path]
 
 @dataclass
 class Services:
-    """One a server, for as long as it runs.
+    """One a server, or one a client with a token of its own, for as long as the server runs.
 
-    `pictures` is where finished pictures are looked at and put together: never in the server's own process. `contents`
-    holds the pictures that jobs start from.
+    `name` is the client's. `pictures` is where finished pictures are looked at and put together: never in the server's
+    own process. `contents` holds the pictures that jobs start from. `listening` serves subscriptions to `events`.
     """
 
     settings: Settings
     jobs: Jobs
     pictures: PictureRoom
+    name: str = ""
     contents: Contents = field(default_factory=Contents)
     matting: anyio.Lock = field(default_factory=anyio.Lock)
     """Held by the one matting network that runs: each takes gigabytes."""
+    events: SubscriptionBus = field(default_factory=InMemorySubscriptionBus)
     warmed_up: bool = False
+
+    def __post_init__(self) -> None:
+        self.listening = ListenHandler(self.events)
 
     def image_path(self, image_id: str) -> Path:
         """The file of a picture that was made here, by its id `<job id>-<number>`.
@@ -109,6 +119,32 @@ class Services:
 
         with find_picture(wanted, self.settings.readable, opener) as file:
             return keep(file)
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The services of each client by its name; of a server without tokens of several there is one, of no name."""
+
+    services: Mapping[str, Services]
+
+    def own(self, request: Any) -> Services:
+        """Those of whoever made an HTTP request, or of the one client that there is.
+
+        Raises:
+            AccessDenied: it is nobody's.
+        """
+        user = request.scope.get("user") if request is not None else None
+        name = user.username if isinstance(user, AuthenticatedUser) else ""
+        if name not in self.services:
+            raise AccessDenied("This server is for holders of its tokens, over HTTP.")
+        return self.services[name]
+
+    async def drain(self, seconds: float) -> None:
+        """Have all prepare for the end; see `Jobs.drain`."""
+        async with anyio.create_task_group() as tasks:
+            for one in self.services.values():
+                one.listening.close()
+                tasks.start_soon(one.jobs.drain, seconds)
 
 
 def local_path(given: str) -> str:

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from multiprocessing import AuthenticationError
+from multiprocessing import connection as connections
 from pathlib import Path
 
 import anyio
@@ -36,14 +38,7 @@ WAITS = "waits for another client's job"
 def workers() -> list[psutil.Process]:
     """Those of this test's state folder."""
     folder = str(platformdirs.user_state_path("layerdiffuse") / "workers")
-    return [process for process in psutil.process_iter() if folder in command_of(process)]
-
-
-def command_of(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+    return [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or ())]
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +118,8 @@ async def test_what_an_engine_reads_has_to_be_the_same_and_nothing_else(
         name(previews=True, output_dir=tmp_path / "elsewhere"),
         name(previews=True, output_dir=tmp_path / "elsewhere still"),
     ]
+    monkeypatch.setenv("XDG_SESSION_ID", "another")
+    assert name() == alike
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert len({name(), alike, *others}) == 7
 
@@ -135,6 +132,14 @@ def test_the_engine_reads_none_of_the_settings_in_which_servers_may_differ():
     }
     assert read & {*shared.SERVERS_OWN} == set()
     assert {"device", "offload"} <= read
+
+
+def test_a_worker_imports_nothing_of_the_project_that_it_was_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    assert shared.import_path() == sys.path[2:]
 
 
 async def test_a_worker_is_busy_for_the_other_server_whose_task_waits_for_it(sharing: Settings, rehearsal: str):
@@ -245,7 +250,7 @@ SERVER = """
 
 @contextmanager
 def running(settings: Settings, folder: Path, task: str) -> Iterator[subprocess.Popen[str]]:
-    """A server process that has begun a task."""
+    """A server process with a task."""
     script = folder / "server.py"
     script.write_text(textwrap.dedent(SERVER).replace("TASK", task))
     environment = {
@@ -256,11 +261,14 @@ def running(settings: Settings, folder: Path, task: str) -> Iterator[subprocess.
     }
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            assert process.stdout is not None
-            assert "step 1/" in process.stdout.readline()
             yield process
         finally:
             process.kill()
+
+
+def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stdout is not None
+    return iter(process.stdout.readline, "")
 
 
 async def test_the_first_server_is_killed_in_its_job_and_the_model_stays(
@@ -268,6 +276,7 @@ async def test_the_first_server_is_killed_in_its_job_and_the_model_stays(
 ):
     async with servers(sharing, rehearsal, 1) as (other,):
         with running(sharing, tmp_path, f"drawing('{FOREVER}')") as first:
+            assert "step 1/" in next(lines_of(first))
             [worker] = workers()
 
             def see(progress: Progress) -> None:
@@ -285,14 +294,27 @@ async def test_a_server_that_is_stopped_holds_up_nobody_and_misses_nothing(
     more_than_a_socket_holds = "GroupPlan(plans=(drawing('steps 20'), *[drawing('draw', count=8)] * 10))"
     async with servers(sharing, rehearsal, 1) as (other,):
         with running(sharing, tmp_path, more_than_a_socket_holds) as stopped:
-            assert stopped.stdout is not None
+            lines = lines_of(stopped)
+            assert "step 1/" in next(lines)
             stopped.send_signal(signal.SIGSTOP)
             with anyio.fail_after(60):
                 assert pid_of(await obey(other, "steps 1")) == pid(other)
             assert other.state()[0].engine["done"][1:] == ["steps 1"]
             stopped.send_signal(signal.SIGCONT)
-            lines = iter(stopped.stdout.readline, "")
             assert next(line for line in lines if "step" not in line) == "11 parts\n"
+
+
+async def test_a_task_that_does_not_stop_when_its_server_is_killed_does_not_hold_up_the_others_for_ever(
+    sharing: Settings, rehearsal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shared, "GRACE", 0.3)
+    async with servers(sharing, rehearsal, 1) as (other,):
+        await other.warm_up()
+        victim = pid(other)
+        with running(sharing, tmp_path, "drawing('stuck 600')") as first:
+            await until(lambda: other.state()[0].phase == "busy")
+            first.kill()
+        assert pid_of(await obey(other, "steps 1")) == pid(other) != victim
 
 
 async def test_a_worker_stays_a_while_for_the_next_server(
@@ -311,6 +333,16 @@ async def test_an_engine_that_cannot_be_loaded_says_why_to_each_server(sharing: 
         for backend in opened:
             with pytest.raises(LayerDiffuseError, match="no torch here"):
                 await obey(backend, "steps 1")
+
+
+async def test_who_does_not_know_the_key_is_turned_away_and_holds_up_nobody(sharing: Settings, rehearsal: str):
+    async with servers(sharing, rehearsal) as (one, other):
+        await one.warm_up()
+        [address] = [str(path) for path in shared.private_folder().iterdir() if path.is_socket()]
+        with connections.Client(address):  # says nothing
+            with pytest.raises((AuthenticationError, EOFError)):
+                connections.Client(address, authkey=b"another").close()
+            assert pid_of(await obey(other, "steps 1")) == pid(one)
 
 
 def readable_by_others(folder: Path, _: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,8 @@ def test_the_page_of_commands_shows_every_one_and_no_other() -> None:
 
 
 COUNTERPARTS = {
-    "generate_transparent": "generate", "edit_transparent": "generate", "generate_layers": "generate",
+    "generate_transparent": "generate", "edit_transparent": "generate", "upscale_transparent": "upscale",
+    "generate_layers": "generate",
     "generate_background_from_foreground": "generate", "generate_foreground_from_background": "generate",
     "extract_layer": "generate", "generate_set": "set", "redraw_image": "redraw",
     "decode_transparent_latent": "decode", "encode_transparent_image": "encode", "compose_layers": "compose",
@@ -65,7 +66,7 @@ COUNTERPARTS = {
 }  # fmt: skip
 OF_A_SERVER = {"get_job", "cancel_job", "list_jobs", "unload_models"}
 """Tools about work that goes on between calls: a command waits for its own, and ends."""
-OF_A_PERSON = {"serve", "settings", "reproduce", "clean", "models check", "sanity-check", "view"}
+OF_A_PERSON = {"serve", "settings", "reproduce", "clean", "models check", "sanity-check", "token", "view"}
 """Commands that serve, or that a person looks at or agrees to."""
 
 

@@ -28,7 +28,9 @@ Connect = Callable[..., AbstractAsyncContextManager[Client]]
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 OUTPUT = {"wait_seconds": 600, "preview": False}
-APPLE = {"prompt": "a red apple", "seed": 7, "options": {"steps": 2}, "output": {"preview": False}}
+SMALL = {"size": "64x64", "seed": 7, "output": {"preview": False}}
+APPLE = {"prompt": "a red apple", **SMALL, "options": {"steps": 2, "fit": "as_is"}}
+LONG = {"prompt": "a red apple", **SMALL, "options": {"steps": 150, "fit": "as_is"}}
 
 
 def children_of(pid: int) -> list[int]:
@@ -112,8 +114,7 @@ async def test_a_worker_killed_in_a_job_fails_that_job_and_the_next_is_drawn(con
                 drawing.set()
 
         async def long_call() -> None:
-            arguments = {**APPLE, "options": {"steps": 150}}
-            results.append(await client.call_tool("generate_transparent", arguments, progress_callback=hear))
+            results.append(await client.call_tool("generate_transparent", LONG, progress_callback=hear))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(long_call)
@@ -308,7 +309,7 @@ async def test_a_server_on_http_ends_at_a_signal_with_its_worker(program: Callab
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    parameters = program()
+    parameters = program(drain_seconds=0)
     parameters.args += ["--http", "--port", str(port)]
     url = f"http://127.0.0.1:{port}/mcp"
     with start(parameters) as process:
@@ -316,7 +317,7 @@ async def test_a_server_on_http_ends_at_a_signal_with_its_worker(program: Callab
             with anyio.fail_after(60):
                 await answering(url)
                 async with Client(streamable_http_client(url)) as client:
-                    drawing = {**APPLE, "options": {"steps": 150}, "output": {"wait_seconds": 0}}
+                    drawing = {**LONG, "output": {"wait_seconds": 0}}
                     assert not (await client.call_tool("generate_transparent", drawing)).is_error
                 while not workers_of(process.pid):
                     await anyio.sleep(0.05)

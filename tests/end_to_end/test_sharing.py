@@ -45,20 +45,13 @@ def open_client(program: Callable[..., StdioServerParameters], state_folder: Pat
 
 
 def workers(folder: Path) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if str(folder) in words_of(process)]
+    return [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or ())]
 
 
 def servers() -> list[psutil.Process]:
     """In the order in which they were started."""
-    found = [child for child in psutil.Process().children() if "layerdiffuse_mcp" in words_of(child)]
+    found = [child for child in psutil.Process().children() if "layerdiffuse_mcp" in child.cmdline()]
     return sorted(found, key=psutil.Process.create_time)
-
-
-def words_of(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 async def draw(client: Client, arguments: dict[str, Any] = APPLE) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from tests.results import facts_of, text_of
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 OUTPUT = {"wait_seconds": 600, "preview": False}
-APPLE = {"prompt": "a red apple", "seed": 7, "options": {"steps": 2}, "output": OUTPUT}
-LONG = {**APPLE, "options": {"steps": 150}, "output": {**OUTPUT, "wait_seconds": 0}}
+SMALL = {"steps": 2, "fit": "as_is"}
+APPLE = {"prompt": "a red apple", "seed": 7, "size": "64x64", "options": SMALL, "output": OUTPUT}
+LONG = {**APPLE, "options": {**SMALL, "steps": 100}, "output": {**OUTPUT, "wait_seconds": 0}}
 
 
 @pytest.fixture(scope="module")

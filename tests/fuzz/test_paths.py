@@ -28,6 +28,7 @@ TAKE_A_PATH: dict[str, dict[str, Any]] = {
     "make_sheet": {"images": [{"image": "{disc}"}, {"image": "{}"}]},
     "edit_transparent": {"prompt": "steps 1", "image": "{}"},
     "edit_transparent, mask": {"prompt": "steps 1", "image": "{disc}", "mask": "{}"},
+    "upscale_transparent": {"prompt": "steps 1", "image": "{}"},
     "redraw_image": {"image": "{}"},
     "redraw_image, picture": {"parameters": "x\nSteps: 1, Seed: 1, CFG scale: 2", "pictures": {"image": "{}"}},
     "generate_background_from_foreground": {"prompt": "steps 1", "foreground": "{}"},

@@ -1,9 +1,10 @@
-"""How much memory an operation on pictures takes at its peak, in bytes: run as a program, one a process.
+"""How much memory operations on pictures take at their peak, in bytes: run as a program, each in a process of its own.
 
-python tests/programs/picture_memory.py "halo" FOLDER
+python tests/programs/picture_memory.py FOLDER
 """
 
 import io
+import os
 import re
 import resource
 import sys
@@ -171,8 +172,8 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main(name: str, folder: Path) -> None:
-    """Print the bytes that one operation takes at its peak."""
+def measure(name: str, folder: Path) -> int:
+    """The bytes that one operation takes at its peak; asked once in a process."""
     small = noise(64, 64)
     preview([small]), halo(small), cv2.resize(small, (8, 8)), Image.fromarray(small).save(io.BytesIO(), "PNG")
     operation = OPERATIONS[name][0](folder)
@@ -180,8 +181,19 @@ def main(name: str, folder: Path) -> None:
     kept = operation()
     peak = peak_memory()
     del kept
-    sys.stdout.write(str(peak - before))
+    return peak - before
+
+
+def main(folder: Path) -> None:
+    """Print each operation's bytes and name, a line each. The processes are forks: what they import is there."""
+    for name in OPERATIONS:
+        sys.stdout.flush()
+        if (child := os.fork()) == 0:
+            sys.stdout.write(f"{measure(name, folder)} {name}\n")
+            sys.stdout.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -1,23 +1,21 @@
 """Streamable HTTP: served to this machine, and to others only with a token."""
 
 import socket
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
+import anyio
 import httpx2
 import pytest
-import uvicorn
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
 from starlette.types import ASGIApp
 
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.server.app import create_server, serve_http
 from layerdiffuse_mcp.server.http import host_of, http_app, names_of
+from layerdiffuse_mcp.server.tokens import guarding
 from layerdiffuse_mcp.settings import Settings
+from tests.server.served import connected, served
 
 pytestmark = pytest.mark.anyio
 
@@ -27,35 +25,13 @@ TOKEN = "a-token-for-tests"
 @pytest.fixture
 def serve(settings: Settings, rehearsal: str) -> Iterator[Callable[[str | None], str]]:
     """Serves on a free port, with a token or without; returns the address."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+    with ExitStack() as stack:
 
-    def start(token: str | None) -> str:
-        app = http_app(create_server(settings, lambda given: LocalBackend(given, rehearsal)), "127.0.0.1", token)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        running.append((server, thread))
-        while not server.started:
-            time.sleep(0.02)
-        return f"http://127.0.0.1:{port}/mcp"
+        def start(token: str | None) -> str:
+            server = create_server(settings, lambda given: LocalBackend(given, rehearsal))
+            return stack.enter_context(served(http_app(server, "127.0.0.1", guarding(token, settings))))
 
-    yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join()
-
-
-@asynccontextmanager
-async def connected(url: str, mode: str, token: str | None = None) -> AsyncIterator[Client]:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=30) as web,
-        Client(streamable_http_client(url, http_client=web), mode=mode) as client,
-    ):
-        yield client
+        yield start
 
 
 async def test_a_client_draws_over_http(serve: Callable[[str | None], str], era: str):
@@ -120,8 +96,37 @@ async def status_of(app: ASGIApp, **headers: str) -> int:
         return (await web.get("/elsewhere", headers=headers)).status_code
 
 
+async def probe(url: str, name: str) -> tuple[int, dict[str, object]]:
+    async with httpx2.AsyncClient(timeout=30) as web:
+        answer = await web.get(url.replace("/mcp", f"/{name}"))
+        return answer.status_code, answer.json()
+
+
+async def test_a_server_whose_worker_does_not_start_is_healthy_and_not_ready(settings: Settings, rehearsal: str):
+    server = create_server(settings, lambda given: LocalBackend(given, rehearsal.replace("Engine", "Unloadable")))
+    with served(http_app(server, "127.0.0.1", {})) as url:
+        assert await probe(url, "ready") == (200, {"ready": True})
+        async with connected(url, "2026-07-28") as client:
+            result = await client.call_tool("generate_transparent", {"prompt": "steps 1"})
+            assert result.is_error
+        with anyio.fail_after(30):
+            while (found := await probe(url, "ready"))[0] == 200:  # its process ends a moment later
+                await anyio.sleep(0.02)
+        assert found == (503, {"ready": False, "reason": "no worker can be started"})
+        assert await probe(url, "health") == (200, {"healthy": True})
+
+
+async def test_without_tokens_metrics_are_for_whoever_reaches_the_server(serve: Callable[[str | None], str]):
+    url = serve(None).replace("/mcp", "/metrics")
+    async with httpx2.AsyncClient() as web:
+        answer = await web.get(url)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'layerdiffuse_workers{phase="stopped"} 1.0' in answer.text
+
+
 async def test_every_request_is_checked_before_anything_else(settings: Settings):
-    app = http_app(create_server(settings), "127.0.0.1", None)
+    app = http_app(create_server(settings), "127.0.0.1", {})
     assert await status_of(app) == 404
     assert await status_of(app, host="localhost:80@evil") == 421
     assert await status_of(app, origin="http://localhost:3000") == 404
@@ -131,7 +136,7 @@ async def test_every_request_is_checked_before_anything_else(settings: Settings)
 
 
 async def test_a_server_on_every_address_answers_for_its_own_names_and_those_it_is_told(settings: Settings):
-    app = http_app(create_server(settings), "0.0.0.0", TOKEN, ["Pictures.example"])
+    app = http_app(create_server(settings), "0.0.0.0", guarding(TOKEN, settings), ["Pictures.example"])
     token = {"authorization": f"Bearer {TOKEN}"}
     for host in ("localhost:8000", f"{socket.gethostname()}:8000", "pictures.example", "127.0.0.1:8000"):
         assert await status_of(app, host=host, **token) == 404, host

@@ -126,6 +126,7 @@ RECIPE = {
 FETCHING: dict[str, list[dict[str, object]]] = {
     "generate_transparent": [{"prompt": "x", **DRAWN_WITH}],
     "edit_transparent": [{"prompt": "x", "image": "old.png", **DRAWN_WITH}],
+    "upscale_transparent": [{"prompt": "x", "image": "old.png", **DRAWN_WITH}],
     "generate_layers": [{"prompt": "x", **DRAWN_WITH}],
     "generate_background_from_foreground": [{"prompt": "x", "foreground": "old.png", **DRAWN_WITH}],
     "generate_foreground_from_background": [{"prompt": "x", "background": "old.png", **DRAWN_WITH}],

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerdiffuse_mcp.api.detail import Box
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, drawn_size, noise_source, results_of
 from layerdiffuse_mcp.engine.pipeline.previews import Show
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
-from layerdiffuse_mcp.engine.types import Box, LayerImage, Pictures, PipelineModel
+from layerdiffuse_mcp.engine.types import LayerImage, Pictures, PipelineModel
 from layerdiffuse_mcp.errors import InvalidRequest, ModelError
 from layerdiffuse_mcp.images.alpha import Bytes
 

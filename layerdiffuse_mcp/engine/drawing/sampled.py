@@ -2,24 +2,27 @@
 
     [layers] = draw([plan], model, Pictures(), meter, show)
 
-A plan's stages run one after another; each hands its pictures to the next. Plans that differ only in
+A plan's stages run one after another; each hands its pictures to the next. With `detail` all of them run once more, on
+what they drew, enlarged (`pipeline/detail.py`). Plans that differ only in
 `plan.MAY_DIFFER` share their batches.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.engine.models.components import LoraUse
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline import prompts
-from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, pixels_of_result, results_of
+from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, passes, pixels_of_result, results_of, tiles_of
+from layerdiffuse_mcp.engine.pipeline.detail import redrawings
 from layerdiffuse_mcp.engine.pipeline.latents import stage_levels
 from layerdiffuse_mcp.engine.pipeline.pipeline import draw_stage
 from layerdiffuse_mcp.engine.pipeline.previews import Show
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.transparency.decode import VIEWS
-from layerdiffuse_mcp.engine.types import LayerImage, Pictures
+from layerdiffuse_mcp.engine.types import Edit, LayerImage, Pictures
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.images.alpha import Bytes
@@ -41,7 +44,8 @@ def draw(
     """
     use_loras(plans[0], model)
     results = results_of(plans)
-    plan, pixels = results[0].plan, pixels_of_result(plans[0], model.latent)
+    plan = results[0].plan
+    pixels = max(pixels_of_result(one, model.latent) for one in passes(plan))
     _expect(plan, len(results), model, meter)
     layers: dict[int, list[LayerImage]] = {id(result): [] for result in results}
     at_once = max(1, model.pixels_at_once // pixels)
@@ -56,12 +60,35 @@ def draw(
 def _draw_batch(
     plan: DrawPlan, model: StableDiffusion, batch: Sequence[Result], pictures: Pictures, meter: Meter, show: Show
 ) -> list[list[LayerImage]]:
-    """All stages for a batch; the layers of each result."""
+    """All that is drawn for a batch; the layers of each result."""
+    if plan.kept and pictures.edit is not None:
+        layers, drawn = [], [[*pictures.edit.images] for _ in batch]
+    else:
+        layers = _draw_stages(plan, model, batch, pictures.layers, itertools.repeat(pictures.edit), meter, show)
+        drawn = [[one.pixels for one in result] for result in layers]
+    larger = plan.as_detailed
+    if larger is None:
+        return layers
+    edits = redrawings(larger, drawn, pictures.edit and pictures.edit.mask, model.latent)
+    again = [Result(result.plan.as_detailed or larger, result.seed) for result in batch]
+    return _draw_stages(larger, model, again, pictures.layers, edits, meter, show)
+
+
+def _draw_stages(
+    plan: DrawPlan,
+    model: StableDiffusion,
+    batch: Sequence[Result],
+    pictures: Mapping[Role, Bytes],
+    edits: Iterable[Edit | None],
+    meter: Meter,
+    show: Show,
+) -> list[list[LayerImage]]:
+    """All stages for a batch, each with what it redraws; the layers of each result."""
     layers: list[list[LayerImage]] = [[] for _ in batch]
-    there: dict[Role, Sequence[Bytes]] = {role: [picture] * len(batch) for role, picture in pictures.layers.items()}
-    for stage in plan.stages:
+    there: dict[Role, Sequence[Bytes]] = {role: [picture] * len(batch) for role, picture in pictures.items()}
+    for stage, edit in zip(plan.stages, edits, strict=False):
         outputs = METHODS[stage.method].outputs
-        drawn = draw_stage(stage, model, batch, there, pictures.edit, meter, show)
+        drawn = draw_stage(stage, model, batch, there, edit, meter, show)
         there |= {role: [one.pixels for one in drawn if one.role == role] for role in outputs}
         for number, layer in enumerate(drawn):
             layers[number // len(outputs)].append(layer)
@@ -76,7 +103,9 @@ def use_loras(plan: DrawPlan, model: StableDiffusion) -> None:
 
 def _expect(plan: DrawPlan, count: int, model: StableDiffusion, meter: Meter) -> None:
     """Announce the work for `count` results of the plan."""
-    for stage in plan.stages:
-        meter.expect(stage_levels(stage, plan, model).steps * NETWORK_STEP * count)
-        if METHODS[stage.method].transparent:
-            meter.expect(len(VIEWS) * count * DECODED_VIEW)
+    for one in passes(plan):
+        pictures = count * len(tiles_of(one, model.latent).boxes)
+        for stage in one.stages:
+            meter.expect(stage_levels(stage, one, model).steps * NETWORK_STEP * pictures)
+            if METHODS[stage.method].transparent:
+                meter.expect(len(VIEWS) * pictures * DECODED_VIEW)

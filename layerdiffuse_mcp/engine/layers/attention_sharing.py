@@ -14,6 +14,7 @@ which compute attention in the base's stead.
 Source: sd-forge-layerdiffuse, `lib_layerdiffusion/attention_sharing.py`; names and shapes are those of its files.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
+from layerdiffuse_mcp.api.detail import Box
 from layerdiffuse_mcp.engine.device.cancellation import check
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
     NORM_EPS,
@@ -37,6 +39,7 @@ from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures, control
 from layerdiffuse_mcp.engine.models.attention_hooks import Attend, AttentionCall, AttentionHooks
 from layerdiffuse_mcp.engine.models.networks import Networks, UNetNetwork
 from layerdiffuse_mcp.engine.models.stable_diffusion import UNET, StableDiffusion
+from layerdiffuse_mcp.engine.sampling.tiles import crop
 from layerdiffuse_mcp.engine.types import Conditioning, Network
 from layerdiffuse_mcp.engine.weights.patcher import Patch
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -95,7 +98,8 @@ def shared_attention(
     differently. With `trainable` that happens in each call, so that gradients reach the model.
 
     Args:
-        control: picture (1 or N, 3, H, W) in 0..1, N images, H and W eight times the latent's, if the model wants one.
+        control: picture (1 or N, 3, H, W) in 0..1, N images, H and W eight times the latent's, if the model wants one;
+            of the whole picture, where the network is asked of a part (`Conditioning.box`).
         weight: the base's weight of a parameter's name, where the UNet itself does not have it in place all the time.
         network: what asks the UNet, where that is not `unet` itself.
 
@@ -133,6 +137,7 @@ class _SharedNetwork:
         self._places = attention_places(unet.unet)
         self._layers = [SharedLayer(layer) for layer in model.layers]
         self._prepared_for: tuple[Patch, ...] | None = None
+        self._seen: Box | None = None
 
     @property
     def hooks(self) -> AttentionHooks:
@@ -149,24 +154,25 @@ class _SharedNetwork:
             raise InvalidRequest(
                 f"{len(conditioning.frames)} prompts for {frames} frames; give at most one a frame of the method."
             )
-        if self._trainable:
-            self._prepare()
-        elif self._prepared_for != self._unet.patches:
-            with torch.no_grad():
+        with contextlib.nullcontext() if self._trainable else torch.no_grad():
+            if self._trainable or self._prepared_for != self._unet.patches:
                 self._prepare()
+                self._look(conditioning.box)
+            elif self._seen != conditioning.box:
+                self._look(conditioning.box)
         # inside, rows are (frame, image): each frame's are one block, which no layer has to gather
         vector, positive = conditioning.vector, conditioning.positive
         inside = Conditioning(
             self._texts(conditioning),
             None if vector is None else by_frame(vector, frames),
             positive=None if positive is None else by_frame(positive, frames),
+            box=conditioning.box,
         )
         return by_row(self._network(by_frame(x, frames), by_frame(timestep, frames), inside), frames)
 
     def _prepare(self) -> None:
         self._unet.set_weights()
         self._prepared_for = None
-        features = self._features()
         self._texts = Texts(self._model.frames, self._unet.unet.dtype)
         for place, layer in zip(self._places, self._layers, strict=True):
             check()
@@ -174,16 +180,19 @@ class _SharedNetwork:
                 name: layer.model.merged(name, self._weight(f"{place.name}.{linear}.weight"))
                 for name, linear in PROJECTIONS.items()
             }
-            control = layer.model.control(features[place.level]) if features else None
-            layer.prepare(merged, control, self._texts.mask)
+            layer.prepare(merged, self._texts.mask)
         self._prepared_for = self._unet.patches
 
-    def _features(self) -> list[Tensor]:
+    def _look(self, box: Box | None) -> None:
+        """Have the layers see the control picture, or the part of it that is drawn."""
+        self._seen = box
         encoder = self._model.kwargs_encoder
         if encoder is None or self._picture is None:
-            return []
-        first = next(encoder.parameters())
-        return encoder(self._picture.to(first) * 2 - 1)
+            return
+        seen = self._picture if box is None else crop(self._picture, box)
+        features: list[Tensor] = encoder(seen.to(next(encoder.parameters())) * 2 - 1)
+        for place, layer in zip(self._places, self._layers, strict=True):
+            layer.control = layer.model.control(features[place.level])
 
 
 class Texts:
@@ -240,18 +249,17 @@ class Texts:
 
 
 class SharedLayer:
-    """An attention hook that computes what `SharedAttention` holds, on rows (frame, image), and nothing below it."""
+    """An attention hook that computes what `SharedAttention` holds, on rows (frame, image), and nothing below it.
+
+    control: what is added to what comes in, (F, N, places, width), if the model sees a picture.
+    """
 
     def __init__(self, model: SharedAttention):
         self.model = model
+        self.control: Tensor | None = None
 
-    def prepare(
-        self,
-        merged: Mapping[str, Tensor],
-        control: Tensor | None,
-        mask: Callable[[Tensor], Tensor | None] | None = None,
-    ) -> None:
-        """Set what is the same in each pass: weights (F, out, in) by projection; control (F, N, places, width).
+    def prepare(self, merged: Mapping[str, Tensor], mask: Callable[[Tensor], Tensor | None] | None = None) -> None:
+        """Set what is the same in each pass: weights (F, out, in) by projection.
 
         mask: see `Texts.mask`; None where all texts are of one length.
         """
@@ -259,23 +267,22 @@ class SharedLayer:
         self._query, self._out = merged["q"], merged["out"]
         self._key_value = torch.cat([merged["k"], merged["v"]], dim=1)
         self._between = self.model.between_frames()
-        self._control = control
         self._texts: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakIdKeyDictionary()
 
     def __call__(self, call: AttentionCall, attend: Attend) -> Tensor:
         """What the layer adds to its input (B, places, width), B = frames x images: the same shape."""
         states, heads = call.states, call.attention.heads
         hidden = states
-        if self._control is not None:
+        if self.control is not None:
             images = len(hidden) // self.model.frames
-            hidden = hidden + repeat_rows(self._control.transpose(0, 1), images).transpose(0, 1).flatten(0, 1)
+            hidden = hidden + repeat_rows(self.control.transpose(0, 1), images).transpose(0, 1).flatten(0, 1)
 
         query = split_heads(per_frame(hidden, self._query), heads)
         key, value = self._keys_and_values(hidden, call.texts, heads)
         mask = self._mask(call.texts) if self._mask and call.texts is not None else None
         attended = F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
         added = per_frame(attended, self._out, projections(call.attention)["out"].bias)
-        if self._control is not None:
+        if self.control is not None:
             added = added + (hidden - states)
 
         return self.among_frames(states + added, heads) + added

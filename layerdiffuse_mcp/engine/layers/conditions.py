@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.choices import NoiseSource
+from layerdiffuse_mcp.api.detail import Box, Tiling
 from layerdiffuse_mcp.engine.device.cancellation import check
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.sampling.latent_space import to_sampled
 from layerdiffuse_mcp.engine.sampling.noise import SOURCES
+from layerdiffuse_mcp.engine.sampling.tiles import OnTile, Tiles, crop
+from layerdiffuse_mcp.engine.types import DiffusionModel
 from layerdiffuse_mcp.images.alpha import Bytes, Floats, on_grey
 from layerdiffuse_mcp.images.resize import resized
 
@@ -34,7 +37,8 @@ class ConditionPictures:
     """The pictures that a batch is conditioned on, and how they are fitted to what is drawn.
 
     pictures: for each result its pictures (H, W, 3 or 4), uint8, any size, in the order of the method's inputs.
-    seeds: of the results. width, height: what is drawn, multiples of the latent's downscale.
+    seeds: of the results. width, height: what is drawn, multiples of the latent's downscale. tiling: how that is cut.
+    on_tile: called whenever a tile of a picture is encoded.
     """
 
     pictures: Sequence[Sequence[Bytes]]
@@ -43,6 +47,8 @@ class ConditionPictures:
     height: int
     resize_mode: str
     noise_source: NoiseSource
+    tiling: Tiling | None = None
+    on_tile: OnTile | None = None
 
 
 @torch.inference_mode()
@@ -57,11 +63,27 @@ def encode_condition(model: StableDiffusion, inputs: ConditionPictures) -> Tenso
         for picture in pictures:
             if id(picture) not in moments:
                 grey = _on_grey(picture, inputs.width, inputs.height, inputs.resize_mode)
-                moments[id(picture)] = model.encode_image(to_nchw(grey))
+                moments[id(picture)] = encode_tiled(model, grey, inputs.tiling, inputs.on_tile)
             mean, std = moments[id(picture)]
             latents.append(to_sampled(mean + std * stream.draw(shape).to(mean), model.latent))
         rows.append(torch.cat(latents, dim=1))
     return torch.cat(rows)
+
+
+def encode_tiled(
+    model: DiffusionModel, picture: Floats, tiling: Tiling | None, on_tile: OnTile | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (1, C, h, w) of a picture (H, W, P), 0..1, as of `encode_image`, a tile at a time."""
+    pixels, tiles = to_nchw(picture), Tiles.of((picture.shape[1], picture.shape[0]), tiling)
+
+    def part(box: Box) -> Tensor:
+        made = torch.cat(model.encode_image(crop(pixels, box)), dim=1)
+        if on_tile is not None:
+            on_tile()
+        return made
+
+    mean, std = tiles.blend(part, model.latent.downscale).chunk(2, dim=1)
+    return mean, std
 
 
 def control_picture(picture: Bytes, width: int, height: int, resize_mode: str) -> Tensor:

@@ -10,6 +10,7 @@ from typing import cast
 
 from layerdiffuse_mcp.api.choices import NoiseSource
 from layerdiffuse_mcp.api.plan import DrawPlan, seeds
+from layerdiffuse_mcp.engine.sampling.tiles import Tiles
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import LatentFormat
 
@@ -47,7 +48,17 @@ def drawn_size(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:
     return latent.padded(plan.width, plan.height)
 
 
+def tiles_of(plan: DrawPlan, latent: LatentFormat) -> Tiles:
+    """How what is drawn is cut."""
+    return Tiles.of(drawn_size(plan, latent), plan.tiling)
+
+
+def passes(plan: DrawPlan) -> list[DrawPlan]:
+    """The plan itself, unless it keeps what is given, and the redrawing after it."""
+    return [one for one in (plan if not plan.kept else None, plan.as_detailed) if one is not None]
+
+
 def pixels_of_result(plan: DrawPlan, latent: LatentFormat) -> int:
-    """Pixels that are denoised together for one result: of all its frames."""
-    width, height = drawn_size(plan, latent)
+    """Pixels that are denoised together for one result: of all its frames, a tile of each."""
+    width, height = tiles_of(plan, latent).tile
     return width * height * max(METHODS[stage.method].frames for stage in plan.stages)

@@ -3,14 +3,17 @@
 layers = [*decode(latents, method, model, batch, edit, on_view)]
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
+from layerdiffuse_mcp.api.detail import Tiling
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline.batch import Result
 from layerdiffuse_mcp.engine.pipeline.conditions import original_outside
-from layerdiffuse_mcp.engine.transparency.codec import codec_of
+from layerdiffuse_mcp.engine.sampling.tiles import crop
+from layerdiffuse_mcp.engine.transparency.codec import codec_of, pictured
 from layerdiffuse_mcp.engine.transparency.decode import to_rgb8
 from layerdiffuse_mcp.engine.types import Edit, LayerImage
 from layerdiffuse_mcp.families.spec import LayerMethod, Role
@@ -28,13 +31,21 @@ def decode(
 
     latents: (B, C, h, w) as sampled, rows (image, frame). on_view: `on_view(n)` after n more views of the decoder.
     """
-    width, height = batch[0].plan.width, batch[0].plan.height
+    width, height, tiling = batch[0].plan.width, batch[0].plan.height, batch[0].plan.tiling
     frames: list[tuple[int, Role]] = [(result.seed, role) for result in batch for role in method.outputs]
-    for latent, (seed, role) in zip(latents, frames, strict=True):
+    originals = itertools.cycle(edit.images if edit else [None])
+    for latent, original, (seed, role) in zip(latents, originals, frames, strict=False):
         if role == method.transparent:
-            pixels = codec_of(model).decode(latent, on_view)
-            if edit is not None and edit.mask is not None:
-                pixels = original_outside(edit.mask, edit.image, pixels)
+            pixels = codec_of(model).decode(latent, on_view, tiling)
+            if edit is not None and edit.mask is not None and original is not None:
+                pixels = original_outside(edit.mask, original, pixels)
         else:
-            pixels = to_rgb8(model.decode_latents(latent[None])[0])
+            pixels = to_rgb8(_opaque(latent, model, tiling))
         yield LayerImage(role, seed, pixels[:height, :width], latent.float().cpu())
+
+
+def _opaque(latent: Tensor, model: StableDiffusion, tiling: Tiling | None) -> Tensor:
+    """A latent (C, h, w) as the autoencoder alone sees it: (3, H, W), 0..1."""
+    downscale = model.latent.downscale
+    tiles = pictured(model, latent, tiling)
+    return tiles.blend(lambda box: model.decode_latents(crop(latent, box, downscale)[None])[0])

@@ -1,15 +1,16 @@
 """Step 4 of a stage: the sampler's loop, with the method's file on the denoiser.
 
-latents = denoise(stage, method, model, prompts, condition, start, pixels, on_step)
+latents = denoise(stage, method, model, prompts, condition, start, tiles, ...)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.choices import SAMPLERS
+from layerdiffuse_mcp.api.detail import Box
 from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.device.threads import for_denoiser
 from layerdiffuse_mcp.engine.layers.adapters import ADAPTERS
@@ -19,6 +20,7 @@ from layerdiffuse_mcp.engine.pipeline.latents import Start
 from layerdiffuse_mcp.engine.pipeline.prompts import Prompts
 from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.samplers import sample
+from layerdiffuse_mcp.engine.sampling.tiles import OnTile, Tiles, tiled
 from layerdiffuse_mcp.families.spec import LayerMethod
 
 OnDenoised = Callable[[int, int, Tensor, Tensor], None]
@@ -32,14 +34,18 @@ def denoise(
     prompts: Prompts,
     condition: Tensor | None,
     start: Start,
+    tiles: Tiles,
+    asked: Collection[Box],
     pixels: int,
     on_step: OnDenoised,
+    on_tile: OnTile,
 ) -> Tensor:
     """The sampled latents (B, C, h, w), float32, rows (image, frame).
 
-    condition: of `LayerAdapter.condition`. pixels: of all pictures of the batch.
+    condition: of `LayerAdapter.condition`. asked: the tiles in which something is drawn. pixels: that the network sees
+    at once, of all pictures of the batch.
     """
-    adapter, unet = ADAPTERS[method.adapter], model.network()
+    adapter, unet, cell = ADAPTERS[method.adapter], model.network(), model.latent.downscale
     positive, negative = prompts.positive, prompts.negative
     if condition is not None:
         conditioned = partial(adapter.conditioned, condition=condition)
@@ -47,13 +53,13 @@ def denoise(
     applied = adapter.applied(model, Networks(unet, unet), method, stage.layer_weight, condition)
     with applied as networks, torch.inference_mode():
         denoiser = Denoiser(
-            networks.layered,
+            tiled(networks.layered, tiles, asked, cell, on_tile),
             model.sigmas,
             positive,
             negative,
             stage.guidance_scale,
             prediction=model.prediction,
-            base_network=networks.base,
+            base_network=tiled(networks.base, tiles, asked, cell, on_tile),
             stop_sigma=model.sigmas.percent_to_sigma(stage.stop_at) if stage.stop_at < 1 else None,
             batch_cond=pixels <= model.pixels_at_once,
             inpainting=start.inpainting,

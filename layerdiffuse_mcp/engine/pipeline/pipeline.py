@@ -20,7 +20,7 @@ from layerdiffuse_mcp.engine.layers.adapters import ADAPTERS
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline import prompts
-from layerdiffuse_mcp.engine.pipeline.batch import Result, drawn_size, noise_source, pixels_of_result
+from layerdiffuse_mcp.engine.pipeline.batch import Result, noise_source, pixels_of_result, tiles_of
 from layerdiffuse_mcp.engine.pipeline.decode import decode
 from layerdiffuse_mcp.engine.pipeline.denoise import denoise
 from layerdiffuse_mcp.engine.pipeline.latents import prepare
@@ -48,7 +48,8 @@ def draw_stage(
     result. show: sees each step.
     """
     method, plan = METHODS[stage.method], batch[0].plan  # in what is used of it below, all plans are alike
-    width, height = drawn_size(plan, model.latent)
+    tiles = tiles_of(plan, model.latent)
+    count = len(tiles.boxes)
 
     # 1. prompts
     texts = prompts.joined([prompts.encode(result.plan, stage, model) for result in batch], method.frames)
@@ -58,23 +59,35 @@ def draw_stage(
     if method.inputs:
         chosen = [[pictures[role][index] for role in method.inputs] for index in range(len(batch))]
         seeds = [result.seed for result in batch]
-        inputs = ConditionPictures(chosen, seeds, width, height, plan.resize_mode, noise_source(plan))
+        inputs = ConditionPictures(
+            chosen,
+            seeds,
+            *tiles.size,
+            plan.resize_mode,
+            noise_source(plan),
+            plan.tiling,
+            meter.tiles("encoding what is given", count),
+        )
         condition = ADAPTERS[method.adapter].condition(model, inputs)
 
-    # 3. latents: noise and its levels, and the picture to edit
-    start = prepare(stage, method, model, batch, edit)
+    # 3. latents: noise and its levels, and what is redrawn
+    start = prepare(stage, method, model, batch, edit, meter.tiles("encoding", count))
 
-    # 4. denoising
-    steps = meter.steps("denoising", start.levels.steps, NETWORK_STEP * len(batch))
+    # 4. denoising: in the tiles in which something is drawn
+    asked = tiles.holding(start.inpainting.mask if start.inpainting else None, model.latent.downscale)
+    steps = meter.steps(
+        "denoising" if count == 1 else "redrawing", start.levels.steps, count * NETWORK_STEP * len(batch)
+    )
 
     def on_step(_step: int, _total: int, _x: Tensor, denoised: Tensor) -> None:
         file = show(denoised, method.frames)
         steps.next(note=f"preview {file}" if file else "")
 
     pixels = len(batch) * pixels_of_result(plan, model.latent)
-    latents = denoise(stage, method, model, texts, condition, start, pixels, on_step)
+    on_tile = meter.tiles(f"redrawing in {start.levels.steps} steps", len(asked))
+    latents = denoise(stage, method, model, texts, condition, start, tiles, asked, pixels, on_step, on_tile)
 
     # 5. decoding
     transparent = [role for role in method.outputs if role == method.transparent]
-    views = meter.steps("decoding", len(VIEWS) * len(transparent) * len(batch), DECODED_VIEW)
+    views = meter.steps("decoding", count * len(VIEWS) * len(transparent) * len(batch), DECODED_VIEW)
     return list(decode(latents, method, model, batch, edit, views.next))

@@ -5,6 +5,7 @@ and the meter turns that into `Progress`, adding the pace of repeated steps. The
 stop the run, so every report is also a point where it can be cancelled.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -45,6 +46,11 @@ class Meter:
     def steps(self, what: str, total: int, unit: float = NETWORK_STEP) -> "Steps":
         """A counter for `total` like steps, which tells their pace and the time that is left."""
         return Steps(self, what, total, unit)
+
+    def tiles(self, what: str, total: int) -> Callable[[], None]:
+        """Reports each of `total` tiles, of which there may be several rounds, without any unit finished."""
+        numbers = itertools.cycle(range(1, total + 1))
+        return lambda: self.report(f"{what}, tile {next(numbers)} of {total}") if total > 1 else None
 
 
 class Steps:

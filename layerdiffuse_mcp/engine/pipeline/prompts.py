@@ -13,7 +13,7 @@ from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.api.texts import calls_of, texts_of
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
-from layerdiffuse_mcp.engine.pipeline.batch import drawn_size
+from layerdiffuse_mcp.engine.pipeline.batch import tiles_of
 from layerdiffuse_mcp.engine.types import Conditioning, Timed
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.text.composition import scheduled
@@ -29,7 +29,7 @@ class Prompts:
 
 def encode(plan: DrawPlan, stage: Stage, model: StableDiffusion) -> Prompts:
     """The prompts of one result in a stage."""
-    width, height = drawn_size(plan, model.latent)
+    width, height = tiles_of(plan, model.latent).tile
     calls = calls_of(stage)
 
     def encoded(text: str, negative: bool = False) -> Conditioning:

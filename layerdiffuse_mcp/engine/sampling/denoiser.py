@@ -149,7 +149,7 @@ class Denoiser:
             _join([half.vector for half in halves]),
             _join([half.concat for half in halves]),
             _join([half.positive for half in halves]),
-            halves[-1].frames,
+            frames=halves[-1].frames,
         )
         return [joined, *rest]
 
@@ -169,7 +169,7 @@ def _rows(conditioning: Conditioning, batch: int, device: torch.device, positive
         None if conditioning.vector is None else expanded(conditioning.vector),
         None if conditioning.concat is None else expanded(conditioning.concat),
         torch.full((batch,), positive, device=device),
-        conditioning.frames if positive else (),
+        frames=conditioning.frames if positive else (),
     )
 
 

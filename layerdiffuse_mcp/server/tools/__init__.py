@@ -12,11 +12,13 @@ from layerdiffuse_mcp.server.tools import (
     redraw,
     sets,
     sheets,
+    upscale,
 )
 
 TOOLS = (
     Row(drawing.generate_transparent, "Draw a transparent picture", WRITES, shown=True),
     Row(drawing.edit_transparent, "Change a transparent picture", WRITES, shown=True),
+    Row(upscale.upscale_transparent, "Enlarge a transparent picture", WRITES, shown=True),
     Row(drawing.generate_layers, "Draw foreground, background and both together", WRITES, shown=True),
     Row(drawing.generate_background_from_foreground, "Draw a background for a foreground", WRITES, shown=True),
     Row(drawing.generate_foreground_from_background, "Draw a foreground for a background", WRITES, shown=True),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from layerdiffuse_mcp.api.detail import STRENGTH, Scale, Strength
 from layerdiffuse_mcp.api.fields import (
     MAX_PROMPT_CHARACTERS,
     MAX_SIZE,
@@ -33,6 +34,7 @@ from layerdiffuse_mcp.api.fields import (
     SamplerName,
     SaveLatent,
     ScheduleName,
+    SpeedName,
     Steps,
     StopAt,
     near,
@@ -111,20 +113,11 @@ class LayerPrompts(Described):
     blended: Omittable[Annotated[str, _layer_prompt("finished picture, both layers together,")]] = None
 
 
-class Options(Described):
-    """What is rarely set; whatever is left out is as the model's and the layer method's authors advise."""
+class Redrawing(Described):
+    """What is rarely set of a redrawing; whatever is left out is as the model's and the method's authors advise."""
 
     model: Omittable[ModelName] = None
     negative_prompt: Omittable[NegativePrompt] = None
-    layer_prompts: Omittable[
-        Annotated[
-            LayerPrompts,
-            Field(
-                description="Own prompts of single layers, where a tool draws several (SD1.5 only)",
-                examples=[{"background": "a sunny meadow"}],
-            ),
-        ]
-    ] = None
     loras: Omittable[
         Annotated[
             dict[LoraName, LoraWeight],
@@ -135,9 +128,7 @@ class Options(Described):
             ),
         ]
     ] = None
-    strength: Omittable[Denoising] = None
-    fit: Omittable[Fit] = None
-    resize_mode: Omittable[ResizeMode] = None
+    speed: Omittable[SpeedName] = None
     method: Omittable[MethodName] = None
     sampler: Omittable[SamplerName] = None
     schedule: Omittable[ScheduleName] = None
@@ -148,6 +139,46 @@ class Options(Described):
     clip_skip: Omittable[ClipSkip] = None
     emphasis: Omittable[Emphasis] = None
     noise_source: Omittable[NoiseSource] = None
+
+
+class RedrawingWithCount(Redrawing):
+    """The same, for a tool that has no room for `count` beside it."""
+
+    count: Omittable[Count] = None
+
+
+class Detailed(Described):
+    """How what was drawn is enlarged and redrawn."""
+
+    scale: Scale = 2.0
+    strength: Strength = STRENGTH
+
+
+class Options(Redrawing):
+    """What is rarely set; whatever is left out is as the model's and the layer method's authors advise."""
+
+    layer_prompts: Omittable[
+        Annotated[
+            LayerPrompts,
+            Field(
+                description="Own prompts of single layers, where a tool draws several (SD1.5 only)",
+                examples=[{"background": "a sunny meadow"}],
+            ),
+        ]
+    ] = None
+    strength: Omittable[Denoising] = None
+    fit: Omittable[Fit] = None
+    resize_mode: Omittable[ResizeMode] = None
+    detail: Omittable[
+        Annotated[
+            Detailed,
+            Field(
+                description="Enlarge the finished result and redraw it with finer detail, in tiles: it has scale times "
+                "the size, and takes about scale x scale x strength times as long on top",
+                examples=[{"scale": 2}],
+            ),
+        ]
+    ] = None
 
 
 class OptionsWithCount(Options):
@@ -210,14 +241,15 @@ FILES = ("name", "format", "save_latent", "metadata")
 """Fields of an output that say how files are made; the others are about the call."""
 
 
-def fields_of(prompt: str | None, options: Options | None, output: Waiting | None = None) -> dict[str, Any]:
+def fields_of(prompt: str | None, options: Redrawing | None, output: Waiting | None = None) -> dict[str, Any]:
     """Those fields of a request that were given; LoRAs stand in its prompt."""
     given = options.given if options else {}
     loras: Mapping[str, float] = given.pop("loras", {})
     if prompt is not None:
         given["prompt"] = tagged(prompt, loras)
-    if isinstance(own := given.get("layer_prompts"), LayerPrompts):
-        given["layer_prompts"] = own.given
+    for name, value in given.items():
+        if isinstance(value, Described):
+            given[name] = value.given
     return given | {name: value for name, value in (output.given if output else {}).items() if name in FILES}
 
 

@@ -251,7 +251,7 @@ def test_frames_attend_to_each_other_as_the_files_networks_say(unet, frames):
     width = layer.temporal_i.in_features
     shown = torch.randn(frames, 5, width, generator=torch.Generator().manual_seed(1))
     hook = SharedLayer(layer)
-    hook.prepare({name: torch.zeros(frames, width, width) for name in PROJECTIONS}, None)
+    hook.prepare({name: torch.zeros(frames, width, width) for name in PROJECTIONS})
 
     states = layer.temporal_i(layer.temporal_n(shown))
     query, key, value = (

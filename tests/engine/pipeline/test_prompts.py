@@ -15,7 +15,7 @@ from layerdiffuse_mcp.engine.layers.adapters import ADAPTERS
 from layerdiffuse_mcp.engine.models.networks import Networks
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline import prompts
-from layerdiffuse_mcp.engine.pipeline.batch import results_of
+from layerdiffuse_mcp.engine.pipeline.batch import results_of, tiles_of
 from layerdiffuse_mcp.engine.pipeline.denoise import denoise
 from layerdiffuse_mcp.engine.pipeline.latents import prepare
 from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
@@ -43,13 +43,15 @@ def plan(prompt: str, family: str, **fields: Any) -> DrawPlan:
     return plan_of(GenerateRequest(prompt=prompt, negative_prompt="dull", **FOUR | fields), family)
 
 
-def drawn(model: StableDiffusion, plan: DrawPlan) -> Tensor:
-    """The latents of a plan's one stage."""
-    [stage] = plan.stages
-    method = METHODS[stage.method]
-    texts = prompts.joined([prompts.encode(plan, stage, model)], method.frames)
-    start = prepare(stage, method, model, results_of([plan]), None)
-    return denoise(stage, method, model, texts, None, start, PIXELS, lambda *_: None)
+def drawn(model: StableDiffusion, *plans: DrawPlan) -> Tensor:
+    """The latents of plans' one stage, as a batch."""
+    [stage] = plans[0].stages
+    method, tiles = METHODS[stage.method], tiles_of(plans[0], model.latent)
+    texts = prompts.joined([prompts.encode(plan, stage, model) for plan in plans], method.frames)
+    start = prepare(stage, method, model, results_of(plans), None)
+    return denoise(
+        stage, method, model, texts, None, start, tiles, tiles.boxes, PIXELS, lambda *_: None, lambda *_: None
+    )
 
 
 Answer = Callable[[Callable[[str], Tensor], int], Tensor]
@@ -176,10 +178,6 @@ def test_results_whose_prompts_change_otherwise_are_not_one_batch(base: Callable
 def test_a_prompt_changes_alike_alone_and_in_a_batch(base: Callable[[str], StableDiffusion]):
     model = base("sdxl")
     plans = [plan(prompt, "sdxl") for prompt in ("a [cat:dog:0.25] AND a hat", "a [cow:hen:0.25] AND a hat")]
-    [stage] = plans[0].stages
-    method = METHODS[stage.method]
-    texts = prompts.joined([prompts.encode(one, stage, model) for one in plans], 1)
-    start = prepare(stage, method, model, results_of(plans), None)
-    both = denoise(stage, method, model, texts, None, start, PIXELS, lambda *_: None)
+    both = drawn(model, *plans)
     alone = [drawn(model, one) for one in plans]
     assert 10 * apart(both, torch.cat(alone)) < apart(*alone)
