@@ -14,7 +14,7 @@ from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.models.offload import LEVELS, estimated_sizes
 from layerdiffuse_mcp.families.entries import GB, HubFile
 from layerdiffuse_mcp.families.matting import MATTING
-from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES
+from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES, LORAS
 from layerdiffuse_mcp.wording import in_words
 
 PAGE = Path(__file__).parent / "models.md"
@@ -93,7 +93,25 @@ def matting() -> str:
     return table(("network", "file", "memory, as others measured", "licence", "published in", ""), rows)
 
 
-TABLES = {"bases": bases, "methods": methods, "memory": memory, "matting": matting}
+def few_steps() -> str:
+    """The LoRAs that make a base draw in few steps."""
+    rows = [
+        (
+            f"`{lora.name}`",
+            FAMILIES[lora.family].title if lora.family else "",
+            f"`{lora.speed}`",
+            "{steps} steps, {sampler}, {schedule}, guidance {guidance_scale:g}".format(**lora.advice),
+            size(lora.remote),
+            lora.licence or "",
+            f"`{lora.remote.repo}`" if lora.remote else "",
+        )
+        for lora in LORAS
+        if lora.speed
+    ]
+    return table(("LoRA", "family", "`options.speed`", "draws with", "file", "licence", "published in"), rows)
+
+
+TABLES = {"bases": bases, "few_steps": few_steps, "methods": methods, "memory": memory, "matting": matting}
 
 
 def size(file: HubFile | None) -> str:

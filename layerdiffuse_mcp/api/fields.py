@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from layerdiffuse_mcp.api.choices import EMPHASIS, FITS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.api.choices import EMPHASIS, FITS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES, SPEEDS
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import ROLES, Role
 from layerdiffuse_mcp.wording import QUOTED, quoted, short
@@ -127,6 +127,11 @@ Emphasis = Annotated[
     str, OneOf(EMPHASIS, "emphasis"), Field(description="Whether (word:1.2) keeps the mean of the embeddings")
 ]
 
+SpeedName = Annotated[
+    str,
+    OneOf(tuple(SPEEDS), "speed"),
+    Field(description="; ".join(f"{name}: {what}" for name, what in SPEEDS.items())),
+]
 Steps = Annotated[int, bounded(1, MAX_STEPS, "Denoising steps; default: as advised, usually 20")]
 Guidance = Annotated[
     float, bounded(1, 30, "How strictly to follow the prompt; 1 ignores negative_prompt; default: as advised")

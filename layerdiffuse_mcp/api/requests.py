@@ -51,6 +51,7 @@ from layerdiffuse_mcp.api.fields import (
     ScheduleName,
     Seed,
     Size,
+    SpeedName,
     Steps,
     StopAt,
     Want,
@@ -120,6 +121,7 @@ class GenerateRequest(_Request):
     ] = None
 
     method: MethodName | None = None
+    speed: SpeedName | None = None
     sampler: SamplerName | None = None
     schedule: ScheduleName | None = None
     steps: Steps | None = None

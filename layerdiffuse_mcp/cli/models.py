@@ -72,7 +72,11 @@ def _list(options: argparse.Namespace) -> int:
         print_(f"cut-out --matting {network.name}: {here}, {size}, {licence}. {network.description}")
     for lora in catalog.loras(settings):
         where = printable(lora.path) if lora.path else "not here"
-        print_(f"LoRA {lora.name}{f' (say: {lora.trigger})' if lora.trigger else ''}: {where}")
+        said = [f"say: {lora.trigger}"] if lora.trigger else []
+        said += [f"--speed {lora.speed}", lora.family or "", lora.licence or ""] if lora.speed else []
+        said += [in_words(lora.remote.bytes)] if lora.remote and lora.remote.bytes else []
+        told = f" ({', '.join(filter(None, said))})" if said else ""
+        print_(f"LoRA {lora.name}{told}: {where}")
     for words in filter(None, map(vocabulary_of, catalog.models(settings))):
         if options.subjects is not None:
             print_(f"{words.model} knows: {', '.join(words.matching(options.subjects).subjects) or 'no such subject'}")

@@ -5,7 +5,7 @@ No torch, no network.
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +14,10 @@ from layerdiffuse_mcp.errors import ModelNotFound
 MB, GB = 10**6, 10**9
 NOT_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|\bresearch\b", re.IGNORECASE)
 """What the names of licences say that forbid commercial use, as in cc-by-nc-4.0."""
+
+
+Speed = Literal["draft", "normal"]
+"""What few-step LoRAs are for: about 4 steps, about 8."""
 
 
 class Frozen(BaseModel):
@@ -82,7 +86,9 @@ class ModelEntry(Frozen):
 
 
 class LoraEntry(Frozen):
-    """A LoRA by name. `trigger` is the word that calls it up in a prompt, `advice` what a few-step LoRA brings."""
+    """A LoRA by name. `trigger` is the word that calls it up in a prompt, `advice` what a few-step LoRA brings, `speed`
+    the wish that it fulfils.
+    """
 
     name: str
     description: str = ""
@@ -92,6 +98,7 @@ class LoraEntry(Frozen):
     path: Path | None = None
     remote: HubFile | None = None
     advice: dict[str, Any] = {}
+    speed: Speed | None = None
 
 
 class ModelFiles(Frozen):

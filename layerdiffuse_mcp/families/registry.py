@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from layerdiffuse_mcp.errors import CheckpointError
-from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
+from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.sd15 import SD15
 from layerdiffuse_mcp.families.sdxl import SDXL
 from layerdiffuse_mcp.families.spec import FamilySpec, Kind, LayerMethod, Role, Task
@@ -50,6 +50,9 @@ BASES: tuple[ModelEntry, ...] = tuple(base for card in FAMILIES.values() for bas
 EMBEDDED: tuple[ModelEntry, ...] = tuple(base for card in FAMILIES.values() for base in card.embedded)
 """Bases inside the package."""
 
+LORAS: tuple[LoraEntry, ...] = tuple(lora for card in FAMILIES.values() for lora in card.loras)
+"""The published LoRAs, of each family and speed the best first."""
+
 KINDS: tuple[Kind, ...] = tuple(kind for card in FAMILIES.values() for kind in card.kinds)
 """How the families' headers are recognised, and files that are like theirs and are none."""
 
@@ -58,9 +61,11 @@ KNOWN_NAMES = frozenset(
         *LAYER_FILES,
         *(file.name for files in REPACKED.values() for file in files),
         *(entry.remote.name for entry in BASES if entry.remote),
+        *(lora.remote.name for lora in LORAS if lora.remote and lora.remote.name != "pytorch_lora_weights.safetensors"),
     ]
 )
-"""Names of all published files: what is called so in the user's folder is taken for it."""
+"""Names of published files, but for those that many are called by: what is called so in the user's folder is taken for
+it."""
 
 
 def _known_family(name: str) -> str:

@@ -24,12 +24,16 @@ from layerdiffuse_mcp.families.stable_diffusion import (
     CHANNELS,
     CONV_IN,
     FIRST_SD1,
+    HYPER_SD,
+    LCM,
     OPENRAIL_M,
     OPTIONS,
+    TRAILING,
     UNET,
     VAE,
     VECTOR,
     channels_in,
+    few_steps,
     is_linear,
     released,
     unet_problem,
@@ -140,6 +144,16 @@ SD15 = FamilySpec(
             batches_pay=True,
         ),
     ),
+    loras=(
+        few_steps(
+            "lcm-lora-sdv1-5", ID, "draft", "latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors",
+            135, LCM | {"steps": 4},
+        ),
+        few_steps(
+            "hyper-sd15-8steps-cfg", ID, "normal", "ByteDance/Hyper-SD", "Hyper-SD15-8steps-CFG-lora.safetensors",
+            269, TRAILING | {"steps": 8, "guidance_scale": 5.0}, HYPER_SD,
+        ),
+    ),
     kinds=(
         Kind("sd2", "an SD 2.x base", test=lambda s: _without_vector(s) and is_linear(s, FIRST_SD1)),
         Kind("sd15_inpaint", "an SD 1.5 inpainting base", test=lambda s: _without_vector(s) and channels_in(s) == 9),
@@ -151,4 +165,4 @@ SD15 = FamilySpec(
     parameters=Parameters(text=123 * MB, denoiser=860 * MB, block=60 * MB, pictures=189 * MB),
     heads=8,
     steps_table=(14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
-)
+)  # fmt: skip

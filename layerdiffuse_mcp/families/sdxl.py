@@ -23,13 +23,17 @@ from layerdiffuse_mcp.families.spec import (
 from layerdiffuse_mcp.families.stable_diffusion import (
     CHANNELS,
     FIRST_SD1,
+    HYPER_SD,
+    LCM,
     OPENRAIL_M,
     OPTIONS,
+    TRAILING,
     UNET,
     UNET_PREFIX,
     VAE,
     VECTOR,
     channels_in,
+    few_steps,
     released,
     unet_problem,
 )
@@ -188,6 +192,24 @@ SDXL = FamilySpec(
         _base(
             "realvisxl-v4", "SG161222/RealVisXL_V4.0", "RealVisXL_V4.0.safetensors", 6940, "openrail++",
             "Photographic SDXL base, used by the authors' diffusers release", "RealVisXL_V4.0",
+        ),
+    ),
+    loras=(
+        few_steps(
+            "sdxl-lightning-4step", ID, "draft", "ByteDance/SDXL-Lightning", "sdxl_lightning_4step_lora.safetensors",
+            394, TRAILING | {"steps": 4, "guidance_scale": 1.0},
+        ),
+        few_steps(
+            "lcm-lora-sdxl", ID, "draft", "latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors",
+            394, LCM | {"steps": 4},
+        ),
+        few_steps(
+            "hyper-sdxl-8steps-cfg", ID, "normal", "ByteDance/Hyper-SD", "Hyper-SDXL-8steps-CFG-lora.safetensors",
+            787, TRAILING | {"steps": 8, "guidance_scale": 5.0}, HYPER_SD,
+        ),
+        few_steps(
+            "sdxl-lightning-8step", ID, "normal", "ByteDance/SDXL-Lightning", "sdxl_lightning_8step_lora.safetensors",
+            394, TRAILING | {"steps": 8, "guidance_scale": 1.0},
         ),
     ),
     kinds=(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from layerdiffuse_mcp.families.entries import HubFile
+from layerdiffuse_mcp.families.entries import MB, HubFile, LoraEntry, Speed
 from layerdiffuse_mcp.families.spec import Component, Shapes
 
 LAYER_REPO = "LayerDiffusion/layerdiffusion-v1"
@@ -30,6 +30,7 @@ OPTIONS = frozenset(
         "mask",
         "strength",
         "detail",
+        "speed",
         "resize_mode",
         "method",
         "sampler",
@@ -45,6 +46,37 @@ OPTIONS = frozenset(
     }
 )
 """The options of a request that act on every family of the line."""
+
+
+LCM = {"sampler": "LCM", "schedule": "SGM Uniform", "guidance_scale": 1.0}
+"""For latent consistency (arXiv:2311.05556): noise anew at each step."""
+TRAILING = {"sampler": "Euler", "schedule": "SGM Uniform"}
+"""For those whose authors ask for DDIM or Euler with trailing timesteps, which at eta 0 are one."""
+HYPER_SD = "a08b9c3da8dc3be0a6e79b04721bf237241403f9"
+"""The commit at which Hyper-SD was under one licence: since models of other licences are in it, its page names none."""
+
+
+def few_steps(
+    name: str,
+    family: str,
+    speed: Speed,
+    repo: str,
+    path: str,
+    megabytes: int,
+    advice: Mapping[str, Any],
+    revision: str | None = None,
+) -> LoraEntry:
+    """A published LoRA that lets a base of the family draw in `advice["steps"]` steps. Its checksum is not pinned."""
+    licence = "openrail++"
+    return LoraEntry(
+        name=name,
+        description=f"{advice['steps']} steps with any base of its family",
+        licence=licence,
+        family=family,
+        remote=HubFile(repo=repo, path=path, bytes=megabytes * MB, licence=licence, revision=revision),
+        advice=dict(advice),
+        speed=speed,
+    )
 
 
 def released(sizes: dict[str, tuple[int, str | None]]) -> dict[str, HubFile]:

@@ -25,6 +25,7 @@ from layerdiffuse_mcp.families.registry import (
     FAMILIES,
     KNOWN_NAMES,
     LAYER_FILES,
+    LORAS,
     METHODS,
     REPACKED,
     ROUTES,
@@ -54,8 +55,14 @@ def models(settings: Settings) -> list[ModelEntry]:
 
 
 def loras(settings: Settings) -> list[LoraEntry]:
-    """The user's LoRAs; raises as `models` does."""
-    return [_located_lora(entry) for entry in read_models_folder(settings.models_dir).loras]
+    """The user's LoRAs and the published ones; raises as `models` does.
+
+    A file of the user's that has a published one's name is taken for it.
+    """
+    user_files = read_models_folder(settings.models_dir)
+    own = {entry.name: _located_lora(entry, user_files) for entry in user_files.loras}
+    published = [_located_lora(entry, user_files, own.pop(entry.name, None)) for entry in LORAS]
+    return [*own.values(), *published]
 
 
 def find(name: str | None, settings: Settings) -> ModelEntry:
@@ -126,7 +133,7 @@ def lora(name: str, settings: Settings) -> Path:
     if entry.remote is not None:
         raise ModelNotFound(
             f"The LoRA {entry.name} is not on this machine. Fetch it: {_command(entry.name)} "
-            f"({_source(entry.remote)}). {by_hand(entry.remote, settings)}"
+            f"({_source(entry.remote)}, licence {entry.licence or 'not known'}). {by_hand(entry.remote, settings)}"
         )
     raise ModelNotFound(f"The LoRA {entry.name} is listed in models.toml, but its file is not there. Correct its path.")
 
@@ -138,7 +145,7 @@ def find_lora(name: str, settings: Settings) -> LoraEntry:
         for entry in entries:
             if spelled(name) in (spelled(entry.name), *((spelled(entry.path.stem),) if entry.path else ())):
                 return entry
-    known = near(name, [entry.name for entry in entries]) if entries else "There are none yet."
+    known = near(name, [entry.name for entry in entries])
     folder = printable(settings.models_dir / "loras")
     raise ModelNotFound(f"There is no LoRA '{printable(name, 80)}'. {known} LoRAs (.safetensors) go into {folder}.")
 
@@ -335,8 +342,10 @@ def _located(entry: ModelEntry, user_files: ModelsFolder) -> ModelEntry:
     return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
 
 
-def _located_lora(entry: LoraEntry) -> LoraEntry:
-    path = _cached(entry.remote) if entry.remote and entry.path is None else None
+def _located_lora(entry: LoraEntry, user_files: ModelsFolder, same: LoraEntry | None = None) -> LoraEntry:
+    path = same.path if same else None
+    if path is None and entry.path is None and entry.remote:
+        path = _on_disk(entry.remote, user_files)
     return entry.model_copy(update={"path": path}) if path else entry
 
 

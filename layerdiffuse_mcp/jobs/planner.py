@@ -43,6 +43,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import identify, text_layers
 from layerdiffuse_mcp.hub.latents import read_latent_header
+from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
 from layerdiffuse_mcp.jobs.doubts import cropped, opaque, unknown
@@ -86,6 +87,8 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
 
     entry = catalog.find(request.model, settings)
     family = _family(entry, request.task, settings)
+    if "speed" in family.accepts:
+        request = with_speed(request, entry, settings)
     methods = methods_of(request, family.id)
     downloads = _lacking(entry, request.task, methods, settings)
     _check_lengths(request)

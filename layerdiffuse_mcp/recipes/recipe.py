@@ -39,7 +39,7 @@ STAGE_FIELDS = ("sampler", "schedule", "steps", "guidance_scale", "stop_at", "la
 """Settings of a recipe that a change of the same name replaces in every stage."""
 _NAMED_BY_FIELD = ("image", "mask")
 _NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes", "drawn_with", "name", "format", "metadata"}
-_WRITTEN = {*GenerateRequest.model_fields} - _NOT_WRITTEN - {"kind"}
+_WRITTEN = {*GenerateRequest.model_fields} - _NOT_WRITTEN - {"kind", "speed"}
 
 
 class _Recipe(BaseModel):

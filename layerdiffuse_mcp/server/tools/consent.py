@@ -26,6 +26,7 @@ from layerdiffuse_mcp.errors import ConsentNeeded, LayerDiffuseError
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog, consent
+from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.emphasis import extract_loras
@@ -69,6 +70,7 @@ def _downloads(request: GenerateRequest, settings: Settings) -> list[Download]:
     """What a drawing needs: a base with layer files, and the LoRAs that its prompts name."""
     entry = catalog.find(request.model, settings)
     base = Download(model=entry.name, methods=methods_of(request, entry.family or ""))
+    request = with_speed(request, entry, settings)
     texts = (request.prompt, *request.layer_prompts.values())
     return [base, *(Download(model=lora.name) for text in texts for lora in extract_loras(text)[1])]
 

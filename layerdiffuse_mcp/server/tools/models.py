@@ -14,7 +14,9 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import ModelName, Omittable
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
+from layerdiffuse_mcp.families.entries import LoraEntry
 from layerdiffuse_mcp.families.matting import MATTING
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
@@ -128,11 +130,21 @@ async def list_models(
     words = await anyio.to_thread.run_sync(_words, settings, subjects or "")
     lines += [line for known in words for line in _word_lines(known, subjects)]
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
-        names = ", ".join(lora.name + ("" if lora.path else " (prepare_model fetches it)") for lora in own)
-        lines.append(f"LoRAs, to be named in a prompt as <lora:NAME:0.8>: {names}.")
+        names = ", ".join(_lora_words(lora) for lora in own)
+        lines.append(f"LoRAs, to be named in options.loras; of those with a speed options.speed takes one: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
+
+
+def _lora_words(lora: LoraEntry) -> str:
+    """Its name, and what a few-step one is for, its size and licence; whether it is here."""
+    facts = [f"{FAMILIES[lora.family].title}, speed {lora.speed}"] if lora.speed and lora.family else []
+    facts += [lora.licence] if lora.licence else []
+    if lora.path is None:
+        size = f"{in_words(lora.remote.bytes)}, " if lora.remote and lora.remote.bytes else ""
+        facts.append(f"{size}prepare_model fetches it")
+    return f"{lora.name} ({', '.join(facts)})" if facts else lora.name
 
 
 async def prepare_model(

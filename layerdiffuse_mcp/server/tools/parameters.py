@@ -34,6 +34,7 @@ from layerdiffuse_mcp.api.fields import (
     SamplerName,
     SaveLatent,
     ScheduleName,
+    SpeedName,
     Steps,
     StopAt,
     near,
@@ -127,6 +128,7 @@ class Redrawing(Described):
             ),
         ]
     ] = None
+    speed: Omittable[SpeedName] = None
     method: Omittable[MethodName] = None
     sampler: Omittable[SamplerName] = None
     schedule: Omittable[ScheduleName] = None
