@@ -85,6 +85,7 @@ class Jobs:
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> "Jobs":
+        self._stack.enter_context(self.index.held())
         for owned in self._owned:
             await self._stack.enter_async_context(owned)
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())

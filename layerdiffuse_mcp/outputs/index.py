@@ -5,12 +5,12 @@
     index.find("job-863032aa", 1)                       # the picture of that id, as an Entry
     index.search(Query(words="red apple"), 20)          # the newest of them; their recipes: read_recipe(entry.path)
 
-One SQLite file in the user's state folder, for all of the user's servers: write-ahead log, one connection and one short
-transaction an operation. Each server sees what lies below its own output folder. The pictures are the truth: where the
-file is lost, damaged or of another `VERSION`, those below the output folder that hold a recipe are read in again, in
-the background, and are found by the ids that they hold. An index that cannot be used is warned of once, and
-nothing else fails. Each file is kept with its SHA-256: what has another one by now is no longer ours (`removal.py`).
-Every method may be called in any thread, and reads and writes files: not in an event loop.
+One SQLite file in the user's state folder (`database.py`), for all of the user's servers. Each server sees what lies
+below its own output folder. The pictures are the truth: where the file is lost, damaged or of another `VERSION`,
+those below the output folder that hold a recipe are read in again, in the background, and are found by the ids that
+they hold. An index that cannot be used is warned of once, and nothing else fails. Each file is kept with its SHA-256:
+what has another one by now is no longer ours (`removal.py`). Every method may be called in any thread, and reads and
+writes files: not in an event loop.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,7 @@ from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import ImageResult
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, OutputError
 from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.outputs.database import Database
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.outputs.query import BELOW, NAMES, WANTED, Query, holds
 from layerdiffuse_mcp.settings import Settings
@@ -40,8 +42,6 @@ from layerdiffuse_mcp.wording import printable, quoted, valid_text
 
 VERSION = 2
 """Of the tables; it stands in the file's name, so that servers of two versions do not take each other's for damaged."""
-BUSY = 2.0
-"""Seconds to wait for another server's transaction, which takes milliseconds."""
 REBUILT_WITHIN = 2.0
 """Seconds for which a search waits for pictures that are being read in."""
 SEARCHED, READ, BATCH = 50_000, 2_000, 50
@@ -119,8 +119,13 @@ class Index:
         self.kept = settings.history
         """Whether anything is."""
         self._file = index_file()
+        self._database = Database(self._file, _TABLES)
         self._warned = threading.Lock()  # held for good once somebody has warned: calls come from many threads
         self.rebuilding: threading.Thread | None = None
+
+    def held(self) -> AbstractContextManager[None]:
+        """For as long as the block lasts each operation costs less; see `Database.held`."""
+        return self._database.held()
 
     def add(
         self, images: Sequence[ImageResult], model: str = "", job: str | None = None, beside: Sequence[Path] = ()
@@ -258,17 +263,13 @@ class Index:
             return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        _make_private(self._file)
-        with contextlib.closing(sqlite3.connect(self._file, timeout=BUSY, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("BEGIN IMMEDIATE")
-            for table in _TABLES:
-                connection.execute(table)
+        def done(connection: sqlite3.Connection) -> tuple[T, bool]:
             result = work(connection)
             known = connection.execute("SELECT 1 FROM folders WHERE path = :below", self._below).fetchone()
-            connection.execute("COMMIT")
-        if known is None and not (self.rebuilding and self.rebuilding.is_alive()):
+            return result, known is not None
+
+        result, known = self._database.transaction(done)
+        if not known and not (self.rebuilding and self.rebuilding.is_alive()):
             self.rebuilding = threading.Thread(target=self._rebuild, daemon=True, name="index")
             self.rebuilding.start()
         return result
@@ -366,16 +367,6 @@ def _picture_files(output: Path) -> Iterator[tuple[float, Path]]:
                 found = path.lstat()
                 if stat.S_ISREG(found.st_mode):
                     yield found.st_mtime, path
-
-
-def _make_private(file: Path) -> None:
-    """Make the file, if it is not there, for its user alone; SQLite gives the files beside it the same rights.
-
-    One that is there is not opened: to close it would lift the locks of the process's other connections.
-    """
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _remove(file: Path) -> None:

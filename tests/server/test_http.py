@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import anyio
 import httpx2
 import pytest
 from starlette.types import ASGIApp
@@ -93,6 +94,35 @@ async def status_of(app: ASGIApp, **headers: str) -> int:
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:8000") as web:
         return (await web.get("/elsewhere", headers=headers)).status_code
+
+
+async def probe(url: str, name: str) -> tuple[int, dict[str, object]]:
+    async with httpx2.AsyncClient(timeout=30) as web:
+        answer = await web.get(url.replace("/mcp", f"/{name}"))
+        return answer.status_code, answer.json()
+
+
+async def test_a_server_whose_worker_does_not_start_is_healthy_and_not_ready(settings: Settings, rehearsal: str):
+    server = create_server(settings, lambda given: LocalBackend(given, rehearsal.replace("Engine", "Unloadable")))
+    with served(http_app(server, "127.0.0.1", {})) as url:
+        assert await probe(url, "ready") == (200, {"ready": True})
+        async with connected(url, "2026-07-28") as client:
+            result = await client.call_tool("generate_transparent", {"prompt": "steps 1"})
+            assert result.is_error
+        with anyio.fail_after(30):
+            while (found := await probe(url, "ready"))[0] == 200:  # its process ends a moment later
+                await anyio.sleep(0.02)
+        assert found == (503, {"ready": False, "reason": "no worker can be started"})
+        assert await probe(url, "health") == (200, {"healthy": True})
+
+
+async def test_without_tokens_metrics_are_for_whoever_reaches_the_server(serve: Callable[[str | None], str]):
+    url = serve(None).replace("/mcp", "/metrics")
+    async with httpx2.AsyncClient() as web:
+        answer = await web.get(url)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'layerdiffuse_workers{phase="stopped"} 1.0' in answer.text
 
 
 async def test_every_request_is_checked_before_anything_else(settings: Settings):
