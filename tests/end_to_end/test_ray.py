@@ -246,6 +246,16 @@ async def test_given_pictures_travel_there(client: Client):
     assert 0 < np.abs(kept - changed).mean() < 60
 
 
+async def test_a_job_that_a_client_cancels_frees_its_worker(client: Client):
+    job = await call(client, "generate_transparent", long(2))
+    node = await node_that_draws(client)
+    with anyio.fail_after(30):
+        await client.call_tool("cancel_job", {"job_id": job["job_id"]})
+        while (await workers(client))[node] == "busy":
+            await anyio.sleep(0.05)
+    assert facts_of(await ended(client, job))["jobs"][0]["status"] == "cancelled"
+
+
 async def test_nodes_come_and_go(client: Client, nodes: Nodes):
     moved = await call(client, "generate_transparent", long(3, 25))
     nodes.remove(await node_that_draws(client))
