@@ -18,6 +18,7 @@ import os
 import platform
 import signal
 import socket
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -132,11 +133,12 @@ class RayBackend(Workers):
     async def close(self) -> None:
         """End all workers, and leave the cluster; one that was started for this server ends."""
         self._closed.set()
-        self._workers.update({-1 - index: worker for index, worker in enumerate(self._leaving)})
-        await super().close()
-        if self._ray is not None:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._leave)
+        with anyio.CancelScope(shield=True):
+            async with self._connecting:  # what is being connected has to be before it can be left
+                self._workers.update({-1 - index: worker for index, worker in enumerate(self._leaving)})
+                await super().close()
+                if self._ray is not None:
+                    await anyio.to_thread.run_sync(self._leave)
 
     @property
     def _given(self) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def _connect(settings: Settings) -> tuple[Any, list[dict[str, Any]]]:
         difference = _differences(ray, [node for node in nodes if node["Alive"]])
     except Exception as error:
         ray.shutdown()
-        raise LayerDiffuseError(f"The Ray cluster {address or ''} cannot be used: {_reason(error)}") from error
+        raise LayerDiffuseError(f"The Ray cluster {short(address or '')} cannot be used: {_reason(error)}") from error
     if difference:
         ray.shutdown()
         raise LayerDiffuseError(f"{difference}. Install the same versions everywhere, then restart the node.")
@@ -249,9 +251,9 @@ def _reach(address: str | None) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What Ray says of a failure, on one line."""
-    said = str(error.__cause__ or error)
-    return " ".join(said.split())[:REASON] or type(error).__name__
+    """What Ray says of a failure, on one line, without the traceback that it may hold."""
+    said = str(error.__cause__ or error).rpartition("Error: ")[2]
+    return textwrap.shorten(said, REASON, placeholder=" ...") or type(error).__name__
 
 
 def _differences(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> str:

@@ -7,10 +7,12 @@
 It does not import Ray. A node has folders of its own: what its environment says of them comes before the server's.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, cast
 
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.api.plan import Download
-from layerdiffuse_mcp.backends.messages import Done, Failed, Run, State
+from layerdiffuse_mcp.backends.messages import Done, Failed, Run, State, Step
 from layerdiffuse_mcp.backends.places import Place
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.settings import Settings, variable
@@ -28,6 +30,8 @@ HEAR = "hear"
 """The group of calls that are heard, in their order, while another is listened to."""
 LISTEN = 10_000
 """Messages of one listener; Ray keeps a note of each for as long as it runs."""
+GATHER = 0.2
+"""Seconds for which steps are gathered: what the server pays is mostly by message."""
 OF_A_NODE = ("models_dir", "max_memory")
 """Settings that a node's own environment has the last word on."""
 
@@ -78,12 +82,11 @@ class EngineActor:
     def listen(self) -> Generator[list[object]]:
         """What the worker says, several messages at once where they have gathered; ends with None, or a new call."""
         for _ in range(LISTEN):
-            messages = [self._way.said.get()]
-            try:
+            messages, until = [self._way.said.get()], time.monotonic() + GATHER
+            with contextlib.suppress(Empty):
                 while messages[-1] is not None:
-                    messages.append(self._way.said.get_nowait())
-            except Empty:
-                pass
+                    waits = max(0.0, until - time.monotonic()) if isinstance(messages[-1], Step) else 0.0
+                    messages.append(self._way.said.get(timeout=waits) if waits else self._way.said.get_nowait())
             yield messages
             if messages[-1] is None:
                 return

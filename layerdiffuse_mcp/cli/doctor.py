@@ -129,6 +129,8 @@ def _workers(settings: Settings) -> str:
     """How many processes of a server draw at once, and what each has."""
     from layerdiffuse_mcp.backends.places import places
 
+    if settings.backend == "ray":
+        return "as many as the Ray cluster has room for; server_status names them"
     found = places(settings)
     if found[0].device is not None:
         return f"{len(found)}, one for each of the devices {', '.join(str(place.device) for place in found)}"

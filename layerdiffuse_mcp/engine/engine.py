@@ -353,7 +353,8 @@ def _facts(layer: LayerImage, plan: DrawPlan | None = None, judged: LayerImage |
     height, width, channels = layer.pixels.shape
     alpha = alpha_facts(layer.pixels) if channels == 4 else None
     drawn = alpha if judged is None or judged is layer or alpha is None else alpha_facts(judged.pixels)
-    asked = Asked(plan.prompt, unknown_subject=plan.unknown_subject) if plan else Asked()
+    drifted = (judged or layer).drifted
+    asked = Asked(plan.prompt, plan.unknown_subject, drifted) if plan else Asked()
     verdict, reason = judge(drawn, asked, layer.role or layer.name)
     return PictureFacts(
         role=layer.role,

@@ -197,7 +197,8 @@ class LayerImage:
     """One layer of one result: `pixels` (H, W, 4) with alpha or (H, W, 3), uint8; `latent` (C, h, w) as sampled.
 
     It has a role, or a name of the model's own. box: where it lies in the result, None where it fills it. order: of
-    layers that lie on each other, 0 at the bottom.
+    layers that lie on each other, 0 at the bottom. drifted: of one that was redrawn larger, the share of its alpha that
+    is elsewhere since.
     """
 
     role: Role | None
@@ -207,3 +208,4 @@ class LayerImage:
     name: str = ""
     box: Box | None = None
     order: int = 0
+    drifted: float = 0.0

@@ -160,6 +160,16 @@ def alpha_facts(picture: Bytes) -> AlphaFacts:
     )
 
 
+def alpha_drift(before: Bytes, after: Bytes) -> float:
+    """How much alpha is elsewhere in a picture (H, W, 4), uint8, than in the one before, as a share of all that was."""
+    moved = present = 0
+    for tile in tiles(*before.shape[:2]):
+        old, new = (picture[tile][..., 3].astype(np.int16) for picture in (before, after))
+        moved += int(np.abs(new - old).sum(dtype=np.int64))
+        present += int(old.sum(dtype=np.int64))
+    return moved / max(1, present)
+
+
 def visible_box(seen: NDArray[np.bool_]) -> Box | None:
     """Left, top, right, bottom (exclusive) of all that is true in `seen` (H, W); None where nothing is."""
     return _box(np.any(seen, axis=1), np.any(seen, axis=0))

@@ -24,10 +24,13 @@ SHINES_THROUGH = re.compile(
 
 
 class Asked(NamedTuple):
-    """What a picture was to show: its prompt, if that is known, and whether the base has no word for its subject."""
+    """What a picture was to show: its prompt, if that is known, and whether the base has no word for its subject; and
+    of one that was redrawn larger, which share of its alpha is elsewhere since.
+    """
 
     prompt: str | None = None
     unknown_subject: bool = False
+    drifted: float = 0.0
 
 
 NOT_KNOWN = Asked()
@@ -39,6 +42,10 @@ def _opaque(facts: AlphaFacts, asked: Asked) -> float:
 
 def _transparent(facts: AlphaFacts, asked: Asked) -> float:
     return facts.transparent
+
+
+def _drifted(facts: AlphaFacts, asked: Asked) -> float:
+    return asked.drifted
 
 
 def _edges(facts: AlphaFacts, asked: Asked) -> float:
@@ -80,6 +87,11 @@ RULES = (
         "doubtful", _unknown, 1,
         "the model knows no subject that the prompt names, so it likely shows something else, with any seed. Name one "
         "that it knows, or use a larger model",
+    ),
+    Rule(
+        "doubtful", _drifted, 0.25,
+        "its alpha changed while it was redrawn larger: {measure:.0%} of it is elsewhere. Lower the strength, or name "
+        "what it shows more exactly",
     ),
     Rule(
         "doubtful", _edges, 4,

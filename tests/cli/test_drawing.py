@@ -137,3 +137,21 @@ def test_redraw_takes_a_parameter_text(given, lines, capsys, tmp_path, monkeypat
 def test_what_cannot_be_drawn_again_is_explained(given, words, capsys) -> None:
     assert main(["redraw", *given]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_upscale_enlarges_a_picture_and_its_result_is_reproduced(cup, lines) -> None:
+    flags = ["--scale", "1.5", "--strength", "0.4", "--steps", "3", "--seed", "2", "--model", "tiny-sd15"]
+    assert main(["upscale", str(cup), "a cup", *flags]) == 0
+    made = lines()
+    before, after = (read_picture(Path(path)).rgba.shape for path in (cup, made["foreground"]))
+    assert after == (before[0] * 1.5, before[1] * 1.5, 4)
+    assert main(["reproduce", made["foreground"]]) == 0
+    assert lines()["reproduced"] == "identical"
+
+
+def test_detail_is_scale_and_strength_on_the_command_line(lines, capsys) -> None:
+    assert main(["generate", "a cup", "--model", "tiny-sd15", "--steps", "2", "--detail", "1.5,0.5"]) == 0
+    detail = read_recipe(Path(lines()["foreground"]))["request"]["detail"]
+    assert (detail["scale"], detail["strength"]) == (1.5, 0.5)
+    assert main(["generate", "a cup", "--detail", "9"]) == 1
+    assert "detail.scale must be at most 4" in capsys.readouterr().err

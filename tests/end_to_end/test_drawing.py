@@ -287,3 +287,15 @@ async def test_a_latent_that_is_a_picture_is_refused(client: Client, apple: Call
     assert result.is_error
     assert "safetensors" in text_of(result)
     assert "Traceback" not in text_of(result)
+
+
+async def test_a_picture_is_enlarged_by_an_agents_call_and_detail_enlarges_what_is_drawn(
+    client: Client, apple: CallToolResult
+):
+    image = facts_of(apple)["images"][0]["path"]
+    given = {"prompt": "a red apple", "image": image, "scale": 1.5, "seed": 7, **QUICK}
+    larger = (await call(client, "upscale_transparent", given))["images"][0]
+    assert (larger["width"], larger["height"]) == (192, 192)
+    assert pixels(larger["path"]).shape == (192, 192, 4)
+    drawn = {**APPLE, "size": "64x64", "options": {"steps": 2, "fit": "as_is", "detail": {"scale": 2}}}
+    assert (await call(client, "generate_transparent", drawn))["images"][0]["width"] == 128

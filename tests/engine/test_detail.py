@@ -83,7 +83,7 @@ def test_several_tiles_show_no_seam_and_keep_the_alpha_as_one_does(draw: Draw, f
 
 
 def test_a_drawing_with_detail_is_as_much_larger_and_its_recipe_draws_it_again(draw: Draw, engine: Engine) -> None:
-    made = draw(**SMALL, detail={"scale": 1.5, "tiling": CUT})
+    made = draw(**SMALL, model="tiny-sd15", detail={"scale": 1.5, "tiling": CUT})
     assert pixels(made).shape == (96, 96, 4)
     recipe = read_recipe(made.images[0].path)
     assert recipe["request"]["detail"]["tiling"] == CUT
@@ -116,6 +116,12 @@ def test_no_network_ever_sees_more_than_a_tile(draw: Draw, folder: Path, monkeyp
     draw(image=folder / "disc.png", strength=0, model="tiny-sdxl", detail={"scale": 1, "tiling": CUT})
     assert {*seen} == {8}
     assert len(seen) == 4
+
+
+def test_a_picture_whose_shape_was_lost_is_said_to_be_doubtful(draw: Draw, folder: Path) -> None:
+    lost = draw(image=folder / "disc.png", strength=0, detail={"scale": 1, "strength": 0.95, "tiling": CUT})
+    assert lost.images[0].verdict == "doubtful"
+    assert "its alpha changed while it was redrawn larger" in (lost.images[0].reason or "")
 
 
 def test_what_a_mask_protects_stays_and_what_is_empty_is_not_redrawn(draw: Draw, folder: Path) -> None:

@@ -9,6 +9,7 @@ from layerdiffuse_mcp.images.alpha import (
     HALO_SLIGHT,
     TILE_PIXELS,
     Bytes,
+    alpha_drift,
     alpha_facts,
     checkerboard,
     composite,
@@ -20,6 +21,14 @@ from layerdiffuse_mcp.images.alpha import (
     to_float,
 )
 from layerdiffuse_mcp.images.describe import describe
+
+
+def test_alpha_that_is_elsewhere_is_told_as_a_share_of_what_was() -> None:
+    before = np.zeros((40, 40, 4), np.uint8)
+    before[10:30, 10:30, 3] = 200
+    assert alpha_drift(before, before) == 0
+    assert alpha_drift(before, np.roll(before, 1, axis=0)) == pytest.approx(0.1)  # a row of twenty goes, one comes
+    assert alpha_drift(np.zeros_like(before), np.zeros_like(before)) == 0
 
 
 def disc(size=64, colour=(200, 30, 30), radius=20, soft=4.0, centre=(32, 32)):

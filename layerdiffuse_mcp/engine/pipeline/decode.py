@@ -17,6 +17,7 @@ from layerdiffuse_mcp.engine.transparency.codec import codec_of, pictured
 from layerdiffuse_mcp.engine.transparency.decode import to_rgb8
 from layerdiffuse_mcp.engine.types import Edit, LayerImage
 from layerdiffuse_mcp.families.spec import LayerMethod, Role
+from layerdiffuse_mcp.images.alpha import alpha_drift
 
 
 def decode(
@@ -35,13 +36,16 @@ def decode(
     frames: list[tuple[int, Role]] = [(result.seed, role) for result in batch for role in method.outputs]
     originals = itertools.cycle(edit.images if edit else [None])
     for latent, original, (seed, role) in zip(latents, originals, frames, strict=False):
+        drifted = 0.0
         if role == method.transparent:
             pixels = codec_of(model).decode(latent, on_view, tiling)
             if edit is not None and edit.mask is not None and original is not None:
                 pixels = original_outside(edit.mask, original, pixels)
+            if tiling is not None and original is not None:
+                drifted = alpha_drift(original, pixels)
         else:
             pixels = to_rgb8(_opaque(latent, model, tiling))
-        yield LayerImage(role, seed, pixels[:height, :width], latent.float().cpu())
+        yield LayerImage(role, seed, pixels[:height, :width], latent.float().cpu(), drifted=drifted)
 
 
 def _opaque(latent: Tensor, model: StableDiffusion, tiling: Tiling | None) -> Tensor:
