@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -42,13 +43,14 @@ def workers() -> list[psutil.Process]:
 
 
 @pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A state folder of the test's own, whose workers are gone after it."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(shared, "LINGER", 0.5)
-    yield
-    for process in workers():
-        process.kill()
+    with tempfile.TemporaryDirectory(prefix="state-", ignore_cleanup_errors=True) as short:  # as names of sockets are
+        monkeypatch.setenv("XDG_STATE_HOME", short)
+        monkeypatch.setattr(shared, "LINGER", 0.5)
+        yield
+        for process in workers():
+            process.kill()
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ from tests.tasks import drawing, planned
 pytestmark = [pytest.mark.anyio, pytest.mark.extras, pytest.mark.filterwarnings("default")]
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Of Ray: 0 has nodes listen on 127.0.0.1 instead of this machine's address."""
 STORE = 80 * 2**20
 
 
@@ -70,7 +72,8 @@ class Nodes:
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     short = tempfile.mkdtemp(prefix="ray-")  # names of sockets are short
     with pytest.MonkeyPatch.context() as patch, Hub() as hub:
-        for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": short}.items():
+        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": short, LOOPBACK: "0"}
+        for name, value in own.items():
             patch.setenv(name, value)
         running = Nodes(tmp_path_factory.mktemp("nodes"), hub)
         try:
