@@ -159,7 +159,11 @@ Redrawing = Annotated[
     ),
 ]
 Prompt = Annotated[
-    str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to draw; (word:1.2) stresses, [word] weakens")
+    str,
+    Field(
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="What to draw; (word:1.2) stresses, [word] weakens, [cat:dog:0.5] changes halfway, AND joins",
+    ),
 ]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, description="What to keep out of the picture")]
 ModelName = Annotated[

@@ -226,9 +226,9 @@ def any_task(data: Mapping[str, Any]) -> Task:
 
 
 def pixels_of(tasks: Sequence[Task]) -> int:
-    """How many pixels are drawn, as far as tasks draw any."""
-    drawn = ((plan.as_drawn, plan.count) for plan in tasks if isinstance(plan, DrawPlan))
-    return sum(plan.width * plan.height * count for plan, count in drawn)
+    """How many pixels are drawn, as far as tasks draw any; of what is enlarged those of the result."""
+    results = ((plan.as_drawn.result, plan.count) for plan in tasks if isinstance(plan, DrawPlan))
+    return sum(width * height * count for (width, height), count in results)
 
 
 def batch_key(task: Task) -> str | None:

@@ -33,6 +33,7 @@ IDLE = 60.0
 """Seconds for which a process is kept without work."""
 EXIT_GRACE = 1.0
 """Seconds that a dying process gets to say how it ended."""
+WAITING = Progress(fraction=0.0, message="waiting for other work on pictures")
 
 
 def ignore(_: Progress) -> None:
@@ -79,7 +80,7 @@ class PictureRoom:
             WorkerDied: its process ended.
             LayerDiffuseError: whatever the work raised.
         """
-        report(Progress(fraction=0.0, message="waiting for other work on pictures"))
+        report(WAITING)
         async with self._places:
             process = await self._process()
             answer: Answer | None = None
@@ -161,6 +162,29 @@ class PictureRoom:
         with anyio.CancelScope(shield=True):
             await process.aclose()
         self._living.discard(process)
+
+
+class Corner(PictureRoom):
+    """A room for one of several clients that share it: it has one task at a time in there, so that no other waits long.
+
+    Args:
+        room: whose processes do the work; it is not closed with this.
+    """
+
+    def __init__(self, room: PictureRoom) -> None:
+        super().__init__(workers=1)
+        self._room = room
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the room."""
+        return self._room.pids
+
+    async def run(self, task: PictureTask[ResultT], report: Report = ignore) -> ResultT:
+        """Do a task in the room once those that came before are done; see `PictureRoom.run`."""
+        report(WAITING)
+        async with self._places:
+            return await self._room.run(task, report)
 
 
 async def _received(process: Process, size: int) -> bytes:

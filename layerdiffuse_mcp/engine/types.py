@@ -27,7 +27,8 @@ class Conditioning:
     context: text embedding (B, T, C). vector: pooled text and size embedding (B, A), or None. concat: latents (B, C, h,
     w) that go behind the noisy latent, unscaled, or None. positive: bool (B,), which rows belong to the conditional
     pass; set by the denoiser, which joins the rows as [unconditional..., conditional...]. box: which part of the whole
-    picture the rows are, in pixels; None where they are all of it.
+    picture the rows are, in pixels; None where they are all of it. frames: text embeddings (1 or N, T, C), N results,
+    of frames that have a text of their own in the conditional pass, else None; may be fewer.
     """
 
     context: Tensor
@@ -35,6 +36,24 @@ class Conditioning:
     concat: Tensor | None = None
     positive: Tensor | None = None
     box: Box | None = None
+    frames: tuple[Tensor | None, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """A conditioning that changes while a picture is drawn: parts in order, each with the call of the denoiser up to
+    which it lasts; and its weight among those that guide together."""
+
+    parts: tuple[tuple[int, Conditioning], ...]
+    weight: float = 1.0
+
+    def at(self, call: int) -> Conditioning:
+        """What is read in a call, counted from 0; beyond the last part the first, as in the reference."""
+        return next((conditioning for end, conditioning in self.parts if call <= end), self.parts[0][1])
+
+    def changed(self, change: Callable[[Conditioning], Conditioning]) -> "Timed":
+        """The same with another conditioning in each part."""
+        return Timed(tuple((end, change(conditioning)) for end, conditioning in self.parts), self.weight)
 
 
 class Network(Protocol):

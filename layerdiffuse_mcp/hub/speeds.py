@@ -33,10 +33,26 @@ def speed_lora(speed: str | None, entry: ModelEntry, settings: Settings) -> Lora
 
 
 def with_speed(request: GenerateRequest, entry: ModelEntry, settings: Settings) -> GenerateRequest:
-    """The request with that LoRA before all others in its prompt, and no further wish; raises as `speed_lora` does."""
+    """The request with that LoRA before all others in its prompt, and no further wish.
+
+    Stages that a recipe brought are drawn as the LoRA advises, but for what the request sets.
+
+    Raises:
+        InvalidRequest: as `speed_lora`; or the prompt names another few-step LoRA.
+    """
+    if request.speed is None:
+        return request
     lora = speed_lora(request.speed, entry, settings)
+    named = {tag.name for tag in extract_loras(request.prompt)[1]}
+    fast = [row.name for row in catalog.loras(settings) if row.speed and row.name in named]
+    if others := [name for name in fast if lora is None or name != lora.name]:
+        raise InvalidRequest(
+            f"The prompt names the few-step LoRA {others[0]}, and speed {request.speed!r} means "
+            f"{'none' if lora is None else lora.name}. Leave the speed or the LoRA out."
+        )
     if lora is None:
         return request
-    named = {tag.name for tag in extract_loras(request.prompt)[1]}
     prompt = request.prompt if lora.name in named else f"<lora:{lora.name}:1>{request.prompt}"
-    return request.model_copy(update={"prompt": prompt, "speed": None})
+    advised = {name: value for name, value in lora.advice.items() if getattr(request, name) is None}
+    stages = request.stages and tuple(stage.model_copy(update=advised) for stage in request.stages)
+    return request.model_copy(update={"prompt": prompt, "speed": None, "stages": stages})

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Task
+from layerdiffuse_mcp.api.texts import calls_of, together
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.outputs.state import recall, remember
 from layerdiffuse_mcp.settings import Settings
@@ -62,7 +62,10 @@ class Paces:
 
 
 def megapixel_steps(plan: DrawPlan) -> float:
-    """The work of a drawing: of each stage its network passes times the millions of pixels that they see."""
+    """The work of a drawing: of each stage its network passes times the millions of pixels that they see.
+
+    Two passes a call, one of them for the negative prompt, count as one; each prompt that AND joins adds half of that.
+    """
     passes = (plan.as_drawn, plan.as_detailed)
     return math.fsum(_megapixel_steps(one) for one in passes if one is not None)
 
@@ -74,12 +77,14 @@ def _megapixel_steps(plan: DrawPlan) -> float:
         tiles = len(tile.boxes((plan.width, plan.height)))
     width, height = (tile.width, tile.height) if tile else (plan.width, plan.height)
     share = plan.strength if plan.redraws else 1.0
+    passes = (1 + together(plan)) / 2
     return math.fsum(
         plan.count
         * (tiles * width * height / 1e6)
         * METHODS[stage.method].frames
         * math.ceil(stage.steps * share)
-        * (2 if SAMPLERS[stage.sampler].second_order else 1)
+        * (calls_of(stage) // stage.steps)
+        * passes
         for stage in plan.stages
     )
 

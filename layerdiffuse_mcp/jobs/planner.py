@@ -48,8 +48,8 @@ from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
 from layerdiffuse_mcp.jobs.doubts import cropped, opaque, unknown
 from layerdiffuse_mcp.jobs.pace import Paces, likely_cpu
+from layerdiffuse_mcp.jobs.prompts import check_prompts
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.text.chunks import count_tokens
 from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import printable
 
@@ -57,8 +57,6 @@ MOST_ON_CPU = 4
 """Areas of a model's own that a size may have on a processor, where a request says nothing of how it is fitted."""
 MAX_SET_PIXELS = 64 * 1024**2
 """That the pictures of a set may have altogether, as they are drawn."""
-MAX_TOKENS = 4096
-"""Of one prompt: time and memory grow with every 75 tokens."""
 
 
 def plan(request: Request, settings: Settings) -> Planned:
@@ -91,7 +89,6 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         request = with_speed(request, entry, settings)
     methods = methods_of(request, family.id)
     downloads = _lacking(entry, request.task, methods, settings)
-    _check_lengths(request)
     loras = _loras(request, family, settings)
     downloads += tuple(Download(model=lora.name) for lora, _ in loras if lora.path is None)
     _check_clip_skip(request, entry, family)
@@ -113,6 +110,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         advice=[_advice(entry), *(lora.advice for lora, _ in loras)],
         loras=tuple(named for _, named in loras),
     )
+    check_prompts(planned, family)
     _check_size(request, planned, entry, settings)
     _check_redrawn(planned, sizes, settings)
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
@@ -326,13 +324,6 @@ def _who_can(task: Task, settings: Settings) -> str:
         f", and no model on this machine can do it yet. It needs a base of the family {families} and its "
         "layer files: prepare_model fetches them; list_models shows what there is."
     )
-
-
-def _check_lengths(request: GenerateRequest) -> None:
-    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    for name, text in (texts | {f"{role}_prompt": text for role, text in request.layer_prompts.items()}).items():
-        if (count := count_tokens(text)) > MAX_TOKENS:
-            raise InvalidRequest(f"{name} has {count} tokens; at most {MAX_TOKENS} are allowed. Shorten it.")
 
 
 def _loras(request: GenerateRequest, family: FamilySpec, settings: Settings) -> list[tuple[LoraEntry, PlannedLora]]:

@@ -29,7 +29,7 @@ from mcp_types import (
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.chosen import chosen
-from layerdiffuse_mcp.backends.pictures import PictureRoom
+from layerdiffuse_mcp.backends.pictures import Corner, PictureRoom
 from layerdiffuse_mcp.errors import AccessDenied
 from layerdiffuse_mcp.hub import leftovers
 from layerdiffuse_mcp.jobs.dispatcher import Dispatcher
@@ -108,8 +108,9 @@ def create_server(
             matting = anyio.Lock()
             found: dict[str, Services] = {}
             for name, one in own.items():
-                jobs = await stack.enter_async_context(Jobs(dispatcher, one, pictures=pictures))
-                known = Services(one, jobs, pictures, name, matting=matting)
+                room = Corner(pictures) if clients else pictures
+                jobs = await stack.enter_async_context(Jobs(dispatcher, one, pictures=room))
+                known = Services(one, jobs, room, name, matting=matting)
                 jobs.at_end = lambda job, known=known: served.job_ended(job, telling, known)
                 stack.callback(known.contents.close)
                 found[name] = known

@@ -165,7 +165,7 @@ class _Server(uvicorn.Server):
         await super().main_loop()
         running = sum(len(known.jobs.running) for known in self._served.clients.services.values())
         if running and self._drain_seconds:
-            logger.warning("%s jobs run, and get %g s to end; another signal ends all", running, self._drain_seconds)
+            logger.warning("%s running, with %g s to end; another signal ends all", running, self._drain_seconds)
         await self._served.clients.drain(self._drain_seconds)
 
 

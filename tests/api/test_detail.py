@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from layerdiffuse_mcp.api.detail import MAX_PIXELS, Detail, Tiling, tiling_of
+from layerdiffuse_mcp.api.plan import pixels_of
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.jobs.pace import megapixel_steps
@@ -48,6 +49,7 @@ def test_a_plan_says_the_larger_size_and_its_tiles_and_a_recipe_gives_them_back(
     assert (made.width, made.height, made.result) == (512, 768, (1024, 1536))
     assert made.detail is not None
     assert made.detail.tiling == tiling_of((1024, 1536), 512)
+    assert pixels_of([made, plan_of(GenerateRequest(prompt="x"))]) == 1024 * 1536 + 512 * 512
     larger = made.as_detailed
     assert larger is not None
     assert (larger.width, larger.height, larger.strength, larger.detail) == (1024, 1536, made.detail.strength, None)

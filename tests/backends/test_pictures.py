@@ -17,7 +17,7 @@ from PIL import Image
 
 from layerdiffuse_mcp.api.layers import Canvas, LayerOptions
 from layerdiffuse_mcp.api.outcome import Progress
-from layerdiffuse_mcp.backends.pictures import PictureRoom
+from layerdiffuse_mcp.backends.pictures import Corner, PictureRoom
 from layerdiffuse_mcp.backends.pictures_worker import OVER_LIMIT
 from layerdiffuse_mcp.errors import ImageError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PlacedFile, SheetTask
@@ -54,6 +54,19 @@ async def test_a_task_is_done_in_a_process_that_is_kept_for_the_next(dot: Path):
     assert (first.width, first.height, first.preview is not None) == (8, 8, True)
     assert (second.width, second.height, second.data[:4]) == (10, 10, b"\x89PNG")
     assert len(pids) == 1
+
+
+async def test_who_has_much_to_do_leaves_a_place_to_others(dot: Path):
+    async with PictureRoom() as room, anyio.create_task_group() as tasks:
+        busy, other = Corner(room), Corner(room)
+        event, report = begun()
+        for _ in range(3):
+            tasks.start_soon(busy.run, long_task(dot), report)
+        with anyio.fail_after(PATIENCE):
+            await event.wait()
+            assert (await other.run(InspectTask(dot))).width == 8
+        assert len(room.pids) == 2
+        tasks.cancel_scope.cancel()
 
 
 async def test_the_errors_of_the_work_come_back_and_the_process_stays(tmp_path: Path, dot: Path):

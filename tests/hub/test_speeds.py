@@ -113,6 +113,12 @@ def test_a_base_that_none_fits_is_told_so(narrow: Settings) -> None:
         planned(narrow, speed="slow")
 
 
+@pytest.mark.parametrize("speed", ["normal", "fine"])
+def test_two_wishes_for_speed_at_once_are_refused(narrow: Settings, speed: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"names the few-step LoRA {LCM}.*Leave the speed or the LoRA out"):
+        planned(narrow, prompt=f"a cup <lora:{LCM}:1>", speed=speed)
+
+
 @pytest.fixture
 def engine(narrow: Settings) -> Iterator[Engine]:
     engine = Engine(narrow)
@@ -159,6 +165,10 @@ def test_its_weights_lie_between_the_base_and_the_layer_file_and_the_recipe_name
     assert "speed" not in recipe
     assert recipe["stages"][0]["steps"] == 4
     assert fast.licences[LIGHTNING] == "openrail++"
+    later = request_from(plain.images[0].path, {"speed": "draft", "guidance_scale": 2.0})
+    [task] = plan(later, narrow).tasks
+    assert isinstance(task, DrawPlan)
+    assert settings_of(task) == ("Euler", "SGM Uniform", 4, 2.0)
     again = engine.run(request_from(fast.images[0].path))
     assert levels_apart(fast.images[0].path, again.images[0].path) == 0
     assert levels_apart(plain.images[0].path, fast.images[0].path) != 0

@@ -31,6 +31,7 @@ def test_work_is_counted_in_the_pixels_that_are_drawn():
         3 * megapixel_steps(one)
     )
     assert megapixel_steps(drawing("x", width=512, height=512, steps=10, sampler="Heun")) == 2 * megapixel_steps(one)
+    assert megapixel_steps(drawing("x AND y AND z", width=512, height=512, steps=10)) == 2 * megapixel_steps(one)
     fitted = drawing("x", width=2048, height=2048, steps=10)
     assert fitted.drawn == (512, 512)
     assert megapixel_steps(fitted) == megapixel_steps(one)

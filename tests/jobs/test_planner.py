@@ -18,7 +18,8 @@ from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.identify import text_layers
-from layerdiffuse_mcp.jobs.planner import MAX_TOKENS, plan
+from layerdiffuse_mcp.jobs.planner import plan
+from layerdiffuse_mcp.jobs.prompts import MAX_TOKENS
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.files import FLUX_KEYS, LORA_KEYS, tensors, write
@@ -51,6 +52,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a missing LoRA": (DRAW, {"prompt": "a cup <lora:none:1>"}, "There is no LoRA 'none'"),
     "a LoRA without strength": (DRAW, {"prompt": "a cup <lora:none:x>"}, "write <lora:name:0.8>"),
+    "a prompt that is too long later": (DRAW, {"prompt": f"[a cup:{'cup ' * 4097}:0.5]"}, "prompt has 4097 tokens"),
+    "too many prompts at once": (DRAW, {"prompt": " AND ".join(["a cup"] * 9)}, "AND joins 9 prompts, and at most 8"),
+    "a weight too large": (DRAW, {"prompt": "a cup:1000"}, "The weight 1000 behind 'a cup' is more than 100"),
+    "changes too deep": (DRAW, {"prompt": "[" * 50 + "a" + ":1]" * 50}, "more than 40 deep"),
+    "AND for a layer": (
+        "generate_layers",
+        options(layer_prompts={"foreground": "a cat AND a dog"}),
+        "foreground_prompt has AND in it",
+    ),
     "a prompt that is too long": (DRAW, {"prompt": "cup " * 4097}, f"at most {MAX_TOKENS} are allowed"),
     "a negative prompt that is too long": (
         DRAW,

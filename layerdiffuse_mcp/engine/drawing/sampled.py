@@ -26,7 +26,6 @@ from layerdiffuse_mcp.engine.types import Edit, LayerImage, Pictures
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.text.emphasis import extract_loras
 
 
 def draw(
@@ -44,13 +43,13 @@ def draw(
         Cancelled: the meter's callback stopped the run.
     """
     use_loras(plans[0], model)
-    results = results_of([without_tags(plan) for plan in plans])
+    results = results_of(plans)
     plan = results[0].plan
     pixels = max(pixels_of_result(one, model.latent) for one in passes(plan))
     _expect(plan, len(results), model, meter)
     layers: dict[int, list[LayerImage]] = {id(result): [] for result in results}
     at_once = max(1, model.pixels_at_once // pixels)
-    for batch in batches(results, partial(prompts.lengths, model=model), at_once):
+    for batch in batches(results, partial(prompts.shape, model=model), at_once):
         model.batch = len(batch), pixels
         for result, drawn in zip(batch, _draw_batch(plan, model, batch, pictures, meter, show), strict=True):
             layers[id(result)] += drawn
@@ -100,12 +99,6 @@ def use_loras(plan: DrawPlan, model: StableDiffusion) -> None:
     """Put the LoRAs that a plan names on the model, and take others off."""
     paths = model.components.files.loras
     model.components.use_loras(tuple(LoraUse(paths[one.name], one.strength, one.text_strength) for one in plan.loras))
-
-
-def without_tags(plan: DrawPlan) -> DrawPlan:
-    """The plan as the text encoders read it: its prompts without `<lora:...>` tags."""
-    prompts = {role: extract_loras(text)[0] for role, text in plan.layer_prompts.items()}
-    return plan.model_copy(update={"prompt": extract_loras(plan.prompt)[0], "layer_prompts": prompts})
 
 
 def _expect(plan: DrawPlan, count: int, model: StableDiffusion, meter: Meter) -> None:

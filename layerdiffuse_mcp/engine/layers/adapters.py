@@ -10,7 +10,6 @@ on the denoiser are patches of its weights and hooks of its attention layers (se
 put a network around it. All that is gone when their `with` block ends.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -43,11 +42,8 @@ class LayerAdapter(Protocol):
         method: LayerMethod,
         strength: float,
         condition: Tensor | None = None,
-        prompts: Sequence[Tensor | None] = (),
     ) -> AbstractContextManager[Networks]:
         """The networks with the method's file on them.
-
-        prompts: embeddings (1 or N, T, C), N results, of the frames that have a prompt of their own, else None.
 
         Raises:
             ModelNotFound: the file is not on this machine.

@@ -16,7 +16,7 @@ Source: sd-forge-layerdiffuse, `lib_layerdiffusion/attention_sharing.py`; names 
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -68,9 +68,8 @@ class AttentionSharing:
         method: LayerMethod,
         strength: float,
         condition: Tensor | None = None,
-        prompts: Sequence[Tensor | None] = (),
     ) -> Generator[Networks]:
-        """The networks with the method's file on them, which knows no strength; prompts as of `shared_attention`."""
+        """The networks with the method's file on them, which knows no strength."""
         unet, stack, device = networks.unet, model.components.stack(UNET), model.placement.device
         layer = model.components.read(
             method.file, lambda path: SharingModel.read(path, unet.unet), phase="denoising", only=True
@@ -79,7 +78,7 @@ class AttentionSharing:
         def weight(name: str) -> Tensor:
             return stack.weight(name, device)
 
-        with shared_attention(unet, layer, condition, prompts, weight=weight, network=networks.layered) as shared:
+        with shared_attention(unet, layer, condition, weight=weight, network=networks.layered) as shared:
             yield replace(networks, layered=shared)
 
 
@@ -88,7 +87,6 @@ def shared_attention(
     unet: UNetNetwork,
     model: SharingModel,
     control: Tensor | None = None,
-    prompts: Sequence[Tensor | None] = (),
     *,
     trainable: bool = False,
     weight: Callable[[str], Tensor] | None = None,
@@ -102,15 +100,14 @@ def shared_attention(
     Args:
         control: picture (1 or N, 3, H, W) in 0..1, N images, H and W eight times the latent's, if the model wants one;
             of the whole picture, where the network is asked of a part (`Conditioning.box`).
-        prompts: text embeddings (1 or N, T, C) by frame, None where the common prompt stands; may be fewer.
         weight: the base's weight of a parameter's name, where the UNet itself does not have it in place all the time.
         network: what asks the UNet, where that is not `unet` itself.
 
     Raises:
-        InvalidRequest: the control picture is missing or not wanted, or prompts are more than the frames; from the
-            network, rows that are not a number of frames.
+        InvalidRequest: the control picture is missing or not wanted; from the network, rows that are not a number of
+            frames, or more texts of frames than there are frames.
     """
-    shared = _SharedNetwork(unet, model, control, prompts, trainable, weight, network)
+    shared = _SharedNetwork(unet, model, control, trainable, weight, network)
     with unet.hooked(shared.hooks):
         yield shared
 
@@ -123,7 +120,6 @@ class _SharedNetwork:
         unet: UNetNetwork,
         model: SharingModel,
         control: Tensor | None,
-        prompts: Sequence[Tensor | None],
         trainable: bool,
         weight: Callable[[str], Tensor] | None,
         network: Network | None,
@@ -132,17 +128,12 @@ class _SharedNetwork:
             raise InvalidRequest("This layer model draws to a given picture, and none was given; give the picture.")
         if control is not None and not model.has_control:
             raise InvalidRequest("This layer model takes no picture; leave it out, or choose a method that takes one.")
-        if len(prompts) > model.frames:
-            raise InvalidRequest(
-                f"{len(prompts)} prompts for {model.frames} frames; give at most one prompt a frame of the method."
-            )
         self._unet = unet
         self._network = network or unet
         self._model = model
         self._trainable = trainable
         self._weight: Callable[[str], Tensor] = weight or unet.unet.get_parameter
         self._picture = control
-        self._prompts = tuple(prompts)
         self._places = attention_places(unet.unet)
         self._layers = [SharedLayer(layer) for layer in model.layers]
         self._prepared_for: tuple[Patch, ...] | None = None
@@ -158,6 +149,10 @@ class _SharedNetwork:
         if len(x) % frames:
             raise InvalidRequest(
                 f"This layer model draws {frames} pictures at a time, and {len(x)} cannot be shared out so."
+            )
+        if len(conditioning.frames) > frames:
+            raise InvalidRequest(
+                f"{len(conditioning.frames)} prompts for {frames} frames; give at most one a frame of the method."
             )
         with contextlib.nullcontext() if self._trainable else torch.no_grad():
             if self._trainable or self._prepared_for != self._unet.patches:
@@ -178,7 +173,7 @@ class _SharedNetwork:
     def _prepare(self) -> None:
         self._unet.set_weights()
         self._prepared_for = None
-        self._texts = Texts(self._model.frames, self._prompts, self._unet.unet.dtype)
+        self._texts = Texts(self._model.frames, self._unet.unet.dtype)
         for place, layer in zip(self._places, self._layers, strict=True):
             check()
             merged = {
@@ -201,12 +196,11 @@ class _SharedNetwork:
 
 
 class Texts:
-    """The texts as the frames read them: the common ones, and the frames' own `prompts` (see `shared_attention`)."""
+    """The texts as the frames read them: the common ones, and the frames' own."""
 
-    def __init__(self, frames: int, prompts: Sequence[Tensor | None], dtype: torch.dtype):
+    def __init__(self, frames: int, dtype: torch.dtype):
         self._frames = frames
         self._dtype = dtype
-        self._prompts = [(f, prompt) for f, prompt in enumerate(prompts) if prompt is not None]
         self._made: MutableMapping[Tensor, tuple[Tensor | None, Tensor]] = WeakIdKeyDictionary()
         self._masks: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
 
@@ -219,7 +213,7 @@ class Texts:
         context, positive = conditioning.context, conditioning.positive
         made_for, made = self._made.get(context, (None, None))
         if made is None or made_for is not positive:
-            framed, mask = self._framed(context, positive)
+            framed, mask = self._framed(conditioning)
             made = framed.to(self._dtype)
             self._made[context] = positive, made
             if mask is not None:
@@ -234,17 +228,19 @@ class Texts:
         """
         return self._masks.get(texts)
 
-    def _framed(self, context: Tensor, positive: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _framed(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        context, positive = conditioning.context, conditioning.positive
         framed = by_frame(context, self._frames)
-        if not self._prompts or positive is None:
+        prompts = [(f, prompt) for f, prompt in enumerate(conditioning.frames) if prompt is not None]
+        if not prompts or positive is None:
             return framed, None
-        lengths = [context.shape[1], *(prompt.shape[1] for _, prompt in self._prompts)]
+        lengths = [context.shape[1], *(prompt.shape[1] for _, prompt in prompts)]
         longest = max(lengths)
         places = torch.arange(longest, device=context.device)
         rows = list(_filled_up(framed, longest).chunk(self._frames))
         length = [torch.full((len(row),), context.shape[1], device=context.device) for row in rows]
         conditional = by_frame(positive.to(context.device), self._frames).chunk(self._frames)
-        for f, prompt in self._prompts:
+        for f, prompt in prompts:
             text = repeat_rows(_filled_up(prompt.to(context), longest), len(rows[f]))
             rows[f] = torch.where(conditional[f][:, None, None], text, rows[f])
             length[f] = torch.where(conditional[f], prompt.shape[1], length[f])

@@ -103,7 +103,6 @@ class WeightOffset:
         method: LayerMethod,
         strength: float,
         condition: Tensor | None = None,
-        prompts: Sequence[Tensor | None] = (),
     ) -> Generator[Networks]:
         """The networks with the method's file on them; `prompts` of frames there are none."""
         unet = networks.unet

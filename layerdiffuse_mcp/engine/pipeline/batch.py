@@ -1,7 +1,7 @@
-"""What is drawn together: the results of plans, in batches that fit into memory and whose prompts are of one length.
+"""What is drawn together: the results of plans, in batches that fit into memory and whose prompts are of one shape.
 
 results = results_of(plans)
-for batch in batches(results, lengths, at_once=4): ...
+for batch in batches(results, shape, at_once=4): ...
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -28,11 +28,11 @@ def results_of(plans: Sequence[DrawPlan]) -> list[Result]:
     return [Result(plan, seed) for plan in plans for seed in seeds(plan)]
 
 
-def batches(results: Sequence[Result], lengths: Callable[[DrawPlan], Hashable], at_once: int) -> Iterator[list[Result]]:
-    """The results in batches of at most `at_once`, alike in `lengths` (of the prompts that are read for them)."""
+def batches(results: Sequence[Result], shape: Callable[[DrawPlan], Hashable], at_once: int) -> Iterator[list[Result]]:
+    """The results in batches of at most `at_once`, alike in `shape` (of the prompts that are read for them)."""
     alike: dict[Hashable, list[Result]] = {}
     for result in results:
-        alike.setdefault(lengths(result.plan), []).append(result)
+        alike.setdefault(shape(result.plan), []).append(result)
     for same in alike.values():
         for begin in range(0, len(same), at_once):
             yield same[begin : begin + at_once]

@@ -4,6 +4,7 @@ latents = denoise(stage, method, model, prompts, condition, start, tiles, ...)
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,8 +48,9 @@ def denoise(
     adapter, unet, cell = ADAPTERS[method.adapter], model.network(), model.latent.downscale
     positive, negative = prompts.positive, prompts.negative
     if condition is not None:
-        positive, negative = (adapter.conditioned(half, condition) for half in (positive, negative))
-    applied = adapter.applied(model, Networks(unet, unet), method, stage.layer_weight, condition, prompts.frames)
+        conditioned = partial(adapter.conditioned, condition=condition)
+        negative, *positive = (timed.changed(conditioned) for timed in (negative, *positive))
+    applied = adapter.applied(model, Networks(unet, unet), method, stage.layer_weight, condition)
     with applied as networks, torch.inference_mode():
         denoiser = Denoiser(
             tiled(networks.layered, tiles, asked, cell, on_tile),

@@ -52,7 +52,7 @@ def draw_stage(
     count = len(tiles.boxes)
 
     # 1. prompts
-    texts = prompts.joined([prompts.encode(result.plan, method, model) for result in batch], method.frames)
+    texts = prompts.joined([prompts.encode(result.plan, stage, model) for result in batch], method.frames)
 
     # 2. conditions: the pictures that the method starts from, as its adapter takes them
     condition: Tensor | None = None

@@ -1,5 +1,7 @@
 """Attention sharing: what each frame sees, what a run computes once, and that the base never changes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -176,8 +178,8 @@ def test_a_frames_prompt_replaces_the_text_of_its_conditional_rows_only(unet):
     given = batch(4, positive=[False, False, True, True])  # one image of two frames, both passes
     prompt = torch.randn(1, 5, TEXT_WIDTH)
     model = model_for(unet, 2)
-    with shared_attention(UNetNetwork(unet), model, prompts=[None, prompt]) as run:
-        ours = run(*given)
+    with shared_attention(UNetNetwork(unet), model) as run:
+        ours = run(*given[:2], replace(given[2], frames=(None, prompt)))
     replaced = given[2].context.clone()
     replaced[3] = prompt[0]
     with shared_attention(UNetNetwork(unet), model) as run:
@@ -189,8 +191,8 @@ def test_a_longer_prompt_of_a_frame_is_joined_by_repeating(unet):
     given = batch(2, positive=[True, True])
     prompt = torch.randn(1, 10, TEXT_WIDTH)
     model = model_for(unet, 2)
-    with shared_attention(UNetNetwork(unet), model, prompts=[prompt]) as run:
-        ours = run(*given)
+    with shared_attention(UNetNetwork(unet), model) as run:
+        ours = run(*given[:2], replace(given[2], frames=(prompt,)))
     both = torch.stack([prompt[0], given[2].context[1].repeat(2, 1)])
     with shared_attention(UNetNetwork(unet), model) as run:
         assert torch.allclose(ours, run(*given[:2], Conditioning(both)), atol=1e-5)
@@ -273,13 +275,14 @@ def test_gradients_reach_the_model_and_not_the_base_when_it_is_trained(unet):
 
 
 def test_wrong_inputs_are_refused(unet):
-    def refused(match, model, rows=2, **options):
+    def refused(match, model, rows=2, frames=(), **options):
+        x, timestep, texts = batch(rows)
         with pytest.raises(InvalidRequest, match=match), shared_attention(UNetNetwork(unet), model, **options) as run:
-            run(*batch(rows))
+            run(x, timestep, replace(texts, frames=frames))
 
     refused("given picture, and none was given", model_for(unet, 2, control=True))
     refused("takes no picture", model_for(unet, 2), control=torch.rand(1, 3, 64, 64))
-    refused("3 prompts for 2 frames", model_for(unet, 2), prompts=[None] * 3)
+    refused("3 prompts for 2 frames", model_for(unet, 2), frames=(None,) * 3)
     refused("2 pictures at a time, and 3", model_for(unet, 2), rows=3)
 
 
@@ -293,8 +296,8 @@ def test_prompts_of_any_lengths_take_no_more_room_than_the_longest(unet):
             seen.append(texts.shape[1])
 
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in unet.modules()]
-    with shared_attention(UNetNetwork(unet), model_for(unet, 3), prompts=prompts) as run:
-        assert run(*given).isfinite().all()
+    with shared_attention(UNetNetwork(unet), model_for(unet, 3)) as run:
+        assert run(*given[:2], replace(given[2], frames=tuple(prompts))).isfinite().all()
     for hook in hooks:
         hook.remove()
     assert max(seen) == 53 * 77

@@ -9,7 +9,7 @@ from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.sampling.prediction import EPSILON, FLOW, V_PREDICTION
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.schedules import plan, sigma_table
-from layerdiffuse_mcp.engine.types import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning, Timed
 
 TABLE = sigma_table()
 SHAPE = (4, 6, 10)
@@ -46,6 +46,42 @@ def test_guidance_moves_the_estimate_from_the_negative_past_the_positive(x):
     alone = {value: denoiser(Spy(), conditioning(value), guidance=1.0)(x, SIGMA) for value in (1, -1)}
     guided = denoiser(Spy(), guidance=7.0)(x, SIGMA)
     assert torch.allclose(guided, alone[-1] + 7 * (alone[1] - alone[-1]), atol=1e-5)
+
+
+def always(value, weight=1.0):
+    return Timed(((0, conditioning(value)),), weight)
+
+
+@pytest.mark.parametrize("guidance", [7.0, 1.0])
+def test_prompts_together_pull_each_by_its_weight(x, guidance):
+    alone = {value: denoiser(Spy(), conditioning(value), guidance=1.0)(x, SIGMA) for value in (2, 3, -1)}
+    together = denoiser(Spy(), [always(2), always(3, 0.5)], guidance=guidance)(x, SIGMA)
+    pull = (alone[2] - alone[-1]) + 0.5 * (alone[3] - alone[-1])
+    assert torch.allclose(together, alone[-1] + guidance * pull, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_cond", [True, False])
+def test_each_call_reads_the_part_that_lasts_to_it_and_beyond_all_the_first(x, batch_cond):
+    network = Spy()
+    positive = [Timed(((1, conditioning(1)), (2, conditioning(2)), (3, conditioning(1))))]
+    negative = Timed(((0, conditioning(-1)), (9, conditioning(-2))))
+    run = denoiser(network, positive, negative, batch_cond=batch_cond)
+    read = []
+    for _ in range(6):
+        network.asked.clear()
+        run(x, SIGMA)
+        said = torch.cat([given.context.mean(dim=(1, 2)) for _, _, given in network.asked])
+        read.append((said[0].item(), said[-1].item()))
+    assert read == [(-1, 1), (-2, 1), (-2, 2), (-2, 1), (-2, 1), (-2, 1)]
+
+
+def test_what_is_read_again_is_prepared_once(x):
+    network = Spy()
+    one, other = conditioning(1), conditioning(2)
+    run = denoiser(network, [Timed(tuple((call, (one, other)[call % 2]) for call in range(8)))])
+    for _ in range(8):
+        run(x, SIGMA)
+    assert len({id(given.context) for _, _, given in network.asked}) == 2
 
 
 def test_both_passes_in_one_call_are_marked_and_the_unconditional_comes_first(x):
