@@ -161,7 +161,7 @@ class Canvas(Options):
             str,
             Field(
                 pattern=r"^[0-9]{1,5}x[0-9]{1,5}$",
-                description='"1200x630"; default: the background picture\'s, else as far as the layers reach',
+                description='"1200x630"; default: the background picture\'s, else all that the layers reach',
             ),
         ]
     ] = None

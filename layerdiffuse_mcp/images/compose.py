@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from layerdiffuse_mcp.api.layers import MAX_SIDE
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Box, Bytes, Floats, tiles, to_bytes, to_float, visible_box
+from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, Box, Bytes, Floats, tiles, to_bytes, to_float, visible_box
 from layerdiffuse_mcp.images.blend import NORMAL, blended
 from layerdiffuse_mcp.images.layout import Rectangle, Size
 from layerdiffuse_mcp.images.tasks import Colour
@@ -81,7 +80,7 @@ def canvas_size(
     trim: bool = False,
     pad: int = 0,
 ) -> Size:
-    """Width and height of the canvas before it is trimmed and padded; arguments and errors as `arrange`.
+    """Width and height of the canvas before it is grown, trimmed and padded; arguments and errors as `arrange`.
 
     `reach` is where the layers lie, `below` the size of the background, where that is a picture. Needs no picture, so
     it comes before reading any.
@@ -105,6 +104,7 @@ def arrange(
     canvas: Size | None = None,
     background: Bytes | Colour | None = None,
     *,
+    room: Size | None = None,
     trim: bool = False,
     pad: int = 0,
 ) -> Composition:
@@ -112,8 +112,9 @@ def arrange(
 
     Args:
         layers: the lowest first.
-        canvas: (width, height); by default from (0, 0) as far as the background or else the layers reach.
+        canvas: (width, height); by default the background picture's, else `room`, and all that is visible beyond.
         background: what lies below all layers: a colour (red, green, blue), 0 to 1, or a picture (H, W, 4), uint8.
+        room: (width, height) of the canvas from (0, 0) that is grown; by default as far as the layers reach.
         trim: cut the canvas down to what is visible of the layers (the background does not count).
         pad: pixels added on every side, after trimming.
 
@@ -126,8 +127,15 @@ def arrange(
             raise InvalidRequest(f"Layer {layer.name}: opacity is {layer.opacity}, allowed is 0 to 1.")
     picture = None if isinstance(background, tuple) else background
     below = None if picture is None else (picture.shape[1], picture.shape[0])
-    size = canvas_size([layer.rectangle for layer in layers], canvas, below, trim=trim, pad=pad)
-    left, top, right, bottom = _visible_part(layers, *size) if trim else (0, 0, *size)
+    size = room or canvas_size([layer.rectangle for layer in layers], canvas, below, trim=trim, pad=pad)
+    whole = (0, 0, *size)
+    if trim:
+        box = _visible_part(layers, None if below is None else whole)
+        if box is None:
+            raise InvalidRequest("Nothing is visible on the canvas, so there is nothing to trim to.")
+    else:
+        box = whole if canvas or below else holding(whole, layers)
+    left, top, right, bottom = box
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
     _check_canvas(width, height)
     moved = [replace(layer, x=layer.x - left + pad, y=layer.y - top + pad) for layer in layers]
@@ -178,21 +186,53 @@ def _check_canvas(width: int, height: int) -> None:
         )
 
 
-def _visible_part(layers: Sequence[Layer], width: int, height: int) -> Box:
-    """The box of all pixels on the canvas that are not wholly transparent in some layer; none of the canvas is made."""
+def holding(box: Box, layers: Sequence[Layer]) -> Box:
+    """A part of the canvas, grown until it holds all that is visible of some layers."""
+    seen = _visible_part(layers)
+    return box if seen is None else _around([box, seen])
+
+
+def share_outside(layer: Layer, width: int, height: int) -> float:
+    """Of the visible pixels of a layer, how many lie outside a canvas; 0 where none is visible."""
+    place = layer.rectangle
+    inside = place.x >= 0 and place.y >= 0 and place.x + place.width <= width and place.y + place.height <= height
+    if inside or not layer.visible:
+        return 0.0
+    seen = layer.image[..., 3] >= _least_seen(layer.opacity)
+    total = np.count_nonzero(seen)
+    left = np.count_nonzero(seen[_rows_and_columns(layer, (0, 0, width, height))])
+    return 1 - left / total if total else 0.0
+
+
+def _visible_part(layers: Sequence[Layer], within: Box | None = None) -> Box | None:
+    """The box of all pixels that are visible in some layer; none of the canvas is made."""
     boxes: list[Box] = []
     for layer in layers:
-        left, top = max(layer.x, 0), max(layer.y, 0)
-        alpha = layer.image[top - layer.y : max(top, height) - layer.y, left - layer.x : max(left, width) - layer.x, 3]
-        box = visible_box(_is_seen(layer.opacity)[alpha]) if layer.visible else None
-        if box is not None:
-            boxes.append((box[0] + left, box[1] + top, box[2] + left, box[3] + top))
-    if not boxes:
-        raise InvalidRequest("Nothing is visible on the canvas, so there is nothing to trim to.")
+        place = layer.rectangle
+        box = within or (place.x, place.y, place.x + place.width, place.y + place.height)
+        left, top = max(layer.x, box[0]), max(layer.y, box[1])
+        alpha = layer.image[..., 3][_rows_and_columns(layer, box)]
+        seen = visible_box(alpha >= _least_seen(layer.opacity)) if layer.visible else None
+        if seen is not None:
+            boxes.append((seen[0] + left, seen[1] + top, seen[2] + left, seen[3] + top))
+    return _around(boxes) if boxes else None
+
+
+def _rows_and_columns(layer: Layer, box: Box) -> tuple[slice, slice]:
+    """Those of a layer's picture that lie within a box of the canvas."""
+    left, top, right, bottom = box
+    return (
+        slice(max(top - layer.y, 0), max(bottom - layer.y, 0)),
+        slice(max(left - layer.x, 0), max(right - layer.x, 0)),
+    )
+
+
+def _around(boxes: Sequence[Box]) -> Box:
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
 
 
-def _is_seen(opacity: float) -> NDArray[np.bool_]:
-    """For each alpha from 0 to 255, whether it is more than 0 after fading and rounding."""
-    return to_bytes(to_float(np.arange(256, dtype=np.uint8)) * np.float32(opacity)) > 0
+def _least_seen(opacity: float) -> int:
+    """The least alpha that is visible after fading and rounding, as alpha facts have it; 256 where none is."""
+    faded = to_bytes(to_float(np.arange(256, dtype=np.uint8)) * np.float32(opacity))
+    return int(np.count_nonzero(faded <= MAX_INVISIBLE))

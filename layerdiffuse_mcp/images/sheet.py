@@ -20,7 +20,7 @@ from layerdiffuse_mcp.api.cells import MAX_CELL
 from layerdiffuse_mcp.api.layers import ANCHORS
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Box, Bytes, alpha_facts, defringe, visible_box
+from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, Box, Bytes, alpha_facts, defringe, visible_box
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.preview import MAX_SIDE, preview
@@ -178,7 +178,7 @@ def _read(task: MakeSheetTask, report: Report) -> tuple[list[Bytes], list[str]]:
         picture = read_picture(path, task.max_pixels)
         notes += [f"{name}: {note}" for note in picture.notes]
         sprite = cleaned(picture.rgba, trim=task.options.trim, clean=task.options.defringe)
-        if not sprite[..., 3].any():
+        if sprite[..., 3].max() <= MAX_INVISIBLE:
             notes.append(f"{name}: nothing is visible; its cell is empty")
         sprites.append(sprite)
     return sprites, notes
@@ -188,7 +188,7 @@ def cleaned(rgba: Bytes, *, trim: bool, clean: bool) -> Bytes:
     """A picture without fringe (in place) and cut to what is visible, where that is wanted; an empty one stays."""
     if clean:
         defringe(rgba)
-    box = visible_box(rgba[..., 3] > 0) if trim else None
+    box = visible_box(rgba[..., 3] > MAX_INVISIBLE) if trim else None
     return rgba if box is None else _cut(rgba, box).copy()
 
 
@@ -224,7 +224,7 @@ def put(sheet: Bytes, canvas: Bytes, grid: Grid, index: int, name: str, *, trim:
 
 def _frame_box(canvas: Bytes, trim: bool) -> Box:
     whole = (0, 0, canvas.shape[1], canvas.shape[0])
-    return (visible_box(canvas[..., 3] > 0) or whole) if trim else whole
+    return (visible_box(canvas[..., 3] > MAX_INVISIBLE) or whole) if trim else whole
 
 
 def _cut(rgba: Bytes, box: Box) -> Bytes:

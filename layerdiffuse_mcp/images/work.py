@@ -8,16 +8,26 @@ Sizes come from headers and are checked before anything is decoded. N pixels of 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from layerdiffuse_mcp.api.layers import MAX_SIDE, Shadow
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts, halo
+from layerdiffuse_mcp.images.alpha import Box, Bytes, alpha_facts, halo
 from layerdiffuse_mcp.images.blend import NORMAL
 from layerdiffuse_mcp.images.colour import background_colour, hex_of
-from layerdiffuse_mcp.images.compose import MAX_CANVAS_PIXELS, Layer, arrange, canvas_size, flatten
+from layerdiffuse_mcp.images.compose import (
+    MAX_CANVAS_PIXELS,
+    Composition,
+    Layer,
+    arrange,
+    canvas_size,
+    flatten,
+    holding,
+    share_outside,
+)
 from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_picture, record
 from layerdiffuse_mcp.images.cutting import cut_out, matted
 from layerdiffuse_mcp.images.export import check_side, encoded, in_format, on_white
@@ -54,6 +64,8 @@ from layerdiffuse_mcp.images.view import view
 
 MAX_EMBEDDED = 20_000
 """Characters of embedded text that a result may carry."""
+CUT = 0.01
+"""Share of a layer's visible pixels that may be cut off by the canvas without a word."""
 READ, FLATTENED = 0.3, 0.5
 """Shares of a composition's progress at which its layers are read, and flattened."""
 
@@ -84,7 +96,7 @@ def compose(task: ComposeTask, report: Report) -> Composed:
     _check_total([*sizes, *([below_size] if below_size else [])], task.layers, shapes, task.max_pixels)
 
     notes: list[str] = []
-    layers: list[Layer] = []
+    made: list[list[Layer]] = []
 
     def read(path: Path, done: int) -> Bytes:
         report(Progress(fraction=READ * done / (len(shapes) + 1), message=f"reading {path.name[:80]}"))
@@ -94,15 +106,17 @@ def compose(task: ComposeTask, report: Report) -> Composed:
 
     for number, (given, shape) in enumerate(zip(task.layers, shapes, strict=True)):
         try:
-            layers += _layers(given, shape, room, read(given.path, number))
+            made.append(_layers(given, shape, read(given.path, number)))
         except InvalidRequest as error:
             raise InvalidRequest(f"Layer {given.name}: {error}") from None
     background = read(below, len(shapes)) if below else task.background
     assert not isinstance(background, Path)
-    canvas = None if task.canvas.trim else room
-    composition = arrange(layers, canvas, background, trim=task.canvas.trim, pad=task.canvas.pad)
+    layers = _in_room(task, shapes, (0, 0, *room), made)
+    canvas, trim, pad = task.canvas.pixels, task.canvas.trim, task.canvas.pad
+    composition = arrange(layers, canvas, background, room=room, trim=trim, pad=pad)
     composition = in_format(composition, task.suffix)
-    del layers, background
+    del layers, made, background
+    notes += _cut(composition)
 
     flat = flatten(composition, _part(report, READ, FLATTENED, "putting layers together"))
     facts = alpha_facts(flat)
@@ -210,11 +224,11 @@ def _thrown(layer: Rectangle, shadow: Shadow) -> Rectangle:
     )
 
 
-def _layers(given: PlacedFile, shape: Shape, room: Size, rgba: Bytes) -> list[Layer]:
-    """A layer where it goes, and below it what it throws."""
+def _layers(given: PlacedFile, shape: Shape, rgba: Bytes) -> list[Layer]:
+    """A layer, and below it what it throws; where it goes, unless it is anchored."""
     options = given.options
     image = transformed(rgba, options, shape)
-    place = shape.placed(options, room)
+    place = shape.reach(options)
     opacity = 1.0 if options.opacity is None else options.opacity
     layer = Layer(image, given.name, place.x, place.y, opacity, options.visible is not False, options.blend or NORMAL)
     if options.throws is None:
@@ -223,6 +237,36 @@ def _layers(given: PlacedFile, shape: Shape, room: Size, rgba: Bytes) -> list[La
     where = _thrown(place, options.throws)
     opacity *= options.throws.opacity
     return [Layer(shade, f"{given.name} shadow", where.x, where.y, opacity, layer.visible, thrown=True), layer]
+
+
+def _in_room(task: ComposeTask, shapes: Sequence[Shape], room: Box, made: Sequence[list[Layer]]) -> list[Layer]:
+    """All layers where they go: those that are anchored lie against a canvas that holds the others."""
+    if task.canvas.pixels is None and not isinstance(task.background, Path):
+        free = [given.options.anchor is None for given in task.layers]
+        room = holding(room, [layer for group, is_free in zip(made, free, strict=True) if is_free for layer in group])
+    left, top, right, bottom = room
+    layers: list[Layer] = []
+    for given, shape, group in zip(task.layers, shapes, made, strict=True):
+        if given.options.anchor is not None:
+            place = shape.placed(given.options, (right - left, bottom - top))
+            group = [replace(one, x=one.x + left + place.x, y=one.y + top + place.y) for one in group]
+        layers += group
+    return layers
+
+
+def _cut(composition: Composition) -> list[str]:
+    """Which layers the canvas cuts, in words."""
+    notes: list[str] = []
+    for layer in composition.layers:
+        share = 0.0 if layer.thrown else share_outside(layer, composition.width, composition.height)
+        if share == 1:
+            notes.append(
+                f"{layer.label} lies wholly outside the canvas of {composition.width}x{composition.height}: nothing of "
+                "it is seen. Give it another place, or a larger canvas."
+            )
+        elif share >= CUT:
+            notes.append(f"{layer.label} is cut by the canvas: {share:.0%} of what is visible of it lies outside.")
+    return notes
 
 
 def _placed(layer: Layer) -> Placed:

@@ -233,6 +233,64 @@ def test_a_shadow_is_a_layer_of_its_own_in_layered_files(folder: Path):
     assert stack.index('name="lamp"') < stack.index('name="lamp shadow"')
 
 
+def dot(folder: Path, **fields) -> PlacedFile:
+    """A layer that is opaque to its edges, 20 x 20."""
+    (folder / "dot.png").write_bytes(png_bytes(np.full((20, 20, 4), 255, np.uint8)))
+    return PlacedFile(folder / "dot.png", "dot", LayerOptions(**fields))
+
+
+OUTLINE = Shadow(dx=0, dy=0, blur=0, spread=5, colour="red", opacity=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "where"),
+    [
+        ({"shadow": OUTLINE}, (30, 30), (5, 5)),
+        ({"shadow": OUTLINE, "anchor": "center"}, (30, 30), (5, 5)),
+        ({"shadow": OUTLINE, "x": 7, "y": 2}, (32, 30), (7, 5)),
+        ({"shadow": Shadow(dx=-20, dy=-25, blur=0)}, (40, 45), (20, 25)),
+        ({"x": -8, "y": -12}, (20, 20), (0, 0)),
+        ({"anchor": "left", "offset": (-6, 0)}, (26, 20), (0, 0)),
+    ],
+)
+def test_a_canvas_of_no_given_size_holds_all_that_is_visible(folder: Path, fields, size, where):
+    made = put_together(folder, dot(folder, **fields))
+    assert (made.width, made.height) == size
+    assert [(layer.x, layer.y) for layer in made.layers] == [where]
+    trimmed = put_together(folder, dot(folder, **fields), canvas=Canvas(trim=True, pad=12))
+    left, top, right, bottom = trimmed.alpha.bbox or (0, 0, 0, 0)
+    assert (left, top, trimmed.width - right, trimmed.height - bottom) == (12, 12, 12, 12)
+    assert made.notes == trimmed.notes == ()
+
+
+def test_an_anchored_layer_lies_against_the_canvas_that_holds_the_others(folder: Path):
+    made = put_together(folder, dot(folder, x=-30), lamp(folder, anchor="top-left"), dot_named(folder, "end", x=40))
+    assert [(layer.name, layer.x, layer.y) for layer in made.layers] == [("dot", 0, 0), ("lamp", 0, 0), ("end", 70, 0)]
+
+
+def dot_named(folder: Path, name: str, **fields) -> PlacedFile:
+    return PlacedFile(dot(folder).path, name, LayerOptions(**fields))
+
+
+def test_layers_that_the_canvas_cuts_are_named(folder: Path):
+    layers = [dot(folder, x=50), dot_named(folder, "half", x=30), dot_named(folder, "hidden", x=90, visible=False)]
+    made = put_together(folder, *layers, dot_named(folder, "inside"), canvas=Canvas(size="40x20"))
+    away, cut = made.notes
+    assert away.startswith("dot lies wholly outside the canvas of 40x20: nothing of it is seen.")
+    assert cut == "half is cut by the canvas: 50% of what is visible of it lies outside."
+    small = again(kept_in(put_together(folder, dot(folder, x=20)).data), folder, canvas=Canvas(size="20x20"))
+    assert small.notes == (away.replace("40x20", "20x20"),)
+
+
+def test_trimming_passes_over_specks_that_nobody_sees(folder: Path):
+    pixels = np.zeros((30, 40, 4), np.uint8)
+    pixels[0, 0] = pixels[29, 39] = (255, 255, 255, 4)
+    pixels[5:15, 8:20] = 255
+    (folder / "specks.png").write_bytes(png_bytes(pixels))
+    made = put_together(folder, PlacedFile(folder / "specks.png", "specks"), canvas=Canvas(trim=True))
+    assert (made.width, made.height) == (12, 10)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -104,6 +104,15 @@ def test_a_picture_in_which_nothing_is_visible_has_an_empty_cell(sprites: dict[P
     assert "empty: nothing is visible; its cell is empty" in made.notes
 
 
+def test_trimming_passes_over_specks_that_nobody_sees(tmp_path: Path):
+    pixels = np.zeros((30, 40, 4), np.uint8)
+    pixels[0, 0] = pixels[29, 39] = (255, 255, 255, 4)
+    pixels[5:15, 8:20] = 255
+    Image.fromarray(pixels).save(tmp_path / "specks.png")
+    made, _ = made_of({tmp_path / "specks.png": pixels})
+    assert made.cell == (12, 10)
+
+
 def test_a_fringe_is_taken_out_where_that_is_wanted(tmp_path: Path):
     pixels = np.zeros((20, 20, 4), np.uint8)
     pixels[4:16, 4:16] = (255, 255, 255, 128)

@@ -65,7 +65,9 @@ class Composed(BaseModel):
     layers: list[PlacedFacts] = Field(description="The lowest first, a background too; pixels of the finished canvas")
     alpha: Omittable[Alpha] = Field(default=None, description="What the alpha of the whole holds")
     kept_in: Omittable[str] = Field(default=None, description="Keeps the composition of a psd: leave it there")
-    notes: tuple[str, ...] = Field(default=(), description="What was changed while pictures were read")
+    notes: tuple[str, ...] = Field(
+        default=(), description="What was changed while pictures were read, and which layers are cut"
+    )
 
 
 class Inspected(BaseModel):

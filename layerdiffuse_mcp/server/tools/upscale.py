@@ -42,10 +42,10 @@ async def upscale_transparent(
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_drawings)],
 ) -> Annotated[CallToolResult, JobResult]:
-    """Enlarge a picture with real alpha and redraw it with finer detail after a prompt that says what it shows, tile by
-    tile, its edge and soft parts included. Takes about scale x scale x strength times as long as drawing it: on a
-    processor that can be hours with a real base. compose_layers enlarges at once, without new detail. Returns the path
-    of the RGBA picture for each seed, with a verdict; or a job_id for get_job.
+    """Upscale a transparent picture: enlarge it and redraw it with finer detail after a prompt that says what it
+    shows, tile by tile, its edge and soft parts included. Takes about scale x scale x strength times as long as
+    drawing it: on a processor that can be hours with a real base. compose_layers enlarges at once, without new
+    detail. Returns the path of the RGBA picture for each seed, with a verdict; or a job_id for get_job.
     """
     known, output = services(ctx), output or Output()
 
