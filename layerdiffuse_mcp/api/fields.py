@@ -111,7 +111,7 @@ Fit = Annotated[
     Field(
         description="For a size whose area is not 0.5 to 1.5 times the model's own: contain, cover and stretch fit a "
         "drawing near that to it; as_is draws the very size, slowly, and subjects may repeat; default: contain, or "
-        "cover where there is an opaque layer"
+        "cover where there is an opaque layer; without a GPU a much larger size needs it given"
     ),
 ]
 Drawn = Annotated[int, Field(ge=MIN_DRAWN, le=MAX_SIZE)]
