@@ -21,6 +21,8 @@ MAX_PIXELS = 64_000_000
 VIEWED = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
 """Formats that a picture is shown in, and their media types."""
 CHECKERBOARD = "checkerboard"
+BACKGROUND = "background"
+"""What a composition calls what lies below its layers."""
 BESIDE = ".layers.json"
 """What the file with a PSD's composition is named by, after the PSD's stem."""
 
