@@ -168,7 +168,7 @@ class Wanted:
         below = background if background is not None or kept is None else kept.background
         if below is not None and any(layer.name == BACKGROUND for layer in layers):
             raise InvalidRequest(
-                f"A layer is named {BACKGROUND}, and so is what background= puts below all. Give the layer another name."
+                f"A layer is named {BACKGROUND}, and so is what background= puts below all. Give it another name."
             )
         return cls((*before, *new), Canvas.model_validate(fields), below)
 

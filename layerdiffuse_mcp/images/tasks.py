@@ -104,7 +104,10 @@ class ComposeTask(PictureTask[Composed]):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected(PictureResult):
-    """What a picture holds; `parameters` is the text that A1111 and its relatives write."""
+    """What a picture holds.
+
+    `parameters` is the text that A1111 and its relatives write; `layers` names those of a composition, lowest first.
+    """
 
     format: str
     width: int
@@ -116,6 +119,7 @@ class Inspected(PictureResult):
     recipe: dict[str, Any] | None
     parameters: str | None
     preview: Shown | None
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

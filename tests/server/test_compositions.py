@@ -208,3 +208,26 @@ async def test_a_parameter_of_old_is_told_its_new_place(
     async with connect() as client:
         result = await composed(client, layers=[{"image": str(lamp)}], **{name: value})
     assert f"`{name}` is now {place}" in text_of(result)
+
+
+async def test_a_composition_is_told_by_inspecting_it_and_a_layered_file_says_where_it_goes(
+    connect: Connect, lamp: Path
+):
+    layers = [{"image": str(lamp), "name": "post"}, {"image": str(lamp), "name": "lamp"}]
+    async with connect() as client:
+        flat = facts_of(await composed(client, layers=layers))["uri"]
+        found = await client.call_tool("inspect_image", {"image": flat, "preview": False})
+        plain = await client.call_tool("inspect_image", {"image": str(lamp), "preview": False})
+        for format in ("ora", "psd"):
+            layered = facts_of(await composed(client, layers=layers, output={"format": format, "preview": False}))[
+                "uri"
+            ]
+            refused = await client.call_tool("inspect_image", {"image": layered, "preview": False})
+            assert refused.is_error
+            assert "compose_layers makes one: source=its path or id, output.format=png" in text_of(refused)
+            again = await composed(client, source=layered, output={"format": "png", "preview": False})
+            assert pixel(facts_of(again)["path"], 8, 8) == [255, 0, 0, 255]
+    assert facts_of(found)["layers"] == ["post", "lamp"]
+    assert "It holds a composition: post, lamp." in text_of(found)
+    assert "layers" not in facts_of(plain)
+    assert "It holds no recipe." in text_of(plain)

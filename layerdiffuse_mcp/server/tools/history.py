@@ -120,7 +120,8 @@ async def find_images(
     page: Annotated[int, Field(ge=1, le=100_000, description=f"Which page of {PAGE} pictures, from 1")] = 1,
 ) -> Annotated[CallToolResult, FoundImages]:
     """Find pictures that were made before, also by an earlier server. Returns ids, paths, sizes and prompts, the newest
-    first; without parameters of all. Ids and paths can be given to any tool that takes a picture.
+    first; without parameters of all. Any tool that takes a picture takes their ids and paths; those of a psd or ora
+    compose_layers alone, as source.
     """
     index = services(ctx).jobs.index
     query = wanted(words=words, since=since, until=until, model=model, role=role, size=size, verdict=verdict)
