@@ -23,6 +23,8 @@ VIEWED = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
 CHECKERBOARD = "checkerboard"
 BACKGROUND = "background"
 """What a composition calls what lies below its layers."""
+COMPOSED = "composed"
+"""What a picture is that was put together from others."""
 BESIDE = ".layers.json"
 """What the file with a PSD's composition is named by, after the PSD's stem."""
 

@@ -80,7 +80,11 @@ async def find_images(
     words: Omittable[
         Annotated[
             str,
-            Field(max_length=500, description="Words of the prompt, all of them, in any order", examples=["red apple"]),
+            Field(
+                max_length=500,
+                description="Words of the prompt (or name, of what was not drawn), all of them",
+                examples=["red apple"],
+            ),
         ]
     ] = None,
     since: Omittable[
@@ -99,7 +103,8 @@ async def find_images(
             str,
             Field(
                 max_length=200,
-                description="Which layer: foreground, background, blended (both together) or a layer's name",
+                description="Which layer: foreground (cut-outs too), background, blended (both, as drawn), "
+                "composed (put together from others), or a layer's name",
                 examples=["foreground"],
             ),
         ]
