@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
+from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, MIN_OPAQUE, Bytes, alpha_facts
 from layerdiffuse_mcp.images.cutout import Background, Cut, border_colour, cut_from_known, cut_from_two
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
@@ -21,7 +22,7 @@ from layerdiffuse_mcp.images.matting import matte
 from layerdiffuse_mcp.images.own_colour import with_own_colour
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.preview import preview
-from layerdiffuse_mcp.images.read import picture_size, read_picture
+from layerdiffuse_mcp.images.read import Picture, picture_size, read_picture
 from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, MatteTask, Report, Shown
 
 MIN_DEPTH = 4
@@ -36,6 +37,7 @@ DEEP, MUCH = 0.08, 0.03
 """How far inside, as a share of the subject's shorter side, what shows through is no edge any more; and how large a
 share of what is left may."""
 MAX_ENCLOSED = 0.002
+MAX_CONTRADICTED = 0.01
 LOSSY, LOSSY_NOISE = frozenset({"JPEG"}), 12 / 255
 """Formats whose pixels are off beside an edge, and how far a background may be off in them."""
 
@@ -53,7 +55,7 @@ def cut_out(task: CutOutTask, report: Report) -> CutOut:
 
     def read(path: Path) -> Bytes:
         say(0.0, f"reading {path.name[:80]}")
-        picture = read_picture(path, limit)
+        picture = read_opaque(path, limit)
         formats.add(picture.format)
         notes.extend(f"{path.name}: {note}" for note in picture.notes)
         return picture.rgba
@@ -86,13 +88,29 @@ def matted(task: MatteTask, report: Report) -> CutOut:
     limit = min(task.max_pixels, MAX_CUT_PIXELS)
     check_side(task.suffix, max(picture_size(task.path, limit)))
     say(0.0, f"reading {task.path.name[:80]}")
-    picture = read_picture(task.path, limit)
+    picture = read_opaque(task.path, limit)
     alpha = matte(picture.rgba, task.graph, task.network, say.part(0.05, 0.6, f"running {task.network.name}"))
     rgba = with_own_colour(picture.rgba, alpha, say.part(0.6, 0.7, "taking the background out of the edge's colour"))
     notes = [f"{task.path.name}: {note}" for note in picture.notes]
     facts = alpha_facts(rgba)
     how = f"by the network {task.network.name}"
     return _result(rgba, facts, how, notes, _doubts(facts, Cut(rgba), translucent=False), task, say)
+
+
+def read_opaque(path: Path, limit: int) -> Picture:
+    """A picture that nothing shines through.
+
+    Raises:
+        ImageError: it is transparent already: its colour there is not seen, and says nothing of a background.
+    """
+    picture = read_picture(path, limit)
+    seen_through = np.count_nonzero(picture.rgba[..., 3] < MIN_OPAQUE) / picture.rgba[..., 3].size
+    if seen_through > NOTHING:
+        raise ImageError(
+            f"{path.name[:80]} is transparent already, in {seen_through:.0%} of its pixels; a cut-out is made of an "
+            "opaque picture. Use it as it is, or first lay it on one colour: compose_layers with background."
+        )
+    return picture
 
 
 def _doubts(facts: AlphaFacts, cut: Cut, *, translucent: bool) -> list[str]:
@@ -103,6 +121,12 @@ def _doubts(facts: AlphaFacts, cut: Cut, *, translucent: bool) -> list[str]:
     doubts: list[str] = []
     if facts.transparent < 1 - EVERYTHING:
         doubts.append("Everything was kept: no background was found. Check background, or name a model.")
+    if cut.contradicted > MAX_CONTRADICTED:
+        doubts.append(
+            f"The two pictures contradict each other in {cut.contradicted:.0%} of what is left: the subject or its "
+            "light changed between them, or a background is not what was said. Look for double edges; give two "
+            "pictures that differ in the background alone, or leave second_image out."
+        )
     if cut.enclosed > MAX_ENCLOSED:
         doubts.append(
             f"{cut.enclosed:.1%} of the picture has the background's colour and lies within the subject: these parts "

@@ -107,6 +107,7 @@ def _record_of(job: Job) -> Record:
         "downloads": [download.model_dump(mode="json") for download in job.downloads],
         "finish": _FINISH.dump_python(job.finish, mode="json"),
         "pictures": job.starts_from_pictures,
+        "asked": job.asked,
     }
     error = job.error
     return Record(
@@ -143,7 +144,7 @@ def _job_of(record: Record, numbers: Iterator[int]) -> Job | None:
     except (ValidationError, ValueError, TypeError, KeyError):
         logger.info("what was written down of %s cannot be read", record.id, exc_info=True)
         return None
-    job = Job(record.what, known, record.client, numbers, record.key)
+    job = Job(record.what, known, record.client, numbers, record.key, planned.get("asked"))
     job.id, job.starts_from_pictures = record.id, bool(planned.get("pictures"))
     job.created = moment(record.created) or 0.0
     if state in FINAL:

@@ -75,12 +75,12 @@ class Batch:
 class Job:
     """One or more tasks on their way; it ends with its last. Read it freely; only `Jobs` changes it.
 
-    `client`: whose it is, and with whose jobs it takes turns. `key`: by which its caller asks for it again. `number`,
-    and those of its `parts`: of their arrival, from `numbers`. `batches`: what workers do for it now. `outcomes`: of
-    its tasks, by index; `lost`: indices of those whose worker vanished, which are run again. `scope`: what it does
-    beside workers, that is downloading, finishing its pictures and writing files. `expected`: seconds that its drawing
-    takes as others did here (`pace.py`). `at_drawn`: what is called once all its tasks have an outcome; `at_end`: when
-    it ends. `moved`: what is called with it and its last state when that changes.
+    `client`: whose it is, and with whose jobs it takes turns. `key`: by which its caller asks for it again; `asked`: a
+    digest of what it asked for. `number`, and those of its `parts`: of their arrival, from `numbers`. `batches`: what
+    workers do for it now. `outcomes`: of its tasks, by index; `lost`: indices of those whose worker vanished, which are
+    run again. `scope`: what it does beside workers, that is downloading, finishing its pictures and writing files.
+    `expected`: seconds that its drawing takes as others did here (`pace.py`). `at_drawn`: what is called once all its
+    tasks have an outcome; `at_end`: when it ends. `moved`: what is called with it and its last state when that changes.
     `created`, `started` and `ended` are seconds of the monotonic clock, of use for spans alone.
     """
 
@@ -91,9 +91,10 @@ class Job:
         client: str = "",
         numbers: Iterator[int] | None = None,
         key: str | None = None,
+        asked: str | None = None,
     ) -> None:
         self.id = f"job-{secrets.token_hex(4)}"
-        self.what, self.client, self.key = what, client, key
+        self.what, self.client, self.key, self.asked = what, client, key, asked
         self.starts_from_pictures = bool(planned.inputs)
         self.tasks, self.inputs, self.downloads = planned.tasks, planned.inputs, planned.downloads
         self.finish = planned.finish

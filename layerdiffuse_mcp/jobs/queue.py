@@ -118,7 +118,14 @@ class Jobs:
         """Start the backend's workers in the background."""
         self.dispatcher.warm_up()
 
-    def submit(self, planned: Planned, what: str | None = None, client: str = "", key: str | None = None) -> Job:
+    def submit(
+        self,
+        planned: Planned,
+        what: str | None = None,
+        client: str = "",
+        key: str | None = None,
+        asked: str | None = None,
+    ) -> Job:
         """Queue the tasks of a request as one job.
 
         Args:
@@ -126,6 +133,7 @@ class Jobs:
             what: how lists of jobs call it; the first task's kind when left out.
             client: whose job it is; clients take turns.
             key: by which the caller asks for it again; see `by_key`.
+            asked: a digest of what was asked for, to tell another request with the same key.
 
         Raises:
             ServerEnding: the server is draining.
@@ -141,7 +149,7 @@ class Jobs:
         if self._pixels is not None:
             self._check_pixels(pixels_of(planned.tasks), self._pixels)
         what = what or next((task.kind for task in planned.tasks), "download")
-        return self._begin_job(Job(what, planned, client, self.dispatcher.numbers, key))
+        return self._begin_job(Job(what, planned, client, self.dispatcher.numbers, key, asked))
 
     def _check_pixels(self, asked: int, most: int) -> None:
         if asked > most:

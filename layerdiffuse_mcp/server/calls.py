@@ -1,5 +1,7 @@
 """From a request to a tool's result: submit, wait with progress, hand back pictures or a handle."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import anyio
@@ -10,12 +12,14 @@ from mcp_types import CallToolResult
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import Planned
 from layerdiffuse_mcp.api.requests import Request, files_of
-from layerdiffuse_mcp.errors import Cancelled, LayerDiffuseError
+from layerdiffuse_mcp.errors import Cancelled, InvalidRequest, LayerDiffuseError
 from layerdiffuse_mcp.images.tasks import Shown
 from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.server.results import facts_of, of_job, plain, preview_of, together
 from layerdiffuse_mcp.server.sendable import utf8
 from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.wording import quoted
 
 TICK = 0.01
 """Percent by which progress rises when nothing is known but that time has passed."""
@@ -49,7 +53,7 @@ async def run(
 ) -> CallToolResult:
     """Do a request as a job; whoever abandons the call cancels it. Its files are released when the job has ended.
 
-    `key`: a call with the same one before has begun the job; what becomes of that is returned.
+    `key`: a call with the same one before has begun the job; what becomes of that is returned, if the same was asked.
     `fetch`: the person at the client agreed that what its model lacks is fetched, whatever the settings say.
 
     Raises:
@@ -68,13 +72,14 @@ async def run(
         return planned
 
     jobs, contents = services(ctx).jobs, services(ctx).contents
+    asked = digest(request, what)
     try:
-        if (known := jobs.by_key(key)) is not None:
+        if (known := begun(jobs, key, asked)) is not None:
             job = known
         else:
             planned = await anyio.to_thread.run_sync(planned_and_allowed)
-            known = jobs.by_key(key)  # a call beside this one may have begun it meanwhile
-            job = known or jobs.submit(planned, what, client_of(ctx), key)
+            known = begun(jobs, key, asked)  # a call beside this one may have begun it meanwhile
+            job = known or jobs.submit(planned, what, client_of(ctx), key, asked)
     except BaseException:
         contents.release(files_of(request))
         raise
@@ -93,6 +98,28 @@ async def run(
     if job.state is State.CANCELLED:
         raise Cancelled(f"{job.id} was cancelled while this call waited for it; it left no pictures.")
     return await result(ctx, job, preview=preview)
+
+
+def digest(request: Request, what: str) -> str:
+    """What stands for a request and its tool: equal where words, settings and the content of all pictures are."""
+    contents = [path.parent.name for path in files_of(request)]
+    fields = request.model_dump(mode="json", exclude={"image", "mask", "inputs", "latent"})
+    return hashlib.sha256(json.dumps([what, contents, fields]).encode()).hexdigest()
+
+
+def begun(jobs: Jobs, key: str | None, asked: str) -> Job | None:
+    """The job that was begun with a key, if there is one.
+
+    Raises:
+        InvalidRequest: with that key something else was asked for.
+    """
+    job = jobs.by_key(key)
+    if job is not None and job.asked not in (None, asked):
+        raise InvalidRequest(
+            f"output.key: {quoted(key)} stands for {job.id}, which was asked for something else. Give a key of its own "
+            f"to this call, or get that one by get_job."
+        )
+    return job
 
 
 def client_of(ctx: Context[Services]) -> str:

@@ -177,3 +177,11 @@ async def test_a_call_with_the_key_of_an_earlier_one_gets_its_job(connect: Conne
         ]
         assert first["job_id"] == again["job_id"] != other["job_id"]
         assert facts_of(await client.call_tool("list_jobs", {}))["total"] == 2
+
+
+async def test_a_key_of_another_request_is_refused(connect: Connect):
+    async with connect() as client:
+        first = await draw(client, "steps 1", key="mine", wait_seconds=60)
+        refused = await draw(client, "steps 2", key="mine", wait_seconds=60)
+        assert refused.is_error
+        assert f"output.key: 'mine' stands for {facts_of(first)['job_id']}" in text_of(refused)

@@ -206,7 +206,7 @@ class Waiting(Described):
             Field(
                 min_length=1,
                 max_length=200,
-                description="Any text of your own: a call with the same one within a day gets this job, not another",
+                description="Any text of your own: the same call with it within a day gets this job, not another",
             ),
         ]
     ] = None
