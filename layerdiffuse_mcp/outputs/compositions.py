@@ -14,8 +14,9 @@ from layerdiffuse_mcp.outputs.writer import save
 
 def composition_files(composed: Composed, name: str, suffix: str) -> list[EncodedFile]:
     """The file of a composition, and that which keeps its record where it cannot."""
-    size = {"width": composed.width, "height": composed.height}
-    facts = PictureFacts(role=None, name=COMPOSED, **size, seed=0, alpha=composed.alpha)
+    facts = PictureFacts(
+        role=None, name=COMPOSED, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
+    )
     files = [EncodedFile(name=file_name(name, 0, COMPOSED, suffix), data=composed.data, picture=facts)]
     if composed.record is not None and suffix == ".psd":
         files.append(EncodedFile(name=file_name(name, 0, COMPOSED, BESIDE), data=composed.record.encode()))
