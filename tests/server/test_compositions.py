@@ -208,3 +208,48 @@ async def test_a_parameter_of_old_is_told_its_new_place(
     async with connect() as client:
         result = await composed(client, layers=[{"image": str(lamp)}], **{name: value})
     assert f"`{name}` is now {place}" in text_of(result)
+
+
+async def test_a_composition_is_told_by_inspecting_it_and_a_layered_file_says_where_it_goes(
+    connect: Connect, lamp: Path
+):
+    layers = [{"image": str(lamp), "name": "post"}, {"image": str(lamp), "name": "lamp"}]
+    async with connect() as client:
+        flat = facts_of(await composed(client, layers=layers))["uri"]
+        found = await client.call_tool("inspect_image", {"image": flat, "preview": False})
+        plain = await client.call_tool("inspect_image", {"image": str(lamp), "preview": False})
+        for format in ("ora", "psd"):
+            layered = facts_of(await composed(client, layers=layers, output={"format": format, "preview": False}))[
+                "uri"
+            ]
+            refused = await client.call_tool("inspect_image", {"image": layered, "preview": False})
+            assert refused.is_error
+            assert "compose_layers makes one: source=its path or id, output.format=png" in text_of(refused)
+            again = await composed(client, source=layered, output={"format": "png", "preview": False})
+            assert pixel(facts_of(again)["path"], 8, 8) == [255, 0, 0, 255]
+    assert facts_of(found)["layers"] == ["post", "lamp"]
+    assert "It holds a composition: post, lamp." in text_of(found)
+    assert "layers" not in facts_of(plain)
+    assert "It holds no recipe." in text_of(plain)
+
+
+async def test_what_was_put_together_or_cut_out_is_found_by_its_name(connect: Connect, lamp: Path, tmp_path: Path):
+    picture = Image.new("RGB", (32, 32), "white")
+    picture.paste((200, 30, 30), (8, 8, 24, 24))
+    picture.save(tmp_path / "mug.png")
+    async with connect() as client:
+
+        async def found(**asked: str) -> list[str]:
+            return [image["path"] for image in facts_of(await client.call_tool("find_images", asked))["images"]]
+
+        cut = {"image": str(tmp_path / "mug.png"), "output": {"name": "Red mug", "preview": False}}
+        mug = facts_of(await client.call_tool("cut_out", cut))["path"]
+        assert await found(role="composed") == []
+        hero = facts_of(
+            await composed(client, layers=[{"image": str(lamp)}], output={"name": "Hero Banner (fröhlich)", **SMALL})
+        )["path"]
+        assert await found(words="mug RED") == [mug]
+        assert await found(words="fröhlich hero") == [hero]
+        assert await found(words="hero mug") == []
+        assert await found(role="composed") == [hero]
+        assert await found(role="foreground") == [mug]

@@ -81,7 +81,11 @@ async def find_images(
     words: Omittable[
         Annotated[
             str,
-            Field(max_length=500, description="Words of the prompt, all of them, in any order", examples=["red apple"]),
+            Field(
+                max_length=500,
+                description="Words of the prompt (or name, of what was not drawn), all of them",
+                examples=["red apple"],
+            ),
         ]
     ] = None,
     since: Omittable[
@@ -100,7 +104,8 @@ async def find_images(
             str,
             Field(
                 max_length=200,
-                description="Which layer: foreground, background, blended (both together) or a layer's name",
+                description="Which layer: foreground (cut-outs too), background, blended (both, as drawn), "
+                "composed (put together from others), or a layer's name",
                 examples=["foreground"],
             ),
         ]
@@ -121,7 +126,8 @@ async def find_images(
     page: Annotated[int, Field(ge=1, le=100_000, description=f"Which page of {PAGE} pictures, from 1")] = 1,
 ) -> Annotated[CallToolResult, FoundImages]:
     """Find pictures that were made before, also by an earlier server. Returns ids, paths, sizes and prompts, the newest
-    first; without parameters of all. Ids and paths can be given to any tool that takes a picture.
+    first; without parameters of all. Any tool that takes a picture takes their ids and paths; those of a psd or ora
+    compose_layers alone, as source.
     """
     index = services(ctx).jobs.index
     query = wanted(words=words, since=since, until=until, model=model, role=role, size=size, verdict=verdict)
