@@ -24,7 +24,7 @@ from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Colour, LayerOptions, PlacedLayer, merged
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.images.colour import colour_of, is_colour, nearest_name
+from layerdiffuse_mcp.images.colour import colour_of, if_meant, is_colour
 from layerdiffuse_mcp.images.files import name_of, open_regular, sha256
 from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, embedded_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS
@@ -242,8 +242,7 @@ def _below(given: str, picture: Callable[[str], Path]) -> Path | tuple[float, fl
     try:
         return picture(given)
     except ImageError as error:
-        meant = nearest_name(given)
-        raise ImageError(f"{error} If a colour is meant: {meant}." if meant else str(error)) from None
+        raise ImageError(f"{error}{if_meant(given)}") from None
 
 
 def distinct_names(given: Sequence[tuple[str | None, Path]], taken: Sequence[str] = ()) -> list[str]:

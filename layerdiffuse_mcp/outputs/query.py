@@ -24,7 +24,7 @@ SHAPES: dict[str, tuple[float | None, float | None]] = {
     "wide": (1.6, None),
 }
 """Widths for one pixel of height, from and to."""
-_SIZE = re.compile(r"(\d{1,6})\s*[x×*]\s*(\d{1,6})", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"([1-9]\d{0,5})\s*[x×*]\s*([1-9]\d{0,5})", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ async def test_the_list_comes_in_pages_of_bounded_length(connect: Connect, setti
         ({"until": "9999-12-31"}, "is no date"),
         ({"since": "2026-03-02", "until": "2026-03-01"}, "is not before until"),
         ({"size": "huge"}, "size 'huge' is not understood"),
+        ({"size": "0x0"}, "size '0x0' is not understood"),
         ({"model": "pokcet"}, "no picture in the history has 'pokcet'. Did you mean pocket?"),
         ({"role": "forground"}, "Allowed: foreground."),
         ({"verdict": "bad"}, "Allowed: good, doubtful, failed."),
@@ -284,6 +285,8 @@ async def test_what_was_deleted_is_said_to_be_gone(connect: Connect):
         assert "its file is gone, deleted or moved" in text_of(after)
         assert not [block for block in after.content if block.type == "resource_link"]
         assert facts_of(after)["jobs"][0]["images"][0]["gone"]
+        inspected = await client.call_tool("inspect_image", {"image": f"{job}-1"})
+        assert text_of(inspected).startswith(f"{job}-1 was deleted or moved. find_images lists")
         for again in (f"{job}-1", path):
             [left] = (await delete(client, again))["left"]
             assert left["why"] == "it is gone already"

@@ -1,5 +1,6 @@
 """Pictures already made: look at their alpha, put them together. No model is needed."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -236,8 +237,8 @@ def _lines_of(composed: tasks.Composed, task: ComposeTask, path: Path) -> list[s
     lines = [f"Composed {count}: {path} ({composed.width}x{composed.height}): {describe(composed.alpha, NAME)}"]
     lines.append("Layers, the lowest first, at x,y: " + "; ".join(_line_of(layer) for layer in composed.layers) + ".")
     if composed.record is not None:
-        change = f'replace={{"{printable(task.layers[-1].name)}": {{...}}}}'
-        lines.append(f'To change one layer, call compose_layers with source="{path}" and {change}.')
+        source, name = (json.dumps(text, ensure_ascii=False) for text in (str(path), task.layers[-1].name))
+        lines.append(f"To change one layer, call compose_layers with source={source} and replace={{{name}: {{...}}}}.")
     return [*lines, *composed.notes]
 
 
