@@ -152,6 +152,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a colour without #": ({"layers": [{"image": L}], "background": "0a3d62"}, 'give "#0a3d62"'),
     "a tint without #": ({"layers": [{"image": L, "tint": "0a3d62"}]}, 'give "#0a3d62"'),
     "a colour misspelt": ({"layers": [{"image": L}], "background": "turquose"}, "If a colour is meant: turquoise."),
+    "a colour in another language": ({"layers": [{"image": L}], "background": "himmelblau"}, "its English name"),
     "no picture": ({"layers": [{"image": "none.png"}]}, "There is no file none.png"),
     "opacity": ({"layers": [{"image": L, "opacity": 2}]}, "layers.0.opacity"),
     "rotate": ({"layers": [{"image": L, "rotate": 361}]}, "layers.0.rotate"),
@@ -180,6 +181,12 @@ async def test_what_cannot_be_composed_is_refused_with_what_to_do(connect: Conne
             assert result.is_error, name
             assert words in text_of(result), f"{name}: {text_of(result)}"
             assert "pydantic" not in text_of(result)
+
+
+async def test_a_name_with_quotes_is_said_as_it_has_to_be_given(connect: Connect, lamp: Path):
+    async with connect() as client:
+        made = await composed(client, layers=[{"image": str(lamp), "name": 'the "old" lamp'}])
+    assert r'replace={"the \"old\" lamp": {...}}' in text_of(made)
 
 
 async def test_a_layer_to_replace_that_is_not_there_is_answered_with_those_that_are(connect: Connect, lamp: Path):
