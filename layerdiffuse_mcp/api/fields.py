@@ -51,12 +51,17 @@ Omittable = Annotated[T | None, Field(json_schema_extra=_without_null)]
 """A value that may be left out."""
 
 
+MEANT = {"colour": "tint", "color": "tint"}
+"""What a name may stand for that is not spelled alike."""
+
+
 def near(name: str, names: Collection[str]) -> str:
     """A sentence that lists `names`, first those nearest to `name`, which have to be nearer where there are few."""
     if not names:
         return "It takes none."
     few = len(names) <= FEW
-    close = difflib.get_close_matches(name[:QUOTED], names, n=1 if few else 3, cutoff=0.7 if few else 0.4)
+    spelled = MEANT[name] if MEANT.get(name) in names else name[:QUOTED]
+    close = difflib.get_close_matches(spelled, names, n=1 if few or spelled in names else 3, cutoff=0.7 if few else 0.4)
     meant = f"Did you mean {', '.join(close)}? " if close else ""
     return f"{meant}Allowed: {', '.join(names)}."
 
@@ -111,7 +116,7 @@ Fit = Annotated[
     Field(
         description="For a size whose area is not 0.5 to 1.5 times the model's own: contain, cover and stretch fit a "
         "drawing near that to it; as_is draws the very size, slowly, and subjects may repeat; default: contain, or "
-        "cover where there is an opaque layer"
+        "cover where there is an opaque layer; without a GPU a much larger size needs it given"
     ),
 ]
 Drawn = Annotated[int, Field(ge=MIN_DRAWN, le=MAX_SIZE)]

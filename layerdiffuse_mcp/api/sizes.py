@@ -87,7 +87,8 @@ def doubts(asked: Size, sizing: Sizing, native_size: int, model: str) -> tuple[s
     if sizing.drawn is None:
         return (f"{far}: subjects often repeat or fall apart at such a size. options.fit='contain' avoids it.",)
     drawn = f"{sizing.drawn[0]}x{sizing.drawn[1]}"
-    changed = "enlarged, which adds no detail" if times > 1 else "made smaller"
+    left, _, right, _ = whole_box(sizing.drawn, asked, sizing.fit)
+    changed = "enlarged, which adds no detail" if right - left > sizing.drawn[0] else "made smaller"
     itself = f" options.fit='as_is' draws {size} itself." if min(asked) >= MIN_DRAWN else ""
     return (f"{far}: it was drawn as {drawn} and {changed} (fit '{sizing.fit}').{itself}",)
 

@@ -81,6 +81,8 @@ def _inspect(options: argparse.Namespace) -> int:
     say("visible box", ", ".join(map(str, held.alpha.bbox)) if held.alpha.bbox else "none")
     say("halo", held.halo)
     say("recipe", "it holds the one it was drawn by" if held.recipe else "none")
+    if held.layers:
+        say("composition", json.dumps(held.layers, ensure_ascii=False))
     if held.parameters:
         say("parameters", json.dumps(held.parameters, ensure_ascii=False))
     if options.recipe and held.recipe:

@@ -45,7 +45,7 @@ def read_latent_header(path: Path) -> LatentHeader:
     try:
         header = read_header(path, LayerFileError)
     except ModelError as error:
-        raise ImageError(f"{path.name} cannot be read as a latent. {error}") from None
+        raise ImageError(f"The latent cannot be read: {error}") from None
     return latent_header(header.shapes, header.metadata, path.name)
 
 

@@ -22,7 +22,7 @@ from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import short
 
 NEAREST = 3
-LEAST_ALIKE = 0.5
+LEAST_ALIKE = 0.7
 """Of two words' letters that have to agree, for one to be named for the other."""
 LONGEST, MOST_COMPARED = 2000, 40
 """Characters of a prompt that are looked at, and words of it that are compared with every phrase."""
@@ -75,8 +75,10 @@ class Vocabulary:
             return None
         near = self.nearest(prompt, scenes=scenes)
         nearest = f"The nearest that it knows, by spelling: {', '.join(near)}. " if near else ""
-        letters = "".join(_WORD.findall(prompt))
-        language = "" if letters.isascii() else "It has learnt English alone. "
+        words = _words(prompt)
+        known = _FILLERS.union(*map(_words, self._phrases(True)), *map(_words, (*self.styles, *self.materials)))
+        foreign = not "".join(words).isascii() or (words and known.isdisjoint(words))
+        language = "It has learnt English alone. " if foreign else ""
         return (
             f"{self.model} knows no subject that {short(prompt.strip())!r} names, so it likely draws something else. "
             f"{language}{nearest}It has {len(self.subjects)} subjects: list_models lists them, subjects='...' "

@@ -9,6 +9,7 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
 from layerdiffuse_mcp.wording import QUOTED, quoted
 
+WRITTEN = re.compile(r"#|(rgb|hsl)a?\(|([0-9a-f]{3}|[0-9a-f]{6})$")
 DIGITS = re.compile("[0-9a-fA-F]{3}|[0-9a-fA-F]{6}")
 
 
@@ -51,12 +52,16 @@ def colour_of(given: str, what: str, others: str = "") -> Colour:
 def is_colour(text: str) -> bool:
     """Whether a text is meant as a colour, rather than as a file's name."""
     text = text.strip().lower()
-    return text.startswith(("#", "rgb(", "hsl(")) or text in ImageColor.colormap or bool(DIGITS.fullmatch(text))
+    return bool(WRITTEN.match(text)) or text in ImageColor.colormap
 
 
-def nearest_name(text: str) -> str | None:
-    """The colour's name that a text may have meant."""
-    return next(iter(difflib.get_close_matches(text.strip().lower()[:QUOTED], ImageColor.colormap, n=1)), None)
+def if_meant(text: str) -> str:
+    """What to say, behind a blank, of a text that is no file's name and may have been meant as a colour, or nothing."""
+    if close := difflib.get_close_matches(text.strip().lower()[:QUOTED], ImageColor.colormap, n=1):
+        return f" If a colour is meant: {close[0]}."
+    if re.search(r"[./\\\d]", text):
+        return ""
+    return ' If a colour is meant, give its English name such as "white", or "#rrggbb".'
 
 
 def hex_of(colour: Colour) -> str:

@@ -19,10 +19,9 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, Box, Bytes, Floats, tiles, to_bytes, to_float, visible_box
 from layerdiffuse_mcp.images.blend import NORMAL, blended
 from layerdiffuse_mcp.images.layout import Rectangle, Size
-from layerdiffuse_mcp.images.tasks import Colour
+from layerdiffuse_mcp.images.tasks import BACKGROUND, Colour
 
 MAX_CANVAS_PIXELS = 64_000_000
-BACKGROUND_NAME = "background"
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML, or any encoding of Unicode, has no room for."""
 
@@ -140,10 +139,10 @@ def arrange(
     _check_canvas(width, height)
     moved = [replace(layer, x=layer.x - left + pad, y=layer.y - top + pad) for layer in layers]
     if picture is not None:
-        moved.insert(0, Layer(picture, BACKGROUND_NAME, pad - left, pad - top))
+        moved.insert(0, Layer(picture, BACKGROUND, pad - left, pad - top))
     elif isinstance(background, tuple):
         pixel = to_bytes(np.array((*background, 1), np.float32))
-        moved.insert(0, Layer(np.broadcast_to(pixel, (height, width, 4)), BACKGROUND_NAME))
+        moved.insert(0, Layer(np.broadcast_to(pixel, (height, width, 4)), BACKGROUND))
     return Composition(width, height, tuple(moved))
 
 

@@ -24,11 +24,11 @@ from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Colour, LayerOptions, PlacedLayer, merged
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.images.colour import colour_of, is_colour, nearest_name
+from layerdiffuse_mcp.images.colour import colour_of, if_meant, is_colour
 from layerdiffuse_mcp.images.files import name_of, open_regular, sha256
 from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, embedded_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS
-from layerdiffuse_mcp.images.tasks import BESIDE, CHECKERBOARD, ComposeTask, PlacedFile
+from layerdiffuse_mcp.images.tasks import BACKGROUND, BESIDE, CHECKERBOARD, ComposeTask, PlacedFile
 from layerdiffuse_mcp.wording import quoted, short, valid_text
 
 FORMAT = 1
@@ -166,6 +166,10 @@ class Wanted:
             raise InvalidRequest(f"{len(before) + len(new)} layers are more than the {MAX_LAYERS} that are allowed.")
         fields = merged(kept.canvas.said() if kept else {}, canvas.said() if canvas else {})
         below = background if background is not None or kept is None else kept.background
+        if below is not None and any(layer.name == BACKGROUND for layer in layers):
+            raise InvalidRequest(
+                f"A layer is named {BACKGROUND}, and so is what background= puts below all. Give it another name."
+            )
         return cls((*before, *new), Canvas.model_validate(fields), below)
 
     def task(self, picture: Callable[[str], Path], find: Callable[[GivenPicture], Path], **more: Any) -> ComposeTask:
@@ -193,7 +197,8 @@ class Wanted:
             file(source, f"Layer {layer.name}", f'replace={{"{layer.name}": {{"image": "..."}}}}')
             for source, layer in self.layers
         ]
-        names = distinct_names([(layer.name, path) for (_, layer), path in zip(self.layers, paths, strict=True)])
+        given = [(layer.name, path) for (_, layer), path in zip(self.layers, paths, strict=True)]
+        names = distinct_names(given, [BACKGROUND] if self.background is not None else [])
         placed = tuple(
             PlacedFile(path, name, layer) for path, name, (_, layer) in zip(paths, names, self.layers, strict=True)
         )
@@ -214,7 +219,8 @@ def changed(kept: Kept, replace: Mapping[str, Mapping[str, Any]]) -> list[tuple[
     names = [layer.label for layer in kept.layers]
     for name in replace:
         if name not in names:
-            raise InvalidRequest(f"There is no layer {quoted(name)} in this composition. {near(name, names)}")
+            instead = 'To change what lies below all, give background="...". ' if name == BACKGROUND else ""
+            raise InvalidRequest(f"There is no layer {quoted(name)} in this composition. {instead}{near(name, names)}")
     layers: list[tuple[Source, LayerOptions]] = []
     for layer in kept.layers:
         changes = {name: value for name, value in replace.get(layer.label, {}).items() if value is not None}
@@ -236,12 +242,11 @@ def _below(given: str, picture: Callable[[str], Path]) -> Path | tuple[float, fl
     try:
         return picture(given)
     except ImageError as error:
-        meant = nearest_name(given)
-        raise ImageError(f"{error} If a colour is meant: {meant}." if meant else str(error)) from None
+        raise ImageError(f"{error}{if_meant(given)}") from None
 
 
-def distinct_names(given: Sequence[tuple[str | None, Path]]) -> list[str]:
-    """Each layer's name: its own, or its file's with a number where that is taken.
+def distinct_names(given: Sequence[tuple[str | None, Path]], taken: Sequence[str] = ()) -> list[str]:
+    """Each layer's name: its own, or its file's with a number where that is taken, by another or from the beginning.
 
     Raises:
         InvalidRequest: two have the same name of their own.
@@ -254,7 +259,7 @@ def distinct_names(given: Sequence[tuple[str | None, Path]]) -> list[str]:
     for name, path in given:
         stem = valid_text(name or path.stem)[:90]
         numbers = (stem if number == 1 else f"{stem} {number}" for number in range(1, MAX_LAYERS + 2))
-        names.append(valid_text(name) if name else next(n for n in numbers if n not in names and n not in own))
+        names.append(valid_text(name) if name else next(n for n in numbers if n not in {*names, *own, *taken}))
     return names
 
 

@@ -38,6 +38,7 @@ ORIENTATION = 0x0112
 # All that Pillow's readers raise for a damaged file, apart from the size errors
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
 
+PHOTOSHOP, ARCHIVE = "a Photoshop document", "a zip archive (OpenRaster, Krita or the like)"
 # What people take for a picture, by the first bytes
 OTHER_KINDS = (
     (b"%PDF", "a PDF document"),
@@ -45,8 +46,8 @@ OTHER_KINDS = (
     (b"<?xml", "an XML or SVG file"),
     (b"<!doctype", "a web page"),
     (b"<html", "a web page"),
-    (b"8BPS", "a Photoshop document"),
-    (b"PK\x03\x04", "a zip archive (OpenRaster, Krita or the like)"),
+    (b"8BPS", PHOTOSHOP),
+    (b"PK\x03\x04", ARCHIVE),
     (b"gimp xcf", "a GIMP document"),
     (b"\x80\x02", "a Python pickle"),
     (b"{", "a JSON file"),
@@ -158,10 +159,14 @@ def opened(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Generator[I
                     )
                 yield picture
         except UnidentifiedImageError as error:
-            raise ImageError(
-                f"{name} is not a picture that can be read: it looks like {_looks_like(file)}. "
-                "Give a PNG, WebP, JPEG, BMP, GIF or TIFF file."
-            ) from error
+            kind = _looks_like(file)
+            text = f"{name} is not a picture that can be read: it looks like {kind}. "
+            text += "Give a PNG, WebP, JPEG, BMP, GIF or TIFF file."
+            if kind in (PHOTOSHOP, ARCHIVE):
+                text += (
+                    " Of a psd or ora of its own compose_layers makes one: source=its path or id, output.format=png."
+                )
+            raise ImageError(text) from error
         except DAMAGED as error:
             raise ImageError(f"{name} is damaged or cut short ({error}). Give a complete file.") from error
 

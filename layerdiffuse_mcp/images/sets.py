@@ -21,13 +21,20 @@ from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.images.read import read_picture
 from layerdiffuse_mcp.images.resize import CROP, STRETCH
 from layerdiffuse_mcp.images.sheet import Grid, Size, cleaned, factors_of, fitted, put, size_of, square_columns
-from layerdiffuse_mcp.images.tasks import Frame, MadeSet, MadeSheet, OnPicture, OnPictureTask, Report, SetTask
+from layerdiffuse_mcp.images.tasks import (
+    COMPOSED,
+    Frame,
+    MadeSet,
+    MadeSheet,
+    OnPicture,
+    OnPictureTask,
+    Report,
+    SetTask,
+)
 from layerdiffuse_mcp.images.transform import resampled
 
 PADDING = 2
 """Transparent pixels between the cells of a set's sheet."""
-COMPOSED = "composed"
-"""What a foreground on a given picture is called."""
 
 
 def set_grid(cell: Size, count: int) -> Grid:

@@ -21,6 +21,10 @@ MAX_PIXELS = 64_000_000
 VIEWED = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
 """Formats that a picture is shown in, and their media types."""
 CHECKERBOARD = "checkerboard"
+BACKGROUND = "background"
+"""What a composition calls what lies below its layers."""
+COMPOSED = "composed"
+"""What a picture is that was put together from others."""
 BESIDE = ".layers.json"
 """What the file with a PSD's composition is named by, after the PSD's stem."""
 
@@ -102,7 +106,10 @@ class ComposeTask(PictureTask[Composed]):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected(PictureResult):
-    """What a picture holds; `parameters` is the text that A1111 and its relatives write."""
+    """What a picture holds.
+
+    `parameters` is the text that A1111 and its relatives write; `layers` names those of a composition, lowest first.
+    """
 
     format: str
     width: int
@@ -114,6 +121,7 @@ class Inspected(PictureResult):
     recipe: dict[str, Any] | None
     parameters: str | None
     preview: Shown | None
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

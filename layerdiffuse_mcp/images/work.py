@@ -7,6 +7,7 @@ Sizes come from headers and are checked before anything is decoded. N pixels of 
 20 bytes each at the peak, WebP files to read 24 and to write 48.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from layerdiffuse_mcp.api.layers import MAX_SIDE, Shadow
 from layerdiffuse_mcp.api.outcome import Progress
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.images.alpha import Box, Bytes, alpha_facts, halo
 from layerdiffuse_mcp.images.blend import NORMAL
 from layerdiffuse_mcp.images.colour import background_colour, hex_of
@@ -28,13 +29,13 @@ from layerdiffuse_mcp.images.compose import (
     holding,
     share_outside,
 )
-from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_picture, record
+from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_picture, read_kept, record
 from layerdiffuse_mcp.images.cutting import cut_out, matted
 from layerdiffuse_mcp.images.export import check_side, encoded, in_format, on_white
 from layerdiffuse_mcp.images.layout import Rectangle, Shape, Size
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.images.preview import preview, preview_in_turn
-from layerdiffuse_mcp.images.read import picture_size, read_picture
+from layerdiffuse_mcp.images.read import opened_file, picture_size, read_picture
 from layerdiffuse_mcp.images.sets import make_set, on_picture
 from layerdiffuse_mcp.images.sheet import make_sheet
 from layerdiffuse_mcp.images.tasks import (
@@ -165,7 +166,15 @@ def inspect(task: InspectTask, report: Report) -> Inspected:
         recipe=recipe,
         parameters=parameters,
         preview=shown,
+        layers=_layers_in(task),
     )
+
+
+def _layers_in(task: InspectTask) -> tuple[str, ...]:
+    """The layers of the composition that a picture holds; none where it holds none that can be read."""
+    with contextlib.suppress(ImageError), opened_file(task.path) as file:
+        return tuple(layer.label for layer in read_kept(file, task.max_pixels).layers)
+    return ()
 
 
 def sheet(task: SheetTask, report: Report) -> Sheet:

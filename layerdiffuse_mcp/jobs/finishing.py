@@ -13,11 +13,10 @@ from layerdiffuse_mcp.api.plan import Inputs
 from layerdiffuse_mcp.backends.backend import Report
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
-from layerdiffuse_mcp.images.tasks import OnPictureTask, SetTask
+from layerdiffuse_mcp.images.tasks import COMPOSED, OnPictureTask, SetTask
 from layerdiffuse_mcp.outputs.names import file_name, slug
 from layerdiffuse_mcp.wording import printable
 
-COMPOSED = "composed"
 SKETCH = "the model's own sketch of both together, redrawn by it; composed is the given picture itself"
 
 

@@ -174,8 +174,8 @@ def _check_size(request: GenerateRequest, planned: DrawPlan, entry: ModelEntry, 
     raise InvalidRequest(
         f"{large} has {times:.3g} times the area that {entry.name} draws best ({entry.native_size}x"
         f"{entry.native_size}); without being asked to, at most {MOST_ON_CPU} times that is done on a processor. Ask "
-        f"for less, or set options.fit: 'as_is' draws {large}, which takes {takes}, and subjects may repeat; 'contain' "
-        f"draws {small} and enlarges it, which adds no detail."
+        f"for less, or set options.fit: 'as_is' draws {large}, which takes {takes}, and subjects may repeat; "
+        f"'{planned.fit}' draws {small} and enlarges it, which adds no detail."
     )
 
 

@@ -7,17 +7,19 @@ made, kept_in = save_composition(settings.output, composed, "poster", ".psd")
 from pathlib import Path
 
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
-from layerdiffuse_mcp.images.tasks import BESIDE, Composed
+from layerdiffuse_mcp.images.tasks import BESIDE, COMPOSED, Composed
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.outputs.writer import save
 
 
 def composition_files(composed: Composed, name: str, suffix: str) -> list[EncodedFile]:
     """The file of a composition, and that which keeps its record where it cannot."""
-    facts = PictureFacts(role="blended", width=composed.width, height=composed.height, seed=0, alpha=composed.alpha)
-    files = [EncodedFile(name=file_name(name, 0, "composed", suffix), data=composed.data, picture=facts)]
+    facts = PictureFacts(
+        role=None, name=COMPOSED, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
+    )
+    files = [EncodedFile(name=file_name(name, 0, COMPOSED, suffix), data=composed.data, picture=facts)]
     if composed.record is not None and suffix == ".psd":
-        files.append(EncodedFile(name=file_name(name, 0, "composed", BESIDE), data=composed.record.encode()))
+        files.append(EncodedFile(name=file_name(name, 0, COMPOSED, BESIDE), data=composed.record.encode()))
     return files
 
 

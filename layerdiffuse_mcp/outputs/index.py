@@ -34,6 +34,8 @@ from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.api.outcome import ImageResult
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, OutputError
 from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.families.spec import ROLES
+from layerdiffuse_mcp.images.tasks import COMPOSED
 from layerdiffuse_mcp.outputs.database import Database
 from layerdiffuse_mcp.outputs.folder import Folder
 from layerdiffuse_mcp.outputs.query import BELOW, NAMES, WANTED, Query, holds
@@ -49,6 +51,7 @@ SEARCHED, READ, BATCH = 50_000, 2_000, 50
 PAUSE = 0.005
 """Seconds between two pictures that are read in: whatever else is done is not to feel it."""
 LONGEST_TEXT = 20_000
+OUR_ROLES = (*ROLES, COMPOSED)
 PICTURE_ID = re.compile(r"(job-[0-9a-z]{1,40})-([0-9]{1,6})")
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """What SQLite says of a damaged file; the last, of one whose tables are not ours."""
@@ -181,7 +184,7 @@ class Index:
         values = given | {"limit": limit, "offset": offset}
 
         def found(connection: sqlite3.Connection) -> Found:
-            connection.create_function("holds", 2, holds, deterministic=True)
+            connection.create_function("holds", 3, holds, deterministic=True)
             rows = connection.execute(f"SELECT path {WANTED}", self._below | values).fetchall()
             gone = _drop_gone(connection, rows)
             if len(rows) == gone:
@@ -212,10 +215,10 @@ class Index:
         return [Entry(Path(os.fsdecode(row[0])), *row[1:]) for row in rows]
 
     def _check_names(self, connection: sqlite3.Connection, query: Query) -> None:
-        """Refuse a model or role that no picture has, where there are pictures."""
+        """Refuse a model or role that no picture has, where there are pictures; roles that we give are known."""
         for what, given in (("model", query.model), ("role", query.role)):
             names = [row[0] for row in connection.execute(NAMES[what], self._below)]
-            if given is not None and names and given not in names:
+            if given is not None and names and given not in {*names, *(OUR_ROLES if what == "role" else ())}:
                 raise InvalidRequest(f"{what}: no picture in the history has {quoted(given)}. {near(given, names)}")
 
     def _sure(self, work: Callable[[sqlite3.Connection], T]) -> T:

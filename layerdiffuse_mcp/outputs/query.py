@@ -1,17 +1,20 @@
 """Which pictures of the index are wanted, and how SQLite is asked for them.
 
-    connection.create_function("holds", 2, holds, deterministic=True)
+    connection.create_function("holds", 3, holds, deterministic=True)
     connection.execute(f"SELECT path {WANTED}", asdict(Query(words="red apple")) | {"below": folder})
 
 The texts never change: whatever is given is bound as a value.
 """
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from layerdiffuse_mcp.api.dates import moment
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.outputs.names import slug
 from layerdiffuse_mcp.wording import quoted
 
 SHAPES: dict[str, tuple[float | None, float | None]] = {
@@ -21,15 +24,15 @@ SHAPES: dict[str, tuple[float | None, float | None]] = {
     "wide": (1.6, None),
 }
 """Widths for one pixel of height, from and to."""
-_SIZE = re.compile(r"(\d{1,6})\s*[x×*]\s*(\d{1,6})", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"([1-9]\d{0,5})\s*[x×*]\s*([1-9]\d{0,5})", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Query:
     """Those pictures of which all that is given holds.
 
-    `words` are words of the prompt, in any order and case; `since` and `until` are POSIX times, the second exclusive;
-    `least` and `most` bound the width for one pixel of height.
+    `words` are words of the prompt, or of the file's name where there was none, in any order and case; `since` and
+    `until` are POSIX times, the second exclusive; `least` and `most` bound the width for one pixel of height.
     """
 
     words: str | None = None
@@ -47,7 +50,7 @@ class Query:
 BELOW = "FROM pictures WHERE substr(path, 1, length(:below)) = :below"
 """Those below an output folder. Paths are bytes: a file name need not be UTF-8."""
 WANTED = f"""{BELOW}
-    AND (:words IS NULL OR holds(prompt, :words))
+    AND (:words IS NULL OR holds(prompt, path, :words))
     AND (:since IS NULL OR time >= :since) AND (:until IS NULL OR time < :until)
     AND (:model IS NULL OR model = :model) AND (:role IS NULL OR role = :role)
     AND (:verdict IS NULL OR verdict = :verdict)
@@ -58,9 +61,12 @@ NAMES = {name: f"SELECT DISTINCT {name} {BELOW} AND {name} IS NOT NULL ORDER BY 
 """What there is to ask for."""
 
 
-def holds(prompt: str | None, words: str) -> bool:
-    """Whether a prompt holds all the words, in any order and case."""
-    said = (prompt or "").casefold()
+def holds(prompt: str | None, path: bytes, words: str) -> bool:
+    """Whether a prompt holds all the words, in any order and case; or without one the file's name, after its time."""
+    if prompt is None:
+        name = Path(os.fsdecode(path)).stem.partition("-")[2]
+        return all(slug(word) in name for word in words.split())
+    said = prompt.casefold()
     return all(word in said for word in words.casefold().split())
 
 

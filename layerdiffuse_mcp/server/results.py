@@ -32,6 +32,8 @@ MEDIA_TYPES = {
     ".json": "application/json",
 }
 
+GONE = "True: its file is no longer there, deleted or moved"
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,6 +77,7 @@ class PictureFacts(BaseModel):
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
     placement: Omittable[Placement] = Field(default=None, description="Where the foreground lies on the given picture")
     note: Omittable[str] = Field(default=None, description="What else to know of it")
+    gone: bool = Field(default=False, description=GONE)
 
 
 class SheetFacts(BaseModel):
@@ -88,6 +91,7 @@ class SheetFacts(BaseModel):
     columns: int = Field(description="Cells in a row; they are filled row by row, in the order of the subjects")
     spacing: int = Field(description="Pixels between two cells, for loaders that cut a sheet into cells")
     margin: int = Field(default=0, description="Pixels before the first cell, likewise")
+    gone: bool = Field(default=False, description=GONE)
     atlas: str = Field(description="Path of the atlas as JSON (Hash): frames by subject; PixiJS and Phaser read it")
     atlas_array: str = Field(description="Path of the atlas as JSON (Array): frames in order")
 
@@ -210,6 +214,7 @@ def _picture_facts(job: Job, number: int, image: ImageResult, first: int) -> Pic
         placement=image.placement,
         note=image.note,
         alpha=alpha_facts(image.alpha),
+        gone=not image.path.exists(),
     )
 
 
@@ -226,6 +231,7 @@ def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
         columns=outcome.sheet.columns,
         spacing=outcome.sheet.spacing,
         margin=outcome.sheet.margin,
+        gone=not sheet.path.exists(),
         atlas=str(by_name),
         atlas_array=str(in_order),
     )
@@ -272,7 +278,7 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
     if shown is not None:
         content.append(image_content(shown))
     linked: list[PictureFacts | SheetFacts] = [facts.sheet] if facts.sheet else [*facts.images]
-    content += [link_to(Path(picture.path), picture.uri) for picture in linked]
+    content += [link_to(Path(picture.path), picture.uri) for picture in linked if not picture.gone]
     return CallToolResult(content=content, structured_content=structured(facts))
 
 
@@ -292,6 +298,8 @@ def line_of(image: ImageResult) -> str:
     doubt = f". {image.verdict}: {image.reason}." if image.reason else ""
     note = f"; {image.note}" if image.note else ""
     what = image.subject or image.label
+    if not image.path.exists():
+        holds, note, doubt = "its file is gone, deleted or moved", "", ""
     return f"{image.path} ({what}, {image.width}x{image.height}, seed {image.seed}): {holds}{note}{doubt}"
 
 
@@ -299,7 +307,7 @@ def lines_of(sheet: SheetFacts) -> list[str]:
     """A sheet and its atlas in lines."""
     return [
         f"Sheet: {sheet.path} ({sheet.width}x{sheet.height}, cells of {sheet.cell[0]}x{sheet.cell[1]}, "
-        f"{sheet.columns} a row)",
+        f"{sheet.columns} a row){': its file is gone, deleted or moved' * sheet.gone}",
         f"Atlas, frames by name: {sheet.atlas}",
         f"Atlas, frames in order: {sheet.atlas_array}",
     ]

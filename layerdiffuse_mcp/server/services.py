@@ -87,16 +87,24 @@ class Services:
             AccessDenied, ImageError, JobNotFound: it may not be read, or there is no such file.
         """
         if given.startswith(IMAGES):
-            return open_readable(self.image_path(given), self.settings)
+            return self._made(given)
         if _IMAGE_ID.fullmatch(given) is None:
             return open_readable(local_path(given), self.settings)
         try:
-            return open_readable(self.image_path(given), self.settings)
+            return self._made(given)
         except JobNotFound as no_job:  # then it may still be a file's name
             try:
                 return open_readable(given, self.settings)
             except ImageError:
                 raise no_job from None
+
+    def _made(self, image_id: str) -> OpenedFile:
+        """The open file of a picture that was made here; errors as `readable`."""
+        path = self.image_path(image_id)
+        if not os.path.lexists(path):
+            name = image_id.removeprefix(IMAGES)
+            raise ImageError(f"{name} was deleted or moved. find_images lists the pictures that are there.")
+        return open_readable(path, self.settings)
 
     def picture(self, given: str, keep: Keep) -> Path:
         """A copy of a given picture for a job; its header is read, so that what is no picture is refused at once.

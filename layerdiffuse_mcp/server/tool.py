@@ -132,6 +132,8 @@ class StrictTool(Tool):
                     if name not in schema["properties"]:
                         raise ToolError(self._unknown(str(name), schema["properties"], where))
                     self._check_names(value, schema["properties"][name], f"{where}{name}.")
+            case bool() if schema.get("type") in ("integer", "number"):
+                raise ToolError(f"{where.removesuffix('.')}: give a number, not {str(given).lower()}.")
             case [*items] if "items" in schema:
                 for number, item in enumerate(items):
                     self._check_names(item, schema["items"], f"{where}{number}.")

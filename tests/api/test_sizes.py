@@ -35,7 +35,7 @@ def test_a_size_near_the_models_own_is_drawn_as_it_is(settings: Settings, size: 
     ((64, 64), (128, 128), "0.25 times"),
     ((200, 130), (160, 104), "enlarged"),
     ((32, 32), (128, 128), "0.0625 times"),
-    ((16, 48), (72, 224), "made smaller"),
+    ((16, 48), (72, 224), "made smaller"), ((16, 2048), (64, 1448), "drawn as 64x1448 and made smaller"),
     ((48, 200), (64, 264), "0.586 times the area that pocket draws best (128x128): it was drawn as 64x264"),
 ])  # fmt: skip
 def test_another_size_is_drawn_near_the_models_own_and_the_numbers_are_said(
@@ -80,6 +80,8 @@ def test_opaque_layers_fill_their_pictures(settings: Settings):
 def test_far_more_than_the_models_own_size_has_to_be_asked_for_on_a_processor(settings: Settings):
     with pytest.raises(InvalidRequest, match=r"1200x630 has 46.1 times .* options.fit: 'as_is' draws 1200x630"):
         planned(settings, width=1200, height=630)
+    with pytest.raises(InvalidRequest, match=r"'cover' draws 176x96 and enlarges it"):
+        planned(settings, task=Task.LAYERS, width=1200, height=630)
     whole = planned(settings, width=1200, height=630, fit="as_is")
     assert (whole.drawn, whole.fit) == (None, "as_is")
     assert "repeat" in whole.notes[0]

@@ -272,6 +272,26 @@ def dot_named(folder: Path, name: str, **fields) -> PlacedFile:
     return PlacedFile(dot(folder).path, name, LayerOptions(**fields))
 
 
+def test_the_background_is_no_layer_and_no_layer_is_called_as_it_is(folder: Path):
+    kept = kept_in(put_together(folder, lamp(folder), background=(1.0, 0.0, 0.0)).data)
+    with pytest.raises(InvalidRequest, match=r'no layer \'background\' .* give background="\.\.\."\. Allowed: lamp'):
+        again(kept, folder, replace={"background": {"image": "blue.png"}})
+    named = PlacedLayer(image="red.png", name="background")
+    with pytest.raises(InvalidRequest, match="Give it another name"):
+        Wanted.of([named], background="white")
+    (folder / "background.png").write_bytes((folder / "red.png").read_bytes())
+    task = Wanted.of([PlacedLayer(image="background.png")], background="white").task(
+        lambda name: folder / name, lambda picture: folder / picture.name
+    )
+    assert [layer.name for layer in run(task).layers] == ["background", "background 2"]
+    assert [
+        layer.name
+        for layer in again(
+            kept_in(put_together(folder, dot_named(folder, "background")).data), folder, background="white"
+        ).layers
+    ] == ["background", "background"]
+
+
 def test_layers_that_the_canvas_cuts_are_named(folder: Path):
     layers = [dot(folder, x=50), dot_named(folder, "half", x=30), dot_named(folder, "hidden", x=90, visible=False)]
     made = put_together(folder, *layers, dot_named(folder, "inside"), canvas=Canvas(size="40x20"))

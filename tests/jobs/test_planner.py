@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a picture that is too large": (EDIT, {"image": "wide.png"}, "too large"),
     "a picture too wide to encode": (ENCODE, {"image": "strip.png"}, "at most 2048 a side"),
     "a missing picture": (EDIT, {"image": "none.png"}, "There is no file"),
-    "no latent": (DECODE, {"latent": "text.png"}, "cannot be read as a latent"),
+    "no latent": (DECODE, {"latent": "text.png"}, "The latent cannot be read: text.png is not a safetensors file"),
     "a latent of another shape": (DECODE, {"latent": "five.safetensors"}, "holds no transparent latent"),
     "a latent too large": (DECODE, {"latent": "huge.safetensors"}, "at most 256x256 is decoded"),
     "a latent of another family": (DECODE, {"latent": "xl.safetensors", "model": "pocket"}, "is a latent of a sdxl"),

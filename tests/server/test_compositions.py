@@ -152,6 +152,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a colour without #": ({"layers": [{"image": L}], "background": "0a3d62"}, 'give "#0a3d62"'),
     "a tint without #": ({"layers": [{"image": L, "tint": "0a3d62"}]}, 'give "#0a3d62"'),
     "a colour misspelt": ({"layers": [{"image": L}], "background": "turquose"}, "If a colour is meant: turquoise."),
+    "a colour in another language": ({"layers": [{"image": L}], "background": "himmelblau"}, "its English name"),
     "no picture": ({"layers": [{"image": "none.png"}]}, "There is no file none.png"),
     "opacity": ({"layers": [{"image": L, "opacity": 2}]}, "layers.0.opacity"),
     "rotate": ({"layers": [{"image": L, "rotate": 361}]}, "layers.0.rotate"),
@@ -182,6 +183,12 @@ async def test_what_cannot_be_composed_is_refused_with_what_to_do(connect: Conne
             assert "pydantic" not in text_of(result)
 
 
+async def test_a_name_with_quotes_is_said_as_it_has_to_be_given(connect: Connect, lamp: Path):
+    async with connect() as client:
+        made = await composed(client, layers=[{"image": str(lamp), "name": 'the "old" lamp'}])
+    assert r'replace={"the \"old\" lamp": {...}}' in text_of(made)
+
+
 async def test_a_layer_to_replace_that_is_not_there_is_answered_with_those_that_are(connect: Connect, lamp: Path):
     layers = [{"image": str(lamp), "name": name} for name in ("lamp", "table")]
     async with connect() as client:
@@ -208,3 +215,48 @@ async def test_a_parameter_of_old_is_told_its_new_place(
     async with connect() as client:
         result = await composed(client, layers=[{"image": str(lamp)}], **{name: value})
     assert f"`{name}` is now {place}" in text_of(result)
+
+
+async def test_a_composition_is_told_by_inspecting_it_and_a_layered_file_says_where_it_goes(
+    connect: Connect, lamp: Path
+):
+    layers = [{"image": str(lamp), "name": "post"}, {"image": str(lamp), "name": "lamp"}]
+    async with connect() as client:
+        flat = facts_of(await composed(client, layers=layers))["uri"]
+        found = await client.call_tool("inspect_image", {"image": flat, "preview": False})
+        plain = await client.call_tool("inspect_image", {"image": str(lamp), "preview": False})
+        for format in ("ora", "psd"):
+            layered = facts_of(await composed(client, layers=layers, output={"format": format, "preview": False}))[
+                "uri"
+            ]
+            refused = await client.call_tool("inspect_image", {"image": layered, "preview": False})
+            assert refused.is_error
+            assert "compose_layers makes one: source=its path or id, output.format=png" in text_of(refused)
+            again = await composed(client, source=layered, output={"format": "png", "preview": False})
+            assert pixel(facts_of(again)["path"], 8, 8) == [255, 0, 0, 255]
+    assert facts_of(found)["layers"] == ["post", "lamp"]
+    assert "It holds a composition: post, lamp." in text_of(found)
+    assert "layers" not in facts_of(plain)
+    assert "It holds no recipe." in text_of(plain)
+
+
+async def test_what_was_put_together_or_cut_out_is_found_by_its_name(connect: Connect, lamp: Path, tmp_path: Path):
+    picture = Image.new("RGB", (32, 32), "white")
+    picture.paste((200, 30, 30), (8, 8, 24, 24))
+    picture.save(tmp_path / "mug.png")
+    async with connect() as client:
+
+        async def found(**asked: str) -> list[str]:
+            return [image["path"] for image in facts_of(await client.call_tool("find_images", asked))["images"]]
+
+        cut = {"image": str(tmp_path / "mug.png"), "output": {"name": "Red mug", "preview": False}}
+        mug = facts_of(await client.call_tool("cut_out", cut))["path"]
+        assert await found(role="composed") == []
+        hero = facts_of(
+            await composed(client, layers=[{"image": str(lamp)}], output={"name": "Hero Banner (fröhlich)", **SMALL})
+        )["path"]
+        assert await found(words="mug RED") == [mug]
+        assert await found(words="fröhlich hero") == [hero]
+        assert await found(words="hero mug") == []
+        assert await found(role="composed") == [hero]
+        assert await found(role="foreground") == [mug]

@@ -124,6 +124,7 @@ async def test_the_list_comes_in_pages_of_bounded_length(connect: Connect, setti
         ({"until": "9999-12-31"}, "is no date"),
         ({"since": "2026-03-02", "until": "2026-03-01"}, "is not before until"),
         ({"size": "huge"}, "size 'huge' is not understood"),
+        ({"size": "0x0"}, "size '0x0' is not understood"),
         ({"model": "pokcet"}, "no picture in the history has 'pokcet'. Did you mean pocket?"),
         ({"role": "forground"}, "Allowed: foreground."),
         ({"verdict": "bad"}, "Allowed: good, doubtful, failed."),
@@ -272,3 +273,30 @@ async def test_an_index_that_cannot_be_used_is_not_an_empty_one(connect: Connect
             result = await client.call_tool(tool, asked)
             assert result.is_error
             assert "cannot be used" in text_of(result)
+
+
+async def test_what_was_deleted_is_said_to_be_gone(connect: Connect):
+    async with connect() as client:
+        drawn = await client.call_tool("generate_transparent", {"prompt": "draw", "output": {"preview": False}})
+        job, path = facts_of(drawn)["job_id"], facts_of(drawn)["images"][0]["path"]
+        await delete(client, f"{job}-1")
+        after = await client.call_tool("get_job", {"job_ids": [job]})
+        assert path in text_of(after)
+        assert "its file is gone, deleted or moved" in text_of(after)
+        assert not [block for block in after.content if block.type == "resource_link"]
+        assert facts_of(after)["jobs"][0]["images"][0]["gone"]
+        inspected = await client.call_tool("inspect_image", {"image": f"{job}-1"})
+        assert text_of(inspected).startswith(f"{job}-1 was deleted or moved. find_images lists")
+        for again in (f"{job}-1", path):
+            [left] = (await delete(client, again))["left"]
+            assert left["why"] == "it is gone already"
+
+
+async def test_a_job_of_another_server_is_said_to_be_that(connect: Connect, settings: Settings):
+    async with connect() as client:
+        made(settings, "job-863032aa")
+        for tool, given in {"get_job": {"job_ids": ["job-863032aa"]}, "cancel_job": {"job_id": "job-863032aa"}}.items():
+            asked = await client.call_tool(tool, given)
+            assert asked.is_error
+            assert "is no job of this server: another one made it" in text_of(asked)
+            assert "find_images" in text_of(asked)

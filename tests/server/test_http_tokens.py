@@ -201,13 +201,15 @@ async def test_a_recipe_that_names_her_picture_by_its_hash_finds_none_for_him(wo
 
 
 async def test_a_key_is_one_client_s(world: World):
-    asked = {"prompt": "square green", "output": {"key": "mine"}}
+    drawn: dict[str, Any] = {"prompt": PROMPT, "output": {"key": "mine", "save_latent": True}}
     async with connected(world.url, MODERN, BOB) as bob:
-        his = facts(await bob.call_tool("generate_transparent", asked | {"output": {"key": "mine", "wait_seconds": 0}}))
+        his = facts(
+            await bob.call_tool("generate_transparent", drawn | {"output": drawn["output"] | {"wait_seconds": 0}})
+        )
         assert his["job_id"] != world.drawn
         await bob.call_tool("cancel_job", {"job_id": his["job_id"]})
     async with connected(world.url, MODERN, ANNA) as anna:
-        assert facts(await anna.call_tool("generate_transparent", asked))["job_id"] == world.drawn
+        assert facts(await anna.call_tool("generate_transparent", drawn))["job_id"] == world.drawn
 
 
 async def test_he_hears_nothing_of_her_jobs(world: World):

@@ -52,6 +52,15 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "a parameter of a tool without": ("server_status", {"all": True}, "no parameter 'all'. It takes none."),
     "a list of LoRAs": (DRAW, {**CUP, "options": {"loras": ["icons"]}}, 'as in {"name": value}'),
     "a set of nothing": ("generate_set", {"subjects": []}, "say what to draw"),
+    "yes for a number": (DRAW, {**CUP, "seed": True}, "seed: give a number, not true."),
+    "yes for a number within": (DRAW, {**CUP, "options": {"steps": True}}, "options.steps: give a number, not true."),
+    "a colour of another language": ("cut_out", {"image": "here.png", "background": "himmelblau"}, "English name such"),
+    "a colour without its numbers": ("cut_out", {"image": "here.png", "background": "rgba()"}, "'rgba()' is not known"),
+    "a layer's colour": (
+        "compose_layers",
+        {"layers": [{"image": "here.png", "colour": "red"}]},
+        "Did you mean tint?",
+    ),
     "a colour without its sign": ("cut_out", {"image": "here.png", "background": "0a3d62"}, 'give "#0a3d62"'),
     "an unknown parameter": (DRAW, {**CUP, "options": {"stepps": 3}}, "Did you mean steps"),
     "a word for a number": (

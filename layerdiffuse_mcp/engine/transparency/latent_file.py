@@ -53,5 +53,5 @@ def read_latent(path: Path) -> SavedLatent:
     except LayerDiffuseError as error:
         if isinstance(error, ImageError | Cancelled):
             raise
-        raise ImageError(f"{path.name} cannot be read as a latent. {error}") from None
+        raise ImageError(f"The latent cannot be read: {error}") from None
     return SavedLatent(latent, header.width, header.height, header.family, header.model, header.seed)

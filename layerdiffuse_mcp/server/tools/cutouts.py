@@ -13,7 +13,7 @@ from layerdiffuse_mcp.api.fields import Omittable, OneOf
 from layerdiffuse_mcp.api.outcome import EncodedFile, PictureFacts
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound, OutOfMemory
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound, OutOfMemory
 from layerdiffuse_mcp.families.matting import MATTING, MattingNetwork
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images import tasks
@@ -204,7 +204,7 @@ def _is_missing(network: MattingNetwork, settings: Settings) -> bool:
 
 def _background(known: Services, name: str, given: str | None, keep: Keep) -> Path | tasks.Colour | None:
     """A colour, or the path of a picture, or neither."""
-    from layerdiffuse_mcp.images.colour import background_colour, is_colour
+    from layerdiffuse_mcp.images.colour import background_colour, if_meant, is_colour
 
     if given is None:
         return None
@@ -213,7 +213,10 @@ def _background(known: Services, name: str, given: str | None, keep: Keep) -> Pa
     except InvalidRequest:
         if is_colour(given):
             raise
-        return known.picture(given, keep)
+        try:
+            return known.picture(given, keep)
+        except ImageError as error:
+            raise ImageError(f"{error}{if_meant(given)}") from None
     if colour is None:
         raise InvalidRequest(f"{name}: give a colour such as white or #00b140, a path or an image id.")
     return colour

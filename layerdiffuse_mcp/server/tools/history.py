@@ -12,9 +12,10 @@ from layerdiffuse_mcp.api.dates import FORMS
 from layerdiffuse_mcp.api.fields import Omittable, OneOf
 from layerdiffuse_mcp.api.outcome import VERDICTS, Verdict
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.outputs.index import Entry, Index
+from layerdiffuse_mcp.jobs.queue import Jobs
+from layerdiffuse_mcp.outputs.index import Entry
 from layerdiffuse_mcp.outputs.query import SHAPES, wanted
-from layerdiffuse_mcp.outputs.removal import Removed, named, remove
+from layerdiffuse_mcp.outputs.removal import GONE, Removed, named, remove
 from layerdiffuse_mcp.server.results import plain
 from layerdiffuse_mcp.server.services import IMAGES, Services, local_path, services
 from layerdiffuse_mcp.server.tools.parameters import file_field
@@ -80,7 +81,11 @@ async def find_images(
     words: Omittable[
         Annotated[
             str,
-            Field(max_length=500, description="Words of the prompt, all of them, in any order", examples=["red apple"]),
+            Field(
+                max_length=500,
+                description="Words of the prompt (or name, of what was not drawn), all of them",
+                examples=["red apple"],
+            ),
         ]
     ] = None,
     since: Omittable[
@@ -99,7 +104,8 @@ async def find_images(
             str,
             Field(
                 max_length=200,
-                description="Which layer: foreground, background, blended (both together) or a layer's name",
+                description="Which layer: foreground (cut-outs too), background, blended (both, as drawn), "
+                "composed (put together from others), or a layer's name",
                 examples=["foreground"],
             ),
         ]
@@ -120,7 +126,8 @@ async def find_images(
     page: Annotated[int, Field(ge=1, le=100_000, description=f"Which page of {PAGE} pictures, from 1")] = 1,
 ) -> Annotated[CallToolResult, FoundImages]:
     """Find pictures that were made before, also by an earlier server. Returns ids, paths, sizes and prompts, the newest
-    first; without parameters of all. Ids and paths can be given to any tool that takes a picture.
+    first; without parameters of all. Any tool that takes a picture takes their ids and paths; those of a psd or ora
+    compose_layers alone, as source.
     """
     index = services(ctx).jobs.index
     query = wanted(words=words, since=since, until=until, model=model, role=role, size=size, verdict=verdict)
@@ -156,7 +163,7 @@ async def delete_images(
 
     Files that are not ours, or were changed since, stay. Returns what was deleted, and what was left and why.
     """
-    removed, unknown = await anyio.to_thread.run_sync(_remove, services(ctx).jobs.index, images, not dry_run)
+    removed, unknown = await anyio.to_thread.run_sync(_remove, services(ctx).jobs, images, not dry_run)
     facts = DeletedImages(
         dry_run=dry_run,
         deleted=[DeletedFile(path=printable(file.path), bytes=file.bytes) for file in removed.deleted],
@@ -171,14 +178,17 @@ async def delete_images(
     return plain("\n".join(lines), facts)
 
 
-def _remove(index: Index, given: list[str], really: bool) -> tuple[Removed, list[LeftFile]]:
+def _remove(jobs: Jobs, given: list[str], really: bool) -> tuple[Removed, list[LeftFile]]:
     """Delete what is known; the others with the reason."""
+    index = jobs.index
     entries: dict[str, Entry] = {}
     unknown: list[LeftFile] = []
     for name in given:
         why = f"no picture of that name was made below {printable(index.output)}; see find_images"
         try:
             entry = named(index, local_path(name.removeprefix(IMAGES)))
+            if entry is None and _was_made(jobs, name.removeprefix(IMAGES)):
+                why = GONE
         except ImageError as error:
             entry, why = None, str(error).removesuffix(".")
         if entry is not None:
@@ -186,6 +196,17 @@ def _remove(index: Index, given: list[str], really: bool) -> tuple[Removed, list
         else:
             unknown.append(LeftFile(image=printable(name, 300), why=why))
     return remove(index, list(entries.values()), really=really), unknown
+
+
+def _was_made(jobs: Jobs, name: str) -> bool:
+    """Whether a job of this server has made the picture of that id or path."""
+    images = (
+        (f"{job.id}-{number}", str(image.path))
+        for job in jobs.newest_first()
+        if job.outcome
+        for number, image in enumerate(job.outcome.images, 1)
+    )
+    return any(name in names for names in images)
 
 
 def _facts(entry: Entry) -> FoundImage:

@@ -3,12 +3,14 @@
 from typing import Annotated
 
 import anyio
+import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.plan import DrawPlan
+from layerdiffuse_mcp.errors import JobNotFound
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.server.calls import Reporter, results
 from layerdiffuse_mcp.server.results import JobResult, plain, with_estimate
@@ -76,7 +78,7 @@ async def get_job(
     far those are that take longer. Waiting does not own them: whoever stops waiting stops no job.
     """
     known = services(ctx)
-    jobs = [known.jobs.get(job_id) for job_id in dict.fromkeys(job_ids)]
+    jobs = [await _job(known, job_id) for job_id in dict.fromkeys(job_ids)]
     deadline = anyio.current_time() + (known.settings.wait_seconds if wait_seconds is None else wait_seconds)
     reporter = Reporter(ctx)
     for job in jobs:
@@ -89,7 +91,7 @@ async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToo
     cannot be had again; a finished job stays as it is. Returns the state that it has then.
     """
     jobs = services(ctx).jobs
-    job = jobs.get(job_id)
+    job = await _job(services(ctx), job_id)
     if job.finished:
         text = f"{job.id} had ended already ({job.status.value}); nothing was changed."
     else:
@@ -110,6 +112,19 @@ async def list_jobs(
     lines = [_line(job, jobs.progress(job).message) for job in found[:limit]]
     text = "\n".join(_in_words(line) for line in lines)
     return plain(text or "No jobs yet.", JobList(jobs=lines, total=len(found)))
+
+
+async def _job(known: Services, job_id: str) -> Job:
+    """The job of that id; raises JobNotFound, which says of another server's how to get its pictures."""
+    try:
+        return known.jobs.get(job_id)
+    except JobNotFound:
+        if await anyio.to_thread.run_sync(known.jobs.index.find, job_id, 1) is None:
+            raise
+        raise JobNotFound(
+            f"{job_id} is no job of this server: another one made it. Its pictures are here: find_images lists them, "
+            f"and {job_id}-1 can be given to any tool."
+        ) from None
 
 
 def _line(job: Job, message: str) -> JobLine:

@@ -11,7 +11,7 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.fields import ModelName, Omittable
+from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
 from layerdiffuse_mcp.families.entries import LoraEntry
@@ -174,7 +174,11 @@ async def prepare_model(
 
 
 async def unload_models(
-    ctx: Context[Services], model: Omittable[ModelName] = None, wait_seconds: Omittable[Wait] = None
+    ctx: Context[Services],
+    model: Omittable[
+        Annotated[str, Field(max_length=200, description="Name of a base model, as list_models says it; default: all")]
+    ] = None,
+    wait_seconds: Omittable[Wait] = None,
 ) -> Annotated[CallToolResult, JobResult]:
     """Unload the named model, or all, from memory; the next call loads it again. Returns the names of those that were
     dropped.

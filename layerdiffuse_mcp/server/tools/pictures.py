@@ -1,5 +1,6 @@
 """Pictures already made: look at their alpha, put them together. No model is needed."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -83,6 +84,9 @@ class Inspected(BaseModel):
     notes: tuple[str, ...] = Field(default=(), description="What was changed while it was read")
     recipe: Omittable[dict[str, Any]] = Field(default=None, description="What draws it again, for redraw_image")
     parameters: Omittable[str] = Field(default=None, description="The parameter text that A1111 and Forge write")
+    layers: Omittable[list[str]] = Field(
+        default=None, description="Layers of the composition in it, the lowest first; compose_layers takes it as source"
+    )
 
 
 async def compose_layers(
@@ -182,18 +186,28 @@ async def inspect_image(
     found = Inspected(
         path=shown, format=held.format, width=held.width, height=held.height, has_alpha=held.has_alpha,
         alpha=Alpha.model_validate(held.alpha.model_dump(mode="json")), halo=held.halo, notes=held.notes,
-        recipe=held.recipe, parameters=held.parameters,
+        recipe=held.recipe, parameters=held.parameters, layers=[*held.layers] or None,
     )  # fmt: skip
     lines = [
         f"{found.path} ({found.format}, {found.width}x{found.height}): {describe(held.alpha)}; {found.halo}.",
         f"Visible box: {found.alpha.bbox or 'none'}.",
-        "It holds the recipe it was drawn by." if found.recipe else "It holds no recipe.",
+        _holds(found),
     ]
     lines += [f"The attached picture is a small preview on {background}."] if held.preview else []
     lines += found.notes
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     content += [image_content(held.preview)] if held.preview else []
     return CallToolResult(content=content, structured_content=structured(found))
+
+
+def _holds(found: Inspected) -> str:
+    """What a picture can be made again from."""
+    if found.recipe:
+        return "It holds the recipe it was drawn by."
+    if not found.layers:
+        return "It holds no recipe."
+    names = ", ".join(printable(name) for name in found.layers)
+    return f"It holds a composition: {names}. compose_layers changes it, with this file as source."
 
 
 class _Source(NamedTuple):
@@ -223,8 +237,8 @@ def _lines_of(composed: tasks.Composed, task: ComposeTask, path: Path) -> list[s
     lines = [f"Composed {count}: {path} ({composed.width}x{composed.height}): {describe(composed.alpha, NAME)}"]
     lines.append("Layers, the lowest first, at x,y: " + "; ".join(_line_of(layer) for layer in composed.layers) + ".")
     if composed.record is not None:
-        change = f'replace={{"{printable(task.layers[-1].name)}": {{...}}}}'
-        lines.append(f'To change one layer, call compose_layers with source="{path}" and {change}.')
+        source, name = (json.dumps(text, ensure_ascii=False) for text in (str(path), task.layers[-1].name))
+        lines.append(f"To change one layer, call compose_layers with source={source} and replace={{{name}: {{...}}}}.")
     return [*lines, *composed.notes]
 
 
