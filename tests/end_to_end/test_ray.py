@@ -30,7 +30,7 @@ from tests.hub.files import weights
 from tests.results import facts_of, text_of
 from tests.tasks import drawing, planned
 
-pytestmark = [pytest.mark.anyio, pytest.mark.extras, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -92,6 +92,7 @@ def of_ray(nodes: Nodes, **changed: str) -> dict[str, str]:
         "LAYERDIFFUSE_RAY_ADDRESS": nodes.address,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
+        LOOPBACK: "0",
         **changed,
     }
 
