@@ -182,6 +182,6 @@ async def fetched(
 
 def on_node(node: str) -> Any:
     """Ray's word for: there and nowhere else."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # pyright: ignore[reportMissingImports] - an extra
 
     return NodeAffinitySchedulingStrategy(node, soft=False)
