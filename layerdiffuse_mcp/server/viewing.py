@@ -15,10 +15,10 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import uvicorn
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
 from starlette.applications import Starlette
@@ -207,7 +207,7 @@ class Viewing:
 
 
 def serve(answer: Answer, announce: Callable[[str], object], port: int = 0) -> None:
-    """Serve on loopback until interrupted or no page is open any more.
+    """Serve on loopback until no page is open any more.
 
     Args:
         answer: what is said to the page.
@@ -216,10 +216,11 @@ def serve(answer: Answer, announce: Callable[[str], object], port: int = 0) -> N
 
     Raises:
         LayerDiffuseError: the port is taken.
+        KeyboardInterrupt: a signal came.
     """
     viewing = Viewing(answer)
     config = uvicorn.Config(viewing.app(), log_level="critical", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
-    running = uvicorn.Server(config)
+    running = _Server(config)
 
     async def end_when_closed() -> None:
         await viewing.closed()
@@ -236,10 +237,22 @@ def serve(answer: Answer, announce: Callable[[str], object], port: int = 0) -> N
                 listening.listen()
                 announce(f"http://{ADDRESS}:{listening.getsockname()[1]}/#{viewing.token}")
                 await running.serve(sockets=[listening])
-                await anyio.lowlevel.checkpoint()  # Ctrl-C ends here, before the group would take it for its own end
                 group.cancel_scope.cancel()
 
     anyio.run(work)
+    if running.interrupted:
+        raise KeyboardInterrupt
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which remembers that a signal ended it: what asyncio makes of one depends on what ends first."""
+
+    interrupted = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """What SIGINT and SIGTERM do."""
+        self.interrupted = True
+        super().handle_exit(sig, frame)
 
 
 def _carries(request: Request, secret: str) -> bool:

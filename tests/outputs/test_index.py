@@ -136,7 +136,7 @@ async def test_a_file_that_is_gone_is_named_and_one_without_history_never(
     Path(made["path"]).rename(settings.output / "moved.png")
     async with connect(history=history) as client:
         texts = [text_of(await client.call_tool("inspect_image", {"image": made["uri"]})) for _ in range(2)]
-    assert all(("There is no file" if history else "There is no job") in text for text in texts)
+    assert all(("was deleted or moved" if history else "There is no job") in text for text in texts)
     assert index_file().exists() == history
 
 

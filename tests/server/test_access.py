@@ -327,7 +327,8 @@ ALLOWED_CALLS = {
     "images/matting.py": {("path", "read_bytes")},  # a network that the catalogue found
     "outputs/writer.py": {("Folder", "open")},
     "outputs/state.py": {("_file(name)", "open")},
-    "outputs/index.py": {("os", "open"), ("Folder", "open")},  # its own file in the state folder
+    "outputs/database.py": {("os", "open")},  # its own file in the state folder
+    "outputs/index.py": {("Folder", "open")},
     "outputs/removal.py": {("Folder", "open")},
     "recipes/sanity.py": {("resources.files('layerdiffuse_mcp.recipes') / 'sanity_checks.txt'", "read_text")},
     "cli/drawing.py": {("", "read_text")},  # what its user names, who is no agent
