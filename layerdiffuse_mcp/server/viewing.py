@@ -245,7 +245,7 @@ def serve(answer: Answer, announce: Callable[[str], object], port: int = 0) -> N
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which remembers that a signal ended it: what asyncio makes of one depends on what ends first."""
+    """uvicorn's server, which remembers that a signal ended it: asyncio may forget it, whatever ends first."""
 
     interrupted = False
 
