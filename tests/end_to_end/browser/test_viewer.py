@@ -265,7 +265,7 @@ async def test_an_error_of_a_call_is_said(look: Open, apple: CallToolResult):
     Path(facts_of(apple)["images"][0]["path"]).rename(moved := Path(facts_of(apple)["images"][0]["path"] + ".moved"))
     try:
         await host.view.get_by_role("button", name="Another seed").click()
-        await expect(host.view.locator("#status.wrong")).to_contain_text("There is no file")
+        await expect(host.view.locator("#status.wrong")).to_contain_text("was deleted or moved")
         await expect(host.view.get_by_role("button", name="Another seed")).to_be_enabled()
     finally:
         moved.rename(facts_of(apple)["images"][0]["path"])
