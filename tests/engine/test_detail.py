@@ -1,6 +1,6 @@
 """Pictures enlarged and redrawn: as an edit where one tile does, without seams or lost alpha where several do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from layerdiffuse_mcp.errors import Cancelled, ImageError, InvalidRequest
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.images.read import levels_apart
 from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
-from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_models
 from tests.saving import Engine
 
@@ -36,13 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     disc[..., :3] = np.where((distance < 36)[..., None], (200, 40, 40), (0, 255, 0))
     Image.fromarray(disc).save(folder / "disc.png")
     return folder
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path) -> Iterator[Engine]:
-    engine = Engine(Settings(output_dir=folder / "out", models_dir=folder / "models", device="cpu"))
-    yield engine
-    engine.close()
 
 
 @pytest.fixture
