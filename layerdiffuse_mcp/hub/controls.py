@@ -1,7 +1,7 @@
 """The ControlNets in the user's models folder, by name.
 
     entry = find_control("control_v11p_sd15_canny", settings)
-    entry.path, entry.family, entry.kind            # ..., "sd15", "canny"
+    entry.path, entry.family, entry.kind            # where it lies, what it fits, "canny"
 
 None is published here to be fetched: which kinds there are is what files the user has.
 """
