@@ -118,7 +118,19 @@ class LayerPrompts(Described):
 class GivenControl(ControlSettings):
     """A ControlNet, and the picture that is followed."""
 
-    image: Annotated[str, file_field("What is followed: a path or an image id")]
+    image: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+CONTROLS = {
+    "type": "array",
+    "maxItems": MAX_CONTROLS,
+    "items": {"type": "object"},
+    "description": "ControlNets of list_models, each with an image (path or id) to follow; preprocess "
+    f"({', '.join(PREPROCESS)}) makes its map, start and end are shares of the steps, frames the layers that follow, "
+    "default all",
+    "examples": [[{"model": "canny", "image": "house.png", "preprocess": "canny", "strength": 0.8, "end": 0.7}]],
+}
+"""What a schema says of controls: all tools show it, so it is short."""
 
 
 class Redrawing(Described):
@@ -137,19 +149,7 @@ class Redrawing(Described):
         ]
     ] = None
     speed: Omittable[SpeedName] = None
-    control: Omittable[
-        Annotated[
-            list[GivenControl],
-            Field(
-                max_length=MAX_CONTROLS,
-                description="ControlNets of list_models, each with an image to follow; preprocess "
-                f"({', '.join(PREPROCESS)}) makes its map, start and end are shares of the steps, frames the layers "
-                "that follow, default all",
-                examples=[[{"model": "canny", "image": "house.png", "preprocess": "canny", "strength": 0.8}]],
-            ),
-            WithJsonSchema({"type": "array", "items": {"type": "object"}}),
-        ]
-    ] = None
+    control: Omittable[Annotated[list[GivenControl], Field(max_length=MAX_CONTROLS), WithJsonSchema(CONTROLS)]] = None
     method: Omittable[MethodName] = None
     sampler: Omittable[SamplerName] = None
     schedule: Omittable[ScheduleName] = None
