@@ -3,6 +3,7 @@
 The weights are random but sane: every capability runs on them in seconds, though nothing is recognisable.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from layerdiffuse_mcp.engine.layers.attention_sharing import SharingModel
 from layerdiffuse_mcp.engine.text.clip import TextConfig, TextEncoder
+from layerdiffuse_mcp.engine.text.clip_vision import VisionConfig, VisionEncoder
 from layerdiffuse_mcp.engine.transparency.networks import OffsetEncoder, TransparentDecoder
 from layerdiffuse_mcp.engine.weights.ldm_export import save_single_file, to_ldm
 from layerdiffuse_mcp.engine.weights.ldm_names import unet_key_map
@@ -140,6 +142,62 @@ def write_control(path: Path, family: str, seed: int = 0) -> Path:
     else:
         control.save_pretrained(path)
     return path
+
+
+VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+    "projection_dim": 24,
+    "hidden_act": "gelu",
+}
+
+
+def write_vision(folder: Path) -> None:
+    """An image encoder of random weights, as transformers writes one."""
+    torch.manual_seed(4)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = VisionEncoder(VisionConfig(**VISION))
+    for weight in encoder.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    own = {"visual_projection.weight"}
+    state = {name if name in own else f"vision_model.{name}": value for name, value in encoder.state_dict().items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    config = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", **VISION}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_ip_adapter(path: Path, family: str, *, plus: bool = False, width: int = 24) -> None:
+    """An IP-Adapter of random weights in its authors' names: plus, or plain and of an embedding of this width."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(5)
+    unet, cross, hidden = UNet2DConditionModel(**UNETS[family]), UNETS[family]["cross_attention_dim"], 64
+    layers = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    shapes: dict[str, tuple[int, ...]] = {
+        f"ip_adapter.{2 * place + 1}.to_{one}_ip.weight": (32, cross) for place in range(len(layers)) for one in "kv"
+    }
+    if plus:
+        shapes |= {
+            "image_proj.latents": (1, 6, hidden),
+            "image_proj.proj_in.weight": (hidden, VISION["hidden_size"]), "image_proj.proj_in.bias": (hidden,),
+            "image_proj.proj_out.weight": (cross, hidden), "image_proj.proj_out.bias": (cross,),
+            "image_proj.norm_out.weight": (cross,), "image_proj.norm_out.bias": (cross,),
+        }  # fmt: skip
+        for layer in ("image_proj.layers.0", "image_proj.layers.1", "image_proj.layers.2", "image_proj.layers.3"):
+            shapes |= {f"{layer}.0.norm{n}.{kind}": (hidden,) for n in (1, 2) for kind in ("weight", "bias")}
+            shapes |= {f"{layer}.0.to_q.weight": (64, hidden), f"{layer}.0.to_kv.weight": (128, hidden)}
+            shapes |= {f"{layer}.0.to_out.weight": (hidden, 64), f"{layer}.1.0.weight": (hidden,)}
+            shapes |= {f"{layer}.1.0.bias": (hidden,), f"{layer}.1.1.weight": (4 * hidden, hidden)}
+            shapes |= {f"{layer}.1.3.weight": (hidden, 4 * hidden)}
+    else:
+        shapes |= {
+            "image_proj.proj.weight": (4 * cross, width), "image_proj.proj.bias": (4 * cross,),
+            "image_proj.norm.weight": (cross,), "image_proj.norm.bias": (cross,),
+        }  # fmt: skip
+    save_file({name: torch.randn(shape) * 0.2 for name, shape in shapes.items()}, path)
 
 
 def write_lora(path: Path) -> None:

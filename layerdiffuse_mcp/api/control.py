@@ -20,6 +20,8 @@ MAX_CONTROLS = 4
 MAX_STRENGTH = 2
 CONTROL_PICTURE = "control_"
 """What the names of control pictures among a request's begin with; a number from 1 follows."""
+REFERENCE, REFERENCE_MASK = "reference", "reference_mask"
+"""The names of the picture that is referred to, and of its mask."""
 
 
 class ControlSettings(Options):
@@ -49,6 +51,22 @@ class Control(ControlSettings):
     """With the picture that is followed."""
 
     image: Path
+
+
+class ReferenceSettings(Options):
+    """An IP-Adapter, and how strongly it acts."""
+
+    what: ClassVar[str] = "reference"
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    strength: Annotated[float, Field(gt=0, le=MAX_STRENGTH, allow_inf_nan=False)] = 0.6
+
+
+class Reference(ReferenceSettings):
+    """With the picture that is referred to. mask: white where it acts; None: everywhere."""
+
+    image: Path
+    mask: Path | None = None
 
 
 def control_names(count: int) -> list[str]:

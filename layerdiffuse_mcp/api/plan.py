@@ -16,11 +16,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
-from layerdiffuse_mcp.api.control import ControlSettings, control_names
 from layerdiffuse_mcp.api.detail import Detail, Tiling
 from layerdiffuse_mcp.api.detail import planned as planned_detail
 from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED
 from layerdiffuse_mcp.api.finish import Finish
+from layerdiffuse_mcp.api.given import (
+    GivenPicture,
+    PlannedControl,
+    PlannedReference,
+    pictures_beside,
+    planned_controls,
+    planned_reference,
+)
 from layerdiffuse_mcp.api.plan_checks import DELIVERY, check_family, check_inputs, check_options, sampler_doubts
 from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.api.sizes import AS_IS, Size, Sizing, doubts, fit, sized
@@ -39,31 +46,12 @@ class _Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class GivenPicture(BaseModel):
-    """A picture or a latent that is given: the name it had, and its content's SHA-256 and size.
-
-    Read from a recipe of the first format, `name` is a path and the size is not known.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: Annotated[str, Field(max_length=4096)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    bytes: int | None = None
-
-
 class PlannedLora(_Plan):
     """A LoRA by its name in the catalogue, and its strength on the denoising network and on the text encoder."""
 
     name: str
     strength: float
     text_strength: float
-
-
-class PlannedControl(ControlSettings):
-    """A ControlNet by its name in the catalogue, and the picture that is followed."""
-
-    image: GivenPicture
 
 
 class DrawPlan(_Plan):
@@ -90,6 +78,7 @@ class DrawPlan(_Plan):
     image: GivenPicture | None = None
     mask: GivenPicture | None = None
     control: tuple[PlannedControl, ...] = ()
+    reference: PlannedReference | None = None
     strength: float
     resize_mode: str
     seed: int
@@ -116,8 +105,7 @@ class DrawPlan(_Plan):
     @property
     def pictures(self) -> dict[str, GivenPicture]:
         """The pictures that it starts from, by the name of their field or layer; the first gives the shape."""
-        controls = zip(control_names(len(self.control)), (one.image for one in self.control), strict=True)
-        given = {"image": self.image, **self.inputs, "mask": self.mask, **dict(controls)}
+        given = {"image": self.image, **self.inputs, "mask": self.mask, **pictures_beside(self.control, self.reference)}
         return {name: picture for name, picture in given.items() if picture is not None}
 
     @property
@@ -308,10 +296,8 @@ def make_plan(
         inputs={role: given[role] for role in request.inputs},
         image=given.get("image"),
         mask=given.get("mask"),
-        control=tuple(
-            PlannedControl.model_validate({**dict(one), "image": given[name]})
-            for name, one in zip(control_names(len(request.control)), request.control, strict=True)
-        ),
+        control=planned_controls(request.control, given),
+        reference=planned_reference(request.reference, given),
         strength=request.strength,
         resize_mode=request.resize_mode,
         seed=seed,

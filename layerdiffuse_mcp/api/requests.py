@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from layerdiffuse_mcp.api.cells import AS_DRAWN, Cell
-from layerdiffuse_mcp.api.control import MAX_CONTROLS, Control, control_names
+from layerdiffuse_mcp.api.control import MAX_CONTROLS, REFERENCE, REFERENCE_MASK, Control, Reference, control_names
 from layerdiffuse_mcp.api.detail import Detail
 from layerdiffuse_mcp.api.fields import (
     DRAW_SEED,
@@ -129,6 +129,13 @@ class GenerateRequest(_Request):
             '[{"model": "canny", "image": "house.png", "preprocess": "canny"}]',
         ),
     ] = ()
+    reference: Annotated[
+        Reference | None,
+        Field(
+            description="A picture whose subject or style is taken up, by an IP-Adapter; on the command line as JSON, "
+            'as in {"model": "ip-adapter-plus_sd15", "image": "cat.png"}'
+        ),
+    ] = None
 
     method: MethodName | None = None
     speed: SpeedName | None = None
@@ -156,6 +163,8 @@ class GenerateRequest(_Request):
         """The pictures that it starts from, by the name of their field or layer; the first gives the shape."""
         controls = zip(control_names(len(self.control)), (one.image for one in self.control), strict=True)
         files = {"image": self.image, **self.inputs, "mask": self.mask, **dict(controls)}
+        if self.reference is not None:
+            files |= {REFERENCE: self.reference.image, REFERENCE_MASK: self.reference.mask}
         return {name: path for name, path in files.items() if path is not None}
 
     @property

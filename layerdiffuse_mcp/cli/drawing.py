@@ -297,16 +297,19 @@ class _Finder:
 
 
 def split(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields as flags say them: layers, and scale and strength of `detail`, joined by commas, `control` as JSON."""
+    """Fields as flags say them: layers, and scale and strength of `detail`, joined by commas; `control` and `reference`
+    as JSON.
+    """
     said = {name: value.split(",") if name == "want" else value for name, value in fields.items()}
     if "detail" in said:
         said["detail"] = dict(zip(Detail.model_fields, said["detail"].split(","), strict=False))
-    if "control" in said:
+    for name in ("control", "reference"):
         try:
-            said["control"] = json.loads(said["control"])
+            said |= {name: json.loads(said[name])} if name in said else {}
         except (ValueError, RecursionError):
             raise InvalidRequest(
-                'control is no JSON. Give a list, as in [{"model": "canny", "image": "a.png"}].'
+                f'{name} is no JSON. Quote it for the shell: control is a list of {{"model": "a", "image": "a.png"}}, '
+                "and reference is one such."
             ) from None
     return said
 

@@ -54,7 +54,7 @@ def _list(options: argparse.Namespace) -> int:
 
     from layerdiffuse_mcp.cli.terminal import OUT
     from layerdiffuse_mcp.hub import catalog
-    from layerdiffuse_mcp.hub.controls import controls
+    from layerdiffuse_mcp.hub.controls import adapters, controls
     from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 
     settings = settings_of(options)
@@ -81,6 +81,8 @@ def _list(options: argparse.Namespace) -> int:
     for control in controls(settings):
         facts = ", ".join(filter(None, (control.family or "fits no base that is known here", control.kind)))
         print_(f"ControlNet {control.name} ({facts}): {printable(control.path)}")
+    for adapter in adapters(settings):
+        print_(f"IP-Adapter {adapter.name} ({adapter.family or 'fits no base'}): {printable(adapter.path)}")
     for words in filter(None, map(vocabulary_of, catalog.models(settings))):
         if options.subjects is not None:
             print_(f"{words.model} knows: {', '.join(words.matching(options.subjects).subjects) or 'no such subject'}")

@@ -21,7 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from layerdiffuse_mcp.api.control import control_names
+from layerdiffuse_mcp.api.control import REFERENCE, REFERENCE_MASK, control_names
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, VERDICTS, EncodedFile, Outcome, PictureFacts, Timings
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
@@ -38,6 +38,7 @@ from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
 from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
 from layerdiffuse_mcp.engine.drawing.latents import decode_latent, decode_plain, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
+from layerdiffuse_mcp.engine.models.additions import Addition, additions_of
 from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, passes, pixels_of_result, tiles_of
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted as fitted_picture
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted_mask
@@ -143,7 +144,8 @@ class Engine:
         clock = _Clock()
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
-            model = self._model(plans[0].model, meter, [lora.name for lora in plans[0].loras], plans[0].controls)
+            loras = [lora.name for lora in plans[0].loras]
+            model = self._model(plans[0].model, meter, loras, additions_of(plans[0], self._settings))
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
@@ -218,10 +220,10 @@ class Engine:
         return self._outcome(model, clock)
 
     def _model(
-        self, name: str, meter: Meter, loras: Collection[str] = (), controls: Collection[str] = ()
+        self, name: str, meter: Meter, loras: Collection[str] = (), additions: Mapping[str, Addition] | None = None
     ) -> DiffusionModel:
         """The model in memory."""
-        return self._manager.get(catalog.find(name, self._settings), meter.report, loras, controls)
+        return self._manager.get(catalog.find(name, self._settings), meter.report, loras, additions)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""
@@ -327,14 +329,15 @@ def _tokens(plan: DrawPlan) -> int:
 def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture]) -> Pictures:
     """The pictures as a drawer takes them: the one to edit and its mask at the size (width, height) that is drawn."""
     layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
+    referred = [pictures[name].rgba if name in pictures else None for name in (REFERENCE, REFERENCE_MASK)]
     control = [pictures[name].rgba for name in control_names(len(plan.control))]
     if "image" not in pictures:
-        return Pictures(layers, control=control)
+        return Pictures(layers, None, control, *referred)
     if plan.kept:
         size = plan.width, plan.height
     image = fitted_picture(pictures["image"].rgba, *size, plan.resize_mode)
     mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
-    return Pictures(layers, Edit([image], mask), control)
+    return Pictures(layers, Edit([image], mask), control, *referred)
 
 
 def _extent(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:

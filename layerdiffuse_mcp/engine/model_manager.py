@@ -10,7 +10,7 @@ size of the pictures. Where the estimate was wrong, `relieve` takes less from th
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 from layerdiffuse_mcp.engine.device.memory import memory_free, memory_used, release_memory
 from layerdiffuse_mcp.engine.device.placement import Placement, place
+from layerdiffuse_mcp.engine.models.additions import Addition
 from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.model import model_class
 from layerdiffuse_mcp.engine.models.offload import LEVELS, Level, estimated_sizes, fitting, lower
@@ -30,7 +31,6 @@ from layerdiffuse_mcp.errors import ModelError, OutOfMemory
 from layerdiffuse_mcp.families.entries import ModelEntry, ModelFiles
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.controls import find_control
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
 from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
 from layerdiffuse_mcp.settings import SHARE, Settings
@@ -73,11 +73,11 @@ class ModelManager:
         entry: ModelEntry,
         report: Callable[[str], None],
         loras: Collection[str] = (),
-        controls: Collection[str] = (),
+        additions: Mapping[str, Addition] | None = None,
     ) -> DiffusionModel:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
-        Where its files and those of `loras` and `controls` lie is looked up here, once for a task.
+        Where its files and those of `loras` lie is looked up here, once for a task. additions: what is beside the base.
 
         Raises:
             ModelNotFound: its file, a LoRA or a ControlNet is not on this machine.
@@ -99,7 +99,7 @@ class ModelManager:
         try:
             self.fit(loaded.model, native**2, native**2)
             components.load()
-            components.use_controls({name: find_control(name, self._settings).path for name in controls})
+            components.use_additions(additions or {})
         except (ModelError, OutOfMemory):
             self.unload(entry.name)
             raise

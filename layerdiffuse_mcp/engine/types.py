@@ -176,12 +176,14 @@ class Edit:
 @dataclass(frozen=True)
 class Pictures:
     """The pictures that plans start from: by role (H, W, 4), uint8, any size; the one to edit; and those that controls
-    follow, in the plan's order, (H, W, 4), uint8, any size.
+    follow, in the plan's order, (H, W, 4), uint8, any size; and the one that is referred to, and where, likewise.
     """
 
     layers: Mapping[Role, Bytes] = field(default_factory=dict[Role, Bytes])
     edit: Edit | None = None
     control: Sequence[Bytes] = ()
+    reference: Bytes | None = None
+    reference_mask: Bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from layerdiffuse_mcp.families.stable_diffusion import (
     channels_in,
     controlnet,
     few_steps,
+    ip_adapter,
     released,
     unet_problem,
 )
@@ -220,7 +221,7 @@ SDXL = FamilySpec(
         Kind("sdxl_pruned", "a pruned SDXL base (SSD-1B, Vega)", test=_is_pruned),
         Kind("sdxl", "an SDXL base", test=_is_sdxl, family=ID),
     ),
-    adapters=(controlnet(ID, "SDXL", vector=True),),
+    adapters=(controlnet(ID, "SDXL", vector=True), ip_adapter(ID, "SDXL", lambda layers: layers > 16)),
     pipelines=frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"}),
     folder_problem=_folder_problem,
     parameters=Parameters(text=817 * MB, denoiser=2567 * MB, block=130 * MB, pictures=189 * MB),

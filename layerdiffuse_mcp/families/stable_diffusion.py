@@ -1,6 +1,6 @@
 """What the cards of the Stable Diffusion line have in common: the release's repository, single-file names, options."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from layerdiffuse_mcp.families.entries import MB, HubFile, LoraEntry, Speed
@@ -22,6 +22,8 @@ VECTOR = UNET_PREFIX + "label_emb.0.0.weight"
 FIRST_SD1 = UNET_PREFIX + "input_blocks.1.1."
 """The first transformer of an SD1.x or SD2.x UNet."""
 
+SD2_CONTEXT = 1024
+"""Numbers of each token that SD 2.x reads."""
 CONTROL_PREFIX = "control_model."
 CONTROL_MARKS = ("controlnet_cond_embedding.", "input_hint_block.0.")
 """Of a ControlNet's encoder of pictures, in diffusers' names and in those of its authors."""
@@ -39,6 +41,7 @@ OPTIONS = frozenset(
         "strength",
         "detail",
         "control",
+        "reference",
         "speed",
         "resize_mode",
         "method",
@@ -120,6 +123,17 @@ def controlnet(family: str, title: str, vector: bool) -> Kind:
         return not (other or sd2) and vector == any(name in named for name in _CONTROL_VECTORS)
 
     return Kind("controlnet", f"a ControlNet for {title}", any_of=CONTROL_MARKS, test=test, adapts=family)
+
+
+def ip_adapter(family: str, title: str, layers: Callable[[int], bool]) -> Kind:
+    """How an IP-Adapter is recognised, by how many layers' cross attention it reads."""
+
+    def test(shapes: Shapes) -> bool:
+        adapted = [shape for key, shape in shapes.items() if key.endswith(".to_k_ip.weight")]
+        known = any(key in shapes for key in ("image_proj.proj.weight", "image_proj.latents"))
+        return known and layers(len(adapted)) and all(shape[1] != SD2_CONTEXT for shape in adapted)
+
+    return Kind("ip_adapter", f"an IP-Adapter for {title}", ("image_proj.",), test=test, adapts=family)
 
 
 def is_linear(shapes: Shapes, block: str) -> bool:

@@ -59,7 +59,8 @@ NATIVE_SIZES = range(64, 4097)
 REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 LORA_KINDS = frozenset({"lora", "lycoris"})
 EntryT = TypeVar("EntryT", ModelEntry, LoraEntry, ControlEntry)
-CONTROL_CLASS = "ControlNetModel"
+CONTROL, ENCODER = ("_class_name", "ControlNetModel"), ("model_type", "clip_vision_model")
+"""What configurations say: of ControlNets as diffusers writes them, of image encoders as transformers does."""
 CONTROL_KINDS = ("canny", "depth", "openpose", "lineart", "tile", "scribble", "softedge", "seg", "normal", "mlsd")
 """What ControlNets follow, as their files are called."""
 
@@ -71,6 +72,9 @@ class ModelsFolder:
     bases: tuple[ModelEntry, ...]
     loras: tuple[LoraEntry, ...]
     controls: tuple[ControlEntry, ...]
+    adapters: tuple[ControlEntry, ...]
+    encoders: tuple[Path, ...]
+    """Folders of the image encoders that IP-Adapters go with."""
     files: Mapping[str, Path]
     """Every `.safetensors` file by its name; of several with one name the one nearest to the top."""
 
@@ -148,11 +152,15 @@ def read_models_folder(folder: Path) -> ModelsFolder:
     bases: list[ModelEntry] = []
     loras: list[LoraEntry] = []
     controls: list[ControlEntry] = []
+    adapters: list[ControlEntry] = []
+    encoders: list[Path] = []
     files: dict[str, Path] = {}
     for path in _walk(folder):
         if path.is_dir():
             if (path / INDEX).is_file():
                 bases += _diffusers_base(path)
+            elif _says(path / CONFIG, ENCODER):
+                encoders.append(path)
             else:
                 controls.append(_control(path, next(iter(sorted(path.glob("*" + SUFFIX))), None), folder))
             continue
@@ -165,6 +173,8 @@ def read_models_folder(folder: Path) -> ModelsFolder:
         elif kind.name in LORA_KINDS:
             name = printable(path.stem)
             loras.append(LoraEntry(name=name, description=f"Your own LoRA, {printable(path.name)}", path=path))
+        elif kind.name == "ip_adapter":
+            adapters.append(ControlEntry(name=printable(path.stem), path=path, family=kind.adapts))
         elif kind.name == "controlnet":
             controls.append(_control(path, path, folder))
     rows = _listed(folder / LIST)
@@ -174,6 +184,8 @@ def read_models_folder(folder: Path) -> ModelsFolder:
         tuple(_named_apart(bases, folder)),
         tuple(_named_apart(loras, folder)),
         tuple(_named_apart(controls, folder)),
+        tuple(_named_apart(adapters, folder)),
+        tuple(encoders),
         files,
     )
 
@@ -187,7 +199,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if (real := here.resolve()) in seen:
             continue
         seen.add(real)
-        if (here / INDEX).is_file() or _is_control(here / CONFIG):
+        if (here / INDEX).is_file() or _says(here / CONFIG, CONTROL, ENCODER):
             yield here
             continue
         try:
@@ -198,10 +210,10 @@ def _walk(folder: Path) -> Iterator[Path]:
         waiting += [child for child in children if child.is_dir()]
 
 
-def _is_control(config: Path) -> bool:
-    """Whether it is the configuration of a ControlNet in diffusers layout."""
+def _says(config: Path, *kinds: tuple[str, str]) -> bool:
+    """Whether a network's configuration says one of these, by the name of a field and its value."""
     try:
-        return config.is_file() and _json(config).get("_class_name") == CONTROL_CLASS
+        return config.is_file() and any(_json(config).get(name) == value for name, value in kinds)
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
 

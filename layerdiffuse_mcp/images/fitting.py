@@ -8,6 +8,7 @@ is transparent, or goes on as the edge of an opaque picture does. Takes the resu
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from layerdiffuse_mcp.api.sizes import Size, whole_box
 from layerdiffuse_mcp.images.alpha import Box, Bytes
@@ -34,6 +35,18 @@ def fitted(pixels: Bytes, box: Box | None, drawn: Size, size: Size, how: str) ->
 def enlarged(pixels: Bytes, size: Size, padded: Size) -> Bytes:
     """A whole layer at `size`, continued at the right and the bottom to `padded`."""
     return _padded(_scaled(pixels, size), (0, 0, *size), padded)
+
+
+def middle(pixels: Bytes, side: int) -> Bytes:
+    """The middle square of a picture (H, W, 3), `side` pixels wide, by the filter that CLIP was trained with: Pillow's
+    bicubic.
+    """
+    height, width = pixels.shape[:2]
+    short = min(width, height)
+    size = int(side * width / short), int(side * height / short)
+    scaled = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return scaled[top : top + side, left : left + side]
 
 
 def _moved(box: Box, drawn: Size, whole: Box) -> Box:

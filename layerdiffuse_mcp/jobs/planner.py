@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.control import REFERENCE
 from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_SIZE
 from layerdiffuse_mcp.api.finish import IntoCells, OntoBackground
 from layerdiffuse_mcp.api.plan import (
@@ -108,7 +109,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         model=entry.name,
         native_size=entry.native_size,
         pictures=pictures,
-        picture_size=next(iter(sizes.values()), None),
+        picture_size=next((size for name, size in sizes.items() if not name.startswith(REFERENCE)), None),
         advice=[_advice(entry), *(lora.advice for lora, _ in loras)],
         loras=tuple(named for _, named in loras),
     )
@@ -117,9 +118,10 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     _check_redrawn(planned, sizes, settings)
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
     seen = planned.detail.scaled(drawn) if planned.detail else drawn
-    for picture, size in sizes.items():
+    fitted = {picture: size for picture, size in sizes.items() if picture != REFERENCE}  # that has a size of its own
+    for picture, size in fitted.items():
         check_fits(size, drawn if picture in ("image", "mask") else seen, planned.resize_mode, picture)
-    notes = (*planned.notes, *cropped(planned, sizes, drawn))
+    notes = (*planned.notes, *cropped(planned, fitted, drawn))
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
     return Planned((planned,), inputs, downloads, _onto_background(planned, seen))
 

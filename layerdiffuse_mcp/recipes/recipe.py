@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.control import CONTROL_PICTURE, control_names
+from layerdiffuse_mcp.api.control import CONTROL_PICTURE, REFERENCE, REFERENCE_MASK, control_names
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture
 from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, GenerateRequest, can_replace, validated
@@ -39,6 +39,7 @@ BASE = "model"
 STAGE_FIELDS = ("sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight")
 """Settings of a recipe that a change of the same name replaces in every stage."""
 _NAMED_BY_FIELD = ("image", "mask")
+_PICTURES_BESIDE: Any = {"control": {"__all__": {"image"}}, "reference": {"image", "mask"}}
 _NOT_WRITTEN = {"inputs", *_NAMED_BY_FIELD, "notes", "drawn_with", "name", "format", "metadata"}
 _WRITTEN = {*GenerateRequest.model_fields} - _NOT_WRITTEN - {"kind", "speed"}
 
@@ -72,8 +73,7 @@ def recipe_of(
     return {
         "format": FORMAT,
         "software": f"layerdiffuse-mcp {__version__}",
-        "request": {"kind": "generate"}
-        | plan.model_dump(mode="json", include=_WRITTEN, exclude={"control": {"__all__": {"image"}}}),
+        "request": {"kind": "generate"} | plan.model_dump(mode="json", include=_WRITTEN, exclude=_PICTURES_BESIDE),
         "pictures": {name: picture.model_dump(mode="json") for name, picture in plan.pictures.items()},
         "model_hash": weights.get(BASE),
         "weights": {name: digest for name, digest in weights.items() if name != BASE},
@@ -113,6 +113,8 @@ def request_from(
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
     if "control" in changes:
         given |= {name for name in pictures if name.startswith(CONTROL_PICTURE)}
+    if "reference" in changes:
+        given |= {REFERENCE, REFERENCE_MASK}
     return validated(GenerateRequest, _with_pictures(fields, pictures, given, find))
 
 
@@ -276,5 +278,8 @@ def _with_pictures(
             {**one, "image": found.pop(name)} if name in found and isinstance(one, Mapping) else one
             for name, one in named
         ]
+    if isinstance(reference := made.get("reference"), Mapping):
+        parts = {"image": REFERENCE, "mask": REFERENCE_MASK}
+        made["reference"] = {**reference, **{part: found.pop(name) for part, name in parts.items() if name in found}}
     alone = {name: found.pop(name) for name in _NAMED_BY_FIELD if name in found}
     return {**made, **alone, "inputs": {**made.get("inputs", {}), **found}}

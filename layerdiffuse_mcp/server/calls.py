@@ -101,11 +101,11 @@ async def run(
     return await result(ctx, job, preview=preview)
 
 
-_FOLLOWED = {"__all__": {"image"}}
+_BESIDE: Any = {"control": {"__all__": {"image"}}, "reference": {"image", "mask"}}
 _COPIES: Any = {
     **dict.fromkeys(("image", "mask", "inputs", "latent"), True),
-    "control": _FOLLOWED,
-    "pictures": {"__all__": {"control": _FOLLOWED}},
+    **_BESIDE,
+    "pictures": {"__all__": _BESIDE},
 }
 """Fields of requests that name copies of pictures, whose paths are this server's own."""
 

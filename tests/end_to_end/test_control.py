@@ -11,7 +11,7 @@ from PIL import Image
 
 from layerdiffuse_mcp.images.read import levels_apart
 from layerdiffuse_mcp.recipes.recipe import read_recipe
-from tests.narrow import write_control, write_models
+from tests.narrow import write_control, write_ip_adapter, write_models, write_vision
 from tests.results import facts_of, text_of
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("control")
     write_models(folder / "models", ("sd15",))
     write_control(folder / "models" / "controlnet" / "narrow_canny.safetensors", "sd15")
+    write_ip_adapter(folder / "models" / "ip-adapter" / "narrow-plus.safetensors", "sd15", plus=True)
+    write_vision(folder / "models" / "ip-adapter" / "image_encoder")
     square = np.zeros((64, 64, 4), np.uint8)
     square[16:48, 16:48] = 255, 200, 0, 255
     Image.fromarray(square).save(folder / "square.png")
@@ -45,6 +47,7 @@ async def drawn(client: Client, tool: str = "generate_transparent", **given: Any
 async def test_it_is_listed_with_what_it_fits_and_follows(client: Client):
     text = text_of(await client.call_tool("list_models", {}))
     assert "ControlNets, to be named in options.control: narrow_canny (SD 1.5, canny)." in text
+    assert "IP-Adapters, to be named in options.reference: narrow-plus (SD 1.5)." in text
 
 
 async def test_a_picture_follows_and_its_recipe_draws_it_again(client: Client, folder: Path):
@@ -80,3 +83,26 @@ async def test_what_may_not_be_read_or_is_no_picture_is_refused_before_the_queue
         result = await client.call_tool("generate_transparent", fields)
         assert result.is_error
         assert says in text_of(result)
+
+
+async def test_a_picture_refers_to_another_and_its_recipe_draws_it_again(client: Client, folder: Path):
+    given = {"model": "narrow-plus", "image": str(folder / "square.png"), "mask": str(folder / "square.png")}
+    [plain] = await drawn(client)
+    [referring] = await drawn(client, options={**OPTIONS, "reference": given})
+    assert levels_apart(plain, referring)
+    assert [*read_recipe(referring)["pictures"]] == ["reference", "reference_mask"]
+    again = facts_of(await client.call_tool("redraw_image", {"image": str(referring)}))
+    assert levels_apart(referring, Path(again["images"][0]["path"])) == 0
+
+
+async def test_the_pictures_of_a_set_follow_and_refer(client: Client, folder: Path):
+    options = {**OPTIONS, **control(folder)["options"], "reference": {"model": "narrow-plus", "image": "square.png"}}
+    options["reference"]["image"] = str(folder / "square.png")
+    made = await drawn_set(client, {"subjects": ["a cup", "a hat"], "seed": 7, "sheet": False, "options": options})
+    plain = await drawn_set(client, {"subjects": ["a cup", "a hat"], "seed": 7, "sheet": False, "options": OPTIONS})
+    assert all(levels_apart(*pair) for pair in zip(made, plain, strict=True))
+
+
+async def drawn_set(client: Client, given: dict[str, Any]) -> list[Path]:
+    facts = facts_of(await client.call_tool("generate_set", {**given, "output": {"preview": False}}))
+    return [Path(image["path"]) for image in facts["images"]]

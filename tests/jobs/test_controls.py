@@ -14,7 +14,7 @@ from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseErro
 from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.recipes.recipe import recipe_of, request_from
 from layerdiffuse_mcp.settings import Settings
-from tests.narrow import write_control, write_models
+from tests.narrow import write_control, write_ip_adapter, write_models, write_vision
 
 BASE = {"prompt": "a house", "model": "tiny-sd15"}
 CONTROL = {"model": "SD15_canny", "image": "cut.png"}
@@ -26,6 +26,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_models(folder, ("sd15",))
     for name in ("sd15", "sdxl"):
         write_control(folder / "controlnet" / f"{name}_canny.safetensors", name)
+        write_ip_adapter(folder / "ip-adapter" / f"{name}-plain.safetensors", name)
+    write_ip_adapter(folder / "ip-adapter" / "wide.safetensors", "sd15", width=31)
+    write_vision(folder / "ip-adapter" / "image_encoder")
     return folder
 
 
@@ -54,7 +57,7 @@ def planned(request: GenerateRequest, settings: Settings) -> DrawPlan:
 REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], type[LayerDiffuseError], str]] = {
     "an unknown one": ([{"model": "cany"}], {}, LayerDiffuseError, "There is no ControlNet 'cany'"),
     "of another family": ([{"model": "sdxl_canny"}], {}, InvalidRequest, "is for SDXL models, and tiny-sd15 is"),
-    "for the pocket model": ([{}], {"model": "pocket"}, InvalidRequest, "control does not act on pocket"),
+    "for the pocket model": ([{}], {"model": "pocket"}, InvalidRequest, "control would not act on pocket"),
     "no picture": ([{"image": "text.png"}], {}, ImageError, "text.png"),
     "an outline of what has none": (
         [{"image": "opaque.png", "preprocess": "alpha_edge"}], {}, InvalidRequest, "opaque.png has no transparency",
@@ -108,3 +111,31 @@ def test_the_pictures_of_a_set_follow_one_and_have_one_size(known: Settings):
     made = plan(set_of(["a cup", "a hat"], seed=1, fields=fields), known)
     assert len(made.inputs) == 1
     assert {task.result for task in made.tasks if isinstance(task, DrawPlan)} == {(64, 64)}
+
+
+REFERENCE = {"model": "sd15-plain", "image": "cut.png"}
+UNFIT = {
+    "an unknown one": ({"model": "sd15-plan"}, "Did you mean sd15-plain"),
+    "of another family": ({"model": "sdxl-plain"}, "is for SDXL models, and tiny-sd15 is"),
+    "without its encoder": ({"model": "wide"}, "goes with an image encoder whose projection_dim is 31, and none is"),
+    "no picture": ({"image": "text.png"}, "text.png"),
+    "no strength": ({"strength": 0}, "reference.strength must be more than 0"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_reference_that_cannot_act_is_refused_at_once(name: str, known: Settings):
+    changed, says = UNFIT[name]
+    with pytest.raises(LayerDiffuseError) as raised:
+        planned(request(reference=REFERENCE | changed), known)
+    assert says in str(raised.value)
+
+
+def test_a_reference_is_in_the_plan_and_in_the_recipe_and_gives_no_shape(known: Settings):
+    task = planned(request(reference=REFERENCE | {"mask": "opaque.png"}, seed=3), known)
+    assert task.result == (64, 64)
+    assert {*task.pictures} == {"reference", "reference_mask"}
+    recipe = recipe_of(task, weights={}, device="cpu", dtype="float32")
+    assert recipe["request"]["reference"] == {"model": "sd15-plain", "strength": 0.6}
+    again = planned(request_from(recipe, find=lambda picture: Path(picture.name)), known)
+    assert again.reference == task.reference

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from layerdiffuse_mcp.api.plan import DrawPlan
+from layerdiffuse_mcp.engine.layers.ip_adapter import Referred
 from layerdiffuse_mcp.engine.models.components import LoraUse
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline import prompts
@@ -47,31 +48,39 @@ def draw(
     plan = results[0].plan
     pixels = max(pixels_of_result(one, model.latent) for one in passes(plan))
     _expect(plan, len(results), model, meter)
+    reference, seen = plan.reference, pictures.reference
+    referred = None if reference is None or seen is None else Referred.of(model, reference, seen)
     layers: dict[int, list[LayerImage]] = {id(result): [] for result in results}
     at_once = max(1, model.pixels_at_once // pixels)
     for batch in batches(results, partial(prompts.shape, model=model), at_once):
         model.batch = len(batch), pixels
-        for result, drawn in zip(batch, _draw_batch(plan, model, batch, pictures, meter, show), strict=True):
+        for result, drawn in zip(batch, _draw_batch(plan, model, batch, pictures, referred, meter, show), strict=True):
             layers[id(result)] += drawn
     ordered = iter(results)
     return [[layer for _ in range(plan.count) for layer in layers[id(next(ordered))]] for plan in plans]
 
 
 def _draw_batch(
-    plan: DrawPlan, model: StableDiffusion, batch: Sequence[Result], pictures: Pictures, meter: Meter, show: Show
+    plan: DrawPlan,
+    model: StableDiffusion,
+    batch: Sequence[Result],
+    pictures: Pictures,
+    referred: Referred | None,
+    meter: Meter,
+    show: Show,
 ) -> list[list[LayerImage]]:
     """All that is drawn for a batch; the layers of each result."""
     if plan.kept and pictures.edit is not None:
         layers, drawn = [], [[*pictures.edit.images] for _ in batch]
     else:
-        layers = _draw_stages(plan, model, batch, pictures, itertools.repeat(pictures.edit), meter, show)
+        layers = _draw_stages(plan, model, batch, pictures, itertools.repeat(pictures.edit), referred, meter, show)
         drawn = [[one.pixels for one in result] for result in layers]
     larger = plan.as_detailed
     if larger is None:
         return layers
     edits = redrawings(larger, drawn, pictures.edit and pictures.edit.mask, model.latent)
     again = [Result(result.plan.as_detailed or larger, result.seed) for result in batch]
-    return _draw_stages(larger, model, again, pictures, edits, meter, show)
+    return _draw_stages(larger, model, again, pictures, edits, referred, meter, show)
 
 
 def _draw_stages(
@@ -80,6 +89,7 @@ def _draw_stages(
     batch: Sequence[Result],
     pictures: Pictures,
     edits: Iterable[Edit | None],
+    referred: Referred | None,
     meter: Meter,
     show: Show,
 ) -> list[list[LayerImage]]:
@@ -88,7 +98,7 @@ def _draw_stages(
     there: dict[Role, Sequence[Bytes]] = {role: [picture] * len(batch) for role, picture in pictures.layers.items()}
     for stage, edit in zip(plan.stages, edits, strict=False):
         outputs = METHODS[stage.method].outputs
-        drawn = draw_stage(stage, model, batch, there, edit, pictures.control, meter, show)
+        drawn = draw_stage(stage, model, batch, there, edit, pictures, referred, meter, show)
         there |= {role: [one.pixels for one in drawn if one.role == role] for role in outputs}
         for number, layer in enumerate(drawn):
             layers[number // len(outputs)].append(layer)

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from layerdiffuse_mcp.engine.device.placement import Placement
+from layerdiffuse_mcp.engine.models.additions import Addition
 from layerdiffuse_mcp.engine.models.offload import PHASES, BlockByBlock, Level, Sizes, sizes_of
 from layerdiffuse_mcp.engine.models.provenance import Provenance
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part
-from layerdiffuse_mcp.engine.weights.controlnet import read_controlnet
 from layerdiffuse_mcp.engine.weights.lora import read_lora
 from layerdiffuse_mcp.engine.weights.patcher import Patch, PatchStack
 from layerdiffuse_mcp.errors import CheckpointError, LayerFileError
@@ -33,11 +33,6 @@ from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version, versions_below
 
 T = TypeVar("T")
-
-
-def control_key(name: str) -> str:
-    """What a ControlNet is called among a base's networks, and in errors."""
-    return f"the ControlNet {name}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class Components:
         self._loras: tuple[LoraUse, ...] = ()
         self._lora_files: tuple[FileVersion, ...] = ()
         self._lora_patches: dict[str, tuple[Patch, ...]] = {}
-        self._controls: dict[str, tuple[tuple[FileVersion, ...], Part]] = {}
+        self._additions: dict[str, tuple[Addition, tuple[FileVersion, ...], Part]] = {}
 
     @property
     def level(self) -> Level:
@@ -103,10 +98,10 @@ class Components:
 
     @property
     def sizes(self) -> Sizes:
-        """What the networks take in memory, the ControlNets in use too; an absent transparency file counts nothing."""
+        """What the networks take in memory, those beside them too; an absent transparency file counts nothing."""
         sizes = self._base_sizes
-        for _, part in self._controls.values():
-            sizes = sizes.with_control(part, self.placement)
+        for addition, _, part in self._additions.values():
+            sizes = sizes.with_addition(part, addition.phase, self.placement)
         return sizes
 
     @cached_property
@@ -160,9 +155,9 @@ class Components:
         return self.stack(name).module
 
     def networks(self, phase: Phase) -> tuple[Any, ...]:
-        """All networks of a phase, on the device."""
+        """All networks of the base's own of a phase, on the device."""
         self.onload(phase)
-        return tuple(self.stack(name).module for name in self._names(phase))
+        return tuple(self.stack(name).module for name in self.checkpoint.spec.names(phase))
 
     def stack(self, name: str) -> PatchStack:
         """A network with its patches, wherever it is. To be offloaded, it is made of the mapped file."""
@@ -268,45 +263,46 @@ class Components:
         self._loras, self._lora_files = loras, files
         self.provenance.note_loras(files)
 
-    def use_controls(self, paths: Mapping[str, Path]) -> None:
-        """Have these ControlNets, by name, as networks of the denoiser's phase (see `control_key`), and no others.
+    def use_additions(self, additions: Mapping[str, Addition]) -> None:
+        """Have these networks, by key, beside those of their phases, and no others.
 
         Raises:
             ModelError: a file is damaged or does not fit the base.
         """
-        versions = {control_key(name): versions_below(path) for name, path in paths.items()}
-        for key in [key for key, (version, _) in self._controls.items() if versions.get(key) != version]:
-            del self._controls[key]
+        versions = {key: versions_below(addition.path) for key, addition in additions.items()}
+        for key in [key for key, (_, version, _) in self._additions.items() if versions.get(key) != version]:
+            del self._additions[key]
             self._stacks.pop(key, None)
             if blocks := self._blocks.pop(key, None):
                 blocks.remove()
-        for name, path in paths.items():
-            if (key := control_key(name)) not in self._controls:
+        for key, addition in additions.items():
+            if key not in self._additions:
                 unet = self.stack(self.checkpoint.spec.denoiser).module
-                part = read_controlnet(path, cast(Any, unet.config))
-                self._controls[key] = versions[key], part
+                part = addition.read(addition.path, cast(Any, unet.config))
+                self._additions[key] = addition, versions[key], part
                 self.onloaded = None
-        files = {name: versions[control_key(name)][0] if path.is_file() else None for name, path in paths.items()}
-        self.provenance.note_controls(files)
+        files = {one.name: versions[key][0] if one.path.is_file() else None for key, one in additions.items()}
+        self.provenance.note_additions(files)
 
     def lora_patches(self, name: str) -> tuple[Patch, ...]:
         """The patches of the LoRAs on a network, below those of layer files."""
         return self._lora_patches.get(name, ())
 
     def _names(self, phase: Phase) -> dict[str, None]:
-        return dict.fromkeys([*self.checkpoint.spec.names(phase), *(self._controls if phase == "denoising" else ())])
+        added = (key for key, (addition, *_) in self._additions.items() if addition.phase == phase)
+        return dict.fromkeys([*self.checkpoint.spec.names(phase), *added])
 
     def _phase(self, name: str) -> Phase:
-        return "denoising" if name in self._controls else self.checkpoint.spec.component(name).phase
+        return self._additions[name][0].phase if name in self._additions else self.checkpoint.spec.component(name).phase
 
     def _part(self, name: str) -> Part:
-        return self._controls[name][1] if name in self._controls else self.checkpoint.parts[name]
+        return self._additions[name][2] if name in self._additions else self.checkpoint.parts[name]
 
     def _built(self, name: str, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Any:
-        if name not in self._controls:
+        if name not in self._additions:
             return self.checkpoint.network(name, dtype, device)
         try:
-            return self._controls[name][1].build(dtype, device, f"The file of {name}")
+            return self._part(name).build(dtype, device, f"The file of {name}")
         except CheckpointError as error:
             raise LayerFileError(f"{name} does not fit {self.checkpoint.path.name}. {error}") from error
 

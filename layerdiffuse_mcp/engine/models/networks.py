@@ -39,6 +39,7 @@ class UNetNetwork:
         self._below = tuple(below)
         self._patches: list[Patch] = []
         self._hooks: list[AttentionHooks] = []
+        self._above: list[AttentionHooks] = []
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -53,12 +54,12 @@ class UNetNetwork:
     def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """x (B, C + K, h, w), timestep (B,), conditioning of B rows -> the output (B, C, h, w) in x's dtype."""
         self.set_weights()
-        return self._computed(self._hooks, x, timestep, conditioning)
+        return self._computed([*self._hooks, *self._above], x, timestep, conditioning)
 
     def base(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The same without anything that adapters put on it."""
+        """The same without anything that layer files put on it."""
         self._stack.set(*self._below)
-        return self._computed((), x, timestep, conditioning)
+        return self._computed(self._above, x, timestep, conditioning)
 
     def set_weights(self) -> None:
         """Make the UNet's weights those of `patches`: for adapters that read them, too."""
@@ -74,6 +75,12 @@ class UNetNetwork:
     def hooked(self, hooks: AttentionHooks) -> Generator[None]:
         """With hooks on top of those that are on."""
         with _appended(self._hooks, hooks):
+            yield
+
+    @contextmanager
+    def hooked_above(self, hooks: AttentionHooks) -> Generator[None]:
+        """With hooks on top of all others, and on the plain base, too."""
+        with _appended(self._above, hooks):
             yield
 
     def _computed(

@@ -44,7 +44,7 @@ class Sizes:
     """Bytes that a model's networks take in the number formats in which they run, and that they compute with.
 
     `block`: the most that is there of the denoiser when its blocks are taken one after another. `controls`: how many
-    ControlNets are beside it.
+    networks are beside it.
     """
 
     text: int
@@ -55,9 +55,11 @@ class Sizes:
     decoding: int = 0
     controls: int = 0
 
-    def with_control(self, part: Part, placement: Placement) -> "Sizes":
-        """With a ControlNet beside the denoiser; of its blocks the largest counts as if both nets' were there."""
+    def with_addition(self, part: Part, phase: Phase, placement: Placement) -> "Sizes":
+        """With a network beside the others of its phase; its largest block counts beside the denoiser's."""
         numbers, size = _numbers(part), placement.dtype.itemsize
+        if phase == "text":
+            return replace(self, text=self.text + sum(numbers.values()) * placement.text_dtype.itemsize)
         return replace(
             self,
             denoiser=self.denoiser + sum(numbers.values()) * size,

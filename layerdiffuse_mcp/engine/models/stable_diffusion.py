@@ -17,14 +17,16 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from layerdiffuse_mcp.engine.models.components import control_key
+from layerdiffuse_mcp.engine.models.additions import ENCODER, adapter_key, control_key
 from layerdiffuse_mcp.engine.models.model import Model
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.prediction import PREDICTIONS, Prediction
 from layerdiffuse_mcp.engine.sampling.schedules import SigmaTable, sigma_table
 from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdxl, sdxl_vector
+from layerdiffuse_mcp.engine.text.clip_vision import VisionEncoder
 from layerdiffuse_mcp.engine.types import Conditioning
+from layerdiffuse_mcp.engine.weights.ip_adapter import IPAdapter
 
 EMBEDDINGS_KEPT = 64
 """Distinct prompts whose embeddings a model keeps; one of 75 tokens takes 0.5 MB on SDXL."""
@@ -64,6 +66,18 @@ class StableDiffusion(Model, ABC):
     def control(self, name: str) -> Any:
         """The ControlNet of that name, one of those in use, on the device with the denoiser."""
         return self.components.network(control_key(name))
+
+    def adapter(self, name: str) -> IPAdapter:
+        """The IP-Adapter of that name, likewise."""
+        return self.components.network(adapter_key(name))
+
+    def reads_states(self, name: str) -> bool:
+        """Whether the IP-Adapter of that name reads the encoder's states, as plus ones do."""
+        return cast(IPAdapter, self.components.stack(adapter_key(name)).module).is_plus
+
+    def image_encoder(self) -> VisionEncoder:
+        """The encoder that the IP-Adapter in use goes with, on the device with the text encoders."""
+        return self.components.network(ENCODER)
 
     def encode_prompt(
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int

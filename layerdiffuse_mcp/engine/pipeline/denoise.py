@@ -16,6 +16,7 @@ from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.device.threads import for_denoiser
 from layerdiffuse_mcp.engine.layers.adapters import ADAPTERS
 from layerdiffuse_mcp.engine.layers.controlnet import Controls, Followed
+from layerdiffuse_mcp.engine.layers.ip_adapter import Referred, referring
 from layerdiffuse_mcp.engine.models.networks import Networks
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline.latents import Start
@@ -24,6 +25,7 @@ from layerdiffuse_mcp.engine.sampling.denoiser import Denoiser
 from layerdiffuse_mcp.engine.sampling.samplers import sample
 from layerdiffuse_mcp.engine.sampling.tiles import OnTile, Tiles, tiled
 from layerdiffuse_mcp.families.spec import LayerMethod
+from layerdiffuse_mcp.images.alpha import Bytes
 
 OnDenoised = Callable[[int, int, Tensor, Tensor], None]
 """`on_step(step, total, x, denoised)`, after each step; may raise to stop."""
@@ -42,11 +44,14 @@ def denoise(
     on_step: OnDenoised,
     on_tile: OnTile,
     followed: Sequence[Followed] = (),
+    referred: Referred | None = None,
+    reference_mask: Bytes | None = None,
 ) -> Tensor:
     """The sampled latents (B, C, h, w), float32, rows (image, frame).
 
     condition: of `LayerAdapter.condition`. asked: the tiles in which something is drawn. pixels: that the network sees
     at once, of all pictures of the batch. followed: what ControlNets look at.
+    referred: what an IP-Adapter reads, where the mask (H, W), at the size that is drawn, is white.
     """
     adapter, unet, cell = ADAPTERS[method.adapter], model.network(), model.latent.downscale
     positive, negative = prompts.positive, prompts.negative
@@ -60,8 +65,12 @@ def denoise(
         controls.next()
         on_step(*step)
 
-    with applied as layered, torch.inference_mode():
-        networks = controls.on(layered)
+    with (
+        torch.inference_mode(),
+        applied as layered,
+        referring(model, layered, referred, reference_mask) as referring_networks,
+    ):
+        networks = controls.on(referring_networks)
         denoiser = Denoiser(
             tiled(networks.layered, tiles, asked, cell, on_tile),
             model.sigmas,

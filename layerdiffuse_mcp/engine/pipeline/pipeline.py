@@ -1,6 +1,6 @@
 """The story of a stage: prompts, conditions, latents, denoising, decoding.
 
-    layers = draw_stage(stage, model, batch, pictures, edit, control, meter, show)
+    layers = draw_stage(stage, model, batch, pictures, edit, given, referred, meter, show)
 
 Everything here works on a whole batch and knows no file: what comes back are arrays, what goes in are arrays. Each step
 is a module of this folder, whose functions keep nothing.
@@ -19,17 +19,18 @@ from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.layers.adapters import ADAPTERS
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures
 from layerdiffuse_mcp.engine.layers.controlnet import Followed
+from layerdiffuse_mcp.engine.layers.ip_adapter import Referred
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline import prompts
 from layerdiffuse_mcp.engine.pipeline.batch import Result, noise_source, pixels_of_result, tiles_of
-from layerdiffuse_mcp.engine.pipeline.conditions import fitted
+from layerdiffuse_mcp.engine.pipeline.conditions import fitted, fitted_mask
 from layerdiffuse_mcp.engine.pipeline.decode import decode
 from layerdiffuse_mcp.engine.pipeline.denoise import denoise
 from layerdiffuse_mcp.engine.pipeline.latents import prepare
 from layerdiffuse_mcp.engine.pipeline.previews import Show
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.transparency.decode import VIEWS
-from layerdiffuse_mcp.engine.types import Edit, LayerImage
+from layerdiffuse_mcp.engine.types import Edit, LayerImage, Pictures
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Role
 from layerdiffuse_mcp.images.alpha import Bytes
@@ -41,14 +42,15 @@ def draw_stage(
     batch: Sequence[Result],
     pictures: Mapping[Role, Sequence[Bytes]],
     edit: Edit | None,
-    control: Sequence[Bytes],
+    given: Pictures,
+    referred: Referred | None,
     meter: Meter,
     show: Show,
 ) -> list[LayerImage]:
     """One stage for a batch of results: the layers of the first, then those of the second, ...
 
     batch: results whose plans differ only in prompts and seeds. pictures: those that there are by now, by role, one a
-    result. control: those of the plan's controls. show: sees each step.
+    result. given: those that controls follow, and where a reference acts. show: sees each step.
     """
     method, plan = METHODS[stage.method], batch[0].plan  # in what is used of it below, all plans are alike
     tiles = tiles_of(plan, model.latent)
@@ -75,8 +77,10 @@ def draw_stage(
 
     followed = [
         Followed.of(settings, fitted(picture, *tiles.size, plan.resize_mode))
-        for settings, picture in zip(plan.control, control, strict=True)
+        for settings, picture in zip(plan.control, given.control, strict=True)
     ]
+    mask = given.reference_mask
+    where = None if mask is None else fitted_mask(mask, *tiles.size, plan.resize_mode)
 
     # 3. latents: noise and its levels, and what is redrawn
     start = prepare(stage, method, model, batch, edit, meter.tiles("encoding", count))
@@ -93,7 +97,9 @@ def draw_stage(
 
     pixels = len(batch) * pixels_of_result(plan, model.latent)
     on_tile = meter.tiles(f"redrawing in {start.levels.steps} steps", len(asked))
-    latents = denoise(stage, method, model, texts, condition, start, tiles, asked, pixels, on_step, on_tile, followed)
+    latents = denoise(
+        stage, method, model, texts, condition, start, tiles, asked, pixels, on_step, on_tile, followed, referred, where
+    )
 
     # 5. decoding
     transparent = [role for role in method.outputs if role == method.transparent]

@@ -10,6 +10,7 @@ transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`: importing those
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,23 @@ class TextConfig:
     layer_norm_eps: float = 1e-5
 
 
+class LayerConfig(Protocol):
+    """What the layers of an encoder are made of, of texts or of pictures."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+
+
 class TextEncoder(nn.Module):
     """The encoder; `text_projection` is the identity unless `projected`.
 
@@ -49,12 +67,10 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, projected: bool = False) -> None:
         super().__init__()
-        if config.hidden_act not in ACTIVATIONS:
-            known = " and ".join(ACTIVATIONS)
-            raise CheckpointError(f"The text encoder's activation is {config.hidden_act!r}; {known} are known.")
+        check_activation(config.hidden_act, "text encoder")
         width = config.hidden_size
         self.embeddings = _Embeddings(config)
-        self.encoder = _Layers(config)
+        self.encoder = Layers(config)
         self.final_layer_norm = nn.LayerNorm(width, config.layer_norm_eps)
         self.text_projection = nn.Linear(width, config.projection_dim, bias=False) if projected else nn.Identity()
 
@@ -69,28 +85,37 @@ class TextEncoder(nn.Module):
 class _Embeddings(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.token_embedding = _table(config.vocab_size, config.hidden_size)
-        self.position_embedding = _table(config.max_position_embeddings, config.hidden_size)
+        self.token_embedding = table(config.vocab_size, config.hidden_size)
+        self.position_embedding = table(config.max_position_embeddings, config.hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
 
 
-def _table(rows: int, width: int) -> nn.Embedding:
+def table(rows: int, width: int) -> nn.Embedding:
+    """So many rows of so many numbers, to be filled in."""
     # nn.Embedding draws from a normal distribution, which on the meta device imports the compiler: 1.5 s
     return nn.Embedding.from_pretrained(torch.empty(rows, width).uniform_(-1, 1), freeze=False)
 
 
-class _Layers(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+def check_activation(name: str, title: str) -> None:
+    """Raise `CheckpointError` where an encoder's activation is not in `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise CheckpointError(f"The {title}'s activation is {name!r}; {' and '.join(ACTIVATIONS)} are known.")
+
+
+class Layers(nn.Module):
+    """The layers of an encoder, each (B, T, C) -> (B, T, C). causal: a place sees those before it alone."""
+
+    def __init__(self, config: LayerConfig, causal: bool = True) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(_Layer(config, causal) for _ in range(config.num_hidden_layers))
 
 
 class _Layer(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: LayerConfig, causal: bool) -> None:
         super().__init__()
-        self.self_attn = _Attention(config.hidden_size, config.num_attention_heads)
+        self.self_attn = _Attention(config.hidden_size, config.num_attention_heads, causal)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.mlp = _Mlp(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -101,20 +126,20 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in projections)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out_proj(seen.transpose(1, 2).flatten(-2))
 
 
 class _Mlp(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)

@@ -78,6 +78,15 @@ def _transposed(tensor: Tensor) -> Tensor:
     return tensor.t().contiguous()
 
 
+def half(place: int) -> Callable[[Tensor], Tensor]:
+    """The first or second half of a tensor's rows: a view."""
+    return partial(_half, place=place)
+
+
+def _half(tensor: Tensor, place: int) -> Tensor:
+    return tensor.chunk(2)[place]
+
+
 def _third(tensor: Tensor, place: int) -> Tensor:
     return tensor.chunk(3)[place]
 

@@ -282,7 +282,11 @@ async def draw(
 def with_copies(known: Services, fields: Mapping[str, Any], pictures: Files, keep: Keep) -> dict[str, Any]:
     """The fields of a request with its pictures, all by the paths of copies of them."""
     control = [{**one, "image": known.picture(one["image"], keep)} for one in fields.get("control", ())]
-    return {**fields, **copies(known, pictures, keep), **({"control": control} if control else {})}
+    beside: dict[str, Any] = {"control": control} if control else {}
+    if reference := fields.get("reference"):
+        named = {name: known.picture(reference[name], keep) for name in ("image", "mask") if name in reference}
+        beside["reference"] = {**reference, **named}
+    return {**fields, **copies(known, pictures, keep), **beside}
 
 
 def copies(known: Services, pictures: Files, keep: Keep) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.controls import controls
+from layerdiffuse_mcp.hub.controls import adapters, controls
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobFacts, plain
@@ -136,6 +136,8 @@ async def list_models(
     if nets := await anyio.to_thread.run_sync(controls, settings):
         names = ", ".join(_control_words(control) for control in nets)
         lines.append(f"ControlNets, to be named in options.control: {names}.")
+    if own := await anyio.to_thread.run_sync(adapters, settings):
+        lines.append(f"IP-Adapters, to be named in options.reference: {', '.join(map(_control_words, own))}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from layerdiffuse_mcp.api.choices import PREPROCESS
-from layerdiffuse_mcp.api.control import MAX_CONTROLS, ControlSettings
+from layerdiffuse_mcp.api.control import MAX_CONTROLS, ControlSettings, ReferenceSettings
 from layerdiffuse_mcp.api.detail import STRENGTH, Scale, Strength
 from layerdiffuse_mcp.api.fields import (
     MAX_PROMPT_CHARACTERS,
@@ -133,6 +133,21 @@ CONTROLS = {
 """What a schema says of controls: all tools show it, so it is short."""
 
 
+class GivenReference(ReferenceSettings):
+    """An IP-Adapter, the picture that is referred to, and where."""
+
+    image: Annotated[str, Field(min_length=1, max_length=4096)]
+    mask: Omittable[Annotated[str, Field(min_length=1, max_length=4096)]] = None
+
+
+REFERENCED = {
+    "type": "object",
+    "description": "An IP-Adapter of list_models and an image (path or id) whose subject or style is taken up; "
+    "strength 0 to 2, default 0.6; mask is an image that is white where it acts, default everywhere",
+    "examples": [{"model": "ip-adapter-plus_sd15", "image": "cat.png", "strength": 0.6}],
+}
+
+
 class Redrawing(Described):
     """What is rarely set of a redrawing; whatever is left out is as the model's and the method's authors advise."""
 
@@ -150,6 +165,7 @@ class Redrawing(Described):
     ] = None
     speed: Omittable[SpeedName] = None
     control: Omittable[Annotated[list[GivenControl], Field(max_length=MAX_CONTROLS), WithJsonSchema(CONTROLS)]] = None
+    reference: Omittable[Annotated[GivenReference, WithJsonSchema(REFERENCED)]] = None
     method: Omittable[MethodName] = None
     sampler: Omittable[SamplerName] = None
     schedule: Omittable[ScheduleName] = None
@@ -273,6 +289,8 @@ def fields_of(prompt: str | None, options: Redrawing | None, output: Waiting | N
             given[name] = value.given
         elif name == "control":
             given[name] = [one.said() for one in value]
+        elif name == "reference":
+            given[name] = value.said()
     return given | {name: value for name, value in (output.given if output else {}).items() if name in FILES}
 
 

@@ -114,9 +114,9 @@ async def redraw_image(
 
     def made() -> GenerateRequest:
         with known.contents.keeping() as keep:
-            followed = fields_of(None, changes.options if changes else None).get("control", ())
-            control = {"control": followed} if followed else {}
-            given = with_copies(known, control, pictures.given if pictures else {}, keep)
+            changed = fields_of(None, changes.options if changes else None)
+            beside = {name: changed[name] for name in ("control", "reference") if name in changed}
+            given = with_copies(known, beside, pictures.given if pictures else {}, keep)
             given |= fields_of(None, None, output)
             if image is None:
                 assert parameters is not None

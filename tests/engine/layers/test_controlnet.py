@@ -28,6 +28,7 @@ from layerdiffuse_mcp.engine.layers.attention_sharing import shared_attention
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
 from layerdiffuse_mcp.engine.layers.controlnet import Control, Followed
 from layerdiffuse_mcp.engine.layers.weight_offset import read_offsets
+from layerdiffuse_mcp.engine.models.additions import Addition, control_key
 from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.model import model_class
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
@@ -76,12 +77,16 @@ def picture() -> Bytes:
     return np.concatenate([rng.integers(0, 256, (SIZE, SIZE, 3)), np.full((SIZE, SIZE, 1), 255)], -1).astype(np.uint8)
 
 
+def added(path: Path, name: str) -> Addition:
+    return Addition(path, name, "denoising", read_controlnet)
+
+
 def opened(folder: Path, family: str, controls: tuple[str, ...] = ("canny",)) -> StableDiffusion:
     base = folder / f"tiny-{family}.safetensors"
     layers = {path.name: path for path in folder.glob("layer_*.safetensors")}
     components = Components(read_checkpoint(base), place("cpu", "float32"), ModelFiles(base=base, layers=layers))
     paths = {"canny": f"{family}_canny.safetensors", "depth": f"{family}_depth"}
-    components.use_controls({name: folder / "controlnet" / paths[name] for name in controls})
+    components.use_additions({control_key(name): added(folder / "controlnet" / paths[name], name) for name in controls})
     return cast(StableDiffusion, model_class(components.checkpoint.spec)(base.stem, components))
 
 
@@ -305,24 +310,25 @@ def test_their_weights_are_counted_and_let_go_with_the_last_that_names_them(fold
     components = opened(folder, "sdxl", ()).components
     before, bytes_before = components.sizes, components.bytes
     path = folder / "controlnet" / "sdxl_canny.safetensors"
-    components.use_controls({"canny": path})
+    components.use_additions({"canny": added(path, "canny")})
     components.onload("denoising")
-    added = sum(tensor.numel() for tensor in load_file(path).values()) * 4
-    assert components.sizes.denoiser - before.denoiser == added
-    assert components.bytes - bytes_before >= added
+    weights = sum(tensor.numel() for tensor in load_file(path).values()) * 4
+    assert components.sizes.denoiser - before.denoiser == weights
+    assert components.bytes - bytes_before >= weights
     pixels = SIZE * SIZE
     placement = components.placement
     assert (
         components.sizes.drawing(pixels, pixels, placement).denoising
         > before.drawing(pixels, pixels, placement).denoising
     )
-    components.use_controls({})
+    components.use_additions({})
     assert components.sizes == before
 
 
 def test_one_of_another_family_is_refused(folder: Path):
     model = opened(folder, "sd15", ())
-    model.components.use_controls({"canny": folder / "controlnet" / "sdxl_canny.safetensors"})
+    other = added(folder / "controlnet" / "sdxl_canny.safetensors", "canny")
+    model.components.use_additions({control_key("canny"): other})
     with pytest.raises(LayerFileError, match="the ControlNet canny does not fit tiny-sd15"):
         model.control("canny")
 
