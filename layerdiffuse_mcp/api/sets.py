@@ -26,10 +26,12 @@ def set_of(
     sheet: bool = True,
     fields: Mapping[str, Any] | None = None,
 ) -> SetRequest:
-    """The request for a set. `fields` are those that all its drawings have in common, `name` that of the files.
+    """The request for a set. `fields` are those that all its drawings have in common, `name` that of the files,
+    and `poses` pictures, one a subject, that the first of its controls follows.
 
     Raises:
-        InvalidRequest: a subject is empty or said twice, there are too many, or a seed passes the largest.
+        InvalidRequest: a subject is empty or said twice, there are too many, a seed passes the largest, or there is not
+            one pose a subject.
     """
     said = [" ".join(subject.split()) for subject in subjects]
     _check(said)
@@ -41,15 +43,31 @@ def set_of(
             "smaller seed."
         )
     common = dict(fields or {})
-    name = common.pop("name", "")
+    name, poses = common.pop("name", ""), common.pop("poses", None)
+    controls = _posed(common.pop("control", []), poses, len(said))
     drawings = tuple(
         validated(
             GenerateRequest,
-            common | {"prompt": ", ".join(filter(None, (subject, style.strip()))), "seed": first + step * number},
+            common
+            | ({"control": controls[number]} if controls[number] else {})
+            | {"prompt": ", ".join(filter(None, (subject, style.strip()))), "seed": first + step * number},
         )
         for number, subject in enumerate(said)
     )
     return SetRequest(subjects=tuple(said), pictures=drawings, cell=cell, sheet=sheet, name=name)
+
+
+def _posed(
+    control: Sequence[Mapping[str, Any]], poses: Sequence[Any] | None, count: int
+) -> list[list[Mapping[str, Any]]]:
+    """The controls of each picture: those of all, where there are poses the first with the picture's own."""
+    if poses is None:
+        return [[*control]] * count
+    if not control:
+        raise InvalidRequest("poses are followed by a ControlNet: name it in options.control, without an image.")
+    if len(poses) != count:
+        raise InvalidRequest(f"{len(poses)} poses and {count} subjects: give one pose a subject, in their order.")
+    return [[{**control[0], "image": pose}, *control[1:]] for pose in poses]
 
 
 def _check(subjects: Sequence[str]) -> None:

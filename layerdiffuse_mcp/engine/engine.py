@@ -13,7 +13,7 @@ between tasks. Runs one task at a time, in one thread.
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import singledispatchmethod
@@ -38,7 +38,7 @@ from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
 from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
 from layerdiffuse_mcp.engine.drawing.latents import decode_latent, decode_plain, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
-from layerdiffuse_mcp.engine.models.additions import Addition, additions_of
+from layerdiffuse_mcp.engine.models.additions import additions_of
 from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, passes, pixels_of_result, tiles_of
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted as fitted_picture
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted_mask
@@ -145,7 +145,8 @@ class Engine:
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
             loras = [lora.name for lora in plans[0].loras]
-            model = self._model(plans[0].model, meter, loras, additions_of(plans[0], self._settings))
+            entry, additions = catalog.find(plans[0].model, self._settings), additions_of(plans[0], self._settings)
+            model = self._manager.get(entry, meter.report, loras, additions)
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
@@ -219,11 +220,9 @@ class Engine:
             codec_of(model).load()
         return self._outcome(model, clock)
 
-    def _model(
-        self, name: str, meter: Meter, loras: Collection[str] = (), additions: Mapping[str, Addition] | None = None
-    ) -> DiffusionModel:
+    def _model(self, name: str, meter: Meter) -> DiffusionModel:
         """The model in memory."""
-        return self._manager.get(catalog.find(name, self._settings), meter.report, loras, additions)
+        return self._manager.get(catalog.find(name, self._settings), meter.report)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""

@@ -103,6 +103,22 @@ async def test_the_pictures_of_a_set_follow_and_refer(client: Client, folder: Pa
     assert all(levels_apart(*pair) for pair in zip(made, plain, strict=True))
 
 
+async def test_each_picture_of_a_set_follows_a_pose_of_its_own(client: Client, folder: Path):
+    with Image.open(folder / "square.png") as square:
+        square.transform(square.size, Image.Transform.AFFINE, (1, 0, 20, 0, 1, 20)).save(folder / "moved.png")
+    first, other = str(folder / "square.png"), str(folder / "moved.png")
+    given: dict[str, Any] = {"subjects": ["a cup", "a hat"], "seed": 7, "sheet": False}
+    control = [{"model": "narrow_canny", "preprocess": "alpha_edge"}]
+
+    def options(*poses: str) -> dict[str, Any]:
+        return {**given, "options": {**OPTIONS, "control": control, "poses": [*poses]}}
+
+    same, moved = [await drawn_set(client, options(*poses)) for poses in ((first, first), (first, other))]
+    assert [bool(levels_apart(*pair)) for pair in zip(same, moved, strict=True)] == [False, True]
+    refused = await client.call_tool("generate_set", options(first))
+    assert "1 poses and 2 subjects: give one pose a subject" in text_of(refused)
+
+
 async def drawn_set(client: Client, given: dict[str, Any]) -> list[Path]:
     facts = facts_of(await client.call_tool("generate_set", {**given, "output": {"preview": False}}))
     return [Path(image["path"]) for image in facts["images"]]

@@ -281,8 +281,13 @@ async def draw(
 
 def with_copies(known: Services, fields: Mapping[str, Any], pictures: Files, keep: Keep) -> dict[str, Any]:
     """The fields of a request with its pictures, all by the paths of copies of them."""
-    control = [{**one, "image": known.picture(one["image"], keep)} for one in fields.get("control", ())]
-    beside: dict[str, Any] = {"control": control} if control else {}
+    beside: dict[str, Any] = {}
+    if controls := fields.get("control"):
+        beside["control"] = [
+            {**one, "image": known.picture(one["image"], keep)} if "image" in one else one for one in controls
+        ]
+    if poses := fields.get("poses"):
+        beside["poses"] = [known.picture(pose, keep) for pose in poses]
     if reference := fields.get("reference"):
         named = {name: known.picture(reference[name], keep) for name in ("image", "mask") if name in reference}
         beside["reference"] = {**reference, **named}

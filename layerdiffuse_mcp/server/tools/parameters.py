@@ -41,6 +41,7 @@ from layerdiffuse_mcp.api.fields import (
     StopAt,
     near,
 )
+from layerdiffuse_mcp.api.requests import MAX_SUBJECTS
 from layerdiffuse_mcp.api.sizes import fit
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.hub import catalog
@@ -116,9 +117,9 @@ class LayerPrompts(Described):
 
 
 class GivenControl(ControlSettings):
-    """A ControlNet, and the picture that is followed."""
+    """A ControlNet, and the picture that is followed; in a set it may be one of `poses`."""
 
-    image: Annotated[str, Field(min_length=1, max_length=4096)]
+    image: Omittable[Annotated[str, Field(min_length=1, max_length=4096)]] = None
 
 
 CONTROLS = {
@@ -213,6 +214,22 @@ class Options(Redrawing):
                 description="Enlarge the finished result and redraw it with finer detail, in tiles: it has scale times "
                 "the size, and takes about scale x scale x strength times as long on top",
                 examples=[{"scale": 2}],
+            ),
+        ]
+    ] = None
+
+
+class SetOptions(Options):
+    """The same, for a set."""
+
+    poses: Omittable[
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=4096)]],
+            Field(
+                max_length=MAX_SUBJECTS,
+                description="Pictures (paths or ids), one a subject in their order, each followed by the first of "
+                "control in place of an image of its own",
+                examples=[["walk-1.png", "walk-2.png"]],
             ),
         ]
     ] = None

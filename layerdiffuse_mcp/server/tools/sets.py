@@ -17,10 +17,10 @@ from layerdiffuse_mcp.server.results import JobResult
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
 from layerdiffuse_mcp.server.tools.drawing import with_copies
-from layerdiffuse_mcp.server.tools.parameters import GivenOptions, GivenOutput, Options, Output, fields_of, tagged
+from layerdiffuse_mcp.server.tools.parameters import GivenOutput, Output, SetOptions, fields_of, tagged
 
 
-def _drawings(subjects: list[str], style: str, options: Options | None) -> Drawings:
+def _drawings(subjects: list[str], style: str, options: SetOptions | None) -> Drawings:
     """What the set's pictures are drawn by, as far as that says which files they need."""
     return lambda: _request(subjects, style, options=options).pictures
 
@@ -30,7 +30,7 @@ def _request(
     style: str,
     kept: Callable[[dict[str, Any]], dict[str, Any]] = lambda fields: fields,
     *,
-    options: Options | None,
+    options: SetOptions | None,
     output: Output | None = None,
     **others: Any,
 ) -> SetRequest:
@@ -77,7 +77,15 @@ async def generate_set(
     sheet: Annotated[
         bool, Field(description="Also put all into one sheet, with its atlas as JSON for Phaser, PixiJS and others")
     ] = True,
-    options: Omittable[GivenOptions] = None,
+    options: Omittable[
+        Annotated[
+            SetOptions,
+            Field(
+                description="What is rarely set; whatever is left out is as advised",
+                examples=[{"negative_prompt": "blurry", "steps": 30}],
+            ),
+        ]
+    ] = None,
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_drawings)],
 ) -> Annotated[CallToolResult, JobResult]:
