@@ -13,7 +13,7 @@ between tasks. Runs one task at a time, in one thread.
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import singledispatchmethod
@@ -142,7 +142,7 @@ class Engine:
         clock = _Clock()
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
-            model = self._model(plans[0].model, meter, [lora.name for lora in plans[0].loras])
+            model = self._model(plans[0].model, meter, plans[0])
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
@@ -216,9 +216,10 @@ class Engine:
             codec_of(model).load()
         return self._outcome(model, clock)
 
-    def _model(self, name: str, meter: Meter, loras: Collection[str] = ()) -> DiffusionModel:
-        """The model in memory."""
-        return self._manager.get(catalog.find(name, self._settings), meter.report, loras)
+    def _model(self, name: str, meter: Meter, plan: DrawPlan | None = None) -> DiffusionModel:
+        """The model in memory, and where those files lie that a plan names."""
+        loras, inversions = ([lora.name for lora in plan.loras], plan.inversions) if plan else ((), ())
+        return self._manager.get(catalog.find(name, self._settings), meter.report, loras, inversions)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""

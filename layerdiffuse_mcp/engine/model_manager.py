@@ -67,17 +67,23 @@ class ModelManager:
         own = sum(one.components.bytes for one in self._models.values())
         return min(int(limit * 1e9) if limit else int(total * SHARE), free + own)
 
-    def get(self, entry: ModelEntry, report: Callable[[str], None], loras: Collection[str] = ()) -> DiffusionModel:
+    def get(
+        self,
+        entry: ModelEntry,
+        report: Callable[[str], None],
+        loras: Collection[str] = (),
+        inversions: Collection[str] = (),
+    ) -> DiffusionModel:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
-        Where its files and those of `loras` lie is looked up here, once for a task.
+        Where its files, those of `loras` and of textual inversions lie is looked up here, once for a task.
 
         Raises:
             ModelNotFound: its file, or a LoRA, is not on this machine.
             CheckpointError: its file is damaged or of another kind.
             OutOfMemory: it is too large even layer by layer.
         """
-        files = catalog.model_files(entry, self._settings, loras)
+        files = catalog.model_files(entry, self._settings, loras, inversions)
         versions = tuple(version for part in (files.base, files.vae) if part for version in versions_below(part))
         if entry.name in self._models and self._models[entry.name].versions != versions:
             self.unload(entry.name)

@@ -19,6 +19,7 @@ from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobFacts, plain
@@ -132,6 +133,9 @@ async def list_models(
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
         names = ", ".join(_lora_words(lora) for lora in own)
         lines.append(f"LoRAs, to be named in options.loras; of those with a speed options.speed takes one: {names}.")
+    if taught := await anyio.to_thread.run_sync(read_inversions, settings.models_dir):
+        names = ", ".join(_inversion_words(one) for one in taught.values())
+        lines.append(f"Textual inversions, used where a prompt has their name: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
@@ -145,6 +149,14 @@ def _lora_words(lora: LoraEntry) -> str:
         size = f"{in_words(lora.remote.bytes)}, " if lora.remote and lora.remote.bytes else ""
         facts.append(f"{size}prepare_model fetches it")
     return f"{lora.name} ({', '.join(facts)})" if facts else lora.name
+
+
+def _inversion_words(inversion: Inversion) -> str:
+    """Its name, and for whom it is, as far as its file can be used."""
+    if inversion.problem:
+        return f"{quoted(inversion.name)} (cannot be used: {inversion.problem.rstrip('.')})"
+    several = f"{inversion.vectors} vectors" if inversion.vectors > 1 else "1 vector"
+    return f"{quoted(inversion.name)} ({several} of {' and '.join(map(str, inversion.widths))} numbers)"
 
 
 async def prepare_model(
