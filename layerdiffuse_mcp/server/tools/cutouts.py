@@ -13,7 +13,7 @@ from layerdiffuse_mcp.api.fields import Omittable, OneOf
 from layerdiffuse_mcp.api.outcome import EncodedFile, PictureFacts
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound, OutOfMemory
+from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound, OutOfMemory
 from layerdiffuse_mcp.families.matting import MATTING, MattingNetwork
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images import tasks
@@ -23,7 +23,7 @@ from layerdiffuse_mcp.images.tasks import CutOutTask, MatteTask, PictureTask
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
-from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_uri
+from layerdiffuse_mcp.server.results import URI, Alpha, alpha_facts, image_uri
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.consent import TO_USE
 from layerdiffuse_mcp.server.tools.parameters import PictureFile, file_field
@@ -35,7 +35,7 @@ class CutOut(BaseModel):
     """A cut-out on disk."""
 
     path: str = Field(description="Absolute path of the file")
-    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
     method: str = Field(description="How it was cut out")
@@ -204,19 +204,6 @@ def _is_missing(network: MattingNetwork, settings: Settings) -> bool:
 
 def _background(known: Services, name: str, given: str | None, keep: Keep) -> Path | tasks.Colour | None:
     """A colour, or the path of a picture, or neither."""
-    from layerdiffuse_mcp.images.colour import background_colour, if_meant, is_colour
+    from layerdiffuse_mcp.images.colour import colour_or_picture
 
-    if given is None:
-        return None
-    try:
-        colour = background_colour(given)
-    except InvalidRequest:
-        if is_colour(given):
-            raise
-        try:
-            return known.picture(given, keep)
-        except ImageError as error:
-            raise ImageError(f"{error}{if_meant(given)}") from None
-    if colour is None:
-        raise InvalidRequest(f"{name}: give a colour such as white or #00b140, a path or an image id.")
-    return colour
+    return None if given is None else colour_or_picture(given, name, lambda file: known.picture(file, keep))

@@ -14,10 +14,10 @@ from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.results import JobResult
+from layerdiffuse_mcp.server.results import DrawingResult
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
-from layerdiffuse_mcp.server.tools.drawing import copies
+from layerdiffuse_mcp.server.tools.drawing import with_copies
 from layerdiffuse_mcp.server.tools.parameters import (
     Described,
     GivenOptions,
@@ -103,7 +103,7 @@ async def redraw_image(
     ] = None,
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_drawings)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Draw a picture again, exactly or with named changes: give image, or parameters. Returns what the tool that drew
     it first returned: paths, verdict, alpha facts; or a job_id for get_job. It says where the models' files are others
     than they were or cannot be compared, and what of the recipe or the text was dropped.
@@ -114,7 +114,9 @@ async def redraw_image(
 
     def made() -> GenerateRequest:
         with known.contents.keeping() as keep:
-            given = copies(known, pictures.given if pictures else {}, keep)
+            followed = fields_of(None, changes.options if changes else None).get("control", ())
+            control = {"control": followed} if followed else {}
+            given = with_copies(known, control, pictures.given if pictures else {}, keep)
             given |= fields_of(None, None, output)
             if image is None:
                 assert parameters is not None
