@@ -21,6 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.control import control_names
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, VERDICTS, EncodedFile, Outcome, PictureFacts, Timings
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
@@ -217,9 +218,12 @@ class Engine:
         return self._outcome(model, clock)
 
     def _model(self, name: str, meter: Meter, plan: DrawPlan | None = None) -> DiffusionModel:
-        """The model in memory, and where those files lie that a plan names."""
-        loras, inversions = ([lora.name for lora in plan.loras], plan.inversions) if plan else ((), ())
-        return self._manager.get(catalog.find(name, self._settings), meter.report, loras, inversions)
+        """The model in memory, and beside it the files that a plan names."""
+        entry = catalog.find(name, self._settings)
+        if plan is None:
+            return self._manager.get(entry, meter.report)
+        loras = [lora.name for lora in plan.loras]
+        return self._manager.get(entry, meter.report, loras, plan.controls, plan.inversions)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""
@@ -325,13 +329,14 @@ def _tokens(plan: DrawPlan) -> int:
 def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture]) -> Pictures:
     """The pictures as a drawer takes them: the one to edit and its mask at the size (width, height) that is drawn."""
     layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
+    control = [pictures[name].rgba for name in control_names(len(plan.control))]
     if "image" not in pictures:
-        return Pictures(layers)
+        return Pictures(layers, control=control)
     if plan.kept:
         size = plan.width, plan.height
     image = fitted_picture(pictures["image"].rgba, *size, plan.resize_mode)
     mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
-    return Pictures(layers, Edit([image], mask))
+    return Pictures(layers, Edit([image], mask), control)
 
 
 def _extent(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:

@@ -30,7 +30,9 @@ from layerdiffuse_mcp.errors import ModelError, OutOfMemory
 from layerdiffuse_mcp.families.entries import ModelEntry, ModelFiles
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.controls import find_control
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
+from layerdiffuse_mcp.hub.inversions import inversion_file
 from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
 from layerdiffuse_mcp.settings import SHARE, Settings
 from layerdiffuse_mcp.wording import in_words
@@ -72,18 +74,20 @@ class ModelManager:
         entry: ModelEntry,
         report: Callable[[str], None],
         loras: Collection[str] = (),
+        controls: Collection[str] = (),
         inversions: Collection[str] = (),
     ) -> DiffusionModel:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
-        Where its files, those of `loras` and of textual inversions lie is looked up here, once for a task.
+        Where its files and those of `loras`, `controls` and `inversions` lie is looked up here, once for a task.
 
         Raises:
-            ModelNotFound: its file, or a LoRA, is not on this machine.
+            ModelNotFound: its file, a LoRA, a ControlNet or an inversion is not on this machine.
             CheckpointError: its file is damaged or of another kind.
             OutOfMemory: it is too large even layer by layer.
         """
-        files = catalog.model_files(entry, self._settings, loras, inversions)
+        taught = {name: inversion_file(name, self._settings.models_dir) for name in inversions}
+        files = catalog.model_files(entry, self._settings, loras).model_copy(update={"inversions": taught})
         versions = tuple(version for part in (files.base, files.vae) if part for version in versions_below(part))
         if entry.name in self._models and self._models[entry.name].versions != versions:
             self.unload(entry.name)
@@ -98,6 +102,7 @@ class ModelManager:
         try:
             self.fit(loaded.model, native**2, native**2)
             components.load()
+            components.use_controls({name: find_control(name, self._settings).path for name in controls})
         except (ModelError, OutOfMemory):
             self.unload(entry.name)
             raise

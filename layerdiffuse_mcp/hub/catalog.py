@@ -33,9 +33,8 @@ from layerdiffuse_mcp.families.registry import (
 )
 from layerdiffuse_mcp.families.spec import LayerMethod, Task
 from layerdiffuse_mcp.hub.folder import ModelsFolder, read_models_folder
-from layerdiffuse_mcp.hub.inversions import read_inversions
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import in_words, printable, quoted
+from layerdiffuse_mcp.wording import in_words, printable
 
 POCKET = "pocket"
 AUTO = "auto"
@@ -175,14 +174,11 @@ def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
     return path
 
 
-def model_files(
-    entry: ModelEntry, settings: Settings, loras: Collection[str] = (), inversions: Collection[str] = ()
-) -> ModelFiles:
-    """Where a base, its layer and transparency files, LoRAs and textual inversions lie now.
+def model_files(entry: ModelEntry, settings: Settings, loras: Collection[str] = ()) -> ModelFiles:
+    """Where a base, its layer and transparency files, and LoRAs lie, found in one look at the models folder.
 
     Raises:
-        ModelNotFound: the base, a LoRA or a textual inversion is not there. Layer files may be absent: see
-            `ModelFiles.layer`.
+        ModelNotFound: the base or a LoRA is not there. Layer files may be absent: see `ModelFiles.layer`.
     """
     base, user_files = base_file(entry, settings), read_models_folder(settings.models_dir)
     found = {name: _layer_path(entry, name, user_files) for name in _layer_names(entry)}
@@ -192,15 +188,7 @@ def model_files(
         layers={name: path for name, path in found.items() if path is not None},
         absent={name: _absent(entry, name, settings) for name, path in found.items() if path is None},
         loras={name: lora(name, settings) for name in loras},
-        inversions={name: _inversion(name, settings) for name in inversions},
     )
-
-
-def _inversion(name: str, settings: Settings) -> Path:
-    found = read_inversions(settings.models_dir).get(name)
-    if found is None:
-        raise ModelNotFound(f"The textual inversion {quoted(name)} is gone. Put its file back, or leave it out.")
-    return found.path
 
 
 def licences(entry: ModelEntry, settings: Settings) -> dict[str, str]:
@@ -351,7 +339,9 @@ def _layer_path(entry: ModelEntry, name: str, user_files: ModelsFolder) -> Path 
 
 def _located(entry: ModelEntry, user_files: ModelsFolder) -> ModelEntry:
     path = _on_disk(entry.remote, user_files) if entry.remote and entry.path is None else None
-    return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
+    with suppress(OSError):  # it may go meanwhile
+        return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
+    return entry
 
 
 def _located_lora(entry: LoraEntry, user_files: ModelsFolder, same: LoraEntry | None = None) -> LoraEntry:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerdiffuse_mcp.errors import InvalidRequest, ModelError
+from layerdiffuse_mcp.errors import InvalidRequest, ModelError, ModelNotFound
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.spec import FamilySpec
 from layerdiffuse_mcp.hub.headers import PICKLE_SUFFIXES, read_header
@@ -76,6 +76,14 @@ def _inversion(path: Path, changed: int, size: int) -> Inversion:
     except (ModelError, OSError, ValueError) as error:
         return Inversion(path.stem, path, problem=f"{error} Take it out of {FOLDER}/, or put the right file there.")
     return Inversion(path.stem, path, counts[0], widths, tensors)
+
+
+def inversion_file(name: str, models_dir: Path) -> Path:
+    """Where the textual inversion of that name lies; raises ModelNotFound when it is gone."""
+    found = read_inversions(models_dir).get(name)
+    if found is None:
+        raise ModelNotFound(f"The textual inversion {quoted(name)} is gone. Put its file back, or leave it out.")
+    return found.path
 
 
 def vectors_of(known: Mapping[str, Inversion]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from layerdiffuse_mcp.engine.device.placement import Placement
-from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
+from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part
 from layerdiffuse_mcp.engine.weights.patcher import PatchStack
 from layerdiffuse_mcp.families.spec import FamilySpec, Parameters, Phase
 
@@ -43,7 +43,8 @@ BLOCK = re.compile(r"((?:.+\.)?(?:resnets|(?:single_)?transformer_blocks)\.\d+)\
 class Sizes:
     """Bytes that a model's networks take in the number formats in which they run, and that they compute with.
 
-    `block`: the most that is there of the denoiser when its blocks are taken one after another.
+    `block`: the most that is there of the denoiser when its blocks are taken one after another. `controls`: how many
+    ControlNets are beside it.
     """
 
     text: int
@@ -52,11 +53,23 @@ class Sizes:
     pictures: int
     denoising: int = 0
     decoding: int = 0
+    controls: int = 0
+
+    def with_control(self, part: Part, placement: Placement) -> "Sizes":
+        """With a ControlNet beside the denoiser; of its blocks the largest counts as if both nets' were there."""
+        numbers, size = _numbers(part), placement.dtype.itemsize
+        return replace(
+            self,
+            denoiser=self.denoiser + sum(numbers.values()) * size,
+            block=self.block + _largest_block(numbers) * size,
+            controls=self.controls + 1,
+        )
 
     def drawing(self, together: int, each: int, placement: Placement) -> "Sizes":
         """With the activations of `together` pixels that are denoised as one batch, in pictures of `each` pixels."""
         size = placement.dtype.itemsize
-        return replace(self, denoising=together * DENOISING * size // 4, decoding=each * DECODING * size // 4)
+        pixel = DENOISING + self.controls * CONTROLLED
+        return replace(self, denoising=together * pixel * size // 4, decoding=each * DECODING * size // 4)
 
     def at(self, level: Level) -> int:
         """Bytes on the device at once."""
@@ -70,11 +83,13 @@ DENOISING, DECODING = 2100, 4100
 """Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
 
 
+CONTROLLED = 210
+"""The same of what a ControlNet adds to the UNet's blocks, computed from the published shapes of both families."""
+
+
 def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) -> Sizes:
     """What a checkpoint's networks take; `transparency`: numbers in the family's decoder and encoder files."""
-    numbers = {
-        name: {key: part.weights[key].numel() for key in part.weights} for name, part in checkpoint.parts.items()
-    }
+    numbers = {name: _numbers(part) for name, part in checkpoint.parts.items()}
     count = {
         phase: sum(sum(numbers.get(name, {}).values()) for name in checkpoint.spec.names(phase)) for phase in PHASES
     }
@@ -149,6 +164,10 @@ def _by_block(names: list[str]) -> dict[str | None, list[str]]:
         match = BLOCK.match(name)
         blocks.setdefault(match[1] if match else None, []).append(name)
     return blocks
+
+
+def _numbers(part: Part) -> dict[str, int]:
+    return {key: part.weights[key].numel() for key in part.weights}
 
 
 def _largest_block(numbers: Mapping[str, int]) -> int:

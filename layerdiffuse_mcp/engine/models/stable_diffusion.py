@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from layerdiffuse_mcp.engine.models.components import control_key
 from layerdiffuse_mcp.engine.models.model import Model
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.prediction import PREDICTIONS, Prediction
@@ -80,6 +81,10 @@ class StableDiffusion(Model, ABC):
             self._taught = read_inversions(paths, widths) if paths else ()
             self._inversions = files
         self.components.provenance.note_inversions(files)
+
+    def control(self, name: str) -> Any:
+        """The ControlNet of that name, one of those in use, on the device with the denoiser."""
+        return self.components.network(control_key(name))
 
     def encode_prompt(
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int

@@ -14,11 +14,12 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
-from layerdiffuse_mcp.families.entries import LoraEntry
+from layerdiffuse_mcp.families.entries import ControlEntry, LoraEntry
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.controls import controls
 from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
@@ -133,12 +134,21 @@ async def list_models(
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
         names = ", ".join(_lora_words(lora) for lora in own)
         lines.append(f"LoRAs, to be named in options.loras; of those with a speed options.speed takes one: {names}.")
+    if nets := await anyio.to_thread.run_sync(controls, settings):
+        names = ", ".join(_control_words(control) for control in nets)
+        lines.append(f"ControlNets, to be named in options.control: {names}.")
     if taught := await anyio.to_thread.run_sync(read_inversions, settings.models_dir):
         names = ", ".join(_inversion_words(one) for one in taught.values())
         lines.append(f"Textual inversions, used where a prompt has their name: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
+
+
+def _control_words(control: ControlEntry) -> str:
+    """Its name, what it fits, and what it follows as far as that is known."""
+    fits = FAMILIES[control.family].title if control.family else "fits no base that is known here"
+    return f"{control.name} ({fits}{f', {control.kind}' if control.kind else ''})"
 
 
 def _lora_words(lora: LoraEntry) -> str:
