@@ -103,6 +103,7 @@ class JobResult(BaseModel):
     job_id: str = Field(description="Id for get_job and cancel_job")
     images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
     sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
+    documents: tuple[str, ...] = Field(default=(), description="Of layers of a picture: the files that hold them all")
     latents: tuple[str, ...] = Field(default=(), description="Paths of saved latents")
     model: Omittable[str] = Field(default=None, description="Base model that was used")
     licences: Omittable[dict[str, str]] = Field(
@@ -181,6 +182,7 @@ def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> 
     if (outcome := job.outcome) is not None:
         facts.images = tuple(_picture_facts(job, n, image, first) for n, image in enumerate(outcome.single, 1))
         facts.sheet = _sheet_facts(job, outcome)
+        facts.documents = () if outcome.sheet else tuple(str(path) for path in outcome.files)
         facts.latents = tuple(str(path) for path in outcome.latents)
         facts.model = outcome.model or None
         facts.licences = outcome.licences or None
@@ -268,6 +270,7 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
         for picture, image in zip(facts.images, outcome.single, strict=True)
     ]
     lines += lines_of(facts.sheet) if facts.sheet else []
+    lines += [f"All layers: {path}" for path in facts.documents]
     lines += [f"latent: {path}" for path in outcome.latents]
     if shown is not None:
         lines.append(_on_the_preview(several))
