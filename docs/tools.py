@@ -95,16 +95,14 @@ def page() -> str:
     """The page."""
     tools = {row.name: row.tool for row in TOOLS}
     drawing = tools["generate_transparent"]
-    common = {name: drawing.parameters["properties"][name] for name in SHARED}
-    job: Schema = drawing.output_schema or {}
+    common = {name: drawing.accepted["properties"][name] for name in SHARED}
+    job: Schema = tools["generate_set"].output_schema or {}
     parts = [HEAD + "".join(f"| [`{name}`](#{name}) | {tool.title} |\n" for name, tool in tools.items())]
     for name, tool in tools.items():
-        parts.append(f"## {name}\n\n{tool.description}\n\n{parameters(tool.parameters, common)}")
+        parts.append(f"## {name}\n\n{tool.description}\n\n{parameters(tool.accepted, common)}")
         parts.append(f"```json\n{call(CALLS[name])}\n```\n")
         returned = tool.output_schema or {}
-        parts.append(
-            f"It returns [{JOB}](#what-a-job-returns).\n" if returned == job else fields("returns", returned, job)
-        )
+        parts.append(of_job(returned, job) if "job_id" in returned["properties"] else fields("returns", returned, job))
     parts.append(f"## Shared parameters\n\n{parameters({'properties': common}, {})}")
     parts.append(f"## What a job returns\n\n{job['description']}\n\n" + fields("field", job, {}))
     return "\n".join(parts)
@@ -163,6 +161,12 @@ def form(schema: Schema, *, required: bool) -> str:
 def one_of(schema: Schema) -> str:
     """A sentence that lists the values that are allowed, if they are listed."""
     return ". One of " + ", ".join(f"`{value}`" for value in schema["enum"]) if "enum" in schema else ""
+
+
+def of_job(returned: Schema, job: Schema) -> str:
+    """A sentence on a result that is a job's, or the part of it that the tool has."""
+    lacking = ", ".join(f"`{name}`" for name in job["properties"] if name not in returned["properties"])
+    return f"It returns [{JOB}](#what-a-job-returns){' without ' * bool(lacking)}{lacking}.\n"
 
 
 def fields(title: str, schema: Schema, job: Schema) -> str:

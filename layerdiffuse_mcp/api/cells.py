@@ -19,8 +19,8 @@ from layerdiffuse_mcp.wording import quoted
 MAX_CELL = 4096
 """Pixels of a cell's side, at most."""
 FITS = {
-    "shrink": "a picture larger than the cell is made smaller",
-    "contain": "each fills its cell, made smaller or larger",
+    "shrink": "larger pictures are made smaller",
+    "contain": "each fills its cell",
     "together": "one factor for all, so that the largest fills its cell",
 }
 """How pictures come to the size of a cell; their proportions stay."""

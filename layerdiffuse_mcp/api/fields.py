@@ -58,7 +58,7 @@ MEANT = {"colour": "tint", "color": "tint"}
 def near(name: str, names: Collection[str]) -> str:
     """A sentence that lists `names`, first those nearest to `name`, which have to be nearer where there are few."""
     if not names:
-        return "It takes none."
+        return "It takes none: leave it out."
     few = len(names) <= FEW
     spelled = MEANT[name] if MEANT.get(name) in names else name[:QUOTED]
     close = difflib.get_close_matches(spelled, names, n=1 if few or spelled in names else 3, cutoff=0.7 if few else 0.4)

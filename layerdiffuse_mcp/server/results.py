@@ -32,7 +32,8 @@ MEDIA_TYPES = {
     ".json": "application/json",
 }
 
-GONE = "True: its file is no longer there, deleted or moved"
+GONE = "Its file is no longer there, deleted or moved"
+URI = "For resources/read; its end is the image id that tools take"
 
 logger = logging.getLogger(__name__)
 
@@ -44,35 +45,30 @@ class Alpha(BaseModel):
     partial: float = Field(description="Share of pixels in between: soft edges, glass, smoke")
     opaque: float = Field(description="Share of pixels that nothing shines through")
     bbox: Omittable[list[int]] = Field(
-        default=None, description="Left, top, right, bottom of what is visible, in pixels; the last two are exclusive"
+        default=None, description="What is visible: left, top, right, bottom, in pixels, the last two exclusive"
     )
-    edges_touched: tuple[str, ...] = Field(
-        default=(), description="Edges of the picture that visible content reaches, so that it may be cut off"
-    )
-    has_transparency: bool = Field(description="False when the picture is practically opaque")
+    edges_touched: tuple[str, ...] = Field(default=(), description="Edges where it may be cut off")
+    has_transparency: bool = Field(description="False when it is practically opaque")
 
 
 class PictureFacts(BaseModel):
     """One picture file."""
 
-    number: int = Field(description="Its number in the preview and the text, from 1")
+    number: int = Field(description="In the preview and the text, from 1")
     role: str = Field(
-        description="Which layer it is: foreground, background, blended (both together), composed (the foreground on "
-        "the given picture), or its name"
+        description="foreground, background, blended (both together), composed (the foreground on the given picture), "
+        "or the layer's name"
     )
     subject: Omittable[str] = Field(default=None, description="Of a set: which subject it shows")
     box: Omittable[list[int]] = Field(
-        default=None, description="Where it lies if it does not fill the picture: left, top, right, bottom, in pixels"
+        default=None, description="Where it lies if it does not fill the picture: as bbox"
     )
     path: str = Field(description="Absolute path of the file")
-    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
     seed: int = Field(description="Seed that draws this picture alone")
-    verdict: Omittable[Verdict] = Field(
-        default=None,
-        description="Whether a cut-out may be handed on, by its alpha and prompt; the best come first",
-    )
+    verdict: Omittable[Verdict] = Field(default=None, description="Whether it may be handed on, by alpha and prompt")
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
     placement: Omittable[Placement] = Field(default=None, description="Where the foreground lies on the given picture")
@@ -84,7 +80,7 @@ class SheetFacts(BaseModel):
     """A sheet of the pictures of a set."""
 
     path: str = Field(description="Absolute path of the sheet")
-    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
     cell: list[int] = Field(description="Width and height of a cell, in pixels")
@@ -96,27 +92,42 @@ class SheetFacts(BaseModel):
     atlas_array: str = Field(description="Path of the atlas as JSON (Array): frames in order")
 
 
-class JobResult(BaseModel):
-    """What is known of a job: its pictures once it is done, its progress before; nothing that is empty."""
+class JobFacts(BaseModel):
+    """What is known of a job: what it made once it is done, its progress before; nothing that is empty."""
 
     status: State = Field(description="done, failed, cancelled and interrupted are final")
     job_id: str = Field(description="Id for get_job and cancel_job")
-    images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
-    sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
-    documents: tuple[str, ...] = Field(default=(), description="Of layers of a picture: the files that hold them all")
-    latents: tuple[str, ...] = Field(default=(), description="Paths of saved latents")
     model: Omittable[str] = Field(default=None, description="Base model that was used")
-    licences: Omittable[dict[str, str]] = Field(
-        default=None, description="Of the base, as model, and of the other files that were drawn with, where known"
-    )
-    timings: Omittable[dict[str, float]] = Field(default=None, description="Seconds by stage")
     warnings: tuple[str, ...] = Field(default=(), description="What to know before the result is handed on")
-    recipe: Omittable[dict[str, Any]] = Field(
-        default=None, description="What draws the same again, if it was asked for; it is in the files, too"
-    )
     progress: Omittable[float] = Field(default=None, description="0..1, while it waits or runs")
     message: Omittable[str] = Field(default=None, description="What it is doing, and how long that may take")
     error: Omittable[str] = Field(default=None, description="Why it failed")
+
+
+class LatentResult(JobFacts):
+    """A job that saves latents."""
+
+    latents: tuple[str, ...] = Field(default=(), description="Paths of saved latents")
+
+
+class DrawingResult(LatentResult):
+    """A job that draws."""
+
+    images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
+    licences: Omittable[dict[str, str]] = Field(
+        default=None, description="Of the base, as model, and of other files that were drawn with"
+    )
+    timings: Omittable[dict[str, float]] = Field(default=None, description="Seconds by stage")
+
+
+class JobResult(DrawingResult):
+    """A job of any kind."""
+
+    sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
+    documents: tuple[str, ...] = Field(default=(), description="Of a picture's layers: the files that hold all")
+    recipe: Omittable[dict[str, Any]] = Field(
+        default=None, description="What draws the same again, if it was asked for; it is in the files, too"
+    )
 
 
 def structured(model: BaseModel) -> dict[str, Any]:

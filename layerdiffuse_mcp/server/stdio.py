@@ -3,14 +3,16 @@
     status = anyio.run(serve, server)   # a low-level server of the SDK
 
 The SDK's transport reads and writes. Around it stands what it lacks: a message that cannot be
-written costs its request an error instead of silencing the session, and the end of the client
-is noticed and acted upon whatever else is stuck.
+written costs its request an error instead of silencing the session, the end of the client is noticed and acted upon
+whatever else is stuck, and what libraries print never comes between, before or after messages.
 """
 
 import asyncio
 import logging
 import math
-from typing import Any
+import os
+import sys
+from typing import Any, TextIO
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -32,14 +34,29 @@ async def serve(server: Server[Any]) -> int:
     """Serve until the client is gone; returns the exit status, or ends the process where standard input stays open."""
     ending = Ending()
     loop = asyncio.get_running_loop()
+    answers = anyio.wrap_file(standard_output())
     with anyio.CancelScope() as scope:
         ending.at_signals(lambda: loop.call_soon_threadsafe(scope.cancel))
         try:
-            async with stdio_server() as streams:
+            async with stdio_server(stdout=answers) as streams:
                 await _serve(server, *streams, ending)
         except* GONE:
             ending.now()  # what could not be written stays in buffers that would be written again
     return ending.status
+
+
+def standard_output() -> TextIO:
+    """The way to the client, for messages alone: whatever else this process writes goes to stderr, to its very end.
+
+    The SDK's own claim ends with the session, upon which buffers of libraries are flushed.
+    """
+    # where a process was started without stderr its number may by now be any file's
+    elsewhere = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else 2
+    ours = os.dup(1)
+    os.dup2(elsewhere, 1)
+    sys.stdout.flush()  # what was printed by now
+    # a thread may still write when the session is over: a descriptor of that number must not lead elsewhere by then
+    return open(ours, "w", encoding="utf-8", newline="\n", closefd=False)
 
 
 async def _serve(

@@ -7,7 +7,7 @@ A tool's parameters, bounds and descriptions are those of the function's annotat
 that of the model in `Annotated[CallToolResult, Model]`; its description is the docstring.
 Four points differ from the SDK: a name that is no parameter is refused rather than ignored, null means left out, text
 that happens to be JSON stays text, and an error reaches the agent without a prefix. Schemas hold no references, which
-not every client follows.
+not every client follows, and say in words what lies deeper than agents fill in well (`server.schemas`).
 """
 
 import functools
@@ -20,12 +20,13 @@ from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.server.apps import SHOWN
 from layerdiffuse_mcp.server.icons import icons_for
+from layerdiffuse_mcp.server.schemas import brief, inlined, shallow
 from layerdiffuse_mcp.wording import quoted
 
 # What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
@@ -63,7 +64,8 @@ class Row:
             icons=icons_for(self.function.__module__.rpartition(".")[2]),
             meta=SHOWN if self.shown else None,
         )
-        made.parameters = {"required": [], "additionalProperties": False, **inlined(made.parameters)}
+        made.accepted = {"required": [], "additionalProperties": False, **inlined(made.parameters)}
+        made.parameters = shallow(made.accepted)
         return made
 
 
@@ -84,11 +86,16 @@ class TextAsItIs(FuncMetadata):
 @functools.cache
 def output_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The schema of a result, as the SDK makes it; once for all tools that return it, for the start waits for it."""
-    return inlined(FuncMetadata(arg_model=ArgModelBase, output_model=model).output_schema or {})
+    return brief(inlined(FuncMetadata(arg_model=ArgModelBase, output_model=model).output_schema or {}))
 
 
 class StrictTool(Tool):
-    """A tool whose errors are one plain message: what was wrong, what is allowed, what to do."""
+    """A tool whose errors are one plain message: what was wrong, what is allowed, what to do.
+
+    `accepted` is the schema of its parameters at any depth; `parameters` is what clients see of it.
+    """
+
+    accepted: dict[str, Any] = Field(default={}, exclude=True)
 
     @classmethod
     def from_function(cls, *args: Any, **options: Any) -> "StrictTool":
@@ -106,11 +113,11 @@ class StrictTool(Tool):
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool; raises ToolError with our own text for everything that we foresaw."""
-        given = _without_nulls(self.fn_metadata.pre_parse_json(arguments), self.parameters)
-        self._check_names(arguments, self.parameters, "")
-        self._check_names(given, self.parameters, "")
-        allowed = self.parameters["properties"]
-        if missing := [name for name in self.parameters["required"] if name not in given]:
+        given = _without_nulls(self.fn_metadata.pre_parse_json(arguments), self.accepted)
+        self._check_names(arguments, self.accepted, "")
+        self._check_names(given, self.accepted, "")
+        allowed = self.accepted["properties"]
+        if missing := [name for name in self.accepted["required"] if name not in given]:
             wanted = "; ".join(f"{name}: {allowed[name]['description']}" for name in missing)
             raise ToolError(f"{self.name} needs {' and '.join(missing)}. Required is {wanted}.")
         try:
@@ -141,7 +148,7 @@ class StrictTool(Tool):
                 pass
 
     def _unknown(self, name: str, allowed: Mapping[str, Any], where: str) -> str:
-        top = self.parameters["properties"]
+        top = self.accepted["properties"]
         for parent, schema in top.items():
             if name in schema.get("properties", {}):
                 return f"`{where}{name}` is now `{parent}.{name}`."
@@ -183,28 +190,3 @@ def _without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
             return [_without_nulls(item, schema["items"]) for item in items]
         case _:
             return value
-
-
-def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema with what it refers to in its place, and without titles that say a name again; its models hold no
-    circle.
-    """
-    definitions = schema.get("$defs", {})
-
-    def resolved(node: Any) -> Any:
-        match node:
-            case {"$ref": reference, **rest}:
-                return resolved({**definitions[reference.removeprefix("#/$defs/")], **rest})
-            case {**items}:
-                return {name: resolved(value) for name, value in items.items() if not _is_title(name, value)}
-            case [*items]:
-                return [resolved(value) for value in items]
-            case _:
-                return node
-
-    return resolved({name: value for name, value in schema.items() if name != "$defs"})
-
-
-def _is_title(name: str, value: Any) -> bool:
-    """Whether this is a schema's title, and no property of that name."""
-    return name == "title" and isinstance(value, str)

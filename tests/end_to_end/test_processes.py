@@ -21,6 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 from PIL import Image, PngImagePlugin
 
+from tests.conftest import PROGRAMS
 from tests.results import facts_of, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
@@ -58,6 +59,11 @@ def request(number: int, method: str, **params: Any) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
 
 
+def greeting() -> bytes:
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    return request(1, "initialize", **hello) + b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n'
+
+
 def start(parameters: StdioServerParameters) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [parameters.command, *parameters.args], env=parameters.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -84,12 +90,10 @@ async def test_tools_are_listed_while_the_worker_still_imports_torch(connect: Co
 
 
 def test_nothing_but_protocol_is_written_to_standard_output(program: Callable[..., StdioServerParameters]):
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     with start(program()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(request(1, "initialize", **hello))
-        process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        process.stdin.write(greeting())
         call = {"name": "generate_transparent", "arguments": APPLE, "_meta": {"progressToken": 1}}
         process.stdin.write(request(2, "tools/call", **call))
         process.stdin.flush()
@@ -102,6 +106,28 @@ def test_nothing_but_protocol_is_written_to_standard_output(program: Callable[..
     assert lines[-1]["result"]["structuredContent"]["status"] == "done"
     assert rest == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("stderr", [subprocess.PIPE, None], ids=["heard", "closed"])
+def test_what_libraries_print_goes_to_stderr_until_the_process_has_ended(
+    stderr: int | None, program: Callable[..., StdioServerParameters]
+):
+    line = f'exec "{sys.executable}" "{PROGRAMS}/printing.py"' + " 2>&-" * (stderr is None)
+    command = ["/bin/sh", "-c", line]
+    with subprocess.Popen(
+        command, env=program().env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(greeting() + request(2, "tools/list"))
+        process.stdin.flush()
+        assert [json.loads(process.stdout.readline())["id"] for _ in range(2)] == [1, 2]
+        rest, told = process.communicate(timeout=60)
+    assert (rest, process.returncode) == (b"", 0)
+    if told is not None:
+        assert b"printed before" in told
+        wanted = (f"{how} {when}" for how in ("printed", "written") for when in ("meanwhile", "after"))
+        assert all(text.encode() in told for text in wanted)
 
 
 async def test_a_worker_killed_in_a_job_fails_that_job_and_the_next_is_drawn(connect: Connect):
@@ -175,9 +201,7 @@ async def test_a_client_that_leaves_ends_server_and_worker(program: Callable[...
     with start(program()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-        process.stdin.write(request(1, "initialize", **hello))
-        process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        process.stdin.write(greeting())
         process.stdin.write(request(2, "tools/list"))
         process.stdin.flush()
         process.stdout.readline(), process.stdout.readline()
@@ -204,9 +228,7 @@ def talking(parameters: StdioServerParameters) -> Iterator[subprocess.Popen[byte
     with start(parameters) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-        process.stdin.write(request(1, "initialize", **hello))
-        process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        process.stdin.write(greeting())
         process.stdin.write(request(2, "tools/list"))
         process.stdin.flush()
         process.stdout.readline(), process.stdout.readline()

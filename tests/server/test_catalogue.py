@@ -122,6 +122,39 @@ async def test_a_schema_says_no_name_twice(name: str, tools: dict[str, Tool]):
         assert "title" not in words(schema)
 
 
+@pytest.mark.parametrize("name", NAMES)
+async def test_no_parameter_lies_deeper_than_agents_fill_in_well(name: str, tools: dict[str, Tool]):
+    def depth(schema: dict[str, Any]) -> int:
+        parts = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
+        return max((1 + depth(part) for part in parts), default=0)
+
+    assert depth(tools[name].input_schema) <= 3
+
+
+async def test_fields_that_lie_deeper_are_said_with_their_bounds_and_defaults(tools: dict[str, Tool]):
+    layer = tools["compose_layers"].input_schema["properties"]["layers"]["items"]["properties"]
+    assert layer["shadow"].keys() == {"type", "description"}
+    assert "dy: Down, -30000 to 30000, default 8" in layer["shadow"]["description"]
+    assert "colour: A name or #rrggbb, default black" in layer["shadow"]["description"]
+
+
+async def test_fields_that_are_said_in_words_are_checked_as_others(connect: Connect):
+    async with connect() as client:
+        given = {"layers": [{"image": "a.png", "shadow": {"colr": "red"}}]}
+        refused = await client.call_tool("compose_layers", given)
+    assert refused.is_error
+    assert "Did you mean colour?" in text_of(refused)
+
+
+SMALL = 5_300
+"""Characters of a tool that draws nothing: with one of them a client should not load what drawings return."""
+
+
+@pytest.mark.parametrize("name", ["encode_transparent_image", "make_sheet", "prepare_model", "unload_models"])
+async def test_a_tool_that_draws_nothing_is_small(name: str, tools: dict[str, Tool]):
+    assert len(json.dumps(plain(tools[name]))) < SMALL
+
+
 async def test_enums_are_the_tables(tools: dict[str, Tool]):
     properties = tools["generate_transparent"].input_schema["properties"]["options"]["properties"]
     assert properties["sampler"]["enum"] == list(SAMPLERS)

@@ -49,7 +49,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {**CUP, "blended": "here.png", "foreground": "here.png"},
         "family sd15, which has no layer files for extract_background, and no model on this machine can do it yet",
     ),
-    "a parameter of a tool without": ("server_status", {"all": True}, "no parameter 'all'. It takes none."),
+    "a parameter of a tool without": (
+        "server_status",
+        {"all": True},
+        "no parameter 'all'. It takes none: leave it out.",
+    ),
     "a list of LoRAs": (DRAW, {**CUP, "options": {"loras": ["icons"]}}, 'as in {"name": value}'),
     "a set of nothing": ("generate_set", {"subjects": []}, "say what to draw"),
     "yes for a number": (DRAW, {**CUP, "seed": True}, "seed: give a number, not true."),

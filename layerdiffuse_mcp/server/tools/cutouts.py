@@ -23,7 +23,7 @@ from layerdiffuse_mcp.images.tasks import CutOutTask, MatteTask, PictureTask
 from layerdiffuse_mcp.outputs.names import file_name
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
-from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_uri
+from layerdiffuse_mcp.server.results import URI, Alpha, alpha_facts, image_uri
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.consent import TO_USE
 from layerdiffuse_mcp.server.tools.parameters import PictureFile, file_field
@@ -35,7 +35,7 @@ class CutOut(BaseModel):
     """A cut-out on disk."""
 
     path: str = Field(description="Absolute path of the file")
-    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
     method: str = Field(description="How it was cut out")

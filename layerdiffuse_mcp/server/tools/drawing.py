@@ -15,7 +15,7 @@ from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import Role, Task
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.results import JobResult
+from layerdiffuse_mcp.server.results import DrawingResult
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
 from layerdiffuse_mcp.server.tools.parameters import (
@@ -123,7 +123,7 @@ async def generate_transparent(
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent(_transparent)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Generate a transparent picture: subjects with real alpha (soft edges, glass, hair). Describe the subject alone: a
     background in the prompt spoils the cut-out. Returns the path of an RGBA picture for each seed, the best first, with
     a verdict, what its alpha holds, and one small preview; or, when it takes long, a job_id for get_job.
@@ -145,7 +145,7 @@ async def edit_transparent(
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent(_transparent)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Edit a transparent picture: redraw one that has real alpha, or its masked part, after a prompt that says what it
     shows then; options.strength says how much of it changes. An opaque picture is refused: call cut_out on it first.
     Returns the path of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for
@@ -166,7 +166,7 @@ async def generate_layers(
     options: Omittable[GivenOptions] = None,
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent(_layers)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Draw layers that match, at once: a transparent foreground, an opaque background, and blended, the finished
     picture with both together. prompt describes the whole, options.layer_prompts each layer. SD1.5 models. Returns the
     three paths for each seed, with a verdict; or a job_id for get_job.
@@ -188,7 +188,7 @@ async def generate_background_from_foreground(
     output: Omittable[GivenOutput] = None,
     task: Annotated[Task, Resolve(_background_task)],
     fetch: Annotated[bool, consent(_background_task)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Given an RGBA subject, draw the background behind it, and blended, the finished picture with both together. The
     prompt describes the whole scene. For the reverse: generate_foreground_from_background. Returns their paths for each
     seed; or a job_id for get_job.
@@ -211,7 +211,7 @@ async def generate_foreground_from_background(
     output: Omittable[GivenOutput] = None,
     task: Annotated[Task, Resolve(_foreground_task)],
     fetch: Annotated[bool, consent(_foreground_task)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Draw a transparent foreground that fits a given background. The prompt describes the whole scene. Returns for
     each seed the foreground with a verdict; composed, the given picture itself at its full size with the foreground on
     it, and where that lies; and blended, the model's own sketch of both, redrawn small; or a job_id for get_job.
@@ -242,7 +242,7 @@ async def extract_layer(
     output: Omittable[GivenOutput] = None,
     task: Annotated[Task, Resolve(_extracted)],
     fetch: Annotated[bool, consent(_extracted)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Take a layer out of a finished picture by giving the other one: blended and background give the transparent
     foreground, blended and foreground the background. The prompt describes the layer that is wanted. SDXL models.
     Returns its path for each seed, with a verdict; or a job_id for get_job.

@@ -87,8 +87,8 @@ async def get_job(
 
 
 async def cancel_job(ctx: Context[Services], job_id: JobId) -> Annotated[CallToolResult, Stopped]:
-    """Cancel a job: at once while it waits, at its next step while it runs. What it has drawn so far is discarded and
-    cannot be had again; a finished job stays as it is. Returns the state that it has then.
+    """Cancel a job: at once while it waits, at its next step while it runs. What it has drawn so far is removed
+    permanently; a finished job stays as it is. Returns the state that it has then.
     """
     jobs = services(ctx).jobs
     job = await _job(services(ctx), job_id)

@@ -10,7 +10,7 @@ from pydantic import Field
 from layerdiffuse_mcp.api.fields import ModelName, Omittable
 from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.results import JobResult
+from layerdiffuse_mcp.server.results import DrawingResult, LatentResult
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import TO_USE
 from layerdiffuse_mcp.server.tools.parameters import Delivery, Image, Waiting, fields_of, file_field
@@ -25,7 +25,7 @@ async def decode_transparent_latent(
         Annotated[Delivery, Field(description="How long to wait, and what file to make", examples=[{"format": "webp"}])]
     ] = None,
     fetch: Annotated[bool, TO_USE],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Decode a saved transparent latent; output.save_latent of a drawing tool saves one. Returns the path of an RGBA
     picture, with what its alpha holds and a small preview; or a job_id for get_job.
     """
@@ -56,7 +56,7 @@ async def encode_transparent_image(
         Annotated[Waiting, Field(description="How long to wait, and the file's name", examples=[{"name": "cup"}])]
     ] = None,
     fetch: Annotated[bool, TO_USE],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, LatentResult]:
     """Encode an RGBA picture into a transparent latent. Returns the path of a safetensors file, which
     decode_transparent_latent takes; or a job_id for get_job.
     """

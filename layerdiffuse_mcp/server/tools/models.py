@@ -23,7 +23,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
-from layerdiffuse_mcp.server.results import JobResult, plain
+from layerdiffuse_mcp.server.results import JobFacts, plain
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import TO_PREPARE
 from layerdiffuse_mcp.server.tools.parameters import Wait
@@ -171,7 +171,7 @@ async def prepare_model(
     wait_seconds: Omittable[Wait] = None,
     *,
     fetch: Annotated[bool, TO_PREPARE],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, JobFacts]:
     """Prepare a model for a task: fetch what it lacks (gigabytes for real bases; the user is asked first where the
     client can ask) and load it, so that the next call is warm. Returns what was done; or a job_id for get_job.
     """
@@ -185,7 +185,7 @@ async def unload_models(
         Annotated[str, Field(max_length=200, description="Name of a base model, as list_models says it; default: all")]
     ] = None,
     wait_seconds: Omittable[Wait] = None,
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, JobFacts]:
     """Unload the named model, or all, from memory; the next call loads it again. Returns the names of those that were
     dropped.
     """

@@ -17,7 +17,7 @@ from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask
 from layerdiffuse_mcp.outputs.compositions import composition_files
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
-from layerdiffuse_mcp.server.results import Alpha, alpha_facts, image_content, image_uri, structured
+from layerdiffuse_mcp.server.results import URI, Alpha, alpha_facts, image_content, image_uri, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import PictureFile, Preview, file_field
 from layerdiffuse_mcp.wording import printable
@@ -60,7 +60,7 @@ class Composed(BaseModel):
     """A composition on disk."""
 
     path: str = Field(description="Absolute path of the file")
-    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
     layers: list[PlacedFacts] = Field(description="The lowest first, a background too; pixels of the finished canvas")

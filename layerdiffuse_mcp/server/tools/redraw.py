@@ -14,7 +14,7 @@ from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.results import JobResult
+from layerdiffuse_mcp.server.results import DrawingResult
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
 from layerdiffuse_mcp.server.tools.drawing import copies
@@ -103,7 +103,7 @@ async def redraw_image(
     ] = None,
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_drawings)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Draw a picture again, exactly or with named changes: give image, or parameters. Returns what the tool that drew
     it first returned: paths, verdict, alpha facts; or a job_id for get_job. It says where the models' files are others
     than they were or cannot be compared, and what of the recipe or the text was dropped.

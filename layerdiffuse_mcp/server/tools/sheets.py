@@ -14,7 +14,7 @@ from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import MakeSheetTask, SheetOptions
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
-from layerdiffuse_mcp.server.results import image_uri
+from layerdiffuse_mcp.server.results import URI, image_uri
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import PictureFile, file_field
 
@@ -53,7 +53,7 @@ class SheetFrame(BaseModel):
     name: str = Field(description="Its name in the atlas")
     x: int = Field(description="Left edge")
     y: int = Field(description="Top edge")
-    width: int = Field(description="Of what is visible of it; the atlas says where that lies in its cell")
+    width: int = Field(description="Of what is visible of it")
     height: int = Field(description="Likewise")
 
 
@@ -61,7 +61,7 @@ class Sheet(BaseModel):
     """A sheet on disk and its atlas files."""
 
     path: str = Field(description="Absolute path of the sheet")
-    uri: str = Field(description="Address for resources/read; its end is the image id that tools take")
+    uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
     cell: list[int] = Field(description="Width and height of a cell")
@@ -81,7 +81,7 @@ async def make_sheet(
         Field(
             min_length=1,
             max_length=MAX_PICTURES,
-            description="The pictures, in the order of their cells, row by row; a name that comes again gets a number",
+            description="In the order of their cells, row by row; a name that comes again gets a number",
             examples=[[{"image": "walk-1.png", "name": "walk-1"}, {"image": "job-1a2b3c4d-1"}]],
         ),
     ],
@@ -92,7 +92,6 @@ async def make_sheet(
                 max_length=20,
                 description=f'Width x height of a cell in pixels, at most {MAX_CELL} each, as in "128x128"; default: '
                 "the largest picture's",
-                examples=["128x128"],
             ),
         ]
     ] = None,
@@ -116,7 +115,7 @@ async def make_sheet(
 ) -> Annotated[CallToolResult, Sheet]:
     """Put pictures into the cells of one sprite sheet, with its atlas as JSON for Phaser, PixiJS and others.
 
-    Returns one RGBA file, two atlas files beside it (frames by name, and in order), every picture's rectangle, and a
+    Returns one RGBA file, two atlas files (frames by name, and in order), every picture's rectangle, and a
     preview with the cells numbered.
     """
     from layerdiffuse_mcp.outputs.sheets import SHEET, frame_name, own_stem, sheet_files

@@ -11,7 +11,7 @@ from layerdiffuse_mcp.api.detail import STRENGTH, Scale, Strength
 from layerdiffuse_mcp.api.fields import DRAW_SEED, Omittable, Prompt, Seed
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.server.calls import run
-from layerdiffuse_mcp.server.results import JobResult
+from layerdiffuse_mcp.server.results import DrawingResult
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
 from layerdiffuse_mcp.server.tools.drawing import copies
@@ -41,7 +41,7 @@ async def upscale_transparent(
     ] = None,
     output: Omittable[GivenOutput] = None,
     fetch: Annotated[bool, consent_to_draw(_drawings)],
-) -> Annotated[CallToolResult, JobResult]:
+) -> Annotated[CallToolResult, DrawingResult]:
     """Upscale a transparent picture: enlarge it and redraw it with finer detail after a prompt that says what it
     shows, tile by tile, its edge and soft parts included. Takes about scale x scale x strength times as long as
     drawing it: on a processor that can be hours with a real base. compose_layers enlarges at once, without new
