@@ -16,7 +16,6 @@ from torch import Tensor
 
 from layerdiffuse_mcp.api.detail import Box, Tiling
 from layerdiffuse_mcp.api.plan import DrawPlan
-from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.families.spec import FamilySpec, LatentFormat, Role
 from layerdiffuse_mcp.images.alpha import Bytes
 
@@ -92,8 +91,8 @@ class DiffusionModel(Protocol):
         ...
 
     @property
-    def placement(self) -> Placement:
-        """Where it runs, and in which number format."""
+    def placement(self) -> Any:
+        """Where it runs, and in which number format: a `device.placement.Placement`."""
         ...
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
