@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -124,6 +124,22 @@ def layer_tensors(method: LayerMethod, unet: UNet2DConditionModel) -> dict[str, 
                 size[1] += 4 * len(method.inputs)
             tensors[f"diffusion_model.{key}::diff::0"] = torch.randn(size) * 0.01
     return tensors
+
+
+def write_control(path: Path, family: str, seed: int = 0) -> Path:
+    """A ControlNet of random weights, in one file if `path` ends so, else in a diffusers folder."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(**UNETS[family])
+    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8, 16))
+    for name, weight in control.named_parameters():
+        if name.startswith(("controlnet_down", "controlnet_mid", "controlnet_cond_embedding.conv_out")):
+            torch.nn.init.normal_(weight, std=0.1)  # they are 0 before training
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix:
+        save_file(control.state_dict(), path)
+    else:
+        control.save_pretrained(path)
+    return path
 
 
 def write_lora(path: Path) -> None:

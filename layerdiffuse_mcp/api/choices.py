@@ -188,6 +188,12 @@ SPEEDS: dict[str, str] = {
 }
 """How much time a drawing may take."""
 EMPHASIS = ("Original", "No norm")
+PREPROCESS: dict[str, str] = {
+    "none": "the picture is a map already",
+    "canny": "its edges are found",
+    "alpha_edge": "the outline of what is not transparent is found",
+}
+"""What is made of a picture before a ControlNet sees it; `images/control_maps.py` computes it."""
 
 
 def find_sampler(name: str) -> tuple[Sampler, str | None]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_validator
 
+from layerdiffuse_mcp.api.control import ControlSettings, control_names
 from layerdiffuse_mcp.api.detail import Detail, Tiling
 from layerdiffuse_mcp.api.detail import planned as planned_detail
 from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_COUNT, MAX_SEED
@@ -61,6 +62,12 @@ class PlannedLora(_Plan):
     text_strength: float
 
 
+class PlannedControl(ControlSettings):
+    """A ControlNet by its name in the catalogue, and the picture that is followed."""
+
+    image: GivenPicture
+
+
 class DrawPlan(_Plan):
     """Draw `count` results. Sizes are in pixels; `stages` run in order, each with all of its settings.
     `width` and `height` are the result's; where another size is `drawn`, it is fitted to that by `fit`. With `detail`
@@ -84,6 +91,7 @@ class DrawPlan(_Plan):
     inputs: dict[Role, GivenPicture] = Field(default_factory=dict)
     image: GivenPicture | None = None
     mask: GivenPicture | None = None
+    control: tuple[PlannedControl, ...] = ()
     strength: float
     resize_mode: str
     seed: int
@@ -112,7 +120,8 @@ class DrawPlan(_Plan):
     @property
     def pictures(self) -> dict[str, GivenPicture]:
         """The pictures that it starts from, by the name of their field or layer; the first gives the shape."""
-        given = {"image": self.image, **self.inputs, "mask": self.mask}
+        controls = zip(control_names(len(self.control)), (one.image for one in self.control), strict=True)
+        given = {"image": self.image, **self.inputs, "mask": self.mask, **dict(controls)}
         return {name: picture for name, picture in given.items() if picture is not None}
 
     @property
@@ -148,6 +157,11 @@ class DrawPlan(_Plan):
     def kept(self) -> bool:
         """Whether the picture to edit is enlarged as it is: no stage is run before that."""
         return self.image is not None and self.strength == 0
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The ControlNets that it names, each once."""
+        return tuple(dict.fromkeys(one.model for one in self.control))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -292,6 +306,10 @@ def make_plan(
         inputs={role: given[role] for role in request.inputs},
         image=given.get("image"),
         mask=given.get("mask"),
+        control=tuple(
+            PlannedControl.model_validate({**dict(one), "image": given[name]})
+            for name, one in zip(control_names(len(request.control)), request.control, strict=True)
+        ),
         strength=request.strength,
         resize_mode=request.resize_mode,
         seed=seed,

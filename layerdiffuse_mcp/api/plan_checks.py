@@ -55,7 +55,8 @@ def check_options(request: GenerateRequest, family: FamilySpec, methods: Sequenc
 def _check_layers(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
     """Refuse prompts of layers, and wishes for layers, that are not drawn; a model that names its own may draw any."""
     drawn = drawn_roles(methods)
-    for what, roles in {"prompt": {*request.layer_prompts}, "wish": {*request.want}}.items():
+    controlled = {role for one in request.control for role in one.frames}
+    for what, roles in {"prompt": {*request.layer_prompts}, "wish": {*request.want}, "control": controlled}.items():
         if drawn and (idle := sorted(roles - drawn)):
             raise InvalidRequest(
                 f"The task {request.task.value} draws {' and '.join(sorted(drawn))}, and no {' and no '.join(idle)}: "

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from layerdiffuse_mcp.api.cells import AS_DRAWN, Cell
+from layerdiffuse_mcp.api.control import MAX_CONTROLS, Control, control_names
 from layerdiffuse_mcp.api.detail import Detail
 from layerdiffuse_mcp.api.fields import (
     DRAW_SEED,
@@ -125,6 +126,15 @@ class GenerateRequest(_Request):
         ),
     ] = None
 
+    control: Annotated[
+        tuple[Control, ...],
+        Field(
+            max_length=MAX_CONTROLS,
+            description="ControlNets that are followed; on the command line as JSON, as in "
+            '[{"model": "canny", "image": "house.png", "preprocess": "canny"}]',
+        ),
+    ] = ()
+
     method: MethodName | None = None
     speed: SpeedName | None = None
     sampler: SamplerName | None = None
@@ -153,7 +163,8 @@ class GenerateRequest(_Request):
     @property
     def pictures(self) -> dict[str, Path]:
         """The pictures that it starts from, by the name of their field or layer; the first gives the shape."""
-        files = {"image": self.image, **self.inputs, "mask": self.mask}
+        controls = zip(control_names(len(self.control)), (one.image for one in self.control), strict=True)
+        files = {"image": self.image, **self.inputs, "mask": self.mask, **dict(controls)}
         return {name: path for name, path in files.items() if path is not None}
 
     @property
@@ -261,7 +272,7 @@ class SetRequest(_Request):
     def _agrees_with_itself(self) -> "SetRequest":
         if len(self.subjects) != len(self.pictures):
             raise ValueError(f"{len(self.subjects)} subjects and {len(self.pictures)} pictures: each needs the other")
-        if any(picture.count != 1 or picture.pictures for picture in self.pictures):
+        if any(picture.count != 1 or picture.image or picture.inputs for picture in self.pictures):
             raise ValueError("each subject of a set is drawn once, and from no picture")
         return self
 
@@ -274,6 +285,8 @@ def files_of(request: Request) -> tuple[Path, ...]:
     match request:
         case GenerateRequest():
             return tuple(request.pictures.values())
+        case SetRequest():
+            return tuple(dict.fromkeys(path for picture in request.pictures for path in picture.pictures.values()))
         case EncodeRequest():
             return (request.image,)
         case DecodeRequest():

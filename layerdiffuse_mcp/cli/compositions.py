@@ -8,7 +8,7 @@ from typing import Any, cast
 from layerdiffuse_mcp.api.layers import COMPOSED, Canvas, PlacedLayer
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.api.requests import validated
-from layerdiffuse_mcp.cli.flags import Commands, add_flag, add_output, given_fields, settings_of
+from layerdiffuse_mcp.cli.flags import Commands, add_flag, add_output, given_fields, picture_file, settings_of
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable, quoted
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     for name, field in Canvas.model_fields.items():
         add_flag(compose, name, field)
     compose.add_argument("--format", choices=COMPOSED, help="kind of file; default: png, or that of --source")
-    compose.add_argument("--name", default="composition", help="beginning of the file's name")
+    compose.add_argument("--name", help="words that the file is named by; default: those of --source")
     add_output(compose)
     compose.set_defaults(run=_compose)
 
@@ -48,7 +48,7 @@ def _compose(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.images.describe import describe
     from layerdiffuse_mcp.images.read import opened_file
     from layerdiffuse_mcp.images.work import run
-    from layerdiffuse_mcp.outputs.compositions import save_composition
+    from layerdiffuse_mcp.outputs.compositions import name_for, save_composition
     from layerdiffuse_mcp.outputs.index import Index
 
     settings = settings_of(options)
@@ -69,8 +69,8 @@ def _compose(options: argparse.Namespace) -> int:
     def find(picture: GivenPicture) -> Path:
         return _found(picture, source, settings)
 
-    composed = run(wanted.task(Path, find, suffix=suffix, max_pixels=settings.max_pixels))
-    made, kept_in = save_composition(settings.output, composed, options.name, suffix)
+    composed = run(wanted.task(picture_file, find, suffix=suffix, max_pixels=settings.max_pixels))
+    made, kept_in = save_composition(settings.output, composed, name_for(options.name, source), suffix)
     Index(settings).add([made], beside=[kept_in] if kept_in else [])
     say("composed", printable(made.path))
     if kept_in:

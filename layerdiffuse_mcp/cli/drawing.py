@@ -13,6 +13,7 @@ Pictures, their previews and latents go to disk together; results are printed as
 import argparse
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -322,10 +323,17 @@ class _Finder:
 
 
 def split(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields as flags say them: layers are joined by commas, as are scale and strength of `detail`."""
+    """Fields as flags say them: layers, and scale and strength of `detail`, joined by commas, `control` as JSON."""
     said = {name: value.split(",") if name == "want" else value for name, value in fields.items()}
     if "detail" in said:
         said["detail"] = dict(zip(Detail.model_fields, said["detail"].split(","), strict=False))
+    if "control" in said:
+        try:
+            said["control"] = json.loads(said["control"])
+        except (ValueError, RecursionError):
+            raise InvalidRequest(
+                'control is no JSON. Give a list, as in [{"model": "canny", "image": "a.png"}].'
+            ) from None
     return said
 
 

@@ -95,6 +95,14 @@ def settings_of(options: argparse.Namespace) -> Settings:
         ) from None
 
 
+def picture_file(given: str) -> Path:
+    """The path of a file that is there; raises ImageError."""
+    from layerdiffuse_mcp.images.read import opened_file
+
+    with opened_file(Path(given)):
+        return Path(given)
+
+
 def _described(field: FieldInfo) -> tuple[str, Sequence[str]]:
     """A field's description and the names that it allows, wherever its annotation has them."""
     text, names = field.description or "", _names(field.annotation, field.metadata)

@@ -54,6 +54,7 @@ def _list(options: argparse.Namespace) -> int:
 
     from layerdiffuse_mcp.cli.terminal import OUT
     from layerdiffuse_mcp.hub import catalog
+    from layerdiffuse_mcp.hub.controls import controls
     from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 
     settings = settings_of(options)
@@ -77,13 +78,18 @@ def _list(options: argparse.Namespace) -> int:
         said += [in_words(lora.remote.bytes)] if lora.remote and lora.remote.bytes else []
         told = f" ({', '.join(filter(None, said))})" if said else ""
         print_(f"LoRA {lora.name}{told}: {where}")
+    for control in controls(settings):
+        facts = ", ".join(filter(None, (control.family or "fits no base that is known here", control.kind)))
+        print_(f"ControlNet {control.name} ({facts}): {printable(control.path)}")
     for words in filter(None, map(vocabulary_of, catalog.models(settings))):
         if options.subjects is not None:
             print_(f"{words.model} knows: {', '.join(words.matching(options.subjects).subjects) or 'no such subject'}")
         else:
             print_(f"{words.model} knows {len(words.subjects)} subjects: --subjects WORD lists those with it, '' all")
     print_(f"Fetch one: layerdiffuse-mcp models prepare NAME (or {', '.join(FAMILIES)})")
-    print_(f"Your own bases, LoRAs and layer files (.safetensors) go into {printable(settings.models_dir)}")
+    print_(
+        f"Your own bases, LoRAs, ControlNets and layer files (.safetensors) go into {printable(settings.models_dir)}"
+    )
     return 0
 
 

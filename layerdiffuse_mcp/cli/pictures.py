@@ -16,7 +16,7 @@ from pathlib import Path
 from layerdiffuse_mcp.api.cells import FITS, cell_size
 from layerdiffuse_mcp.api.layers import ANCHORS
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
-from layerdiffuse_mcp.cli.flags import Commands, add_output, settings_of
+from layerdiffuse_mcp.cli.flags import Commands, add_output, picture_file, settings_of
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.images.tasks import (
     Colour,
@@ -105,8 +105,8 @@ def _cut_out(options: argparse.Namespace) -> int:
         translucent=options.translucent,
     )  # fmt: skip
     task: PictureTask[CutOut] = CutOutTask(
-        options.image, _ground(options.background), options.second_image, _ground(options.second_background),
-        options.translucent, max_pixels=settings.max_pixels,
+        options.image, _ground(options.background, "background"), options.second_image,
+        _ground(options.second_background, "second_background"), options.translucent, max_pixels=settings.max_pixels,
     )  # fmt: skip
     memory = MEMORY
     if options.matting:
@@ -145,19 +145,11 @@ def _sheet(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ground(given: str | None) -> Path | Colour | None:
+def _ground(given: str | None, what: str) -> Path | Colour | None:
     """A colour, else the path of a picture."""
-    from layerdiffuse_mcp.errors import InvalidRequest
-    from layerdiffuse_mcp.images.colour import background_colour, is_colour
+    from layerdiffuse_mcp.images.colour import colour_or_picture
 
-    if given is None:
-        return None
-    try:
-        return background_colour(given) or Path(given)
-    except InvalidRequest:
-        if is_colour(given):
-            raise
-        return Path(given)
+    return None if given is None else colour_or_picture(given, what, picture_file)
 
 
 def _done(task: PictureTask[ResultT], memory: int) -> ResultT:

@@ -21,6 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from layerdiffuse_mcp.api.control import control_names
 from layerdiffuse_mcp.api.outcome import EXHAUSTED, VERDICTS, EncodedFile, Outcome, PictureFacts, Timings
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
@@ -142,7 +143,7 @@ class Engine:
         clock = _Clock()
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
-            model = self._model(plans[0].model, meter, [lora.name for lora in plans[0].loras])
+            model = self._model(plans[0].model, meter, [lora.name for lora in plans[0].loras], plans[0].controls)
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
@@ -216,9 +217,11 @@ class Engine:
             codec_of(model).load()
         return self._outcome(model, clock)
 
-    def _model(self, name: str, meter: Meter, loras: Collection[str] = ()) -> DiffusionModel:
+    def _model(
+        self, name: str, meter: Meter, loras: Collection[str] = (), controls: Collection[str] = ()
+    ) -> DiffusionModel:
         """The model in memory."""
-        return self._manager.get(catalog.find(name, self._settings), meter.report, loras)
+        return self._manager.get(catalog.find(name, self._settings), meter.report, loras, controls)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""
@@ -324,13 +327,14 @@ def _tokens(plan: DrawPlan) -> int:
 def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture]) -> Pictures:
     """The pictures as a drawer takes them: the one to edit and its mask at the size (width, height) that is drawn."""
     layers: dict[Role, Bytes] = {role: pictures[role].rgba for role in plan.inputs}
+    control = [pictures[name].rgba for name in control_names(len(plan.control))]
     if "image" not in pictures:
-        return Pictures(layers)
+        return Pictures(layers, control=control)
     if plan.kept:
         size = plan.width, plan.height
     image = fitted_picture(pictures["image"].rgba, *size, plan.resize_mode)
     mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
-    return Pictures(layers, Edit([image], mask))
+    return Pictures(layers, Edit([image], mask), control)
 
 
 def _extent(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:

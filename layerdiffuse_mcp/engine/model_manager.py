@@ -31,6 +31,7 @@ from layerdiffuse_mcp.families.entries import ModelEntry, ModelFiles
 from layerdiffuse_mcp.families.memory import LEVELS, Level
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.controls import find_control
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
 from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
 from layerdiffuse_mcp.settings import SHARE, Settings
@@ -68,13 +69,19 @@ class ModelManager:
         own = sum(one.components.bytes for one in self._models.values())
         return min(int(limit * 1e9) if limit else int(total * SHARE), free + own)
 
-    def get(self, entry: ModelEntry, report: Callable[[str], None], loras: Collection[str] = ()) -> DiffusionModel:
+    def get(
+        self,
+        entry: ModelEntry,
+        report: Callable[[str], None],
+        loras: Collection[str] = (),
+        controls: Collection[str] = (),
+    ) -> DiffusionModel:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
-        Where its files and those of `loras` lie is looked up here, once for a task.
+        Where its files and those of `loras` and `controls` lie is looked up here, once for a task.
 
         Raises:
-            ModelNotFound: its file, or a LoRA, is not on this machine.
+            ModelNotFound: its file, a LoRA or a ControlNet is not on this machine.
             CheckpointError: its file is damaged or of another kind.
             OutOfMemory: it is too large even layer by layer.
         """
@@ -93,6 +100,7 @@ class ModelManager:
         try:
             self.fit(loaded.model, native**2, native**2)
             components.load()
+            components.use_controls({name: find_control(name, self._settings).path for name in controls})
         except (ModelError, OutOfMemory):
             self.unload(entry.name)
             raise

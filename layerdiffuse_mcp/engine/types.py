@@ -28,7 +28,8 @@ class Conditioning:
     w) that go behind the noisy latent, unscaled, or None. positive: bool (B,), which rows belong to the conditional
     pass; set by the denoiser, which joins the rows as [unconditional..., conditional...]. box: which part of the whole
     picture the rows are, in pixels; None where they are all of it. frames: text embeddings (1 or N, T, C), N results,
-    of frames that have a text of their own in the conditional pass, else None; may be fewer.
+    of frames that have a text of their own in the conditional pass, else None; may be fewer. residuals: what is added
+    to the outputs of the network's descending blocks, and last of its middle one, B rows each; or none.
     """
 
     context: Tensor
@@ -37,6 +38,7 @@ class Conditioning:
     positive: Tensor | None = None
     box: Box | None = None
     frames: tuple[Tensor | None, ...] = ()
+    residuals: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +192,13 @@ class Edit:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures that plans start from: by role (H, W, 4), uint8, any size; and the one to edit."""
+    """The pictures that plans start from: by role (H, W, 4), uint8, any size; the one to edit; and those that controls
+    follow, in the plan's order, (H, W, 4), uint8, any size.
+    """
 
     layers: Mapping[Role, Bytes] = field(default_factory=dict[Role, Bytes])
     edit: Edit | None = None
+    control: Sequence[Bytes] = ()
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,17 @@ class LoraEntry(Frozen):
     speed: Speed | None = None
 
 
+class ControlEntry(Frozen):
+    """A ControlNet by name, in a file or a diffusers folder. family: of the bases that it fits, None for others than
+    those known here. kind: what it follows, as far as its name says that.
+    """
+
+    name: str
+    path: Path
+    family: str | None = None
+    kind: str | None = None
+
+
 class ModelFiles(Frozen):
     """Where the files of a base lie on this machine, as they were found at one moment.
 

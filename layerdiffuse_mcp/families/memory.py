@@ -1,6 +1,6 @@
 """What a family's networks take in memory, by what is on the device at once; counted, without torch.
 
-    sizes = estimated(spec, item=2).drawing(640 * 640, 640 * 640, item=2)
+    sizes = estimated(spec, 2, 2, 2).drawing(640 * 640, 640 * 640, item=2)
     sizes.at("in_turn")                              # bytes
 
 `engine/models/offload.py` says what the levels are, and counts the same of a base's own files.
@@ -12,6 +12,9 @@ from typing import Literal
 from layerdiffuse_mcp.families.spec import MEASURED, FamilySpec, Parameters
 
 Level = Literal["none", "in_turn", "layers"]
+CONTROLLED = 210
+"""Bytes of activations a pixel in float32 that a ControlNet adds to the UNet's blocks, computed from the published
+shapes of both families."""
 LEVELS: tuple[Level, ...] = ("none", "in_turn", "layers")
 
 
@@ -20,7 +23,7 @@ class Sizes:
     """Bytes that a model's networks take in the number formats in which they run, and that they compute with.
 
     `block`: the most that is there of the denoiser when its blocks are taken one after another. `activations`: as on
-    the family's card.
+    the family's card. `controls`: how many ControlNets are beside it.
     """
 
     text: int
@@ -30,6 +33,12 @@ class Sizes:
     denoising: int = 0
     decoding: int = 0
     activations: tuple[int, int] = MEASURED
+    controls: int = 0
+
+    def with_control(self, whole: int, block: int) -> "Sizes":
+        """With a ControlNet of so many bytes beside the denoiser, and so many in its largest block."""
+        controls = self.controls + 1
+        return replace(self, denoiser=self.denoiser + whole, block=self.block + block, controls=controls)
 
     def drawing(self, together: int, each: int, item: int) -> "Sizes":
         """With the activations of `together` pixels that are denoised as one batch, in pictures of `each` pixels.
@@ -37,6 +46,7 @@ class Sizes:
         item: bytes of a number.
         """
         denoising, decoding = self.activations
+        denoising += self.controls * CONTROLLED
         return replace(self, denoising=together * denoising * item // 4, decoding=each * decoding * item // 4)
 
     def at(self, level: Level) -> int:

@@ -68,6 +68,9 @@ KNOWN_NAMES = frozenset(
 """Names of published files, but for those that many are called by: what is called so in the user's folder is taken for
 it."""
 
+ADAPTERS: tuple[Kind, ...] = tuple(kind for card in FAMILIES.values() for kind in card.adapters)
+"""How networks that are added to bases are recognised."""
+
 
 def _known_family(name: str) -> str:
     if name not in FAMILIES:

@@ -172,7 +172,7 @@ class Kind:
     """A kind of `.safetensors` file: one is of this kind when it holds all marks, one of `any_of`, and passes `test`.
 
     title: with an article, to stand in a sentence. marks, any_of: fragments of keys. family: set where such a file can
-    serve as a base.
+    serve as a base. adapts: the family whose bases it changes.
     """
 
     name: str
@@ -181,6 +181,7 @@ class Kind:
     any_of: tuple[str, ...] = ()
     test: Callable[[Shapes], bool] | None = None
     family: str | None = None
+    adapts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ class FamilySpec:
     native_size: pixels a side of the pictures it was trained on. size_step: sizes that the planner chooses are
     multiples of it. routes: for each task that the family can do its methods in the order in which they run; a later
     one takes what an earlier one made. repacked: files that hold the same weights in another layout, by official name.
-    embedded: bases inside the package. kinds: how a file's header is recognised, the base itself last. pipelines,
+    embedded: bases inside the package. kinds: how a file's header is recognised, the base itself last. adapters: the
+    same of networks that are added to a base. pipelines,
     folder_problem: the same of a diffusers folder, asked of its denoiser's configuration. accepts: the options of a
     request that act here; the planner refuses any other. batch_limit: results that are drawn as one batch at most.
     drawer, model: what draws, and the class that computes, as "module:Class". half: the format of 16 bits that it
@@ -220,6 +222,7 @@ class FamilySpec:
     embedded: tuple[ModelEntry, ...] = ()
     loras: tuple[LoraEntry, ...] = ()
     kinds: tuple[Kind, ...] = ()
+    adapters: tuple[Kind, ...] = ()
     pipelines: frozenset[str] = frozenset()
     folder_problem: Callable[[Mapping[str, Any]], str | None] = lambda _: None
     parameters: Parameters | None = None

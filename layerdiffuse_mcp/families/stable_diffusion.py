@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from layerdiffuse_mcp.families.entries import MB, HubFile, LoraEntry, Speed
-from layerdiffuse_mcp.families.spec import Component, Shapes
+from layerdiffuse_mcp.families.spec import Component, Kind, Shapes
 
 LAYER_REPO = "LayerDiffusion/layerdiffusion-v1"
 OPENRAIL_M = "creativeml-openrail-m"
@@ -22,6 +22,14 @@ VECTOR = UNET_PREFIX + "label_emb.0.0.weight"
 FIRST_SD1 = UNET_PREFIX + "input_blocks.1.1."
 """The first transformer of an SD1.x or SD2.x UNet."""
 
+CONTROL_PREFIX = "control_model."
+CONTROL_MARKS = ("controlnet_cond_embedding.", "input_hint_block.0.")
+"""Of a ControlNet's encoder of pictures, in diffusers' names and in those of its authors."""
+_CONTROL_VECTORS = ("add_embedding.linear_1.weight", "label_emb.0.0.weight")
+_CONTROL_FIRST = ("down_blocks.0.attentions.0.proj_in.weight", "input_blocks.1.1.proj_in.weight")
+_OTHER_CONTROLS = ("task_embedding", "control_add_embedding", "lora_controlnet")
+"""Of networks that are called so and are none: unions of several, and those that hold low-rank changes alone."""
+
 OPTIONS = frozenset(
     {
         "negative_prompt",
@@ -30,6 +38,7 @@ OPTIONS = frozenset(
         "mask",
         "strength",
         "detail",
+        "control",
         "speed",
         "resize_mode",
         "method",
@@ -99,6 +108,18 @@ def channels_in(shapes: Shapes) -> int:
     """Input channels of the UNet in a single-file checkpoint; 0 when there is none."""
     shape = shapes.get(CONV_IN, ())
     return shape[1] if len(shape) > 1 else 0
+
+
+def controlnet(family: str, title: str, vector: bool) -> Kind:
+    """How a ControlNet is recognised whose bases have a vector, or none."""
+
+    def test(shapes: Shapes) -> bool:
+        named = {key.removeprefix(CONTROL_PREFIX): shape for key, shape in shapes.items()}
+        other = any(mark in name for mark in _OTHER_CONTROLS for name in named)
+        sd2 = not vector and any(len(named.get(first, ())) == 2 for first in _CONTROL_FIRST)
+        return not (other or sd2) and vector == any(name in named for name in _CONTROL_VECTORS)
+
+    return Kind("controlnet", f"a ControlNet for {title}", any_of=CONTROL_MARKS, test=test, adapts=family)
 
 
 def is_linear(shapes: Shapes, block: str) -> bool:

@@ -4,8 +4,9 @@
     user_files.bases, user_files.loras              # each by a name of its own
     user_files.file("layer_xl_fg2ble.safetensors")  # a published file, in whichever sub-folder it lies
 
-A `.safetensors` file is a base or a LoRA by what is in it; below a folder `loras/` it is a LoRA; a folder with a
-`model_index.json` is a base in diffusers layout. Anything else is left alone. The optional `models.toml`:
+A `.safetensors` file is a base, a LoRA or a ControlNet by what is in it; below a folder `loras/` it is a LoRA; a folder
+with a `model_index.json` is a base in diffusers layout, one whose `config.json` says so a ControlNet. Anything else is
+left alone. The optional `models.toml`:
 
     [[base]]
     name = "my-base"
@@ -40,7 +41,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from layerdiffuse_mcp.api.fields import explain
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
-from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
+from layerdiffuse_mcp.families.entries import ControlEntry, HubFile, LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES, KNOWN_NAMES, FamilyName, folder_family
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, identify
@@ -57,7 +58,10 @@ MAX_LIST_BYTES = 1_000_000
 NATIVE_SIZES = range(64, 4097)
 REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 LORA_KINDS = frozenset({"lora", "lycoris"})
-EntryT = TypeVar("EntryT", ModelEntry, LoraEntry)
+EntryT = TypeVar("EntryT", ModelEntry, LoraEntry, ControlEntry)
+CONTROL_CLASS = "ControlNetModel"
+CONTROL_KINDS = ("canny", "depth", "openpose", "lineart", "tile", "scribble", "softedge", "seg", "normal", "mlsd")
+"""What ControlNets follow, as their files are called."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class ModelsFolder:
 
     bases: tuple[ModelEntry, ...]
     loras: tuple[LoraEntry, ...]
+    controls: tuple[ControlEntry, ...]
     files: Mapping[str, Path]
     """Every `.safetensors` file by its name; of several with one name the one nearest to the top."""
 
@@ -142,10 +147,14 @@ def read_models_folder(folder: Path) -> ModelsFolder:
     """
     bases: list[ModelEntry] = []
     loras: list[LoraEntry] = []
+    controls: list[ControlEntry] = []
     files: dict[str, Path] = {}
     for path in _walk(folder):
         if path.is_dir():
-            bases += _diffusers_base(path)
+            if (path / INDEX).is_file():
+                bases += _diffusers_base(path)
+            else:
+                controls.append(_control(path, next(iter(sorted(path.glob("*" + SUFFIX))), None), folder))
             continue
         files.setdefault(path.name, path)
         if path.name in KNOWN_NAMES:
@@ -156,10 +165,17 @@ def read_models_folder(folder: Path) -> ModelsFolder:
         elif kind.name in LORA_KINDS:
             name = printable(path.stem)
             loras.append(LoraEntry(name=name, description=f"Your own LoRA, {printable(path.name)}", path=path))
+        elif kind.name == "controlnet":
+            controls.append(_control(path, path, folder))
     rows = _listed(folder / LIST)
     bases = [_listed_base(row, folder) for row in rows if isinstance(row, _BaseRow)] + bases
     loras = [_listed_lora(row, folder) for row in rows if isinstance(row, _LoraRow)] + loras
-    return ModelsFolder(tuple(_named_apart(bases, folder)), tuple(_named_apart(loras, folder)), files)
+    return ModelsFolder(
+        tuple(_named_apart(bases, folder)),
+        tuple(_named_apart(loras, folder)),
+        tuple(_named_apart(controls, folder)),
+        files,
+    )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -171,7 +187,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if (real := here.resolve()) in seen:
             continue
         seen.add(real)
-        if (here / INDEX).is_file():
+        if (here / INDEX).is_file() or _is_control(here / CONFIG):
             yield here
             continue
         try:
@@ -180,6 +196,23 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         yield from (child for child in children if child.suffix.lower() == SUFFIX and child.is_file())
         waiting += [child for child in children if child.is_dir()]
+
+
+def _is_control(config: Path) -> bool:
+    """Whether it is the configuration of a ControlNet in diffusers layout."""
+    try:
+        return config.is_file() and _json(config).get("_class_name") == CONTROL_CLASS
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _control(path: Path, weights: Path | None, folder: Path) -> ControlEntry:
+    """The ControlNet in a file or folder, whose weights (the first of them) tell what it fits."""
+    family = _kind(weights, folder).adapts if weights else None
+    name = printable(path.name.removesuffix(SUFFIX))
+    return ControlEntry(
+        name=name, path=path, family=family, kind=next((kind for kind in CONTROL_KINDS if kind in name.lower()), None)
+    )
 
 
 def _kind(path: Path, folder: Path) -> Kind:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from layerdiffuse_mcp.families.registry import ADAPTERS
 from layerdiffuse_mcp.families.registry import KINDS as FAMILY_KINDS
 from layerdiffuse_mcp.families.spec import FamilySpec, Kind, Shapes
 from layerdiffuse_mcp.families.stable_diffusion import VECTOR
@@ -37,6 +38,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("lora", "a LoRA", any_of=("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")),
     Kind("lora", "a LoRA", any_of=(".lora_A.", ".lora_down.", "_lora.down.", ".lora.down.", ".lora_linear_")),
     Kind("lycoris", "a LyCORIS adapter", any_of=(".hada_w1_a", ".lokr_w1", "oft_blocks", ".dora_scale")),
+    *ADAPTERS,
     Kind("controlnet", "a ControlNet", any_of=("control_model.", "controlnet_cond_embedding.", "controlnet_blocks.")),
     Kind("ip_adapter", "an IP-Adapter", any_of=("ip_adapter.", "image_proj.")),
     Kind("motion", "an AnimateDiff motion module", ("motion_modules.",)),

@@ -2,10 +2,12 @@
 
 import difflib
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 from PIL import ImageColor
 
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.images.tasks import CHECKERBOARD, Colour
 from layerdiffuse_mcp.wording import QUOTED, quoted
 
@@ -47,6 +49,27 @@ def colour_of(given: str, what: str, others: str = "") -> Colour:
     if alpha and alpha != [255]:
         raise InvalidRequest(f'{what} {quoted(given)} is transparent, and colours here are opaque: "{hex_of(colour)}".')
     return colour
+
+
+def colour_or_picture(given: str, what: str, picture: Callable[[str], Path]) -> Colour | Path:
+    """A colour, else the path of a picture.
+
+    Args:
+        what: what messages call it.
+        picture: the file that is meant by a text; raises ImageError.
+
+    Raises:
+        InvalidRequest: it is meant as a colour, and is none.
+        ImageError: there is no such picture; it says how colours are given, if one may have been meant.
+    """
+    if given.strip().lower() == CHECKERBOARD:
+        raise InvalidRequest(f"{what}: give a colour such as white or #00b140, or a picture.")
+    if is_colour(given):
+        return colour_of(given, what)
+    try:
+        return picture(given)
+    except ImageError as error:
+        raise ImageError(f"{error}{if_meant(given)}") from None
 
 
 def is_colour(text: str) -> bool:

@@ -24,11 +24,11 @@ from layerdiffuse_mcp.api.fields import explain, near
 from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Colour, LayerOptions, PlacedLayer, merged
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.images.colour import colour_of, if_meant, is_colour
+from layerdiffuse_mcp.images.colour import colour_or_picture
 from layerdiffuse_mcp.images.files import name_of, open_regular, sha256
 from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, embedded_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS
-from layerdiffuse_mcp.images.tasks import BACKGROUND, BESIDE, CHECKERBOARD, ComposeTask, PlacedFile
+from layerdiffuse_mcp.images.tasks import BACKGROUND, BESIDE, ComposeTask, PlacedFile
 from layerdiffuse_mcp.wording import quoted, short, valid_text
 
 FORMAT = 1
@@ -204,7 +204,7 @@ class Wanted:
         )
         below = self.background
         if isinstance(below, str):
-            below = _below(below, picture)
+            below = colour_or_picture(below, "background", picture)
         elif below is not None:
             below = file(below, "The background", 'background="..."')
         return ComposeTask(placed, self.canvas, below, **more)
@@ -231,18 +231,6 @@ def changed(kept: Kept, replace: Mapping[str, Mapping[str, Any]]) -> list[tuple[
             raise InvalidRequest(f"replace {quoted(layer.label)}: {explain(error)}") from None
         layers.append((options.image if "image" in changes else layer.image, options))
     return layers
-
-
-def _below(given: str, picture: Callable[[str], Path]) -> Path | tuple[float, float, float]:
-    """A colour, or the path of a picture."""
-    if given.strip().lower() == CHECKERBOARD:
-        raise InvalidRequest("background: give a colour such as white or #ff8800, a path or an image id.")
-    if is_colour(given):
-        return colour_of(given, "background")
-    try:
-        return picture(given)
-    except ImageError as error:
-        raise ImageError(f"{error}{if_meant(given)}") from None
 
 
 def distinct_names(given: Sequence[tuple[str | None, Path]], taken: Sequence[str] = ()) -> list[str]:

@@ -6,11 +6,12 @@
 
 Its size is known from the header and checked before a pixel is decoded; formats are few and named; whatever is wrong
 ends as an ImageError that says what was found. Reading takes 4 bytes a pixel for the result and, while it lasts, what
-the format's decoder takes: 4 a pixel, WebP's up to 20. A picture is named by a path or is an open file; which paths
-may be read at all is decided in `server/access.py`.
+the format's decoder takes: 4 a pixel, WebP's up to 20. Of a document of layers (PSD, ORA) the flattened picture is
+read. A picture is named by a path or is an open file; which paths may be read at all is decided in `server/access.py`.
 """
 
 import struct
+import zipfile
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,10 +24,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import Bytes, tiles
+from layerdiffuse_mcp.images.documents import flattened_in, holds_transparency, straighten
 from layerdiffuse_mcp.images.files import name_of, open_regular
 from layerdiffuse_mcp.images.tasks import MAX_PIXELS
 
-FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF")
+FORMATS = ("PNG", "WEBP", "JPEG", "BMP", "GIF", "TIFF", "PSD")
 OPAQUE = 255
 LOOKED_AT = 16_000_000
 """Pixels of the largest picture whose alpha is read while a call is planned: that takes 5 bytes for each."""
@@ -36,9 +38,13 @@ ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is turned; from 5 on its sides are exchanged."""
 
 # All that Pillow's readers raise for a damaged file, apart from the size errors
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
+DAMAGED = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
-PHOTOSHOP, ARCHIVE = "a Photoshop document", "a zip archive (OpenRaster, Krita or the like)"
+SELECTION = "layerdiffuse-selection"
+"""Where an image's facts say that its fourth channel is no transparency."""
 # What people take for a picture, by the first bytes
 OTHER_KINDS = (
     (b"%PDF", "a PDF document"),
@@ -46,8 +52,7 @@ OTHER_KINDS = (
     (b"<?xml", "an XML or SVG file"),
     (b"<!doctype", "a web page"),
     (b"<html", "a web page"),
-    (b"8BPS", PHOTOSHOP),
-    (b"PK\x03\x04", ARCHIVE),
+    (b"8BPS", "a Photoshop document of a kind that is not read: save it with 8 bits a channel, as RGB"),
     (b"gimp xcf", "a GIMP document"),
     (b"\x80\x02", "a Python pickle"),
     (b"{", "a JSON file"),
@@ -65,7 +70,7 @@ class Picture:
 
 
 def read_picture(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read PNG, WebP, JPEG, BMP, GIF or TIFF, of any colour mode, as 8-bit RGBA.
+    """Read PNG, WebP, JPEG, BMP, GIF, TIFF, PSD or ORA, of any colour mode, as 8-bit RGBA.
 
     Raises:
         ImageError: no such file, not a picture of these formats, damaged, cut short, or of more than `max_pixels`.
@@ -73,7 +78,9 @@ def read_picture(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Pictu
     with opened(source, max_pixels) as picture:
         name = "JPEG" if picture.format == "MPO" else str(picture.format)
         notes: list[str] = []
-        frames = int(getattr(picture, "n_frames", 1))
+        frames = 1 if name == "PSD" else int(getattr(picture, "n_frames", 1))
+        if name in ("PSD", "ORA"):
+            notes.append("a document of layers: its flattened picture is used")
         if frames > 1 and picture.format != "MPO":
             several = "several pages" if name == "TIFF" else "animated"
             notes.append(f"{several}: only the first of {frames} is used")
@@ -84,6 +91,11 @@ def read_picture(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Pictu
             notes.append("16 bits a channel reduced to 8")
         ImageOps.exif_transpose(picture, in_place=True)
         rgba, has_alpha = _rgba8(name_of(source), picture, notes)
+        if SELECTION in picture.info:
+            rgba[..., 3], has_alpha = OPAQUE, False
+            notes.append("a saved selection is passed over")
+        elif name == "PSD" and has_alpha:
+            straighten(rgba)
     return Picture(rgba, name, has_alpha, tuple(notes))
 
 
@@ -94,8 +106,8 @@ def picture_size(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> tuple
     """
     with opened(source, max_pixels) as picture:
         width, height = picture.size
-        decodes = picture.format == "PNG" and "exif" not in picture.info  # to look for what may stand at its end
-        if decodes or picture.format == "TIFF":  # whose size is that of the picture turned upright
+        decodes = picture.format in ("PNG", "ORA") and "exif" not in picture.info  # which may stand at its end
+        if decodes or picture.format in ("TIFF", "PSD"):  # whose size is that of the picture turned upright
             return width, height
         return (height, width) if picture.getexif().get(ORIENTATION, 1) in range(5, 9) else (width, height)
 
@@ -110,7 +122,7 @@ def is_opaque(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> bool:
         transparent = picture.info.get("transparency")
         if transparent is not None:
             return isinstance(transparent, bytes) and min(transparent, default=OPAQUE) == OPAQUE
-        bands = [band for band in ("A", "a") if band in picture.getbands()]
+        bands = [band for band in ("A", "a") if band in picture.getbands() and SELECTION not in picture.info]
         if not bands or picture.width * picture.height > LOOKED_AT:
             return not bands
         return picture.getchannel(bands[0]).getextrema()[0] == OPAQUE
@@ -150,7 +162,12 @@ def opened(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Generator[I
     name = name_of(source)
     with opened_file(source) as file:
         try:
-            with Image.open(file, formats=FORMATS) as picture:
+            with flattened_in(file) as (flat, kind), Image.open(flat, formats=FORMATS) as picture:
+                picture.format = kind or picture.format
+                if picture.format == "PSD" and "A" in picture.getbands():
+                    position = flat.tell()
+                    picture.info |= {} if holds_transparency(flat) else {SELECTION: True}
+                    flat.seek(position)
                 width, height = picture.size
                 if width * height > max_pixels:
                     raise ImageError(
@@ -159,14 +176,10 @@ def opened(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Generator[I
                     )
                 yield picture
         except UnidentifiedImageError as error:
-            kind = _looks_like(file)
-            text = f"{name} is not a picture that can be read: it looks like {kind}. "
-            text += "Give a PNG, WebP, JPEG, BMP, GIF or TIFF file."
-            if kind in (PHOTOSHOP, ARCHIVE):
-                text += (
-                    " Of a psd or ora of its own compose_layers makes one: source=its path or id, output.format=png."
-                )
-            raise ImageError(text) from error
+            raise ImageError(
+                f"{name} is not a picture that can be read: it looks like {_looks_like(file)}. "
+                "Give a PNG, WebP, JPEG, BMP, GIF, TIFF, PSD or ORA file."
+            ) from error
         except DAMAGED as error:
             raise ImageError(f"{name} is damaged or cut short ({error}). Give a complete file.") from error
 

@@ -24,6 +24,8 @@ from layerdiffuse_mcp.outputs.state import recall, remember
 from layerdiffuse_mcp.settings import Settings
 
 FILE = "paces.json"
+CONTROLLED = 0.4
+"""What a ControlNet takes of a network pass, by its share of the parameters."""
 LATEST = 0.4
 """Share of the latest drawing in the mean."""
 MOST_MODELS = 200
@@ -85,6 +87,7 @@ def _megapixel_steps(plan: DrawPlan) -> float:
         * math.ceil(stage.steps * share)
         * (calls_of(stage) // stage.steps)
         * passes
+        * (1 + CONTROLLED * len(plan.control))
         for stage in plan.stages
     )
 

@@ -46,6 +46,7 @@ from layerdiffuse_mcp.hub.latents import read_latent_header
 from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
+from layerdiffuse_mcp.jobs.controls import with_controls
 from layerdiffuse_mcp.jobs.doubts import cropped, opaque, unknown
 from layerdiffuse_mcp.jobs.pace import Paces, likely_cpu
 from layerdiffuse_mcp.jobs.prompts import check_prompts
@@ -87,6 +88,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     family = _family(entry, request.task, settings)
     if "speed" in family.accepts:
         request = with_speed(request, entry, settings)
+    request = with_controls(request, entry, family, settings)
     methods = methods_of(request, family.id)
     downloads = _lacking(entry, request.task, methods, settings)
     loras = _loras(request, family, settings)
@@ -116,7 +118,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
     seen = planned.detail.scaled(drawn) if planned.detail else drawn
     for picture, size in sizes.items():
-        check_fits(size, seen if picture in planned.inputs else drawn, planned.resize_mode, picture)
+        check_fits(size, drawn if picture in ("image", "mask") else seen, planned.resize_mode, picture)
     notes = (*planned.notes, *cropped(planned, sizes, drawn))
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
     return Planned((planned,), inputs, downloads, _onto_background(planned, seen) or _into_document(planned, request))
@@ -151,9 +153,10 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
             "they come to their cells. Leave it out of options."
         )
     size: dict[str, int] = {}
-    if request.cell.pixels:  # drawn in the cell's shape, at about the size that the model draws best
+    shape = request.cell.pixels or ((1, 1) if any(picture.control for picture in request.pictures) else None)
+    if shape:  # drawn in the cell's shape, at about the size that the model draws best
         entry = catalog.find(first.model, settings)
-        width, height = fit(request.cell.pixels, entry.native_size, min(64, entry.native_size // 4))
+        width, height = fit(shape, entry.native_size, min(64, entry.native_size // 4))
         size = {"width": first.width or width, "height": first.height or height}
     drawings = [_drawing(picture.model_copy(update=size), settings) for picture in request.pictures]
     tasks = [task for drawing in drawings for task in drawing.tasks if isinstance(task, DrawPlan)]
@@ -169,7 +172,8 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
         set_grid(cell, len(tasks)).check(f".{first.format}", settings.max_pixels)
     finish = IntoCells(request.subjects, request.cell, request.sheet, request.name, first.format)
     downloads = dict.fromkeys(download for drawing in drawings for download in drawing.downloads)
-    return Planned(tuple(tasks), downloads=tuple(downloads), finish=finish)
+    inputs = {content: path for drawing in drawings for content, path in drawing.inputs.items()}
+    return Planned(tuple(tasks), inputs, tuple(downloads), finish)
 
 
 def _check_size(request: GenerateRequest, planned: DrawPlan, entry: ModelEntry, settings: Settings) -> None:

@@ -8,8 +8,15 @@ from pathlib import Path
 
 from layerdiffuse_mcp.api.outcome import EncodedFile, ImageResult, PictureFacts
 from layerdiffuse_mcp.images.tasks import BESIDE, COMPOSED, Composed
-from layerdiffuse_mcp.outputs.names import file_name
+from layerdiffuse_mcp.outputs.names import file_name, words_in
 from layerdiffuse_mcp.outputs.writer import save
+
+NAME = "composition"
+
+
+def name_for(wished: str | None, source: Path | None) -> str:
+    """What a composition is named by: what was wished, or the name of the one that it was before."""
+    return wished or (words_in(source) if source else NAME)
 
 
 def composition_files(composed: Composed, name: str, suffix: str) -> list[EncodedFile]:

@@ -8,9 +8,9 @@
 One SQLite file in the user's state folder (`database.py`), for all of the user's servers. Each server sees what lies
 below its own output folder. The pictures are the truth: where the file is lost, damaged or of another `VERSION`,
 those below the output folder that hold a recipe are read in again, in the background, and are found by the ids that
-they hold. An index that cannot be used is warned of once, and nothing else fails. Each file is kept with its SHA-256:
-what has another one by now is no longer ours (`removal.py`). Every method may be called in any thread, and reads and
-writes files: not in an event loop.
+they hold; the folder and name that the writer gave each say when it was made, else its file does. An index that cannot
+be used is warned of once, and nothing else fails. Each file is kept with its SHA-256: what has another one by now is no
+longer ours (`removal.py`). Every method may be called in any thread, and reads and writes files: not in an event loop.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ from layerdiffuse_mcp.families.spec import ROLES
 from layerdiffuse_mcp.images.tasks import COMPOSED
 from layerdiffuse_mcp.outputs.database import Database
 from layerdiffuse_mcp.outputs.folder import Folder
+from layerdiffuse_mcp.outputs.names import dated_by
 from layerdiffuse_mcp.outputs.query import BELOW, NAMES, WANTED, Query, holds
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable, quoted, valid_text
@@ -304,7 +305,7 @@ def _entry_of(path: Path) -> Entry:
 
     recipe: dict[str, Any] = {}
     named = None
-    changed = path.lstat().st_mtime
+    made = path.lstat().st_mtime if (dated := dated_by(path)) is None else dated
     with contextlib.suppress(ImageError):
         recipe = read_recipe(path) or {}
         named = PICTURE_ID.fullmatch(read_id(path) or "")
@@ -313,7 +314,7 @@ def _entry_of(path: Path) -> Entry:
     role, prompt, model = _text(recipe.get("role")), _text(request.get("prompt")), _text(request.get("model"))
     width, height, seed = (_number(request.get(name)) for name in ("width", "height", "seed"))
     return Entry(
-        path, job, number, role, width, height, seed, prompt, model, _family(request), None, changed, _sha256(path)
+        path, job, number, role, width, height, seed, prompt, model, _family(request), None, made, _sha256(path)
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
+from layerdiffuse_mcp.api.control import CONTROL_PICTURE, control_names
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture
 from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, GenerateRequest, can_replace, validated
@@ -48,7 +49,7 @@ class _Recipe(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     request: dict[str, Any]
-    pictures: dict[str, GivenPicture] = Field(default_factory=dict, max_length=8)
+    pictures: dict[str, GivenPicture] = Field(default_factory=dict, max_length=16)
     input_sha256: dict[str, str] = Field(default_factory=dict, max_length=8)
 
 
@@ -71,7 +72,8 @@ def recipe_of(
     return {
         "format": FORMAT,
         "software": f"layerdiffuse-mcp {__version__}",
-        "request": {"kind": "generate"} | plan.model_dump(mode="json", include=_WRITTEN),
+        "request": {"kind": "generate"}
+        | plan.model_dump(mode="json", include=_WRITTEN, exclude={"control": {"__all__": {"image"}}}),
         "pictures": {name: picture.model_dump(mode="json") for name, picture in plan.pictures.items()},
         "model_hash": weights.get(BASE),
         "weights": {name: digest for name, digest in weights.items() if name != BASE},
@@ -109,7 +111,9 @@ def request_from(
     fields["notes"] = _notes_on_prompts(old, changes, fields)
     fields["drawn_with"] = _drawn_with(raw, changes, fields["stages"])
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
-    return validated(GenerateRequest, fields | _found(pictures, given, changes, find))
+    if "control" in changes:
+        given |= {name for name in pictures if name.startswith(CONTROL_PICTURE)}
+    return validated(GenerateRequest, _with_pictures(fields, pictures, given, find))
 
 
 def _size_of(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,16 +258,23 @@ def _drawn_by(stages: Sequence[Any]) -> set[str]:
     return {*drawn_roles([METHODS[name] for name in methods if isinstance(name, str) and name in METHODS])}
 
 
-def _found(
-    pictures: Mapping[str, GivenPicture], given: Collection[str], changes: Mapping[str, Any], find: Find | None
+def _with_pictures(
+    fields: Mapping[str, Any], pictures: Mapping[str, GivenPicture], given: Collection[str], find: Find | None
 ) -> dict[str, Any]:
-    """The fields for the pictures: those given now, and where the others are."""
-    fields: dict[str, Any] = {"inputs": dict(changes.get("inputs", {}))}
+    """A request's fields with where the recipe's pictures are that are not given now."""
+    found: dict[str, Path] = {}
     for name, picture in pictures.items():
         if name in given:
             continue
         if find is None:
             raise ImageError(f"The recipe starts from {short(picture.name)}, which is not given. Give it as {name}.")
-        place = fields if name in _NAMED_BY_FIELD else fields["inputs"]
-        place[name] = find(picture)
-    return fields
+        found[name] = find(picture)
+    made = dict(fields)
+    if isinstance(controls := made.get("control"), Sequence):
+        named = zip(control_names(len(controls)), controls, strict=True)
+        made["control"] = [
+            {**one, "image": found.pop(name)} if name in found and isinstance(one, Mapping) else one
+            for name, one in named
+        ]
+    alone = {name: found.pop(name) for name in _NAMED_BY_FIELD if name in found}
+    return {**made, **alone, "inputs": {**made.get("inputs", {}), **found}}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -100,10 +101,19 @@ async def run(
     return await result(ctx, job, preview=preview)
 
 
+_FOLLOWED = {"__all__": {"image"}}
+_COPIES: Any = {
+    **dict.fromkeys(("image", "mask", "inputs", "latent"), True),
+    "control": _FOLLOWED,
+    "pictures": {"__all__": {"control": _FOLLOWED}},
+}
+"""Fields of requests that name copies of pictures, whose paths are this server's own."""
+
+
 def digest(request: Request, what: str) -> str:
     """What stands for a request and its tool: equal where words, settings and the content of all pictures are."""
     contents = [path.parent.name for path in files_of(request)]
-    fields = request.model_dump(mode="json", exclude={"image", "mask", "inputs", "latent"})
+    fields = request.model_dump(mode="json", exclude=_COPIES)
     return hashlib.sha256(json.dumps([what, contents, fields]).encode()).hexdigest()
 
 

@@ -299,6 +299,8 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
 def _headline(job: Job, outcome: Outcome) -> str:
     count, is_set = len(outcome.single), any(image.subject for image in outcome.images)
     made = f"{count} picture{'s' * (count != 1)}" if count else "nothing to show"
+    gone = sum(not image.path.exists() for image in outcome.single)
+    made += f", {gone if gone < count else 'all'} of them gone," * bool(gone)
     best = ", the best first" if len({image.seed for image in outcome.images}) > 1 and not is_set else ""
     spent = outcome.timings.total or job.seconds
     by = f" with {outcome.model}" if outcome.model else ""

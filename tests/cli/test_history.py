@@ -1,6 +1,5 @@
 """Finding, deleting and cleaning, as a person types it."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -22,7 +21,10 @@ def pictures(lines, capsys, tmp_path) -> list[Path]:
     for format in ("psd", "png"):
         assert main(["compose", str(tmp_path / "lamp.png"), "--format", format]) == 0
         made.append(Path(lines()["composed"]))
-    os.utime(made[0], (1e9, 1e9))
+    (tmp_path / "2001-09-09").mkdir()
+    for path in (made[0], made[0].with_suffix(".layers.json")):
+        path.rename(tmp_path / "2001-09-09" / path.name)
+    made[0] = tmp_path / "2001-09-09" / made[0].name
     main(["compose", str(tmp_path / "lamp.png")])
     Index(Settings(output_dir=tmp_path)).add([image_of(made[0])], beside=[made[0].with_suffix(".layers.json")])
     capsys.readouterr()

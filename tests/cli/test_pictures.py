@@ -28,6 +28,28 @@ def test_cut_out_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "give that picture too" in capsys.readouterr().err
 
 
+COLOURS = {
+    "himmelblau": "its English name",
+    "0a3d62": 'lacks its #: give "#0a3d62"',
+    "blak": "If a colour is meant: black.",
+}
+
+
+@pytest.mark.parametrize(("colour", "words"), COLOURS.items())
+def test_an_unknown_colour_is_told_as_the_tools_do_wherever_one_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], colour: str, words: str
+):
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(tmp_path / "mug.png")
+    mug = str(tmp_path / "mug.png")
+    for command in (
+        ["cut-out", mug, "--background", colour],
+        ["cut-out", mug, "--second-image", mug, "--second-background", colour],
+        ["compose", mug, "--background", colour],
+    ):
+        assert main([*command, "--output", str(tmp_path / "out")]) == 1
+        assert words in capsys.readouterr().err, command
+
+
 def test_sheet_prints_the_sheet_and_an_atlas_that_names_it(tmp_path: Path, lines):
     for name in ("a", "b"):
         Image.fromarray(np.full((9, 7, 4), 200, np.uint8)).save(tmp_path / f"{name}.png")

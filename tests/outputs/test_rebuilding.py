@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from layerdiffuse_mcp.outputs import index as indexes
 from layerdiffuse_mcp.outputs.index import Index, index_file
 from layerdiffuse_mcp.outputs.query import Query
 from layerdiffuse_mcp.outputs.removal import named, remove
+from layerdiffuse_mcp.outputs.writer import saved
 from layerdiffuse_mcp.settings import Settings
 from tests.outputs.made import PATIENCE, PIXELS, draw, encoded, rebuilt
 from tests.tasks import planned
@@ -135,8 +137,21 @@ def test_a_rebuilding_reads_the_newest_pictures_and_no_links_or_strange_files(
         png_bytes(PIXELS, recipe={"request": {"prompt": "huge", "seed": 2**80, "width": "8", "stages": 5}})
     )
     found = rebuilt(Index(settings))
-    assert [entry.prompt for entry in found] == ["huge", "apple 2", "apple 1"]
+    assert {entry.prompt for entry in found} == {"huge", "apple 2", "apple 1"}
+    found = [entry for entry in found if entry.prompt == "huge"]
     assert (found[0].seed, found[0].width, found[0].family) == (None, None, None)
+
+
+def test_a_picture_is_dated_when_it_was_drawn_and_not_when_its_file_was_touched(settings: Settings):
+    drawn = datetime(2024, 2, 29, 13, 14, 15)
+    [image] = saved(encoded().model_copy(update={"dated": drawn}), settings.output).images
+    other = settings.output / "other.png"
+    other.write_bytes(image.path.read_bytes())
+    os.utime(other, (1e9, 1e9))
+    os.utime(image.path, (2e9, 2e9))
+    assert [(entry.path.name, entry.time) for entry in rebuilt(Index(settings))] == [
+        (image.path.name, drawn.timestamp()), ("other.png", 1e9)
+    ]  # fmt: skip
 
 
 def test_a_search_waits_for_pictures_that_are_read_in_or_says_that_it_did_not(

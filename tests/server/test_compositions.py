@@ -64,12 +64,13 @@ async def test_the_answer_names_every_layer_and_its_rectangle(connect: Connect, 
 async def test_one_layer_is_changed_in_one_call(connect: Connect, lamp: Path, format: str):
     layers = [{"image": str(lamp), "name": "lamp"}, {"image": str(lamp), "name": "other", "x": 16}]
     async with connect() as client:
-        first = await composed(client, layers=layers, output={"format": format, "preview": False})
+        first = await composed(client, layers=layers, output={"format": format, "preview": False, "name": "a Poster"})
         source = facts_of(first)["path"]
         assert f'source="{source}"' in text_of(first)
         change: dict[str, Any] = {"source": source, "replace": {"lamp": {"tint": "#0050ff"}}}
         kept = facts_of(await composed(client, **change))
         assert Path(kept["path"]).suffix == f".{format}"
+        assert "-a-poster-0-composed" in Path(kept["path"]).stem
         shown = facts_of(await composed(client, **change, output={"format": "png", "preview": False}))
     red, green, blue, _ = pixel(shown["path"], 8, 8)
     assert blue > green > red
@@ -217,7 +218,7 @@ async def test_a_parameter_of_old_is_told_its_new_place(
     assert f"`{name}` is now {place}" in text_of(result)
 
 
-async def test_a_composition_is_told_by_inspecting_it_and_a_layered_file_says_where_it_goes(
+async def test_a_composition_is_told_by_inspecting_it_and_a_layered_file_is_read_as_its_flattened_picture(
     connect: Connect, lamp: Path
 ):
     layers = [{"image": str(lamp), "name": "post"}, {"image": str(lamp), "name": "lamp"}]
@@ -229,9 +230,11 @@ async def test_a_composition_is_told_by_inspecting_it_and_a_layered_file_says_wh
             layered = facts_of(await composed(client, layers=layers, output={"format": format, "preview": False}))[
                 "uri"
             ]
-            refused = await client.call_tool("inspect_image", {"image": layered, "preview": False})
-            assert refused.is_error
-            assert "compose_layers makes one: source=its path or id, output.format=png" in text_of(refused)
+            looked_at = await client.call_tool("inspect_image", {"image": layered, "preview": False})
+            assert facts_of(looked_at)["format"] == format.upper()
+            assert "a document of layers: its flattened picture is used" in text_of(looked_at)
+            under = facts_of(await composed(client, layers=[{"image": layered}], background="white"))
+            assert pixel(under["path"], 8, 8) == [255, 0, 0, 255]
             again = await composed(client, source=layered, output={"format": "png", "preview": False})
             assert pixel(facts_of(again)["path"], 8, 8) == [255, 0, 0, 255]
     assert facts_of(found)["layers"] == ["post", "lamp"]

@@ -1,7 +1,6 @@
 """Pictures made before are found by what they are, and deleted only where they are still ours."""
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -50,9 +49,10 @@ def made(
     data = png_bytes(pixels, recipe={"format": 2, "role": "foreground", "request": {"prompt": prompt}})
     files = [EncodedFile(name=f"{job}.png", data=data, picture=facts)]
     files += [EncodedFile(name=f"{job}.safetensors", data=b"a latent")] if latent else []
-    outcome = saved(Outcome(encoded=tuple(files), model=model), settings.output, job=job)
+    outcome = saved(
+        Outcome(encoded=tuple(files), model=model, dated=datetime.fromtimestamp(time)), settings.output, job=job
+    )
     [image] = outcome.images
-    os.utime(image.path, (time, time))
     Index(settings).add(outcome.images, model, job, outcome.latents)
     return image
 
@@ -283,6 +283,7 @@ async def test_what_was_deleted_is_said_to_be_gone(connect: Connect):
         after = await client.call_tool("get_job", {"job_ids": [job]})
         assert path in text_of(after)
         assert "its file is gone, deleted or moved" in text_of(after)
+        assert "1 picture, all of them gone, in" in text_of(after)
         assert not [block for block in after.content if block.type == "resource_link"]
         assert facts_of(after)["jobs"][0]["images"][0]["gone"]
         inspected = await client.call_tool("inspect_image", {"image": f"{job}-1"})

@@ -44,7 +44,7 @@ async def test_a_set_of_eight_with_its_sheet_and_atlas_is_one_call(connect: Conn
         result = await draw(client, SQUARES, style="flat", cell={"size": "48x32", "anchor": "bottom"})
         facts = facts_of(result)
         [listed] = facts_of(await client.call_tool("list_jobs", {}))["jobs"]
-    assert listed["job_id"] == facts["job_id"]
+    assert (listed["job_id"], listed["images"]) == (facts["job_id"], len(SQUARES))
     assert len(result.model_dump_json()) < 60_000
     [preview] = [block for block in result.content if isinstance(block, ImageContent)]
     assert len(preview.data) * 3 / 4 <= 22_000

@@ -8,7 +8,7 @@ what they drew, enlarged (`pipeline/detail.py`). Plans that differ only in
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from layerdiffuse_mcp.api.plan import DrawPlan
@@ -64,31 +64,31 @@ def _draw_batch(
     if plan.kept and pictures.edit is not None:
         layers, drawn = [], [[*pictures.edit.images] for _ in batch]
     else:
-        layers = _draw_stages(plan, model, batch, pictures.layers, itertools.repeat(pictures.edit), meter, show)
+        layers = _draw_stages(plan, model, batch, pictures, itertools.repeat(pictures.edit), meter, show)
         drawn = [[one.pixels for one in result] for result in layers]
     larger = plan.as_detailed
     if larger is None:
         return layers
     edits = redrawings(larger, drawn, pictures.edit and pictures.edit.mask, model.latent)
     again = [Result(result.plan.as_detailed or larger, result.seed) for result in batch]
-    return _draw_stages(larger, model, again, pictures.layers, edits, meter, show)
+    return _draw_stages(larger, model, again, pictures, edits, meter, show)
 
 
 def _draw_stages(
     plan: DrawPlan,
     model: StableDiffusion,
     batch: Sequence[Result],
-    pictures: Mapping[Role, Bytes],
+    pictures: Pictures,
     edits: Iterable[Edit | None],
     meter: Meter,
     show: Show,
 ) -> list[list[LayerImage]]:
     """All stages for a batch, each with what it redraws; the layers of each result."""
     layers: list[list[LayerImage]] = [[] for _ in batch]
-    there: dict[Role, Sequence[Bytes]] = {role: [picture] * len(batch) for role, picture in pictures.items()}
+    there: dict[Role, Sequence[Bytes]] = {role: [picture] * len(batch) for role, picture in pictures.layers.items()}
     for stage, edit in zip(plan.stages, edits, strict=False):
         outputs = METHODS[stage.method].outputs
-        drawn = draw_stage(stage, model, batch, there, edit, meter, show)
+        drawn = draw_stage(stage, model, batch, there, edit, pictures.control, meter, show)
         there |= {role: [one.pixels for one in drawn if one.role == role] for role in outputs}
         for number, layer in enumerate(drawn):
             layers[number // len(outputs)].append(layer)

@@ -167,6 +167,7 @@ class _SharedNetwork:
             None if vector is None else by_frame(vector, frames),
             positive=None if positive is None else by_frame(positive, frames),
             box=conditioning.box,
+            residuals=tuple(by_frame(one, frames) for one in conditioning.residuals),
         )
         return by_row(self._network(by_frame(x, frames), by_frame(timestep, frames), inside), frames)
 

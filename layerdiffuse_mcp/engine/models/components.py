@@ -10,28 +10,35 @@ The offload level says which networks leave the device when those of another pha
 What a network computes, and what its files mean, is not known here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
 from layerdiffuse_mcp.engine.device.placement import Placement
-from layerdiffuse_mcp.engine.models.offload import PHASES, BlockByBlock, phase_dtype, sizes_of
+from layerdiffuse_mcp.engine.models.offload import PHASES, BlockByBlock, phase_dtype, sizes_of, with_control
 from layerdiffuse_mcp.engine.models.provenance import Provenance
-from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
+from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part
+from layerdiffuse_mcp.engine.weights.controlnet import read_controlnet
 from layerdiffuse_mcp.engine.weights.lora import read_lora
 from layerdiffuse_mcp.engine.weights.patcher import Patch, PatchStack
+from layerdiffuse_mcp.errors import CheckpointError, LayerFileError
 from layerdiffuse_mcp.families.entries import ModelFiles
 from layerdiffuse_mcp.families.memory import Level, Sizes
 from layerdiffuse_mcp.families.spec import Phase
 from layerdiffuse_mcp.hub.headers import read_header
-from layerdiffuse_mcp.hub.versions import FileVersion, file_version
+from layerdiffuse_mcp.hub.versions import FileVersion, file_version, versions_below
 
 T = TypeVar("T")
+
+
+def control_key(name: str) -> str:
+    """What a ControlNet is called among a base's networks, and in errors."""
+    return f"the ControlNet {name}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Components:
         self._loras: tuple[LoraUse, ...] = ()
         self._lora_files: tuple[FileVersion, ...] = ()
         self._lora_patches: dict[str, tuple[Patch, ...]] = {}
+        self._controls: dict[str, tuple[tuple[FileVersion, ...], Part]] = {}
 
     @property
     def level(self) -> Level:
@@ -94,9 +102,16 @@ class Components:
         for name in self._names("denoising").keys() & self._stacks.keys():
             self._stacks[name].reserve = self._reserve
 
-    @cached_property
+    @property
     def sizes(self) -> Sizes:
-        """What the networks take in memory; an absent transparency file counts nothing."""
+        """What the networks take in memory, the ControlNets in use too; an absent transparency file counts nothing."""
+        sizes = self._base_sizes
+        for _, part in self._controls.values():
+            sizes = with_control(sizes, part, self.placement)
+        return sizes
+
+    @cached_property
+    def _base_sizes(self) -> Sizes:
         codec = self.checkpoint.spec.codec
         paths = [self.files.layers.get(name) for name in codec.files] if codec else []
         return sizes_of(self.checkpoint, self.placement, sum(read_header(path).count for path in paths if path))
@@ -142,7 +157,7 @@ class Components:
 
     def network(self, name: str) -> Any:
         """The network of that name, on the device."""
-        self.onload(self.checkpoint.spec.component(name).phase)
+        self.onload(self._phase(name))
         return self.stack(name).module
 
     def networks(self, phase: Phase) -> tuple[Any, ...]:
@@ -153,12 +168,12 @@ class Components:
     def stack(self, name: str) -> PatchStack:
         """A network with its patches, wherever it is. To be offloaded, it is made of the mapped file."""
         if name not in self._stacks:
-            phase, device = self.checkpoint.spec.component(name).phase, self.placement.device
+            phase, device = self._phase(name), self.placement.device
             dtype, stays = self.dtype(phase), self.level == "none"
-            network = self.checkpoint.network(name, dtype, device) if stays else self.checkpoint.network(name)
+            network = self._built(name, dtype, device) if stays else self._built(name)
             for buffer in network.buffers():
                 buffer.data = buffer.to(device)  # they are small, and stay there
-            stack = self._stacks[name] = PatchStack(network, self.checkpoint.parts[name].weights)
+            stack = self._stacks[name] = PatchStack(network, self._part(name).weights)
             if phase == "denoising":
                 stack.reserve = self._reserve
             if not stays:
@@ -249,12 +264,47 @@ class Components:
         self._loras, self._lora_files = loras, files
         self.provenance.note_loras(files)
 
+    def use_controls(self, paths: Mapping[str, Path]) -> None:
+        """Have these ControlNets, by name, as networks of the denoiser's phase (see `control_key`), and no others.
+
+        Raises:
+            ModelError: a file is damaged or does not fit the base.
+        """
+        versions = {control_key(name): versions_below(path) for name, path in paths.items()}
+        for key in [key for key, (version, _) in self._controls.items() if versions.get(key) != version]:
+            del self._controls[key]
+            self._stacks.pop(key, None)
+            if blocks := self._blocks.pop(key, None):
+                blocks.remove()
+        for name, path in paths.items():
+            if (key := control_key(name)) not in self._controls:
+                unet = self.stack(self.checkpoint.spec.denoiser).module
+                part = read_controlnet(path, cast(Any, unet.config))
+                self._controls[key] = versions[key], part
+                self.onloaded = None
+        files = {name: versions[control_key(name)][0] if path.is_file() else None for name, path in paths.items()}
+        self.provenance.note_controls(files)
+
     def lora_patches(self, name: str) -> tuple[Patch, ...]:
         """The patches of the LoRAs on a network, below those of layer files."""
         return self._lora_patches.get(name, ())
 
     def _names(self, phase: Phase) -> dict[str, None]:
-        return dict.fromkeys(self.checkpoint.spec.names(phase))
+        return dict.fromkeys([*self.checkpoint.spec.names(phase), *(self._controls if phase == "denoising" else ())])
+
+    def _phase(self, name: str) -> Phase:
+        return "denoising" if name in self._controls else self.checkpoint.spec.component(name).phase
+
+    def _part(self, name: str) -> Part:
+        return self._controls[name][1] if name in self._controls else self.checkpoint.parts[name]
+
+    def _built(self, name: str, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Any:
+        if name not in self._controls:
+            return self.checkpoint.network(name, dtype, device)
+        try:
+            return self._controls[name][1].build(dtype, device, f"The file of {name}")
+        except CheckpointError as error:
+            raise LayerFileError(f"{name} does not fit {self.checkpoint.path.name}. {error}") from error
 
     def _offload(self, phase: Phase) -> None:
         for name in self._names(phase):

@@ -80,6 +80,7 @@ class UNetNetwork:
         self, chain: Sequence[AttentionHooks], x: Tensor, timestep: Tensor, conditioning: Conditioning
     ) -> Tensor:
         dtype = self.unet.dtype
+        *down, middle = conditioning.residuals or (None,)
         vector = {} if conditioning.vector is None else {"vector": conditioning.vector.to(dtype)}
         with hooked_attention(self.unet, chain, conditioning):
             output = self.unet(
@@ -87,6 +88,8 @@ class UNetNetwork:
                 timestep,
                 encoder_hidden_states=conditioning.context.to(dtype),
                 added_cond_kwargs=vector,
+                down_block_additional_residuals=tuple(down) or None,
+                mid_block_additional_residual=middle,
                 return_dict=False,
             )[0]
         return output.to(x.dtype)
@@ -96,16 +99,18 @@ class UNetNetwork:
 class Networks:
     """A denoiser with adapters on it, and without: the plain base goes on after `stop_at`.
 
-    unet: what adapters patch and hook. layered: what asks it, with all that the adapters so far do around it.
+    unet: what adapters patch and hook. layered: what asks it, with all that the adapters so far do around it. base: the
+    same without layer files.
     """
 
     unet: UNetNetwork
     layered: Network
+    base: Network
 
-    @property
-    def base(self) -> Network:
-        """The denoiser without adapters."""
-        return self.unet.base
+    @classmethod
+    def of(cls, unet: UNetNetwork) -> "Networks":
+        """With nothing on it yet."""
+        return cls(unet, unet, unet.base)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from layerdiffuse_mcp.engine.device.placement import Placement
-from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint
+from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part
 from layerdiffuse_mcp.engine.weights.patcher import PatchStack
 from layerdiffuse_mcp.families.memory import LEVELS, Level, Sizes, estimated
 from layerdiffuse_mcp.families.spec import FamilySpec, Phase
@@ -36,11 +36,15 @@ BLOCK = re.compile(r"((?:.+\.)?(?:resnets|(?:single_)?transformer_blocks)\.\d+)\
 """What of a denoiser is moved as one: residual blocks and transformer blocks hold nearly all of its weights."""
 
 
+def with_control(sizes: Sizes, part: Part, placement: Placement) -> Sizes:
+    """With a ControlNet beside the denoiser; of its blocks the largest counts as if both nets' were there."""
+    numbers, item = _numbers(part), placement.dtype.itemsize
+    return sizes.with_control(sum(numbers.values()) * item, _largest_block(numbers) * item)
+
+
 def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) -> Sizes:
     """What a checkpoint's networks take; `transparency`: numbers in the family's decoder and encoder files."""
-    numbers = {
-        name: {key: part.weights[key].numel() for key in part.weights} for name, part in checkpoint.parts.items()
-    }
+    numbers = {name: _numbers(part) for name, part in checkpoint.parts.items()}
     count = {
         phase: sum(sum(numbers.get(name, {}).values()) for name in checkpoint.spec.names(phase)) for phase in PHASES
     }
@@ -119,6 +123,10 @@ def _by_block(names: list[str]) -> dict[str | None, list[str]]:
         match = BLOCK.match(name)
         blocks.setdefault(match[1] if match else None, []).append(name)
     return blocks
+
+
+def _numbers(part: Part) -> dict[str, int]:
+    return {key: part.weights[key].numel() for key in part.weights}
 
 
 def _largest_block(numbers: Mapping[str, int]) -> int:

@@ -5,7 +5,7 @@ provenance.note("layer_xl_fg2ble.safetensors", version)    # was read: its check
 provenance.identify(["layer_xl_fg2ble.safetensors"], report)     # {"model": "1fe6c7ec54", "layer_...": "..."}
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
 from layerdiffuse_mcp.hub.versions import FileVersion
@@ -20,6 +20,7 @@ class Provenance:
         self._base = base
         self._read: dict[str, FileVersion] = {}
         self._loras: tuple[FileVersion, ...] = ()
+        self._controls: dict[str, FileVersion | None] = {}
 
     def note(self, name: str, version: FileVersion) -> None:
         """A layer or transparency file was read; `name` is its published one."""
@@ -31,8 +32,13 @@ class Provenance:
         self._loras = tuple(versions)
         self._hashes.start(*versions)
 
+    def note_controls(self, versions: Mapping[str, FileVersion | None]) -> None:
+        """These ControlNets are beside the base now, by name, and no others; None where one is a folder."""
+        self._controls = dict(versions)
+        self._hashes.start(*(version for version in versions.values() if version))
+
     def identify(self, names: Collection[str], report: Callable[[str], None]) -> dict[str, str | None]:
-        """The SHA-256 of the base, as `BASE`, of `names` where they were read, and of LoRAs.
+        """The SHA-256 of the base, as `BASE`, of `names` where they were read, of LoRAs and ControlNets.
 
         None for a folder, and for a file that was replaced meanwhile. What has not been read for its checksum yet is
         waited for, and `report` told so; raising from it ends that.
@@ -41,5 +47,5 @@ class Provenance:
         used |= {version.path.name: version for version in self._loras}
         return {
             name: version and self._hashes.sha256(version, report)
-            for name, version in {BASE: self._base, **used}.items()
+            for name, version in {BASE: self._base, **used, **self._controls}.items()
         }

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from layerdiffuse_mcp.engine.models.components import control_key
 from layerdiffuse_mcp.engine.models.model import Model
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.sampling.prediction import PREDICTIONS, Prediction
@@ -59,6 +60,10 @@ class StableDiffusion(Model, ABC):
         """The denoiser as samplers see it, on the device, with nothing on it but the LoRAs in use."""
         self.components.onload("denoising")
         return UNetNetwork(self.components.stack(UNET), self.components.lora_patches(UNET))
+
+    def control(self, name: str) -> Any:
+        """The ControlNet of that name, one of those in use, on the device with the denoiser."""
+        return self.components.network(control_key(name))
 
     def encode_prompt(
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int

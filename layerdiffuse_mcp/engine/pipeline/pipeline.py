@@ -1,6 +1,6 @@
 """The story of a stage: prompts, conditions, latents, denoising, decoding.
 
-    layers = draw_stage(stage, model, batch, pictures, edit, meter, show)
+    layers = draw_stage(stage, model, batch, pictures, edit, control, meter, show)
 
 Everything here works on a whole batch and knows no file: what comes back are arrays, what goes in are arrays. Each step
 is a module of this folder, whose functions keep nothing.
@@ -18,9 +18,11 @@ from torch import Tensor
 from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.layers.adapters import ADAPTERS
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures
+from layerdiffuse_mcp.engine.layers.controlnet import Followed
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.pipeline import prompts
 from layerdiffuse_mcp.engine.pipeline.batch import Result, noise_source, pixels_of_result, tiles_of
+from layerdiffuse_mcp.engine.pipeline.conditions import fitted
 from layerdiffuse_mcp.engine.pipeline.decode import decode
 from layerdiffuse_mcp.engine.pipeline.denoise import denoise
 from layerdiffuse_mcp.engine.pipeline.latents import prepare
@@ -39,13 +41,14 @@ def draw_stage(
     batch: Sequence[Result],
     pictures: Mapping[Role, Sequence[Bytes]],
     edit: Edit | None,
+    control: Sequence[Bytes],
     meter: Meter,
     show: Show,
 ) -> list[LayerImage]:
     """One stage for a batch of results: the layers of the first, then those of the second, ...
 
     batch: results whose plans differ only in prompts and seeds. pictures: those that there are by now, by role, one a
-    result. show: sees each step.
+    result. control: those of the plan's controls. show: sees each step.
     """
     method, plan = METHODS[stage.method], batch[0].plan  # in what is used of it below, all plans are alike
     tiles = tiles_of(plan, model.latent)
@@ -54,7 +57,7 @@ def draw_stage(
     # 1. prompts
     texts = prompts.joined([prompts.encode(result.plan, stage, model) for result in batch], method.frames)
 
-    # 2. conditions: the pictures that the method starts from, as its adapter takes them
+    # 2. conditions: the pictures that the method starts from, as its adapter takes them; those that are followed
     condition: Tensor | None = None
     if method.inputs:
         chosen = [[pictures[role][index] for role in method.inputs] for index in range(len(batch))]
@@ -69,6 +72,11 @@ def draw_stage(
             meter.tiles("encoding what is given", count),
         )
         condition = ADAPTERS[method.adapter].condition(model, inputs)
+
+    followed = [
+        Followed.of(settings, fitted(picture, *tiles.size, plan.resize_mode))
+        for settings, picture in zip(plan.control, control, strict=True)
+    ]
 
     # 3. latents: noise and its levels, and what is redrawn
     start = prepare(stage, method, model, batch, edit, meter.tiles("encoding", count))
@@ -85,7 +93,7 @@ def draw_stage(
 
     pixels = len(batch) * pixels_of_result(plan, model.latent)
     on_tile = meter.tiles(f"redrawing in {start.levels.steps} steps", len(asked))
-    latents = denoise(stage, method, model, texts, condition, start, tiles, asked, pixels, on_step, on_tile)
+    latents = denoise(stage, method, model, texts, condition, start, tiles, asked, pixels, on_step, on_tile, followed)
 
     # 5. decoding
     transparent = [role for role in method.outputs if role == method.transparent]

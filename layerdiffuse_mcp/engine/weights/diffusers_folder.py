@@ -74,8 +74,7 @@ def read_folder(path: Path) -> Checkpoint:
 
 
 def _part(folder: Path, component: Component) -> Part:
-    config = {key: value for key, value in _json(folder / "config.json").items() if not key.startswith("_")}
-    files = _files(folder, STEMS[component.phase])
+    config, files = read_config(folder), weight_files(folder, STEMS[component.phase])
     if component.network:
         origins = {_renamed(key, component): (file, Origin(key)) for file in files for key in file}
         return Part(component.name, component.title, partial(_made, component.network, config), Weights(origins))
@@ -108,7 +107,13 @@ def _without_memory(_module: nn.Module, _name: str, parameter: nn.Parameter) -> 
     return nn.Parameter(parameter.to("meta"), requires_grad=False)
 
 
-def _files(folder: Path, stems: Sequence[str]) -> list[TensorFile]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """A network's configuration; raises CheckpointError."""
+    return {key: value for key, value in _json(folder / "config.json").items() if not key.startswith("_")}
+
+
+def weight_files(folder: Path, stems: Sequence[str] = (STEM,)) -> list[TensorFile]:
+    """The files that hold a network's weights, called by the first of `stems` that is there; raises CheckpointError."""
     for stem, variant in itertools.product(stems, VARIANTS):
         index = folder / f"{stem}.safetensors.index{variant}.json"
         if not index.is_file():

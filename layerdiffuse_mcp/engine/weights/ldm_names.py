@@ -138,6 +138,21 @@ def unet_key_map(config: Mapping[str, Any]) -> dict[str, str]:
     return _with_parameters(unet_modules(config), without_bias)
 
 
+def controlnet_key_map(unet: Mapping[str, Any]) -> dict[str, str]:
+    """{LDM key: diffusers key} of a ControlNet beside a UNet of this configuration, without prefix.
+
+    Its encoder of pictures has a convolution at each even place; a 1x1 convolution follows each block.
+    """
+    levels = len(unet["block_out_channels"])
+    names = {"input_hint_block.0": "controlnet_cond_embedding.conv_in"}
+    names |= {f"input_hint_block.{2 * n + 2}": f"controlnet_cond_embedding.blocks.{n}" for n in range(6)}
+    names["input_hint_block.14"] = "controlnet_cond_embedding.conv_out"
+    outputs = 1 + sum(_per_level(unet["layers_per_block"], levels)) + levels - 1
+    names |= {f"zero_convs.{n}.0": f"controlnet_down_blocks.{n}" for n in range(outputs)}
+    names["middle_block_out.0"] = "controlnet_mid_block"
+    return unet_key_map(unet) | _with_parameters(names, ())
+
+
 def vae_key_map(config: Mapping[str, Any]) -> dict[str, str]:
     """{LDM key: diffusers key} of an AutoencoderKL, without the `first_stage_model.` prefix.
 

@@ -13,7 +13,7 @@ from layerdiffuse_mcp.api.fields import Omittable, OneOf
 from layerdiffuse_mcp.api.outcome import EncodedFile, PictureFacts
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound, OutOfMemory
+from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound, OutOfMemory
 from layerdiffuse_mcp.families.matting import MATTING, MattingNetwork
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images import tasks
@@ -204,19 +204,6 @@ def _is_missing(network: MattingNetwork, settings: Settings) -> bool:
 
 def _background(known: Services, name: str, given: str | None, keep: Keep) -> Path | tasks.Colour | None:
     """A colour, or the path of a picture, or neither."""
-    from layerdiffuse_mcp.images.colour import background_colour, if_meant, is_colour
+    from layerdiffuse_mcp.images.colour import colour_or_picture
 
-    if given is None:
-        return None
-    try:
-        colour = background_colour(given)
-    except InvalidRequest:
-        if is_colour(given):
-            raise
-        try:
-            return known.picture(given, keep)
-        except ImageError as error:
-            raise ImageError(f"{error}{if_meant(given)}") from None
-    if colour is None:
-        raise InvalidRequest(f"{name}: give a colour such as white or #00b140, a path or an image id.")
-    return colour
+    return None if given is None else colour_or_picture(given, name, lambda file: known.picture(file, keep))

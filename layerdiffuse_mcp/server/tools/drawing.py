@@ -271,12 +271,18 @@ async def draw(
         if want and len({*want}) == 1:
             given["want"] = [*want]
         with known.contents.keeping() as keep:
-            return validated(GenerateRequest, given | copies(known, pictures, keep))
+            return validated(GenerateRequest, with_copies(known, given, pictures, keep))
 
     request = await anyio.to_thread.run_sync(made)
     return await run(
         ctx, request, what, wait_seconds=output.wait_seconds, key=output.key, preview=output.preview, fetch=wish.fetch
     )
+
+
+def with_copies(known: Services, fields: Mapping[str, Any], pictures: Files, keep: Keep) -> dict[str, Any]:
+    """The fields of a request with its pictures, all by the paths of copies of them."""
+    control = [{**one, "image": known.picture(one["image"], keep)} for one in fields.get("control", ())]
+    return {**fields, **copies(known, pictures, keep), **({"control": control} if control else {})}
 
 
 def copies(known: Services, pictures: Files, keep: Keep) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _line(job: Job, message: str) -> JobLine:
         progress=round(job.progress.fraction, 4),
         message=str(job.error) if job.error else with_estimate(message, job.seconds_left),
         seconds=round(job.seconds, 1),
-        images=len(job.outcome.images) if job.outcome else 0,
+        images=len(job.outcome.single) if job.outcome else 0,
     )
     if job.tasks and isinstance(plan := job.tasks[0], DrawPlan):
         line.prompt, line.seed = short(plan.prompt), plan.seed

@@ -14,13 +14,14 @@ from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
-from layerdiffuse_mcp.families.entries import LoraEntry
+from layerdiffuse_mcp.families.entries import ControlEntry, LoraEntry
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.memory import in_16_bits
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import POCKET
+from layerdiffuse_mcp.hub.controls import controls
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobFacts, plain
@@ -138,9 +139,18 @@ async def list_models(
     if own := await anyio.to_thread.run_sync(catalog.loras, settings):
         names = ", ".join(_lora_words(lora) for lora in own)
         lines.append(f"LoRAs, to be named in options.loras; of those with a speed options.speed takes one: {names}.")
+    if nets := await anyio.to_thread.run_sync(controls, settings):
+        names = ", ".join(_control_words(control) for control in nets)
+        lines.append(f"ControlNets, to be named in options.control: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
+
+
+def _control_words(control: ControlEntry) -> str:
+    """Its name, what it fits, and what it follows as far as that is known."""
+    fits = FAMILIES[control.family].title if control.family else "fits no base that is known here"
+    return f"{control.name} ({fits}{f', {control.kind}' if control.kind else ''})"
 
 
 def _lora_words(lora: LoraEntry) -> str:

@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from layerdiffuse_mcp.api.choices import PREPROCESS
+from layerdiffuse_mcp.api.control import MAX_CONTROLS, ControlSettings
 from layerdiffuse_mcp.api.detail import STRENGTH, Scale, Strength
 from layerdiffuse_mcp.api.fields import (
     MAX_PROMPT_CHARACTERS,
@@ -113,6 +115,24 @@ class LayerPrompts(Described):
     blended: Omittable[Annotated[str, _layer_prompt("finished picture, both layers together,")]] = None
 
 
+class GivenControl(ControlSettings):
+    """A ControlNet, and the picture that is followed."""
+
+    image: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+CONTROLS = {
+    "type": "array",
+    "maxItems": MAX_CONTROLS,
+    "items": {"type": "object"},
+    "description": "ControlNets of list_models, each with an image (path or id) to follow; preprocess "
+    f"({', '.join(PREPROCESS)}) makes its map, start and end are shares of the steps, frames the layers that follow, "
+    "default all",
+    "examples": [[{"model": "canny", "image": "house.png", "preprocess": "canny", "strength": 0.8, "end": 0.7}]],
+}
+"""What a schema says of controls: all tools show it, so it is short."""
+
+
 class Redrawing(Described):
     """What is rarely set of a redrawing; whatever is left out is as the model's and the method's authors advise."""
 
@@ -129,6 +149,7 @@ class Redrawing(Described):
         ]
     ] = None
     speed: Omittable[SpeedName] = None
+    control: Omittable[Annotated[list[GivenControl], Field(max_length=MAX_CONTROLS), WithJsonSchema(CONTROLS)]] = None
     method: Omittable[MethodName] = None
     sampler: Omittable[SamplerName] = None
     schedule: Omittable[ScheduleName] = None
@@ -250,6 +271,8 @@ def fields_of(prompt: str | None, options: Redrawing | None, output: Waiting | N
     for name, value in given.items():
         if isinstance(value, Described):
             given[name] = value.given
+        elif name == "control":
+            given[name] = [one.said() for one in value]
     return given | {name: value for name, value in (output.given if output else {}).items() if name in FILES}
 
 

@@ -15,7 +15,7 @@ from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask
-from layerdiffuse_mcp.outputs.compositions import composition_files
+from layerdiffuse_mcp.outputs.compositions import NAME, composition_files, name_for
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import URI, Alpha, alpha_facts, image_content, image_uri, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
@@ -24,8 +24,6 @@ from layerdiffuse_mcp.wording import printable
 
 if TYPE_CHECKING:
     from layerdiffuse_mcp.images.composition import Kept
-
-NAME = "composition"
 
 
 class ComposeOutput(PictureFile):
@@ -136,12 +134,12 @@ async def compose_layers(
     known = services(ctx)
     wished = output or ComposeOutput()
 
-    def task(keep: Keep) -> ComposeTask:
+    def task(keep: Keep) -> tuple[ComposeTask, str]:
         from layerdiffuse_mcp.images.composition import Wanted
 
         before = _source(known, source) if source else None
         wanted = Wanted.of(layers, canvas, background, before.kept if before else None, replace)
-        return wanted.task(
+        made = wanted.task(
             lambda given: known.picture(given, keep),
             lambda picture: _found(known, picture, before.path.parent if before else None, keep),
             suffix=f".{wished.format}" if wished.format else before.path.suffix.lower() if before else ".png",
@@ -149,11 +147,12 @@ async def compose_layers(
             keep=wished.metadata == "full",
             max_pixels=known.settings.max_pixels,
         )
+        return made, name_for(wished.name, before.path if before else None)
 
     with known.contents.borrowing() as keep:
-        asked = await anyio.to_thread.run_sync(task, keep)
+        asked, name = await anyio.to_thread.run_sync(task, keep)
         composed = await done(ctx, asked)
-    files = composition_files(composed, wished.name or NAME, asked.suffix)
+    files = composition_files(composed, name, asked.suffix)
     job, [made], beside = await recorded(known, "compose_layers", files, composed.notes)
     facts = Composed(
         path=str(made.path), uri=image_uri(job, 1), width=made.width, height=made.height,

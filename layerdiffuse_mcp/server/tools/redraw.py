@@ -17,7 +17,7 @@ from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import DrawingResult
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
-from layerdiffuse_mcp.server.tools.drawing import copies
+from layerdiffuse_mcp.server.tools.drawing import with_copies
 from layerdiffuse_mcp.server.tools.parameters import (
     Described,
     GivenOptions,
@@ -114,7 +114,9 @@ async def redraw_image(
 
     def made() -> GenerateRequest:
         with known.contents.keeping() as keep:
-            given = copies(known, pictures.given if pictures else {}, keep)
+            followed = fields_of(None, changes.options if changes else None).get("control", ())
+            control = {"control": followed} if followed else {}
+            given = with_copies(known, control, pictures.given if pictures else {}, keep)
             given |= fields_of(None, None, output)
             if image is None:
                 assert parameters is not None

@@ -1,5 +1,6 @@
 """Sets: pictures of several subjects in one style, on canvases of one size, in one call."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -13,8 +14,9 @@ from layerdiffuse_mcp.api.requests import MAX_SUBJECTS, SetRequest
 from layerdiffuse_mcp.api.sets import SEEDS, set_of
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import JobResult
-from layerdiffuse_mcp.server.services import Services
+from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
+from layerdiffuse_mcp.server.tools.drawing import with_copies
 from layerdiffuse_mcp.server.tools.parameters import GivenOptions, GivenOutput, Options, Output, fields_of, tagged
 
 
@@ -24,10 +26,17 @@ def _drawings(subjects: list[str], style: str, options: Options | None) -> Drawi
 
 
 def _request(
-    subjects: list[str], style: str, *, options: Options | None, output: Output | None = None, **others: Any
+    subjects: list[str],
+    style: str,
+    kept: Callable[[dict[str, Any]], dict[str, Any]] = lambda fields: fields,
+    *,
+    options: Options | None,
+    output: Output | None = None,
+    **others: Any,
 ) -> SetRequest:
+    """The request for a set. kept: of the fields that all drawings have, those that name pictures by copies."""
     loras = options.loras if options and options.loras else {}
-    return set_of(subjects, tagged(style, loras), fields=fields_of(None, options, output), **others)
+    return set_of(subjects, tagged(style, loras), fields=kept(fields_of(None, options, output)), **others)
 
 
 async def generate_set(
@@ -79,17 +88,21 @@ async def generate_set(
     """
     output = output or Output()
 
+    known = services(ctx)
+
     def made() -> SetRequest:
-        return _request(
-            subjects,
-            style,
-            seed=seed,
-            seeds=seeds,
-            cell=cell or AS_DRAWN,
-            sheet=sheet,
-            options=options,
-            output=output,
-        )
+        with known.contents.keeping() as keep:
+            return _request(
+                subjects,
+                style,
+                lambda fields: with_copies(known, fields, {}, keep),
+                seed=seed,
+                seeds=seeds,
+                cell=cell or AS_DRAWN,
+                sheet=sheet,
+                options=options,
+                output=output,
+            )
 
     request = await anyio.to_thread.run_sync(made)
     return await run(

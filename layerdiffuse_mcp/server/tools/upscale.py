@@ -14,7 +14,7 @@ from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.results import DrawingResult
 from layerdiffuse_mcp.server.services import Services, services
 from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
-from layerdiffuse_mcp.server.tools.drawing import copies
+from layerdiffuse_mcp.server.tools.drawing import with_copies
 from layerdiffuse_mcp.server.tools.parameters import GivenOutput, Image, Output, RedrawingWithCount, fields_of
 
 
@@ -53,7 +53,7 @@ async def upscale_transparent(
         given = fields_of(prompt, options, output)
         given |= {"seed": seed, "strength": 0, "detail": {"scale": scale, "strength": strength}}
         with known.contents.keeping() as keep:
-            return validated(GenerateRequest, given | copies(known, {"image": image}, keep))
+            return validated(GenerateRequest, with_copies(known, given, {"image": image}, keep))
 
     request = await anyio.to_thread.run_sync(made)
     return await run(

@@ -90,7 +90,7 @@ def layered(model: StableDiffusion15, *methods: LayerMethod, strength: float = 0
     given = batch()
     with ExitStack() as stack:
         unet = model.network()
-        on = Networks(unet, unet)
+        on = Networks.of(unet)
         for method in methods:
             on = stack.enter_context(ADAPTERS[method.adapter].applied(model, on, method, strength))
         output = on.layered(*given)
@@ -126,7 +126,7 @@ def test_two_offsets_are_both_added_in_their_order(model: StableDiffusion15, fol
 
 def test_an_adapter_alone_is_what_it_was_before_another_came_and_went(model: StableDiffusion15, folder: Path) -> None:
     given, unet = batch(), model.network()
-    with ADAPTERS[SHARING.adapter].applied(model, Networks(unet, unet), SHARING, 1.0) as first:
+    with ADAPTERS[SHARING.adapter].applied(model, Networks.of(unet), SHARING, 1.0) as first:
         with ADAPTERS[OFFSET.adapter].applied(model, first, OFFSET, 0.5) as second:
             assert torch.equal(second.layered(*given), by_hand(folder, OFFSET, shared=True))
         assert torch.equal(first.layered(*given), by_hand(folder, shared=True))

@@ -77,7 +77,7 @@ def by_hand(
         return Conditioning(whole.context, whole.vector, frames=frames)
 
     unet = model.network()
-    with ADAPTERS[method.adapter].applied(model, Networks(unet, unet), method, 1.0) as on, torch.inference_mode():
+    with ADAPTERS[method.adapter].applied(model, Networks.of(unet), method, 1.0) as on, torch.inference_mode():
 
         def asked(x: Tensor, sigma: Tensor) -> Tensor:
             def estimate(text: str) -> Tensor:

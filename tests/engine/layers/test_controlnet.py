@@ -1,0 +1,345 @@
+"""ControlNets: loaded from every layout, equal to diffusers' own pipelines, and beside every layer method."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from layerdiffuse_mcp.api.choices import SAMPLERS
+from layerdiffuse_mcp.api.control import ControlSettings
+from layerdiffuse_mcp.api.requests import Stage
+from layerdiffuse_mcp.engine.device.cancellation import asking
+from layerdiffuse_mcp.engine.device.placement import place
+from layerdiffuse_mcp.engine.layers.attention_sharing import shared_attention
+from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
+from layerdiffuse_mcp.engine.layers.controlnet import Control, Followed
+from layerdiffuse_mcp.engine.layers.weight_offset import read_offsets
+from layerdiffuse_mcp.engine.models.components import Components
+from layerdiffuse_mcp.engine.models.model import model_class
+from layerdiffuse_mcp.engine.models.networks import UNetNetwork
+from layerdiffuse_mcp.engine.models.offload import Level
+from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.pipeline.denoise import denoise
+from layerdiffuse_mcp.engine.pipeline.latents import Start
+from layerdiffuse_mcp.engine.pipeline.prompts import Prompts
+from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
+from layerdiffuse_mcp.engine.sampling.schedules import plan
+from layerdiffuse_mcp.engine.sampling.tiles import Tiles
+from layerdiffuse_mcp.engine.text.clip_embeddings import sdxl_vector
+from layerdiffuse_mcp.engine.types import Conditioning, Timed
+from layerdiffuse_mcp.engine.weights.controlnet import read_controlnet
+from layerdiffuse_mcp.engine.weights.ldm_names import controlnet_key_map
+from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
+from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
+from layerdiffuse_mcp.errors import Cancelled, LayerFileError
+from layerdiffuse_mcp.families.entries import ModelFiles
+from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.spec import LayerMethod
+from layerdiffuse_mcp.hub.identify import identify
+from layerdiffuse_mcp.images.alpha import Bytes
+from tests.narrow import UNETS, write_control, write_models
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' scheduler and this NumPy
+
+SIZE, STEPS, GUIDANCE = 64, 4, 5.0
+SIZES = 6 * 256
+"""Numbers of SDXL's vector that tell the picture's size."""
+FAMILIES = ("sd15", "sdxl")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("controls")
+    write_models(folder)
+    for family in FAMILIES:
+        write_control(folder / "controlnet" / f"{family}_canny.safetensors", family, seed=1)
+        write_control(folder / "controlnet" / f"{family}_depth", family, seed=2)
+    return folder
+
+
+def picture() -> Bytes:
+    rng = np.random.default_rng(5)
+    return np.concatenate([rng.integers(0, 256, (SIZE, SIZE, 3)), np.full((SIZE, SIZE, 1), 255)], -1).astype(np.uint8)
+
+
+def opened(folder: Path, family: str, controls: tuple[str, ...] = ("canny",)) -> StableDiffusion:
+    base = folder / f"tiny-{family}.safetensors"
+    layers = {path.name: path for path in folder.glob("layer_*.safetensors")}
+    components = Components(read_checkpoint(base), place("cpu", "float32"), ModelFiles(base=base, layers=layers))
+    paths = {"canny": f"{family}_canny.safetensors", "depth": f"{family}_depth"}
+    components.use_controls({name: folder / "controlnet" / paths[name] for name in controls})
+    return cast(StableDiffusion, model_class(components.checkpoint.spec)(base.stem, components))
+
+
+def texts(family: str) -> tuple[Conditioning, Conditioning]:
+    """The positive and the negative prompt, as the family embeds them."""
+    torch.manual_seed(3)
+    width, vector = UNETS[family]["cross_attention_dim"], UNETS[family].get("projection_class_embeddings_input_dim")
+
+    def made() -> Conditioning:
+        whole = None if vector is None else sdxl_vector(torch.randn(1, vector - SIZES), SIZE, SIZE)
+        return Conditioning(torch.randn(1, 7, width), whole)
+
+    return made(), made()
+
+
+def drawn(
+    model: StableDiffusion,
+    controls: list[ControlSettings],
+    method: LayerMethod,
+    stop_at: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """What sampling begins from, and its latents, by Euler steps."""
+    positive, negative = texts(model.spec.id)
+    stage = Stage(
+        method=method.id, sampler="Euler", schedule="Uniform", steps=STEPS, guidance_scale=GUIDANCE, stop_at=stop_at
+    )
+    levels = plan(SAMPLERS["Euler"], "Uniform", STEPS, model.sigmas)
+    seeds, shape = [*range(7, 7 + method.frames)], model.latent.shape(SIZE, SIZE)
+    latents = denoise(
+        stage,
+        method,
+        model,
+        Prompts((Timed(((0, positive),)),), Timed(((0, negative),))),
+        None,
+        Start(BatchNoise(seeds, shape, "cpu"), levels),
+        Tiles.of((SIZE, SIZE), None),
+        (),
+        SIZE * SIZE * method.frames,
+        lambda *_: None,
+        lambda: None,
+        [Followed.of(one, picture()) for one in controls],
+    )
+    return levels.start(BatchNoise(seeds, shape, "cpu").initial()), latents
+
+
+def of_diffusers(folder: Path, family: str, unet: Any, controls: list[ControlSettings], start: Tensor) -> Tensor:
+    """The latents of diffusers' own pipeline, of the same networks and from the same start."""
+    plain = UNet2DConditionModel(**UNETS[family])
+    nets = [ControlNetModel.from_unet(plain, conditioning_embedding_out_channels=(4, 8, 8, 16)) for _ in controls]
+    for net, one in zip(nets, controls, strict=True):
+        path = folder / "controlnet" / f"{family}_{one.model}"
+        files = [path / "diffusion_pytorch_model.safetensors", path.with_suffix(".safetensors")]
+        net.load_state_dict(load_file(next(file for file in files if file.is_file())))
+    positive, negative = texts(family)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace"
+    )
+    scheduler.set_timesteps(STEPS)
+    absent: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer"))
+    given: dict[str, Any] = {"prompt_embeds": positive.context, "negative_prompt_embeds": negative.context}
+    kind: Any = StableDiffusionControlNetPipeline
+    if family == "sdxl":
+        kind = StableDiffusionXLControlNetPipeline
+        absent |= dict.fromkeys(("text_encoder_2", "tokenizer_2"))
+        given["pooled_prompt_embeds"] = cast(Tensor, positive.vector)[:, :-SIZES]
+        given["negative_pooled_prompt_embeds"] = cast(Tensor, negative.vector)[:, :-SIZES]
+    else:
+        absent |= dict.fromkeys(("safety_checker", "feature_extractor"))
+    pipeline = kind(
+        vae=AutoencoderKL(
+            block_out_channels=(32,) * 4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+        ),
+        unet=unet,
+        controlnet=nets if len(nets) > 1 else nets[0],
+        scheduler=scheduler,
+        **absent,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    maps = [torch.from_numpy(picture()[..., :3].copy()).permute(2, 0, 1)[None] / 255 for _ in controls]
+    several = len(controls) > 1
+    return pipeline(
+        image=maps if several else maps[0],
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        latents=start / scheduler.init_noise_sigma,
+        num_images_per_prompt=len(start),
+        controlnet_conditioning_scale=[one.strength for one in controls] if several else controls[0].strength,
+        control_guidance_start=[one.start for one in controls],
+        control_guidance_end=[one.end for one in controls],
+        output_type="latent",
+        width=SIZE,
+        height=SIZE,
+        **given,
+    ).images
+
+
+def plain_unet(family: str, state: dict[str, Tensor]) -> UNet2DConditionModel:
+    unet = UNet2DConditionModel(**UNETS[family])
+    unet.load_state_dict(state)
+    return unet.eval()
+
+
+CANNY = ControlSettings(model="canny", strength=0.8, end=0.75)
+DEPTH = ControlSettings(model="depth", strength=0.5, start=0.25)
+SD15, SDXL = METHODS["layer_sd15_joint"], METHODS["layer_xl_transparent_attn"]
+
+
+@pytest.mark.parametrize("controls", [[CANNY], [CANNY, DEPTH]], ids=["one", "two"])
+@pytest.mark.parametrize("method", [SD15, SDXL], ids=["sd15", "sdxl"])
+def test_without_a_layer_file_it_is_what_diffusers_pipeline_computes(
+    folder: Path, method: LayerMethod, controls: list[ControlSettings]
+):
+    model = opened(folder, method.family, tuple(one.model for one in controls))
+    unet = plain_unet(method.family, model.unet.state_dict())
+    start, latents = drawn(model, controls, method, stop_at=0)
+    assert_close(latents, of_diffusers(folder, method.family, unet, controls, start))
+    assert not torch.allclose(latents, drawn(model, [], method, stop_at=0)[1], atol=1e-2)
+
+
+def test_with_a_layer_file_of_offsets_it_is_what_diffusers_pipeline_computes_with_the_patched_base(folder: Path):
+    model = opened(folder, "sdxl")
+    network = model.network()
+    with network.patched(read_offsets(folder / SDXL.file, network.unet)):
+        network.set_weights()
+        unet = plain_unet("sdxl", network.unet.state_dict())
+    start, latents = drawn(model, [CANNY], SDXL)
+    assert_close(latents, of_diffusers(folder, "sdxl", unet, [CANNY], start))
+
+
+class SharedUNet:
+    """A UNet with a sharing model on it, as a pipeline of diffusers asks it."""
+
+    def __init__(self, unet: UNet2DConditionModel, layer: SharingModel) -> None:
+        self.config, self.dtype = unet.config, unet.dtype
+        self._network, self._layer = UNetNetwork(unet), layer
+
+    def __call__(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        down_block_additional_residuals: list[Tensor],
+        mid_block_additional_residual: Tensor,
+        **_: Any,
+    ) -> tuple[Tensor]:
+        residuals = *down_block_additional_residuals, mid_block_additional_residual
+        conditioning = Conditioning(encoder_hidden_states, residuals=residuals)
+        with shared_attention(self._network, self._layer) as shared:
+            return (shared(x, timestep.expand(len(x)), conditioning),)
+
+
+def test_with_shared_attention_each_frame_gets_what_diffusers_pipeline_adds(folder: Path):
+    model = opened(folder, "sd15")
+    unet = plain_unet("sd15", model.unet.state_dict())
+    shared: Any = SharedUNet(unet, SharingModel.read(folder / SD15.file, unet))
+    start, latents = drawn(model, [CANNY], SD15)
+    assert_close(latents, of_diffusers(folder, "sd15", shared, [CANNY], start))
+
+
+def test_only_the_frames_that_are_named_are_controlled(folder: Path):
+    model = opened(folder, "sd15")
+    x, timestep = torch.randn(6, 4, 8, 8), torch.full((6,), 500)
+    conditioning = Conditioning(torch.randn(6, 7, UNETS["sd15"]["cross_attention_dim"]))
+    followed = Followed.of(CANNY, picture())
+    every = Control(model.control("canny"), followed, (True, True, True)).residuals(x, timestep, conditioning)
+    some = Control(model.control("canny"), followed, (True, False, True)).residuals(x, timestep, conditioning)
+    for one, other in zip(every, some, strict=True):
+        assert_close(other[[0, 2, 3, 5]], one[[0, 2, 3, 5]])
+        assert not other[[1, 4]].any()
+
+
+def test_a_tile_sees_its_part_of_the_picture(folder: Path):
+    model = opened(folder, "sd15")
+    whole = np.concatenate([picture(), picture()[::-1]], axis=1)
+    x, timestep = torch.randn(2, 4, 8, 8), torch.full((2,), 500)
+    texts = Conditioning(torch.randn(2, 7, UNETS["sd15"]["cross_attention_dim"]))
+    box = (48, 0, 48 + SIZE, SIZE)
+    tile = Control(model.control("canny"), Followed.of(CANNY, whole), (True,))
+    alone = Control(model.control("canny"), Followed.of(CANNY, whole[:, 48 : 48 + SIZE]), (True,))
+    pairs = zip(tile.residuals(x, timestep, replace(texts, box=box)), alone.residuals(x, timestep, texts), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_files_in_the_names_of_its_authors_are_read_as_diffusers_converts_them(folder: Path, tmp_path: Path):
+    state = load_file(folder / "controlnet" / "sd15_canny.safetensors")
+    unet = opened(folder, "sd15", ()).unet.config
+    state |= {  # as many convolutions as theirs have
+        f"controlnet_cond_embedding.blocks.{n}.{kind}": torch.randn(*shape)
+        for n in range(6)
+        for kind, shape in (("weight", (4, 4, 3, 3)), ("bias", (4,)))
+    }
+    state["controlnet_cond_embedding.conv_out.weight"] = torch.randn(32, 4, 3, 3)
+    names = controlnet_key_map(unet)
+    theirs = {f"control_model.{ldm}": state[name] for ldm, name in names.items() if name in state}
+    assert len(theirs) == len(state)
+    save_file(theirs, tmp_path / "control.safetensors")
+    assert identify(TensorFile(tmp_path / "control.safetensors").shapes).adapts == "sd15"
+    part = read_controlnet(tmp_path / "control.safetensors", unet)
+    network = part.build(None, "cpu", "control")
+    converted = convert_controlnet_checkpoint(dict(theirs), {"layers_per_block": 2, **unet})
+    assert {name: tensor.shape for name, tensor in network.state_dict().items()} == {
+        name: tensor.shape for name, tensor in converted.items()
+    }
+    assert all(torch.equal(tensor, converted[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("level", ["in_turn", "layers"])
+def test_a_controlled_drawing_is_the_same_at_every_offload_level(folder: Path, level: Level):
+    whole, model = (opened(folder, "sd15", ("canny", "depth")) for _ in range(2))
+    model.components.level = level
+    assert torch.equal(drawn(model, [CANNY, DEPTH], SD15)[1], drawn(whole, [CANNY, DEPTH], SD15)[1])
+    control = model.components.stack("the ControlNet canny")
+    model.components.onload("pictures")
+    assert control.bytes == 0
+
+
+def test_their_weights_are_counted_and_let_go_with_the_last_that_names_them(folder: Path):
+    components = opened(folder, "sdxl", ()).components
+    before, bytes_before = components.sizes, components.bytes
+    path = folder / "controlnet" / "sdxl_canny.safetensors"
+    components.use_controls({"canny": path})
+    components.onload("denoising")
+    added = sum(tensor.numel() for tensor in load_file(path).values()) * 4
+    assert components.sizes.denoiser - before.denoiser == added
+    assert components.bytes - bytes_before >= added
+    pixels = SIZE * SIZE
+    placement = components.placement
+    assert (
+        components.sizes.drawing(pixels, pixels, placement.dtype.itemsize).denoising
+        > before.drawing(pixels, pixels, placement.dtype.itemsize).denoising
+    )
+    components.use_controls({})
+    assert components.sizes == before
+
+
+def test_one_of_another_family_is_refused(folder: Path):
+    model = opened(folder, "sd15", ())
+    model.components.use_controls({"canny": folder / "controlnet" / "sdxl_canny.safetensors"})
+    with pytest.raises(LayerFileError, match="the ControlNet canny does not fit tiny-sd15"):
+        model.control("canny")
+
+
+def test_one_that_is_cancelled_stops_in_its_own_blocks(folder: Path):
+    model = opened(folder, "sd15")
+    seen: list[int] = []
+    control = model.control("canny")
+    hook = control.down_blocks[0].register_forward_pre_hook(lambda *_: seen.append(1))
+    try:
+        with asking(lambda: bool(seen)), pytest.raises(Cancelled):
+            drawn(model, [CANNY], SD15)
+    finally:
+        hook.remove()
+    assert len(seen) == 1
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    """Sampling begins at 14.6 times unit noise, in float32."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=5e-4)
