@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,13 @@ async def draw_until(client: Client, phase: str, then: Callable[[], object], **c
     return result
 
 
+@pytest.fixture(scope="module")
+async def client(connect: Connect) -> AsyncIterator[Client]:
+    """A client on a server whose worker is nobody else's."""
+    async with connect() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("phase", PHASES[1:])
 async def test_a_worker_killed_in_any_phase_leaves_no_half_file_and_the_next_draws(
     client: Client, folder: Path, phase: str
@@ -197,10 +204,10 @@ async def test_a_client_that_leaves_in_any_phase_leaves_no_process_and_no_half_f
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 32 kB."""
+    """A disk of 16 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("only root can mount a disk; the test by a quota stands for it")
     yield folder
@@ -211,32 +218,25 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
 
-async def test_a_full_disk_is_an_error_that_leaves_no_file_and_a_freed_one_is_written(
-    connect: Connect, small_disk: Path
+async def test_a_disk_that_is_full_or_read_only_is_an_error_that_leaves_no_file_and_the_next_is_written(
+    connect: Connect, small_disk: Path, sharing: dict[str, object]
 ):
-    async with connect(output_dir=small_disk / "out") as client:
-        refused = await draw(client, count=8, output=SAVING)
-        assert refused.is_error
-        check_words(text_of(refused))
-        assert "cannot be written" in text_of(refused)
+    remount(small_disk, "ro")
+    async with connect(**sharing, output_dir=small_disk / "out") as client:
+        check_refused(await draw(client))
+        remount(small_disk, "rw")
+        check_refused(await draw(client, count=4, output=SAVING))
         assert files_of(small_disk) == []
         remount(small_disk, "size=8m")
         facts_of(await draw(client, count=2))
     assert len(files_of(small_disk)) == 2
-
-
-async def test_a_disk_that_becomes_read_only_is_an_error_and_a_writable_one_is_written(
-    connect: Connect, small_disk: Path
-):
-    remount(small_disk, "ro")
-    async with connect(output_dir=small_disk / "out") as client:
-        refused = await draw(client)
-        assert refused.is_error
-        check_words(text_of(refused))
-        assert "cannot be written" in text_of(refused)
-        remount(small_disk, "rw,size=8m")
-        facts_of(await draw(client))
     check_files(small_disk)
+
+
+def check_refused(result: CallToolResult) -> None:
+    assert result.is_error
+    check_words(text_of(result))
+    assert "cannot be written" in text_of(result)
 
 
 async def test_a_quota_that_is_used_up_is_an_error_that_leaves_no_file(client: Client, folder: Path):
