@@ -380,7 +380,9 @@ def _located(entry: ModelEntry, user_files: ModelsFolder) -> ModelEntry:
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if folder else entry.bytes
         return entry.model_copy(update={"path": folder, "bytes": size})
     path = _on_disk(entry.remote, user_files) if entry.remote and entry.path is None else None
-    return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
+    with suppress(OSError):  # it may go meanwhile
+        return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
+    return entry
 
 
 def _located_lora(entry: LoraEntry, user_files: ModelsFolder, same: LoraEntry | None = None) -> LoraEntry:

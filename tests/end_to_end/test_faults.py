@@ -21,7 +21,7 @@ from mcp_types import CallToolResult
 from PIL import Image
 
 from tests.fuzz.examples import check_words
-from tests.results import facts_of, text_of
+from tests.results import facts_of, files_below, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 Program = Callable[..., StdioServerParameters]
@@ -76,14 +76,9 @@ async def gone(processes: list[psutil.Process]) -> bool:
     return True
 
 
-def files_of(folder: Path) -> list[Path]:
-    """Every file, hidden ones too."""
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
-
-
 def check_files(folder: Path) -> None:
     """All files are whole pictures or latents: none is half, none is a temporary one."""
-    for path in files_of(folder):
+    for path in files_below(folder):
         assert path.suffix in (".png", ".safetensors"), path
         assert not any(part.startswith(".") for part in path.relative_to(folder).parts), path
         if path.suffix == ".png":
@@ -124,14 +119,14 @@ async def client(connect: Connect) -> AsyncIterator[Client]:
 async def test_a_worker_killed_in_any_phase_leaves_no_half_file_and_the_next_draws(
     client: Client, folder: Path, phase: str
 ):
-    before, server = files_of(folder / "out"), server_of(folder)
+    before, server = files_below(folder / "out"), server_of(folder)
     result = await draw_until(client, phase, lambda: kill(workers(server)), count=2, output=SAVING)
     if result.is_error:
         check_words(text_of(result))
         assert "SIGKILL" in text_of(result)
     if phase == "denoising":
         assert result.is_error
-        assert files_of(folder / "out") == before
+        assert files_below(folder / "out") == before
     facts_of(await draw(client))
     check_files(folder / "out")
 
@@ -226,10 +221,10 @@ async def test_a_disk_that_is_full_or_read_only_is_an_error_that_leaves_no_file_
         check_refused(await draw(client))
         remount(small_disk, "rw")
         check_refused(await draw(client, count=4, output=SAVING))
-        assert files_of(small_disk) == []
+        assert files_below(small_disk) == []
         remount(small_disk, "size=8m")
         facts_of(await draw(client, count=2))
-    assert len(files_of(small_disk)) == 2
+    assert len(files_below(small_disk)) == 2
     check_files(small_disk)
 
 
@@ -241,14 +236,14 @@ def check_refused(result: CallToolResult) -> None:
 
 async def test_a_quota_that_is_used_up_is_an_error_that_leaves_no_file(client: Client, folder: Path):
     facts_of(await draw(client))
-    before = files_of(folder / "out")
+    before = files_below(folder / "out")
     processes = [server_of(folder), *workers(server_of(folder))]
     for process in processes:
         process.rlimit(psutil.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     refused = await draw(client, count=2)
     assert refused.is_error
     check_words(text_of(refused))
-    assert files_of(folder / "out") == before
+    assert files_below(folder / "out") == before
     for process in processes:
         process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert len(facts_of(await draw(client, count=2))["images"]) == 2

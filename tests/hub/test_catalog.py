@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,33 @@ def test_a_file_that_is_replaced_is_looked_at_again(settings: Settings):
     assert catalog.find("a", settings).family == "sd15"
     path.write_bytes(tensors(SDXL_KEYS))
     assert catalog.find("a", settings).family == "sdxl"
+
+
+def test_models_are_listed_while_files_come_and_go(settings: Settings):
+    folder, done = settings.models_dir, threading.Event()
+    published = next(entry.remote for entry in catalog.models(settings) if entry.remote)
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            files = [
+                write(folder / "a.safetensors", tensors(SD15_KEYS)),
+                write(folder / published.name, tensors(SD15_KEYS)),
+                write(folder / "mine" / "model_index.json", b'{"_class_name": "StableDiffusionPipeline"}'),
+                write(folder / "mine" / "unet" / "config.json", json.dumps(UNET).encode()),
+                write(folder / "mine" / "unet" / "model.safetensors", weights(10)),
+                write(folder / "models.toml", b""),
+            ]
+            for file in files:
+                file.unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(come_and_go)
+        try:
+            seen = {name for _ in range(300) for name in names(settings)}
+        finally:
+            done.set()
+        going.result()
+    assert {"a", "mine"} <= seen
 
 
 def test_two_files_of_one_name_are_told_apart_by_their_folders(settings: Settings):
