@@ -1,6 +1,8 @@
 """Taking a picture apart, through a client: a base of the real classes, as diffusers saves it, with random weights."""
 
 import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ pytestmark = pytest.mark.anyio
 
 WAIT = {"wait_seconds": 600}
 SIZE = (60, 40)
+
+
+@pytest.fixture(scope="module")
+async def client(connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
+    """On a server that has the models folder of this module."""
+    async with connect() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
