@@ -211,8 +211,8 @@ class Engine:
         clock = _Clock()
         with clock("load"):
             entry = catalog.find(task.model, self._settings)
-            for method in task.methods:
-                catalog.layer_file(entry, METHODS[method].file, self._settings)
+            for name in filter(None, (METHODS[method].file for method in task.methods)):
+                catalog.layer_file(entry, name, self._settings)
             model = self._manager.get(entry, meter.report)
             codec_of(model).load()
         return self._outcome(model, clock)
@@ -267,7 +267,7 @@ class Engine:
         return _best_first(files)
 
     def _recipe(self, plan: DrawPlan, model: DiffusionModel, licences: Mapping[str, str]) -> dict[str, Any]:
-        placement = self._manager.placement
+        placement = model.placement
         return recipe_of(
             plan,
             weights=model.weights,
@@ -277,7 +277,7 @@ class Engine:
         )
 
     def _outcome(self, model: DiffusionModel, clock: "_Clock", **facts: Any) -> Outcome:
-        placement = self._manager.placement
+        placement = model.placement
         return Outcome(
             model=model.name,
             device=placement.title,

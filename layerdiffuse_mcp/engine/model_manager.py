@@ -21,13 +21,14 @@ from layerdiffuse_mcp.engine.device.memory import memory_free, memory_used, rele
 from layerdiffuse_mcp.engine.device.placement import Placement, place
 from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.model import model_class
-from layerdiffuse_mcp.engine.models.offload import LEVELS, Level, estimated_sizes, fitting, lower
+from layerdiffuse_mcp.engine.models.offload import estimated_sizes, fitting, lower
 from layerdiffuse_mcp.engine.models.provenance import Provenance
 from layerdiffuse_mcp.engine.types import DiffusionModel
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.engine.weights.single_file import with_vae
 from layerdiffuse_mcp.errors import ModelError, OutOfMemory
 from layerdiffuse_mcp.families.entries import ModelEntry, ModelFiles
+from layerdiffuse_mcp.families.memory import LEVELS, Level
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.controls import find_control
@@ -115,7 +116,8 @@ class ModelManager:
         if files.vae is not None:
             checkpoint = with_vae(checkpoint, files.vae)
         provenance = Provenance(self._hashes, versions[0] if files.base.is_file() else None)
-        components = Components(checkpoint, self.placement, files, provenance)
+        placement = self.placement.suited(checkpoint.spec.half)
+        components = Components(checkpoint, placement, files, provenance)
         return _Loaded(model_class(checkpoint.spec)(name, components), components, versions)
 
     def fit(self, model: DiffusionModel, together: int, each: int) -> None:
@@ -126,7 +128,9 @@ class ModelManager:
         """
         loaded = self._models[model.name]
         components = loaded.components
-        sizes = components.sizes.drawing(min(together, max(model.pixels_at_once, each)), each, self.placement)
+        sizes = components.sizes.drawing(
+            min(together, max(model.pixels_at_once, each)), each, components.placement.dtype.itemsize
+        )
         asked = self._settings.offload
         self._make_room(components, sizes.at("none" if asked == "auto" else asked))
         level = fitting(sizes, self.budget) if asked == "auto" else asked
@@ -187,7 +191,7 @@ class ModelManager:
             files = catalog.model_files(entry, self._settings)
             sizes = Components(read_checkpoint(files.base), self.placement, files).sizes
         pixels = entry.native_size**2
-        sizes = sizes.drawing(pixels, pixels, self.placement)
+        sizes = sizes.drawing(pixels, pixels, self.placement.dtype.itemsize)
         asked = self._settings.offload
         level = fitting(sizes, self.budget) if asked == "auto" else asked
         return f"offload {level}: about {in_words(sizes.at(level))} at once, of {in_words(self.budget)} for models"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_SIZE
-from layerdiffuse_mcp.api.finish import IntoCells, OntoBackground
+from layerdiffuse_mcp.api.finish import IntoCells, IntoDocument, OntoBackground
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     Download,
@@ -37,7 +37,7 @@ from layerdiffuse_mcp.api.requests import (
 from layerdiffuse_mcp.api.sizes import Field, area, fit
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import FAMILIES, families_for, titles
+from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, families_for, titles
 from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
@@ -127,7 +127,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         check_fits(size, drawn if picture in ("image", "mask") else seen, planned.resize_mode, picture)
     notes = (*planned.notes, *cropped(planned, sizes, drawn))
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
-    return Planned((planned,), inputs, downloads, _onto_background(planned, seen))
+    return Planned((planned,), inputs, downloads, _onto_background(planned, seen) or _into_document(planned, request))
 
 
 def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | None:
@@ -137,6 +137,15 @@ def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | 
     background = plan.inputs["background"]
     field = Field(seen, plan.as_drawn.result, plan.fit, plan.resize_mode)
     return OntoBackground(background.sha256, background.name, field, plan.format)
+
+
+def _into_document(plan: DrawPlan, request: GenerateRequest) -> IntoDocument | None:
+    """Of the layers of a picture: they are also wanted as one file."""
+    if not METHODS[plan.methods[0]].takes_apart:
+        return None
+    [picture] = plan.inputs.values()
+    size, planned = (plan.width, plan.height), plan.layers**plan.depth
+    return IntoDocument(picture.sha256, picture.name, size, planned, request.document, request.metadata == "full")
 
 
 def _set(request: SetRequest, settings: Settings) -> Planned:
@@ -245,7 +254,7 @@ def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
         if entry.remote is None:
             catalog.lora(entry.name, settings)  # nobody but the user can bring it: says so where it is not here
         return Planned((), downloads=(Download(model=entry.name),))
-    if entry.remote is None:
+    if not entry.published:
         catalog.base_file(entry, settings)
     methods = catalog.methods_for(entry, request.task)
     download = Download(model=entry.name, methods=methods)  # of one that is here too: damaged files are mended
@@ -292,7 +301,7 @@ def _lacking(entry: ModelEntry, task: Task | None, methods: Sequence[str], setti
     Raises:
         ModelNotFound: a file is not here and may not be fetched.
     """
-    if settings.auto_download and (entry.path or entry.remote):
+    if settings.auto_download and (entry.path or entry.published):
         missing = catalog.missing(entry, settings, methods)
         return (Download(model=entry.name, methods=tuple(methods)),) if missing else ()
     try:

@@ -16,9 +16,11 @@ from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
 from layerdiffuse_mcp.families.entries import ControlEntry, LoraEntry
 from layerdiffuse_mcp.families.matting import MATTING
+from layerdiffuse_mcp.families.memory import in_16_bits
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.controls import controls
 from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
@@ -47,7 +49,11 @@ class ModelFacts(BaseModel):
     tasks: tuple[str, ...] = Field(default=(), description="What it can do with what is on this machine")
     lacking: tuple[str, ...] = Field(default=(), description="What it could do with more: prepare_model fetches that")
     bytes: Omittable[int] = Field(default=None, description="Size of its file")
+    memory: Omittable[dict[str, int]] = Field(
+        default=None, description="Bytes on a GPU for one picture at each offload level; computed, not measured"
+    )
     licence: Omittable[str] = Field(default=None, description="What its makers allow")
+    commercial: bool = Field(default=True, description="False where its licence is known to forbid commercial use")
     layer_licences: tuple[str, ...] = Field(default=(), description="What those of its layer files allow")
     description: str = Field(description="What it is")
 
@@ -278,7 +284,9 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 tasks=tuple(task.value for task, ready in able.items() if ready and entry.prepared),
                 lacking=tuple(task.value for task, ready in able.items() if not (ready and entry.prepared)),
                 bytes=entry.bytes,
+                memory=in_16_bits(FAMILIES[entry.family]) or None if entry.family and entry.name != POCKET else None,
                 licence=entry.licence,
+                commercial=all(file.commercial for file in entry.published),
                 layer_licences=tuple(dict.fromkeys(catalog.layer_licences(entry).values())),
                 description=entry.description,
             )
@@ -336,7 +344,9 @@ def _model_line(model: ModelFacts) -> str:
     if model.layer_licences and set(model.layer_licences) != {model.licence}:
         licences += f", of its layer files {', '.join(model.layer_licences)}"
     first = " (default)" if model.default else ""
-    what = f"{model.family}, {model.native_size} px{size}{licences}{can}"
+    least, *_, most = sorted((model.memory or {}).values()) or (0, 0)
+    memory = f"; {least / GB:.0f} to {most / GB:.0f} GB of GPU memory, computed" if most else ""
+    what = f"{model.family}, {model.native_size} px{size}{memory}{licences}{can}"
     return f"{model.name}{first}: {state}, {what}. {model.description}."
 
 
