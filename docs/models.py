@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 
 from layerdiffuse_mcp.engine.device.placement import Placement
-from layerdiffuse_mcp.engine.models.offload import LEVELS, estimated_sizes
+from layerdiffuse_mcp.engine.models.offload import estimated_sizes
 from layerdiffuse_mcp.families.entries import GB, HubFile
 from layerdiffuse_mcp.families.matting import MATTING
+from layerdiffuse_mcp.families.memory import LEVELS
 from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES, LORAS
 from layerdiffuse_mcp.wording import in_words
 
 PAGE = Path(__file__).parent / "models.md"
 PLACES = {
-    "GPU, float16": Placement(torch.device("mps"), torch.float16),
+    "GPU, 16 bits": Placement(torch.device("mps"), torch.float16),
     "CPU, float32": Placement(torch.device("cpu"), torch.float32),
 }
 """Where networks run; what is counted depends on the number formats alone."""
@@ -34,7 +35,7 @@ def bases() -> str:
             f"{entry.native_size} px",
             in_words(entry.bytes) if entry.bytes else "inside the package",
             entry.licence or "",
-            f"`{entry.remote.repo}`" if entry.remote else "",
+            f"`{entry.published[0].repo}`" if entry.published else "",
             entry.description,
         )
         for entry in (*EMBEDDED, *BASES)
@@ -54,6 +55,7 @@ def methods() -> str:
         )
         for family in FAMILIES.values()
         for method in family.methods.values()
+        if method.file
     ]
     return table(("layer file", "family", "from", "to", "file"), rows)
 
@@ -66,7 +68,11 @@ def memory() -> str:
             f"{family.native_size} px",
             place,
             *(
-                gigabytes(estimated_sizes(family, placement).drawing(pixels, pixels, placement).at(level))
+                gigabytes(
+                    estimated_sizes(family, placement)
+                    .drawing(family.frames * pixels, pixels, placement.dtype.itemsize)
+                    .at(level)
+                )
                 for level in LEVELS
             ),
         )

@@ -38,6 +38,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "background": "room.png",
         "options": {"model": "sdxl"},
     },
+    "decompose_image": {"image": "poster.png", "prompt": "a poster of a fair", "layers": 3},
     "generate_set": {
         "subjects": ["a red apple", "a fish", "a star"],
         "style": "flat",

@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -37,9 +38,9 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Leaves the user's cache and state folders alone."""
-    with pytest.MonkeyPatch.context() as patch:
+    with TemporaryDirectory(prefix="ld-") as state, pytest.MonkeyPatch.context() as patch:  # a socket's path is short
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("XDG_STATE_HOME", state)
         yield
 
 

@@ -24,6 +24,7 @@ from layerdiffuse_mcp.families.spec import LayerMethod
 
 ROWS = 614  # of the token table: the CLIP vocabulary cut to its first 100 merges
 TEXT_WIDTH = 32
+CONTROL_WIDTH = 32
 SETTINGS = {
     "native_size": 64,
     "vae": {"norm_num_groups": 4, "scaling_factor": 0.5},
@@ -109,8 +110,7 @@ def write_models(folder: Path, families: tuple[str, ...] = ("sd15", "sdxl")) -> 
 def layer_tensors(method: LayerMethod, unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """A layer file for `unet` with small random offsets, rank 4."""
     if method.family == "sd15":
-        control = bool(method.inputs)
-        state = SharingModel(unet, method.frames, 4, control).state_dict()
+        state = SharingModel(unet, method.frames, 4, bool(method.inputs), CONTROL_WIDTH).state_dict()
         return {key: tensor * 0.5 for key, tensor in state.items()}
     shapes = {key: tensor.shape for key, tensor in to_ldm(unet.state_dict(), unet_key_map(unet.config)).items()}
     if method.id == "layer_xl_transparent_attn":

@@ -148,6 +148,11 @@ LayerWeight = Annotated[float, bounded(0, 2, "Strength of the layer file, 1 as r
 Seed = Annotated[int, bounded(DRAW_SEED, MAX_SEED, "Same seed, same picture; -1 (default) draws one and reports it")]
 Count = Annotated[int, bounded(1, MAX_COUNT, "Results to draw, with seeds seed, seed + 1, ...; default 1")]
 ClipSkip = Annotated[int, bounded(1, 12, "Text encoder layers to stop before the end (SD1.5 only)")]
+LayerCount = Annotated[int, bounded(2, 10, "Layers to take the picture apart into")]
+Depth = Annotated[int, bounded(1, 3, "How often: 2 takes each layer apart again; layers^depth is 64 at most")]
+DocumentFormat = Annotated[
+    str, OneOf(("ora", "psd"), "document"), Field(description="File that holds all layers, for other programs")
+]
 Denoising = Annotated[
     float,
     Field(

@@ -33,4 +33,20 @@ class OntoBackground:
     format: str
 
 
-Finish = IntoCells | OntoBackground
+@dataclass(frozen=True)
+class IntoDocument:
+    """The layers of the picture whose SHA-256 is `sha256` also become one composition, as PNG and as `format`.
+
+    `planned` layers were asked for, and some may be empty; `size` is the picture's, as the layers have it. `keep`: what
+    it is made of, by file names and hashes, in its files.
+    """
+
+    sha256: str
+    name: str
+    size: tuple[int, int]
+    planned: int
+    format: str
+    keep: bool = True
+
+
+Finish = IntoCells | OntoBackground | IntoDocument

@@ -29,13 +29,15 @@ from layerdiffuse_mcp.api.given import (
     planned_reference,
 )
 from layerdiffuse_mcp.api.plan_checks import DELIVERY, check_family, check_inputs, check_options, sampler_doubts
-from layerdiffuse_mcp.api.requests import GenerateRequest, Stage, can_replace, validated
-from layerdiffuse_mcp.api.sizes import AS_IS, Size, Sizing, doubts, fit, sized
+from layerdiffuse_mcp.api.requests import LAYERS, GenerateRequest, Stage, can_replace, validated
+from layerdiffuse_mcp.api.sizes import AS_IS, STRETCH, Size, Sizing, doubts, fit, sized, within
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families import spec
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
 from layerdiffuse_mcp.families.spec import FamilySpec, Role
 
+LONGEST = 8
+"""Times the shorter side, of a picture that is taken apart."""
 AUTOMATIC = "Automatic"
 FRAMES_AT_MOST = max(method.frames for method in METHODS.values())
 MAY_DIFFER = frozenset({"prompt", "negative_prompt", "seed", "count", "notes", "unknown_subject"}) | DELIVERY
@@ -59,7 +61,8 @@ class DrawPlan(_Plan):
     `width` and `height` are the result's; where another size is `drawn`, it is fitted to that by `fit`. With `detail`
     all that is drawn is enlarged and redrawn, and the result `detail.scale` times as large (`as_detailed`).
 
-    `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
+    `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean,
+    `inversions` are the textual inversions that the prompts name.
     Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
     while the plan waits. A recipe is the plan and the SHA-256 of the files that it was drawn with, as the engine read
     them. `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say
@@ -74,6 +77,7 @@ class DrawPlan(_Plan):
     negative_prompt: str = ""
     layer_prompts: dict[Role, str] = Field(default_factory=dict)
     loras: tuple[PlannedLora, ...] = ()
+    inversions: tuple[str, ...] = ()
     inputs: dict[Role, GivenPicture] = Field(default_factory=dict)
     image: GivenPicture | None = None
     mask: GivenPicture | None = None
@@ -90,6 +94,8 @@ class DrawPlan(_Plan):
     detail: Detail | None = None
     tiling: Annotated[Tiling | None, Field(description="Of a redrawing: set in `as_detailed` alone")] = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    layers: int = LAYERS
+    depth: int = 1
     clip_skip: int | None = None
     emphasis: str
     noise_source: str
@@ -274,16 +280,10 @@ def make_plan(
             f"The last of {request.count} results would have the seed {last}, and the largest is {MAX_SEED}: "
             "choose a smaller seed or a smaller count."
         )
-    own = picture_size or (native_size, native_size)
-    width, height = own if request.kept else fit(own, native_size, family.size_step)
-    asked = (request.width or width, request.height or height)
-    opaque = any(role != method.transparent for method in methods for role in method.outputs)
-    how = request.fit if request.width or request.height else AS_IS
-    downscale = family.latent.downscale
-    sizing = Sizing() if request.kept else sized(asked, how, request.drawn, native_size, downscale, opaque=opaque)
+    asked, sizing = _size(request, family, native_size, picture_size)
     drawn = sizing.drawn or asked
-    detail = request.detail and planned_detail(request.detail, drawn, asked, native_size, downscale)
-    far = () if request.kept else doubts(asked, sizing, native_size, model)
+    detail = request.detail and planned_detail(request.detail, drawn, asked, native_size, family.latent.downscale)
+    far = () if request.kept or methods[0].takes_apart else doubts(asked, sizing, native_size, model)
     given = dict(pictures or {})
     return DrawPlan(
         task=request.task,
@@ -308,6 +308,8 @@ def make_plan(
         drawn=sizing.drawn,
         detail=detail,
         stages=stages,
+        layers=request.layers,
+        depth=request.depth,
         clip_skip=request.clip_skip,
         emphasis=request.emphasis,
         noise_source=request.noise_source,
@@ -319,6 +321,27 @@ def make_plan(
         notes=(*request.notes, *sampler_doubts(stages), *far),
         drawn_with=request.drawn_with,
     )
+
+
+def _size(request: GenerateRequest, family: FamilySpec, native_size: int, given: Size | None) -> tuple[Size, Sizing]:
+    """The result's size, and how it comes to it; `given`: that of the first picture, whose shape it has by default."""
+    methods = [METHODS[name] for name in methods_of(request, family.id)]
+    own, step = given or (native_size, native_size), family.size_step
+    apart = methods[0].takes_apart
+    width, height = within(own) if apart else own if request.kept else fit(own, native_size, step)
+    asked = request.width or width, request.height or height
+    if request.kept:
+        return asked, Sizing()
+    if apart and max(own) > LONGEST * min(own):
+        raise InvalidRequest(
+            f"The picture has {own[0]}x{own[1]} pixels, and one that is taken apart may be {LONGEST} times as long as "
+            "wide, or as high. Give a part of it."
+        )
+    if apart:  # the pipeline decides by the picture's shape alone, and so does `fit`
+        return asked, sized(asked, STRETCH, fit(own, family.native_size, step), native_size, step, opaque=True)
+    opaque = any(role != method.transparent for method in methods for role in method.outputs)
+    how = request.fit if request.width or request.height else AS_IS
+    return asked, sized(asked, how, request.drawn, native_size, family.latent.downscale, opaque=opaque)
 
 
 def seeds(plan: DrawPlan) -> list[int]:

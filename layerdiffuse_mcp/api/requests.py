@@ -31,12 +31,15 @@ from layerdiffuse_mcp.api.fields import (
     STRENGTH,
     ClipSkip,
     Count,
+    Depth,
+    DocumentFormat,
     DrawnSize,
     DrawnWith,
     Emphasis,
     FileWords,
     Fit,
     Guidance,
+    LayerCount,
     LayerWeight,
     Metadata,
     MethodName,
@@ -65,6 +68,8 @@ from layerdiffuse_mcp.families.spec import Role, Task
 
 MAX_SUBJECTS = 64
 """Of a set."""
+LAYERS, MOST_LAYERS = 4, 64
+"""That a picture is taken apart into: unless more are asked for, and at most."""
 LONGEST_ROUTE = max(map(len, ROUTES.values()))
 
 
@@ -147,6 +152,10 @@ class GenerateRequest(_Request):
     layer_weight: LayerWeight | None = None
     stages: Annotated[tuple[Stage, ...] | None, Field(min_length=1, max_length=LONGEST_ROUTE)] = None
 
+    layers: LayerCount = LAYERS
+    depth: Depth = 1
+    document: DocumentFormat = "ora"
+
     clip_skip: ClipSkip | None = None
     emphasis: Emphasis = "Original"
     noise_source: NoiseSource = "nvidia"
@@ -178,6 +187,11 @@ class GenerateRequest(_Request):
             raise ValueError("strength 0 changes nothing of image: choose more, or give detail to enlarge it")
         if not self.prompt.strip() and not any(text.strip() for text in self.layer_prompts.values()):
             raise ValueError("prompt is empty: say what to draw, for example 'a red apple'")
+        if self.layers**self.depth > MOST_LAYERS:
+            raise ValueError(
+                f"{self.layers} layers at depth {self.depth} are {self.layers**self.depth}: at most {MOST_LAYERS} are "
+                "made, so choose fewer layers or less depth"
+            )
         if self.seed != DRAW_SEED and self.seed + self.count - 1 > MAX_SEED:
             raise ValueError(f"seed + count passes the largest seed {MAX_SEED}: choose a smaller seed")
         if self.mask is not None and self.image is None:
@@ -197,6 +211,11 @@ class GenerateRequest(_Request):
         alternatives = [m.id for m in METHODS.values() if can_do(m.id, self.task)]
         if method not in alternatives:
             raise ValueError(f"method {method} cannot do the task {self.task.value}. {near(method, alternatives)}")
+
+
+def apart(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request to take a picture apart, by the default model of the family that can if none is named."""
+    return {"model": families_for(Task.DECOMPOSE)[0], **fields, "task": Task.DECOMPOSE}
 
 
 def can_do(method: str, task: Task) -> bool:

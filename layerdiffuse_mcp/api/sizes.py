@@ -46,6 +46,13 @@ def fit(size: Size, native_size: int, step: int = 64) -> Size:
     return width, height
 
 
+def within(size: Size) -> Size:
+    """The size itself, or the largest of its shape that a result may have."""
+    scale = min(1.0, MAX_SIZE / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
+
+
 def area(size: Size, native_size: int) -> float:
     """A size's area, in a model's own."""
     return size[0] * size[1] / native_size**2

@@ -2,6 +2,7 @@
 
     layerdiffuse-mcp generate "a red apple" --count 4 -o out/
     layerdiffuse-mcp upscale apple.png "a red apple" --scale 2
+    layerdiffuse-mcp decompose poster.png "a poster of a fair" --layers 6
     layerdiffuse-mcp redraw apple.png --seed 8 --steps 30
     layerdiffuse-mcp redraw --parameters pasted.txt
     layerdiffuse-mcp reproduce apple.png
@@ -22,7 +23,7 @@ from layerdiffuse_mcp.api.detail import Detail
 from layerdiffuse_mcp.api.finish import Finish, IntoCells
 from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, Progress
 from layerdiffuse_mcp.api.plan import GivenPicture, Planned
-from layerdiffuse_mcp.api.requests import GenerateRequest, Request, validated
+from layerdiffuse_mcp.api.requests import GenerateRequest, Request, apart, validated
 from layerdiffuse_mcp.cli.flags import (
     Commands,
     add_flag,
@@ -49,9 +50,16 @@ PLACED = {"image", "mask", "strength", "resize_mode", "width", "height", "fit", 
 """Fields of a request that say what is changed of a picture, and at which size."""
 REDRAWN = [name for name in CHANGES if name not in {*PLACED, "prompt"}]
 """Fields of a request that `upscale` takes."""
+APART = (
+    "model", "layers", "depth", "document", "negative_prompt", "seed", "count", "steps", "guidance_scale",
+    "noise_source", "name", "format", "metadata",
+)  # fmt: skip
+"""Fields of a request that `decompose` takes."""
 PREVIEW_SUFFIXES = {"image/png": "-preview.png", "image/jpeg": "-preview.jpg"}
 ATLAS = ("atlas", "atlas array")
 """What the files are called that go with a sheet."""
+DOCUMENT = ("all layers", "kept in")
+"""What the files are called that go with layers of a picture."""
 LARGEST_TEXT = 50_000
 """Characters of a parameter text."""
 
@@ -84,6 +92,14 @@ def add(commands: Commands) -> None:
     add_output(upscale)
     upscale.set_defaults(run=_upscale)
 
+    decompose = commands.add_parser("decompose", help="take a picture apart into layers with real alpha")
+    decompose.add_argument("image", type=Path, metavar="FILE", help="any picture, or a layer of one")
+    decompose.add_argument("prompt", help="what it shows, parts that are hidden included")
+    for name in APART:
+        add_flag(decompose, name, GenerateRequest.model_fields[name])
+    add_output(decompose)
+    decompose.set_defaults(run=_decompose)
+
     redraw = commands.add_parser("redraw", help="draw a picture again, with changes; or by an A1111 parameter text")
     redraw.add_argument("file", nargs="?", type=Path, help="a picture made by this program, whose recipe is inside")
     redraw.add_argument("--parameters", metavar="FILE", help="instead: a file with a parameter text; - reads stdin")
@@ -110,6 +126,12 @@ def _upscale(options: argparse.Namespace) -> int:
     fields = given_fields(options, ("image", "prompt", *REDRAWN))
     detail = given_fields(options, ("scale", "strength"))
     draw(validated(GenerateRequest, fields | {"strength": 0, "detail": detail}), settings_of(options))
+    return 0
+
+
+def _decompose(options: argparse.Namespace) -> int:
+    fields = apart(given_fields(options, ("prompt", *APART)))
+    draw(validated(GenerateRequest, fields | {"inputs": {"blended": options.image}}), settings_of(options))
     return 0
 
 
@@ -248,7 +270,11 @@ def _print(made: Outcome, previews: int) -> None:
         if picture.reason:
             which = f"{picture.subject}: " if picture.subject else ""
             warn(which + picture.reason, kind=str(picture.verdict))
-    for name, path in [*zip(ATLAS, others, strict=False), *(("preview", preview) for preview in shown)]:
+    beside = zip(ATLAS if made.sheet else DOCUMENT, others, strict=False)
+    for name, path in [
+        *beside,
+        *(("preview", preview) for preview in shown),
+    ]:
         say(name, printable(path))
     for latent in made.latents:
         say("latent", printable(latent))

@@ -4,6 +4,7 @@
     layerdiffuse-mcp generate "a red apple" -o out/  draw without a client
     layerdiffuse-mcp set sword shield -o out/        draw a set of pictures in one style, with their sheet
     layerdiffuse-mcp upscale picture.png "an apple"  enlarge it with finer detail
+    layerdiffuse-mcp decompose picture.png "a fair"  take it apart into layers
     layerdiffuse-mcp redraw picture.png --seed 8     draw a picture again, with changes
     layerdiffuse-mcp reproduce picture.png           draw it again and compare
     layerdiffuse-mcp cut-out photo.png -o out/       cut the subject out of a picture

@@ -144,9 +144,7 @@ class Engine:
         clock = _Clock()
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
-            loras = [lora.name for lora in plans[0].loras]
-            entry, additions = catalog.find(plans[0].model, self._settings), additions_of(plans[0], self._settings)
-            model = self._manager.get(entry, meter.report, loras, additions)
+            model = self._model(plans[0].model, meter, plans[0])
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
@@ -214,15 +212,19 @@ class Engine:
         clock = _Clock()
         with clock("load"):
             entry = catalog.find(task.model, self._settings)
-            for method in task.methods:
-                catalog.layer_file(entry, METHODS[method].file, self._settings)
+            for name in filter(None, (METHODS[method].file for method in task.methods)):
+                catalog.layer_file(entry, name, self._settings)
             model = self._manager.get(entry, meter.report)
             codec_of(model).load()
         return self._outcome(model, clock)
 
-    def _model(self, name: str, meter: Meter) -> DiffusionModel:
-        """The model in memory."""
-        return self._manager.get(catalog.find(name, self._settings), meter.report)
+    def _model(self, name: str, meter: Meter, plan: DrawPlan | None = None) -> DiffusionModel:
+        """The model in memory, and beside it what a plan names."""
+        entry = catalog.find(name, self._settings)
+        if plan is None:
+            return self._manager.get(entry, meter.report)
+        loras, additions = [lora.name for lora in plan.loras], additions_of(plan, self._settings)
+        return self._manager.get(entry, meter.report, loras, additions, plan.inversions)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""
@@ -266,7 +268,7 @@ class Engine:
         return _best_first(files)
 
     def _recipe(self, plan: DrawPlan, model: DiffusionModel, licences: Mapping[str, str]) -> dict[str, Any]:
-        placement = self._manager.placement
+        placement = model.placement
         return recipe_of(
             plan,
             weights=model.weights,
@@ -276,7 +278,7 @@ class Engine:
         )
 
     def _outcome(self, model: DiffusionModel, clock: "_Clock", **facts: Any) -> Outcome:
-        placement = self._manager.placement
+        placement = model.placement
         return Outcome(
             model=model.name,
             device=placement.title,

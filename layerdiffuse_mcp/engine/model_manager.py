@@ -22,16 +22,18 @@ from layerdiffuse_mcp.engine.device.placement import Placement, place
 from layerdiffuse_mcp.engine.models.additions import Addition
 from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.model import model_class
-from layerdiffuse_mcp.engine.models.offload import LEVELS, Level, estimated_sizes, fitting, lower
+from layerdiffuse_mcp.engine.models.offload import estimated_sizes, fitting, lower
 from layerdiffuse_mcp.engine.models.provenance import Provenance
 from layerdiffuse_mcp.engine.types import DiffusionModel
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.engine.weights.single_file import with_vae
 from layerdiffuse_mcp.errors import ModelError, OutOfMemory
 from layerdiffuse_mcp.families.entries import ModelEntry, ModelFiles
+from layerdiffuse_mcp.families.memory import LEVELS, Level
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
+from layerdiffuse_mcp.hub.inversions import inversion_file
 from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
 from layerdiffuse_mcp.settings import SHARE, Settings
 from layerdiffuse_mcp.wording import in_words
@@ -74,17 +76,20 @@ class ModelManager:
         report: Callable[[str], None],
         loras: Collection[str] = (),
         additions: Mapping[str, Addition] | None = None,
+        inversions: Collection[str] = (),
     ) -> DiffusionModel:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
-        Where its files and those of `loras` lie is looked up here, once for a task. additions: what is beside the base.
+        Where its files and those of `loras` and `inversions` lie is looked up here, once for a task. additions: what is
+        beside the base.
 
         Raises:
-            ModelNotFound: its file, a LoRA or a ControlNet is not on this machine.
+            ModelNotFound: its file, a LoRA or an inversion is not on this machine.
             CheckpointError: its file is damaged or of another kind.
             OutOfMemory: it is too large even layer by layer.
         """
-        files = catalog.model_files(entry, self._settings, loras)
+        taught = {name: inversion_file(name, self._settings.models_dir) for name in inversions}
+        files = catalog.model_files(entry, self._settings, loras).model_copy(update={"inversions": taught})
         versions = tuple(version for part in (files.base, files.vae) if part for version in versions_below(part))
         if entry.name in self._models and self._models[entry.name].versions != versions:
             self.unload(entry.name)
@@ -112,7 +117,8 @@ class ModelManager:
         if files.vae is not None:
             checkpoint = with_vae(checkpoint, files.vae)
         provenance = Provenance(self._hashes, versions[0] if files.base.is_file() else None)
-        components = Components(checkpoint, self.placement, files, provenance)
+        placement = self.placement.suited(checkpoint.spec.half)
+        components = Components(checkpoint, placement, files, provenance)
         return _Loaded(model_class(checkpoint.spec)(name, components), components, versions)
 
     def fit(self, model: DiffusionModel, together: int, each: int) -> None:
@@ -123,7 +129,9 @@ class ModelManager:
         """
         loaded = self._models[model.name]
         components = loaded.components
-        sizes = components.sizes.drawing(min(together, max(model.pixels_at_once, each)), each, self.placement)
+        sizes = components.sizes.drawing(
+            min(together, max(model.pixels_at_once, each)), each, components.placement.dtype.itemsize
+        )
         asked = self._settings.offload
         self._make_room(components, sizes.at("none" if asked == "auto" else asked))
         level = fitting(sizes, self.budget) if asked == "auto" else asked
@@ -184,7 +192,7 @@ class ModelManager:
             files = catalog.model_files(entry, self._settings)
             sizes = Components(read_checkpoint(files.base), self.placement, files).sizes
         pixels = entry.native_size**2
-        sizes = sizes.drawing(pixels, pixels, self.placement)
+        sizes = sizes.drawing(pixels, pixels, self.placement.dtype.itemsize)
         asked = self._settings.offload
         level = fitting(sizes, self.budget) if asked == "auto" else asked
         return f"offload {level}: about {in_words(sizes.at(level))} at once, of {in_words(self.budget)} for models"

@@ -20,6 +20,8 @@ from layerdiffuse_mcp.api.plan import Inputs, Task
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
 
+OURS = "layerdiffuse_mcp."
+"""What the names of our own models begin with, which get the rest by `models/whole.py`."""
 ENGINE = "layerdiffuse_mcp.engine.engine:Engine"
 DEFAULTS = {
     # Threads that spin while they wait stall each other as soon as anything else runs on the machine: with
@@ -66,7 +68,7 @@ def load_engine(name: str = ENGINE) -> Callable[[Settings], Engine]:
     for variable, value in DEFAULTS.items():
         os.environ.setdefault(variable, value)
     keep_freed_memory()
-    if any(card.drawer == "diffusers" for card in FAMILIES.values()):
+    if any(card.drawer == "diffusers" and not card.model.startswith(OURS) for card in FAMILIES.values()):
         return _found(name)  # their pipelines may want all of it, and diffusers looks once
     try:
         with lean_imports():

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from layerdiffuse_mcp.api.detail import Box, Tiling
-from layerdiffuse_mcp.api.requests import Stage
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.families.spec import FamilySpec, LatentFormat, Role
 from layerdiffuse_mcp.images.alpha import Bytes
 
@@ -92,6 +92,11 @@ class DiffusionModel(Protocol):
         """The base's own latent format; its autoencoder takes and returns pictures of `latent.pictures` channels."""
         ...
 
+    @property
+    def placement(self) -> Any:
+        """Where it runs, and in which number format: a `device.placement.Placement`."""
+        ...
+
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (B, P, H, W), 0..1: mean and deviation of their latents (B, C, h, w), float32, unscaled."""
         ...
@@ -117,23 +122,35 @@ class PipelineModel(DiffusionModel, Protocol):
         """The pipeline; a network of it is on the device while it computes."""
         ...
 
-    def noise_shape(self, width: int, height: int) -> tuple[int, ...]:
-        """The shape of the noise that one result of these pixels starts from."""
+    def noise_shape(self, plan: DrawPlan) -> tuple[int, ...]:
+        """The shape of the noise that one result of a plan, as drawn, starts from."""
+        ...
+
+    def decoded(self, plan: DrawPlan) -> int:
+        """How many layers of one result are decoded."""
         ...
 
     def pack(self, noise: Tensor) -> Tensor:
         """Noise (B, *noise_shape) as the pipeline takes it for `latents`."""
         ...
 
-    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
+    def unpack(self, latents: Tensor, plan: DrawPlan) -> Tensor:
         """The pipeline's latents, of a step or at the end, as (B, frames, C, h, w), sampled."""
         ...
 
-    def arguments(self, stage: Stage, prompts: Sequence[str], negative: Sequence[str]) -> dict[str, Any]:
-        """The prompts, one a result, and those settings of the stage that act here, as the pipeline calls them."""
+    def arguments(
+        self, plan: DrawPlan, prompts: Sequence[str], negative: Sequence[str], pictures: "Pictures"
+    ) -> dict[str, Any]:
+        """The prompts, one a result, given pictures, the size and those settings of the plan's one stage that act here,
+        as the pipeline calls them.
+        """
         ...
 
-    def layers(self, latents: Tensor, prompt: str) -> Sequence["LayerLatent"]:
+    def run(self, **arguments: Any) -> Tensor:
+        """The pipeline's latents."""
+        ...
+
+    def layers(self, latents: Tensor, plan: DrawPlan) -> Sequence["LayerLatent"]:
         """What one result's latents (frames, C, h, w) are, from the bottom up."""
         ...
 

@@ -46,6 +46,16 @@ class HubFile(Frozen):
         return self.revision is not None and len(self.sha256 or "") == 64
 
     @property
+    def is_weights(self) -> bool:
+        """Whether it is a safetensors file, which has a header."""
+        return self.path.endswith(".safetensors")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a configuration or a vocabulary, which runs nothing."""
+        return self.path.endswith((".json", ".txt"))
+
+    @property
     def commercial(self) -> bool:
         """Whether its licence is not known to forbid commercial use."""
         return NOT_COMMERCIAL.search(self.licence or "") is None
@@ -62,7 +72,9 @@ class ModelEntry(Frozen):
     vae: a VAE to be used instead of the base's own. aliases: what its file is called where it was published, A1111's
     short hash. advice: fields of `spec.Advice` that this base wants otherwise than its family's methods. vocabulary: a
     list of all that it has learnt words for, a file beside its own (`hub/vocabulary.py`), for a base that is so small.
-    batches_pay: whether results drawn as one batch were measured to take less time than one after another.
+    batches_pay: whether results drawn as one batch were measured to take less time than one after another. folder: the
+    files of a base that is published as a diffusers folder, instead of `remote`; what an index among them names comes
+    to them.
     """
 
     name: str
@@ -72,12 +84,18 @@ class ModelEntry(Frozen):
     licence: str | None = None
     path: Path | None = None
     remote: HubFile | None = None
+    folder: tuple[HubFile, ...] = ()
     bytes: int | None = None
     vae: Path | None = None
     aliases: tuple[str, ...] = ()
     advice: dict[str, Any] = {}
     vocabulary: str | None = None
     batches_pay: bool = False
+
+    @property
+    def published(self) -> tuple[HubFile, ...]:
+        """Its files on the hub, as far as they are known before any is here."""
+        return (self.remote,) if self.remote else self.folder
 
     @property
     def prepared(self) -> bool:
@@ -116,7 +134,7 @@ class ModelFiles(Frozen):
     """Where the files of a base lie on this machine, as they were found at one moment.
 
     layers: layer files and transparency files by published name; absent: of those that are not here, what to do about
-    it. loras: the LoRAs that were asked for, by the name they were asked for by.
+    it. loras, inversions: those that were asked for, by the name they were asked for by.
     """
 
     base: Path
@@ -124,6 +142,7 @@ class ModelFiles(Frozen):
     layers: dict[str, Path] = {}
     absent: dict[str, str] = {}
     loras: dict[str, Path] = {}
+    inversions: dict[str, Path] = {}
 
     def layer(self, name: str) -> Path:
         """The layer or transparency file of that name; raises ModelNotFound when it is not here."""

@@ -23,6 +23,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 Phase = Literal["text", "denoising", "pictures"]
 """When a network is used: encoding prompts, sampling, or turning pictures into latents and back."""
 
+MEASURED = 2100, 4100
+"""Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
+
 Shapes = Mapping[str, Sequence[int]]
 """The tensors of a file: their shapes by key."""
 
@@ -38,6 +41,7 @@ class Task(StrEnum):
     BLENDED_FROM_BACKGROUND = "blended_from_background"
     EXTRACT_FOREGROUND = "extract_foreground"
     EXTRACT_BACKGROUND = "extract_background"
+    DECOMPOSE = "decompose"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class LayerMethod:
     the order in which their latents are joined or shown to the control encoder. outputs: a role a frame; none where
     the model names its layers itself. transparent: the output that is decoded with alpha, if any. adapter: how the file
     acts on the denoiser, a key of `engine.layers.adapters.ADAPTERS`. strength_acts: whether a layer weight changes
-    anything. avoid_samplers: beginnings of the names of samplers that leave artefacts with it.
+    anything. avoid_samplers: beginnings of the names of samplers that leave artefacts with it. takes_apart: what it
+    makes are the layers of its one input, of that picture's size, each cut to what is visible of it.
     """
 
     id: str
@@ -73,6 +78,7 @@ class LayerMethod:
     strength_acts: bool = False
     advice: Advice = Advice()
     avoid_samplers: tuple[str, ...] = ()
+    takes_apart: bool = False
 
     @property
     def file(self) -> str:
@@ -119,7 +125,8 @@ class LatentFormat:
 class Component:
     """One of a base's networks: its name in a diffusers folder, when it is used, where a single file keeps it.
 
-    network: its class as "module:Class", made of the folder's `config.json`; "" for those of Stable Diffusion.
+    network: its class as "module:Class", made of the folder's `config.json`; "" for those of Stable Diffusion. renamed:
+    beginnings of the names of weights that files have otherwise, the first that fits, and what they are now.
     """
 
     name: str
@@ -127,6 +134,7 @@ class Component:
     title: str
     prefix: str = ""
     network: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,10 @@ class FamilySpec:
     same of networks that are added to a base. pipelines,
     folder_problem: the same of a diffusers folder, asked of its denoiser's configuration. accepts: the options of a
     request that act here; the planner refuses any other. batch_limit: results that are drawn as one batch at most.
-    drawer, model: what draws, and the class that computes, as "module:Class". heads, head_width: of attention, which
+    drawer, model: what draws, and the class that computes, as "module:Class". half: the format of 16 bits that it
+    runs in on a GPU. extra: what has to be installed beside the package for it. frames: pictures that
+    are denoised together for a usual result. activations: bytes a pixel of these, and of one that is decoded, in
+    float32. heads, head_width: of attention, which
     shapes do not tell (one of the two). steps_table: the ten-step levels of "Align Your Steps".
     """
 
@@ -219,6 +230,10 @@ class FamilySpec:
     head_width: int | None = None
     vae_fits_float16: bool = True
     steps_table: tuple[float, ...] = ()
+    half: Literal["float16", "bfloat16"] = "float16"
+    extra: str = ""
+    frames: int = 1
+    activations: tuple[int, int] = MEASURED
 
     @property
     def denoiser(self) -> str:

@@ -33,6 +33,7 @@ from layerdiffuse_mcp.families.registry import (
 )
 from layerdiffuse_mcp.families.spec import LayerMethod, Task
 from layerdiffuse_mcp.hub.folder import ModelsFolder, read_models_folder
+from layerdiffuse_mcp.hub.headers import INDEX, shards
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -102,7 +103,7 @@ def _real_bases(entries: Sequence[ModelEntry], settings: Settings) -> str:
     ways: list[str] = []
     for family in FAMILIES:
         bases = [entry for entry in entries if entry.family == family and entry.name != POCKET]
-        if bases and not any(entry.prepared for entry in bases):
+        if bases and any(map(_from_words, FAMILIES[family].routes)) and not any(entry.prepared for entry in bases):
             size = sum(file.bytes or 0 for file in missing(bases[0], settings))
             ways.append(f"prepare_model with model='{family}' ({in_words(size)})")
     return f"Larger pictures need a real base: {' or '.join(ways)}." if ways else ""
@@ -213,9 +214,18 @@ def base_file(entry: ModelEntry, settings: Settings) -> Path:
     """Where the base itself lies; raises ModelNotFound as `layer_file` does."""
     if entry.path is not None:
         return entry.path
-    if entry.remote is None:
+    if not entry.published:
         raise ModelNotFound(
             f"The model {entry.name} is listed in models.toml, but its file is not there. Correct its path there."
+        )
+    if entry.remote is None:
+        size = in_words(sum(file.bytes or 0 for file in entry.folder))
+        [task] = FAMILIES[entry.family or ""].routes
+        folder = printable(settings.models_dir)
+        raise ModelNotFound(
+            f"The model {entry.name} is not on this machine. Fetch it: {_command(entry.name)} and task={task.value!r} "
+            f"({size} from the hub repository {entry.folder[0].repo}, licence {entry.licence or 'not known'}). Or put "
+            f"the repository's folder into {folder}."
         )
     raise ModelNotFound(
         f"The model {entry.name} is not on this machine. Fetch it with its layer files: {_command(entry.name)} "
@@ -263,7 +273,7 @@ def needed(entry: ModelEntry | LoraEntry | MattingNetwork, methods: Collection[s
         return [entry.remote] if entry.remote else []
     if entry.name == POCKET:
         return []
-    return [*([entry.remote] if entry.remote else []), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
+    return [*entry.published, *_indexed(entry.folder), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
 
 
 def missing(
@@ -271,13 +281,16 @@ def missing(
 ) -> list[HubFile]:
     """Those of the `needed` files that have to be fetched: neither they nor a sibling of theirs are here."""
     user_files = read_models_folder(settings.models_dir)
+    if isinstance(entry, ModelEntry) and entry.folder and entry.path:
+        return []
     if not isinstance(entry, ModelEntry):
         return [remote for remote in needed(entry) if not _on_disk(remote, user_files)]
-    return [
-        remote
-        for remote in needed(entry, methods)
-        if not (_on_disk(remote, user_files) if remote == entry.remote else _layer_path(entry, remote.name, user_files))
-    ]
+
+    def is_here(remote: HubFile) -> bool:
+        layer = remote.name in LAYER_FILES
+        return bool(_layer_path(entry, remote.name, user_files) if layer else _on_disk(remote, user_files))
+
+    return [remote for remote in needed(entry, methods) if not is_here(remote)]
 
 
 def located(remote: HubFile, settings: Settings) -> Path | None:
@@ -308,7 +321,12 @@ def _aliases(entry: ModelEntry) -> Sequence[str]:
 
 
 def _usable(entry: ModelEntry, user_files: ModelsFolder) -> bool:
-    return entry.prepared and any(_tasks(entry, user_files).values())
+    """Whether it draws something from words, as what is drawn with by default has to."""
+    return entry.prepared and any(ready and _from_words(task) for task, ready in _tasks(entry, user_files).items())
+
+
+def _from_words(task: Task) -> bool:
+    return task is not Task.DECOMPOSE
 
 
 def _tasks(entry: ModelEntry, user_files: ModelsFolder) -> dict[Task, bool]:
@@ -337,9 +355,34 @@ def _layer_path(entry: ModelEntry, name: str, user_files: ModelsFolder) -> Path 
     return None
 
 
+def _indexed(folder: Sequence[HubFile]) -> list[HubFile]:
+    """The files that the indexes among a published folder's files name, as far as these are here."""
+    named: list[HubFile] = []
+    for index in folder:
+        path = _cached(index) if index.path.endswith(INDEX) else None
+        for name in shards(path) if path else ():
+            where = f"{index.path.rpartition('/')[0]}/{name}"
+            named.append(index.model_copy(update={"path": where, "bytes": None}))
+    return named
+
+
+def _folder_here(entry: ModelEntry) -> Path | None:
+    """The published folder, if all of it is here at one commit."""
+    files = [*entry.folder, *_indexed(entry.folder)]
+    found = [_cached(file) for file in files]
+    roots = {path and Path(str(path).removesuffix(file.path)) for path, file in zip(found, files, strict=True)}
+    return roots.pop() if len(roots) == 1 else None
+
+
 def _located(entry: ModelEntry, user_files: ModelsFolder) -> ModelEntry:
+    if entry.folder and entry.path is None:
+        folder = _folder_here(entry)
+        size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if folder else entry.bytes
+        return entry.model_copy(update={"path": folder, "bytes": size})
     path = _on_disk(entry.remote, user_files) if entry.remote and entry.path is None else None
-    return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
+    with suppress(OSError):  # it may go meanwhile
+        return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
+    return entry
 
 
 def _located_lora(entry: LoraEntry, user_files: ModelsFolder, same: LoraEntry | None = None) -> LoraEntry:

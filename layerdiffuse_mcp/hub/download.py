@@ -35,7 +35,8 @@ from huggingface_hub.errors import (
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.api.plan import Download
 from layerdiffuse_mcp.errors import DownloadError, ModelError
-from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
+from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
+from layerdiffuse_mcp.families.matting import MattingNetwork
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up
 from layerdiffuse_mcp.hub.hashes import remember
@@ -96,9 +97,27 @@ def prepare(
     progress = _Pace(report)
     sweep()
     entry = model if isinstance(model, ModelEntry) else catalog.find_any(model, settings)
-    wanted, missing = catalog.needed(entry, methods), catalog.missing(entry, settings, methods)
-    if entry.remote is None:  # nobody but the user can bring it
+    if not (entry.published if isinstance(entry, ModelEntry) else entry.remote):  # nobody but the user can bring it
         _ = catalog.base_file(entry, settings) if isinstance(entry, ModelEntry) else catalog.lora(entry.name, settings)
+    fetched: list[Fetched] = []
+    while True:  # an index that came names further files
+        came = _fetched(entry, settings, methods, verify, progress)
+        fetched += came
+        if not (came and isinstance(entry, ModelEntry) and entry.folder):
+            break
+    report(Progress(fraction=1.0 if fetched else 0.0, message=f"{entry.name} is on this machine"))
+    return Prepared(entry.name, tuple(fetched), tuple(progress.notes))
+
+
+def _fetched(
+    entry: ModelEntry | LoraEntry | MattingNetwork,
+    settings: Settings,
+    methods: Collection[str] | None,
+    verify: bool,
+    progress: "_Pace",
+) -> list[Fetched]:
+    """Fetch what is known to be lacking, and what is damaged."""
+    wanted, missing = catalog.needed(entry, methods), catalog.missing(entry, settings, methods)
     damaged = dict(_damaged(wanted, settings, verify, progress))
     sources: list[Source] = []
     for file in [*missing, *damaged]:
@@ -107,7 +126,9 @@ def prepare(
             source = look_up(file, progress)
         sources.append(replace(source, damaged=damaged[file].version) if file in damaged else source)
     _check_space(sources)
-    progress.expect(sum(source.size for source in sources), sum(source.here for source in sources))
+    whole = (entry.bytes or 0) if isinstance(entry, ModelEntry) and entry.folder else 0
+    # what an index names is none of the sources before that is here
+    progress.expect(max(whole, sum(source.size for source in sources)), sum(source.here for source in sources))
     fetched: list[Fetched] = []
     for number, source in enumerate(sources, start=1):
         begun = time.monotonic()
@@ -117,8 +138,7 @@ def prepare(
         fetched.append(Fetched(source.remote, path, source.size, time.monotonic() - begun))
         if source.remote in damaged:
             progress.note(f"{path.name} was damaged and was fetched again ({damaged[source.remote].problem})")
-    report(Progress(fraction=1.0 if fetched else 0.0, message=f"{entry.name} is on this machine"))
-    return Prepared(entry.name, tuple(fetched), tuple(progress.notes))
+    return fetched
 
 
 def prepare_all(downloads: Sequence[Download], settings: Settings, report: Report) -> list[Prepared]:
@@ -168,7 +188,7 @@ def _problem(remote: HubFile, path: Path, version: FileVersion, verify: bool, pa
         DownloadError: it is the very one, and cannot be used.
     """
     problem = None
-    if not remote.pinned:
+    if remote.is_weights:
         try:
             read_header(path, DownloadError, any_dtype=True)
         except ModelError as error:
@@ -181,7 +201,7 @@ def _problem(remote: HubFile, path: Path, version: FileVersion, verify: bool, pa
             return problem or f"its SHA-256 is {digest[:10]} instead of {expected[:10]}."
         if problem:
             raise DownloadError(f"{problem} It is as it was published, so fetching it again would not help.")
-    if problem is None and not remote.pinned:
+    if problem is None and remote.is_weights:
         read_header(path, DownloadError)  # whole, and perhaps of a number format that cannot be read
     return problem
 

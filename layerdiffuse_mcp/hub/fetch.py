@@ -118,7 +118,7 @@ def look_up(remote: HubFile, watch: Watch) -> Source:
         DownloadError: what the hub has is not the file that is known by that name, or not a weight file.
         HfHubHTTPError, TransportError, OSError: see `download.py`, which puts them into words; what `watch` raises.
     """
-    if not (remote.path.endswith(".safetensors") or (remote.path.endswith(".onnx") and remote.pinned)):
+    if not (remote.is_weights or remote.is_text or remote.pinned):
         raise DownloadError(f"{remote.path} is not fetched: only .safetensors files are; others can run code.")
     url = hf_hub_url(remote.repo, remote.path, revision=remote.revision)
     ask = (get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT) for _ in range(1))
@@ -247,8 +247,8 @@ class _Part:
         expected = self.source.etag if SHA256.fullmatch(self.source.etag) else known
         if not digest.startswith(expected):
             return f"was damaged on the way (SHA-256 {digest[:10]} instead of {expected[:10]})"
-        if self.source.remote.pinned:
-            return None  # the very file that was chosen
+        if not self.source.remote.is_weights:
+            return None  # it has no header
         try:
             read_header(self.source.partial, DownloadError)
         except DownloadError as error:  # as published: fetching it again would bring the same

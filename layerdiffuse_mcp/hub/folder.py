@@ -169,7 +169,7 @@ def read_models_folder(folder: Path) -> ModelsFolder:
             continue
         kind = _kind(path, folder)
         if kind.family:
-            bases.append(_dropped_base(path, kind.family))
+            bases += _dropped_base(path, kind.family)
         elif kind.name in LORA_KINDS:
             name = printable(path.stem)
             loras.append(LoraEntry(name=name, description=f"Your own LoRA, {printable(path.name)}", path=path))
@@ -251,19 +251,26 @@ def _native_size_of_file(path: Path, changed: int) -> int | None:
     return size if size in NATIVE_SIZES else None
 
 
-def _dropped_base(path: Path, family: str) -> ModelEntry:
+def _dropped_base(path: Path, family: str) -> list[ModelEntry]:
+    """The base in a file; none if it has gone since it was listed."""
     try:
-        size = _native_size_of_file(path, path.stat().st_mtime_ns)
+        facts = path.stat()
+    except OSError:
+        return []
+    try:
+        size = _native_size_of_file(path, facts.st_mtime_ns)
     except (ModelError, OSError, ValueError, RecursionError):
         size = None
-    return ModelEntry(
-        name=printable(path.stem),
-        family=family,
-        native_size=size or FAMILIES[family].native_size,
-        path=path,
-        bytes=path.stat().st_size,
-        description=f"Your own base, {printable(path.name)}",
-    )
+    return [
+        ModelEntry(
+            name=printable(path.stem),
+            family=family,
+            native_size=size or FAMILIES[family].native_size,
+            path=path,
+            bytes=facts.st_size,
+            description=f"Your own base, {printable(path.name)}",
+        )
+    ]
 
 
 def _diffusers_base(path: Path) -> list[ModelEntry]:
@@ -271,6 +278,7 @@ def _diffusers_base(path: Path) -> list[ModelEntry]:
         pipeline = str(_json(path / INDEX).get("_class_name"))
         spec = folder_family(path.name, pipeline, lambda network: _json(path / network / CONFIG))
         size = spec.native_size_of(_json(path / spec.denoiser / CONFIG))
+        taken = sum(file.stat().st_size for file in path.rglob("*" + SUFFIX))
     except (CheckpointError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return []  # it is of no use here; naming it in a call still says why
     return [
@@ -279,7 +287,7 @@ def _diffusers_base(path: Path) -> list[ModelEntry]:
             family=spec.id,
             native_size=size if size in NATIVE_SIZES else spec.native_size,
             path=path,
-            bytes=sum(file.stat().st_size for file in path.rglob("*" + SUFFIX)),
+            bytes=taken,
             description=f"Your own base, the diffusers folder {printable(path.name)}",
         )
     ]
@@ -310,9 +318,10 @@ def _existing(folder: Path, named: Path | None) -> Path | None:
 
 
 def _listed(path: Path) -> tuple[_Row, ...]:
-    if not path.is_file():
+    try:
+        facts = path.stat()
+    except OSError:
         return ()
-    facts = path.stat()
     return _read_list(path, facts.st_mtime_ns, facts.st_size)
 
 
@@ -320,6 +329,8 @@ def _listed(path: Path) -> tuple[_Row, ...]:
 def _read_list(path: Path, changed: int, size: int) -> tuple[_Row, ...]:
     try:
         tables = tomllib.loads(_text(path))
+    except FileNotFoundError:  # it went meanwhile
+        return ()
     except (ValueError, OSError, RecursionError) as error:
         why = printable(str(error), 300)
         raise ModelError(f"{printable(path)} cannot be read: {why}. Correct it, or move it away.") from error
@@ -365,7 +376,7 @@ def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
 
 def _single_base(path: Path) -> list[ModelEntry]:
     kind = _kind(path, path.parent)
-    return [_dropped_base(path, kind.family)] if kind.family else []
+    return _dropped_base(path, kind.family) if kind.family else []
 
 
 def _listed_lora(row: _LoraRow, folder: Path) -> LoraEntry:

@@ -17,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from layerdiffuse_mcp.errors import CheckpointError, ModelError, ModelNotFound
+from layerdiffuse_mcp.errors import CheckpointError, DownloadError, ModelError, ModelNotFound
 from layerdiffuse_mcp.hub.versions import FileVersion, version_of
-from layerdiffuse_mcp.wording import printable
+from layerdiffuse_mcp.wording import printable, short
 
 DTYPES = frozenset(
     ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"),
@@ -31,6 +31,8 @@ METADATA_KEY = "layerdiffuse_mcp"
 MAX_HEADER_BYTES = 16_000_000
 """Ten times what the largest bases have; parsed, a header takes some twenty times its size."""
 HASH_CHUNK = 1 << 22
+INDEX = ".safetensors.index.json"
+"""How a file ends that says in which files the weights of a network are."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,23 @@ def _header(content: Any, data_start: int, version: FileVersion) -> Header:
         if type(row["dtype"]) is not str or not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("a row has a dtype, a shape and where its bytes begin and end")
     return Header(cast(Mapping[str, Mapping[str, Any]], content), metadata, data_start, version)
+
+
+def shards(index: Path) -> list[str]:
+    """The files beside a safetensors index in which the weights that it names are.
+
+    Raises:
+        DownloadError: it is damaged, or names files elsewhere.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not all(name.endswith(".safetensors") and Path(name).name == name for name in names):
+            raise ValueError("names of files beside it")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
+        raise DownloadError(
+            f"{printable(index)} is no index of weights ({short(str(reason))}). Fetch it again."
+        ) from None
+    return names
 
 
 def stated_by(path: Path) -> dict[str, Any]:

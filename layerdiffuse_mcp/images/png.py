@@ -85,7 +85,7 @@ def with_id(data: bytes, picture_id: str) -> bytes:
         return data
     body = ID_KEY.encode() + b"\0" + picture_id.encode("ascii")
     chunk = struct.pack(">I", len(body)) + b"tEXt" + body + struct.pack(">I", zlib.crc32(b"tEXt" + body))
-    return data[:HEADER_END] + chunk + data[HEADER_END:]
+    return data if data.startswith(chunk, HEADER_END) else data[:HEADER_END] + chunk + data[HEADER_END:]
 
 
 def read_id(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:

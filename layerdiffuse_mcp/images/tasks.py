@@ -315,3 +315,39 @@ class OnPictureTask(PictureTask[OnPicture]):
     field: Field
     format: str = "png"
     max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document(PictureResult):
+    """Layers put together; `data` is what they flatten to, as PNG, `document` the file that holds them.
+
+    `difference`: of the picture that they were taken from, the mean of all channels, 0 to 255, colour weighted by
+    alpha. `record` is what has to be kept beside a document that cannot hold it.
+    """
+
+    document: bytes
+    alpha: AlphaFacts
+    difference: float
+    record: str | None
+
+
+@dataclass(frozen=True)
+class DocumentLayer:
+    """A layer by its file, as that is to be named, its own name and its place; None where it fills the canvas."""
+
+    file: str
+    data: bytes
+    name: str
+    box: tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True)
+class DocumentTask(PictureTask[Document]):
+    """Put encoded layers, the lowest first, into one file, and compare them with the picture that they are of."""
+
+    layers: tuple[DocumentLayer, ...]
+    size: tuple[int, int]
+    picture: Path
+    format: str = "ora"
+    keep: bool = True
+    max_pixels: int = MAX_PIXELS

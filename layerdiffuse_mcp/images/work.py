@@ -8,15 +8,19 @@ Sizes come from headers and are checked before anything is decoded. N pixels of 
 """
 
 import contextlib
+import io
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from layerdiffuse_mcp.api.layers import MAX_SIDE, Shadow
+import numpy as np
+
+from layerdiffuse_mcp.api.layers import MAX_SIDE, Canvas, LayerOptions, Shadow
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.images.alpha import Box, Bytes, alpha_facts, halo
+from layerdiffuse_mcp.images.alpha import Box, Bytes, Floats, alpha_facts, halo
 from layerdiffuse_mcp.images.blend import NORMAL
 from layerdiffuse_mcp.images.colour import background_colour, hex_of
 from layerdiffuse_mcp.images.compose import (
@@ -43,6 +47,8 @@ from layerdiffuse_mcp.images.tasks import (
     Composed,
     ComposeTask,
     CutOutTask,
+    Document,
+    DocumentTask,
     Inspected,
     InspectTask,
     MakeSheetTask,
@@ -60,7 +66,7 @@ from layerdiffuse_mcp.images.tasks import (
     Shown,
     ViewTask,
 )
-from layerdiffuse_mcp.images.transform import shadow_margin, shadow_of, transformed
+from layerdiffuse_mcp.images.transform import resampled, shadow_margin, shadow_of, transformed
 from layerdiffuse_mcp.images.view import view
 
 MAX_EMBEDDED = 20_000
@@ -185,6 +191,39 @@ def sheet(task: SheetTask, report: Report) -> Sheet:
     return Sheet(data=made.data, mime_type=made.mime_type)
 
 
+def document(task: DocumentTask, report: Report) -> Document:
+    """Put the layers of a picture into one file, and see whether they are that picture."""
+    width, height = task.size
+    with tempfile.TemporaryDirectory() as folder:
+        layers: list[PlacedFile] = []
+        for layer in task.layers:
+            path = Path(folder, layer.file)
+            path.write_bytes(layer.data)
+            left, top = layer.box[:2] if layer.box else (0, 0)
+            layers.append(PlacedFile(path, layer.name, LayerOptions(name=layer.name, x=left, y=top)))
+        canvas = Canvas(size=f"{width}x{height}")
+        flat, layered = (
+            compose(ComposeTask(tuple(layers), canvas, suffix=suffix, keep=task.keep, max_pixels=task.max_pixels), told)
+            for suffix, told in ((".png", ignore), (f".{task.format}", report))
+        )
+    together = read_picture(io.BytesIO(flat.data), task.max_pixels).rgba
+    given = read_picture(task.picture, task.max_pixels).rgba
+    given = given if given.shape == together.shape else resampled(given, task.size)
+    return Document(
+        data=flat.data,
+        document=layered.data,
+        alpha=flat.alpha,
+        difference=float(np.abs(_seen(given) - _seen(together)).mean()),
+        record=layered.record,
+    )
+
+
+def _seen(rgba: Bytes) -> Floats:
+    """What is seen of a picture: its colour weighted by alpha, and alpha; 0 to 255, float32."""
+    alpha = rgba[..., 3:].astype(np.float32)
+    return np.concatenate([rgba[..., :3] * (alpha / 255), alpha], axis=2)
+
+
 WORK: dict[type[Any], Callable[[Any, Report], PictureResult]] = {
     ComposeTask: compose,
     InspectTask: inspect,
@@ -195,6 +234,7 @@ WORK: dict[type[Any], Callable[[Any, Report], PictureResult]] = {
     ViewTask: view,
     SetTask: make_set,
     OnPictureTask: on_picture,
+    DocumentTask: document,
 }
 
 

@@ -49,7 +49,7 @@ class Completer:
         def report(progress: Progress) -> None:
             job.report(progress.model_copy(update={"fraction": before + (1 - before) * progress.fraction}))
 
-        return await finished(job.finish, outcome, job.inputs, self._pictures, report)
+        return await finished(job.finish, outcome, job.inputs, self._pictures, report, job.id)
 
     async def _save(self, job: Job, outcome: Outcome) -> None:
         """Put a job's files on disk, all or none, and end it; cancelled before they appear, it leaves none."""

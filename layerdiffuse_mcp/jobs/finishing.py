@@ -7,14 +7,15 @@ Whoever cancels it has the process killed; no file is on disk yet.
 
 from datetime import datetime
 
-from layerdiffuse_mcp.api.finish import Finish, IntoCells, OntoBackground
+from layerdiffuse_mcp.api.finish import Finish, IntoCells, IntoDocument, OntoBackground
 from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Placement, SheetLayout, Timings
 from layerdiffuse_mcp.api.plan import Inputs
 from layerdiffuse_mcp.backends.backend import Report
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
-from layerdiffuse_mcp.images.tasks import COMPOSED, OnPictureTask, SetTask
-from layerdiffuse_mcp.outputs.names import file_name, slug
+from layerdiffuse_mcp.images.tasks import BESIDE, COMPOSED, DocumentLayer, DocumentTask, OnPictureTask, SetTask
+from layerdiffuse_mcp.outputs.names import dated, file_name, slug
+from layerdiffuse_mcp.outputs.writer import with_ids
 from layerdiffuse_mcp.wording import printable
 
 SKETCH = "the model's own sketch of both together, redrawn by it; composed is the given picture itself"
@@ -37,8 +38,10 @@ def together(outcomes: list[Outcome]) -> Outcome:
     return first
 
 
-async def finished(finish: Finish, outcome: Outcome, inputs: Inputs, room: PictureRoom, report: Report) -> Outcome:
-    """The outcome with what its pictures became.
+async def finished(
+    finish: Finish, outcome: Outcome, inputs: Inputs, room: PictureRoom, report: Report, job: str | None = None
+) -> Outcome:
+    """The outcome with what its pictures became, whose files say which of a `job` they are.
 
     Raises:
         LayerDiffuseError: they could not be put into cells.
@@ -48,6 +51,8 @@ async def finished(finish: Finish, outcome: Outcome, inputs: Inputs, room: Pictu
             return await _into_cells(finish, outcome, room, report)
         case OntoBackground():
             return await _onto_background(finish, outcome, inputs, room, report)
+        case IntoDocument():
+            return await _into_document(finish, outcome, inputs, room, report, job)
 
 
 async def _into_cells(finish: IntoCells, outcome: Outcome, room: PictureRoom, report: Report) -> Outcome:
@@ -117,6 +122,51 @@ async def _onto_background(
         files.append(EncodedFile(name=name, data=made.data, picture=facts))
     return outcome.model_copy(
         update={"encoded": tuple(files), "warnings": (*outcome.warnings, *dict.fromkeys(warnings))}
+    )
+
+
+async def _into_document(
+    finish: IntoDocument, outcome: Outcome, inputs: Inputs, room: PictureRoom, report: Report, job: str | None
+) -> Outcome:
+    """Behind all layers what those of each result make together, and one file that holds them.
+
+    The files have their names and ids before they are written: a composition names its layers by their content.
+    """
+    now = datetime.now().astimezone()
+    files, documents, warnings = with_ids(outcome.encoded, job), list[EncodedFile](), list[str]()
+    _, time_of_day = dated(now)
+    for seed in dict.fromkeys(file.picture.seed for file in files if file.picture):
+        layers = [file for file in files if file.picture and file.picture.seed == seed]
+        task = DocumentTask(
+            tuple(
+                DocumentLayer(f"{time_of_day}-{file.name}", file.data, file.picture.label, file.picture.box)
+                for file in layers
+                if file.picture
+            ),
+            finish.size,
+            inputs[finish.sha256],
+            finish.format,
+            finish.keep,
+        )
+        made = await room.run(task, report)
+        if len(layers) < finish.planned:
+            warnings.append(f"{finish.planned - len(layers)} of {finish.planned} layers are empty and were left out.")
+        together = f"together they differ from {printable(finish.name, 80)} by {made.difference:.2f} of 255 on average"
+        facts = PictureFacts(
+            role=None, name=COMPOSED, width=finish.size[0], height=finish.size[1], seed=seed, alpha=made.alpha,
+            note=f"the layers put together; {together}",
+        )  # fmt: skip
+        words = _words(layers[0].name, facts)
+        files.append(EncodedFile(name=file_name(words, seed, COMPOSED, ".png"), data=made.data, picture=facts))
+        documents.append(EncodedFile(name=file_name(words, seed, COMPOSED, f".{finish.format}"), data=made.document))
+        if finish.format == "psd" and made.record:
+            documents.append(EncodedFile(name=file_name(words, seed, COMPOSED, BESIDE), data=made.record.encode()))
+    return outcome.model_copy(
+        update={
+            "encoded": (*files, *documents),
+            "warnings": (*outcome.warnings, *dict.fromkeys(warnings)),
+            "dated": now,
+        }
     )
 
 

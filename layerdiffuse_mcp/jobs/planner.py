@@ -13,7 +13,7 @@ from typing import Any
 
 from layerdiffuse_mcp.api.control import REFERENCE
 from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_SIZE
-from layerdiffuse_mcp.api.finish import IntoCells, OntoBackground
+from layerdiffuse_mcp.api.finish import IntoCells, IntoDocument, OntoBackground
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     Download,
@@ -38,11 +38,13 @@ from layerdiffuse_mcp.api.requests import (
 from layerdiffuse_mcp.api.sizes import Field, area, fit
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import FAMILIES, families_for, titles
+from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, families_for, titles
 from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import identify, text_layers
+from layerdiffuse_mcp.hub.inversions import check_fits as check_fits_base
+from layerdiffuse_mcp.hub.inversions import read_inversions, vectors_of
 from layerdiffuse_mcp.hub.latents import read_latent_header
 from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.images.files import name_of, sha256
@@ -96,7 +98,8 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     downloads += tuple(Download(model=lora.name) for lora, _ in loras if lora.path is None)
     _check_clip_skip(request, entry, family)
     pictures, sizes, inputs = _opened(request.pictures, settings.max_pixels)
-    unlearnt, unknown_subject = unknown(request, entry, methods)
+    inversions = read_inversions(settings.models_dir)
+    unlearnt, unknown_subject = unknown(request, entry, methods, vectors_of(inversions))
     notes = (
         *request.notes,
         *opaque(request, settings.max_pixels),
@@ -113,7 +116,10 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         advice=[_advice(entry), *(lora.advice for lora, _ in loras)],
         loras=tuple(named for _, named in loras),
     )
-    check_prompts(planned, family)
+    named = check_prompts(planned, family, vectors_of(inversions))
+    for name in named:
+        check_fits_base(inversions[name], entry, family)
+    planned = planned.model_copy(update={"inversions": named})
     _check_size(request, planned, entry, settings)
     _check_redrawn(planned, sizes, settings)
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)
@@ -123,7 +129,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         check_fits(size, drawn if picture in ("image", "mask") else seen, planned.resize_mode, picture)
     notes = (*planned.notes, *cropped(planned, fitted, drawn))
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
-    return Planned((planned,), inputs, downloads, _onto_background(planned, seen))
+    return Planned((planned,), inputs, downloads, _onto_background(planned, seen) or _into_document(planned, request))
 
 
 def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | None:
@@ -133,6 +139,15 @@ def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | 
     background = plan.inputs["background"]
     field = Field(seen, plan.as_drawn.result, plan.fit, plan.resize_mode)
     return OntoBackground(background.sha256, background.name, field, plan.format)
+
+
+def _into_document(plan: DrawPlan, request: GenerateRequest) -> IntoDocument | None:
+    """Of the layers of a picture: they are also wanted as one file."""
+    if not METHODS[plan.methods[0]].takes_apart:
+        return None
+    [picture] = plan.inputs.values()
+    size, planned = (plan.width, plan.height), plan.layers**plan.depth
+    return IntoDocument(picture.sha256, picture.name, size, planned, request.document, request.metadata == "full")
 
 
 def _set(request: SetRequest, settings: Settings) -> Planned:
@@ -241,7 +256,7 @@ def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
         if entry.remote is None:
             catalog.lora(entry.name, settings)  # nobody but the user can bring it: says so where it is not here
         return Planned((), downloads=(Download(model=entry.name),))
-    if entry.remote is None:
+    if not entry.published:
         catalog.base_file(entry, settings)
     methods = catalog.methods_for(entry, request.task)
     download = Download(model=entry.name, methods=methods)  # of one that is here too: damaged files are mended
@@ -288,7 +303,7 @@ def _lacking(entry: ModelEntry, task: Task | None, methods: Sequence[str], setti
     Raises:
         ModelNotFound: a file is not here and may not be fetched.
     """
-    if settings.auto_download and (entry.path or entry.remote):
+    if settings.auto_download and (entry.path or entry.published):
         missing = catalog.missing(entry, settings, methods)
         return (Download(model=entry.name, methods=tuple(methods)),) if missing else ()
     try:

@@ -78,7 +78,7 @@ class Jobs:
         self._resume = settings.resume_jobs is True
         self._completer = Completer(settings, self.index, pictures)
         self._downloads = Downloads(settings, self.backend)
-        self._limit, self._pixels = settings.queue_size, settings.queue_pixels
+        self.bound(settings)
         self._heartbeat = heartbeat
         self._book = JobBook()
         self._stack = AsyncExitStack()
@@ -117,6 +117,10 @@ class Jobs:
     def warm_up(self) -> None:
         """Start the backend's workers in the background."""
         self.dispatcher.warm_up()
+
+    def bound(self, settings: Settings) -> None:
+        """What may wait or run from now on; what does already stays."""
+        self._limit, self._pixels = settings.queue_size, settings.queue_pixels
 
     def submit(
         self,

@@ -74,7 +74,7 @@ def saved(
 
     Pictures of a `job` say which they are (`images.png.read_id`): by its id and their number, from 1.
     """
-    files = _with_ids(outcome.encoded, job) if job else outcome.encoded
+    files = with_ids(outcome.encoded, job)
     paths = save(output, files, cancelled, outcome.dated)
     pairs = list(zip(outcome.encoded, paths, strict=True))
     images = [ImageResult(path=path, **dict(file.picture)) for file, path in pairs if file.picture]
@@ -90,12 +90,13 @@ def saved(
     )
 
 
-def _with_ids(files: Sequence[EncodedFile], job: str) -> list[EncodedFile]:
+def with_ids(files: Sequence[EncodedFile], job: str | None) -> list[EncodedFile]:
+    """The files of a job, whose pictures say which they are; once more, nothing changes."""
     from layerdiffuse_mcp.images.png import with_id
 
     numbers = count(1)
     return [
-        file.model_copy(update={"data": with_id(file.data, f"{job}-{next(numbers)}")}) if file.picture else file
+        file.model_copy(update={"data": with_id(file.data, f"{job}-{next(numbers)}")}) if job and file.picture else file
         for file in files
     ]
 

@@ -13,10 +13,12 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskStatus
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -49,7 +51,7 @@ from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted
 
 if TYPE_CHECKING:
-    from layerdiffuse_mcp.server.tokens import Tokens
+    from layerdiffuse_mcp.server.tokens import Guard, Token
 
 NAME = "layerdiffuse"
 HANDSHAKE = frozenset({"initialize", "server/discover", "ping"})
@@ -96,25 +98,30 @@ def create_server(
 
     @asynccontextmanager
     async def lifespan(served: LayerServer) -> AsyncGenerator[Clients]:
-        own = clients or {"": settings}
-        for one in own.values():
-            await anyio.to_thread.run_sync(writer.sweep, one.output)
         await anyio.to_thread.run_sync(contents.sweep)
         threading.Thread(target=leftovers.sweep, daemon=True, name="sweep").start()
         async with AsyncExitStack() as stack:
             telling = await stack.enter_async_context(anyio.create_task_group())
             pictures = await stack.enter_async_context(PictureRoom())
             dispatcher = await stack.enter_async_context(Dispatcher(open_backend(settings), settings))
-            matting = anyio.Lock()
-            found: dict[str, Services] = {}
-            for name, one in own.items():
+            matting, over = anyio.Lock(), anyio.Event()
+            serving = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(over.set)
+
+            async def serve(name: str, one: Settings, *, task_status: TaskStatus[Services]) -> None:
+                await anyio.to_thread.run_sync(writer.sweep, one.output)
                 room = Corner(pictures) if clients else pictures
-                jobs = await stack.enter_async_context(Jobs(dispatcher, one, pictures=room))
-                known = Services(one, jobs, room, name, matting=matting)
-                jobs.at_end = lambda job, known=known: served.job_ended(job, telling, known)
-                stack.callback(known.contents.close)
-                found[name] = known
-            served.clients = Clients(found)
+                async with Jobs(dispatcher, one, pictures=room) as jobs:
+                    known = Services(one, jobs, room, name, matting=matting)
+                    jobs.at_end = lambda job: served.job_ended(job, telling, known)
+                    task_status.started(known)
+                    try:
+                        await over.wait()
+                    finally:
+                        known.contents.close()
+
+            served.clients = Clients(open=partial(serving.start, serve))
+            await served.clients.follow(clients or {"": settings})
             yield served.clients
 
     server = LayerServer(
@@ -179,17 +186,25 @@ def serve_stdio(settings: Settings) -> int:
 
 
 def create_server_for(
-    tokens: "Tokens", settings: Settings, open_backend: Callable[[Settings], Backend] = chosen
+    tokens: "Guard", settings: Settings, open_backend: Callable[[Settings], Backend] = chosen
 ) -> LayerServer:
     """The server as it is served over HTTP: to holders of tokens with names to each their own."""
     from layerdiffuse_mcp.server.tokens import own_settings
 
     if settings.resume_jobs == "auto":
         settings = settings.model_copy(update={"resume_jobs": True})
-    clients = {name: own_settings(name, token, settings) for name, token in tokens.items() if name}
-    if clients:  # a preview shows what is drawn together, which may be of several
-        settings = settings.model_copy(update={"previews": False})
-    return create_server(settings, open_backend, clients)
+
+    def own(now: "Mapping[str, Token]") -> dict[str, Settings]:
+        return {name: own_settings(name, token, settings) for name, token in now.items() if name}
+
+    async def admit(now: "Mapping[str, Token]") -> None:
+        await server.clients.follow(own(now))
+
+    clients = own(tokens)
+    shared = settings.model_copy(update={"previews": False}) if clients else settings  # one may show several's drawings
+    server = create_server(shared, open_backend, clients)
+    tokens.admit = admit
+    return server
 
 
 def serve_http(

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from layerdiffuse_mcp.server.layer_server import LayerServer
 from layerdiffuse_mcp.server.metrics import METRICS_TYPE, Metrics
 from layerdiffuse_mcp.server.services import Clients
+from layerdiffuse_mcp.server.tokens import Guard
 
 OPEN = frozenset({"/health", "/ready"})
 """Paths that need no token."""
@@ -22,9 +23,9 @@ READS_METRICS = "metrics"
 """Scope of a token."""
 
 
-def add_endpoints(server: LayerServer) -> None:
-    """Have a server answer them once it is served over HTTP."""
-    metrics = Metrics()
+def add_endpoints(server: LayerServer, tokens: Guard) -> None:
+    """Have a server answer them once it is served over HTTP, guarded by these tokens."""
+    metrics = Metrics(tokens)
     server.at_end.append(metrics.ended)
 
     @server.custom_route("/health", methods=["GET"])

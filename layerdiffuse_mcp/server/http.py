@@ -16,6 +16,7 @@ import sys
 from collections.abc import Collection
 from types import FrameType
 
+import anyio
 import httpx2
 import psutil
 import uvicorn
@@ -31,7 +32,7 @@ from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.server.ending import GRACE, Ending
 from layerdiffuse_mcp.server.endpoints import OPEN, READS_METRICS, add_endpoints
 from layerdiffuse_mcp.server.layer_server import LayerServer
-from layerdiffuse_mcp.server.tokens import Tokens, name_of
+from layerdiffuse_mcp.server.tokens import Guard, name_of
 from layerdiffuse_mcp.settings import variable
 from layerdiffuse_mcp.wording import quoted
 
@@ -71,15 +72,22 @@ class HostGuard:
 
 
 class TokenGuard:
-    """Answers 401 to every request that does not carry one of the tokens; of others it notes whose that is."""
+    """Answers 401 to every request that does not carry one of the tokens; of others it notes whose that is.
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+    Requests under way whose token is no longer one are ended at the next request of anybody.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Guard) -> None:
         self._app = app
         self._tokens = tokens
+        self._open: dict[anyio.CancelScope, str] = {}
+        """The token's hash of each request under way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through or refuse it."""
         if scope["type"] in ("http", "websocket") and scope["path"] not in OPEN:
+            await self._tokens.look()
+            self._end_removed()
             given = Headers(scope=scope).getlist("authorization")
             scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
             name = name_of(self._tokens, token) if scheme.lower() == "bearer" else None
@@ -88,12 +96,26 @@ class TokenGuard:
                 refusal.headers["WWW-Authenticate"] = "Bearer"
                 await refusal(scope, receive, send)
                 return
-            scopes = [READS_METRICS] if self._tokens[name].metrics else []
+            known = self._tokens[name]
+            scopes = [READS_METRICS] if known.metrics else []
             scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=scopes))
+            with anyio.CancelScope() as under_way:
+                self._open[under_way] = known.sha256
+                try:
+                    await self._app(scope, receive, send)
+                finally:
+                    del self._open[under_way]
+            return
         await self._app(scope, receive, send)
 
+    def _end_removed(self) -> None:
+        left = {token.sha256 for token in self._tokens.values()}
+        for under_way, digest in self._open.items():
+            if digest not in left:
+                under_way.cancel()
 
-def http_app(server: LayerServer, host: str, tokens: Tokens, allowed_hosts: Collection[str] = ()) -> ASGIApp:
+
+def http_app(server: LayerServer, host: str, tokens: Guard, allowed_hosts: Collection[str] = ()) -> ASGIApp:
     """The ASGI application that serves `server` at `PATH`.
 
     Args:
@@ -110,7 +132,7 @@ def http_app(server: LayerServer, host: str, tokens: Tokens, allowed_hosts: Coll
             f"{quoted(host)} can be reached from other machines. Give --token or {variable('tokens_file')}, or serve "
             "on 127.0.0.1 (the default)."
         )
-    add_endpoints(server)
+    add_endpoints(server, tokens)
     app: ASGIApp = AuthContextMiddleware(
         server.streamable_http_app(
             streamable_http_path=PATH,
@@ -129,7 +151,7 @@ def serve(
     server: LayerServer,
     host: str,
     port: int,
-    tokens: Tokens,
+    tokens: Guard,
     allowed_hosts: Collection[str] = (),
     drain_seconds: float = 0,
 ) -> None:

@@ -51,7 +51,7 @@ class LayerServer(MCPServer[Services]):
         low = self._lowlevel_server
         low.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
         low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, self._listen)
-        self.clients = Clients({})
+        self.clients = Clients()
         """While it is served: the services of each client."""
         self.at_end: list[Callable[[Job], object]] = []
         """Called with each job that ends."""

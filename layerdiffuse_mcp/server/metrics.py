@@ -1,6 +1,6 @@
 """What Prometheus is told of a server: numbers over all clients, without names, prompts or paths.
 
-metrics = Metrics()
+metrics = Metrics(tokens)
 metrics.ended(job)                      # at each job's end
 text = metrics.text(clients)            # in the event loop; METRICS_TYPE is its media type
 """
@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from layerdiffuse_mcp.backends.backend import PHASES
 from layerdiffuse_mcp.jobs.job import FINAL, Job, State
 from layerdiffuse_mcp.server.services import Clients
+from layerdiffuse_mcp.server.tokens import Guard
 
 METRICS_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "layerdiffuse"
@@ -26,9 +27,10 @@ prometheus_client.disable_created_metrics()  # pyright: ignore[reportUnknownMemb
 
 
 class Metrics:
-    """The counts of one server."""
+    """The counts of one server, which these tokens guard."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: Guard) -> None:
+        self._tokens = tokens
         self._registry = CollectorRegistry()
         self._ended = Counter("jobs_ended", "Jobs by how they ended", ["state"], PREFIX, registry=self._registry)
         self._seconds = Histogram(
@@ -53,15 +55,16 @@ class Metrics:
     def text(self, clients: Clients) -> bytes:
         """All of it, in Prometheus' text format."""
         now = CollectorRegistry()
-        now.register(_Now(clients))
+        now.register(_Now(clients, self._tokens))
         return generate_latest(self._registry) + generate_latest(now)
 
 
 class _Now:
     """How the server is at this moment."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, tokens: Guard) -> None:
         self._known = [*clients.services.values()]
+        self._tokens = tokens
 
     def collect(self) -> Iterator[Metric]:
         dispatcher, pictures = self._known[0].jobs.dispatcher, self._known[0].pictures
@@ -72,6 +75,8 @@ class _Now:
         del jobs[State.CANCELLING]
         yield _gauge("jobs", "Jobs that have not ended, by state", "state", jobs.items())
         yield _gauge("queue_length", "Tasks that wait for a worker", None, [("", dispatcher.waiting)])
+        refused = "1 while the file of tokens cannot be used as it is, and those that it had before count"
+        yield _gauge("tokens_file_refused", refused, None, [("", self._tokens.refused)])
         phases = ((phase, sum(worker.phase == phase for worker in workers)) for phase in PHASES)
         yield _gauge("workers", "Worker processes by what they do", "phase", phases)
         of = {"server": [os.getpid()], "workers": [worker.pid for worker in workers], "pictures": pictures.pids}

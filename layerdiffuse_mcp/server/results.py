@@ -124,6 +124,7 @@ class JobResult(DrawingResult):
     """A job of any kind."""
 
     sheet: Omittable[SheetFacts] = Field(default=None, description="Of a set: all its pictures in one, with its atlas")
+    documents: tuple[str, ...] = Field(default=(), description="Of a picture's layers: the files that hold all")
     recipe: Omittable[dict[str, Any]] = Field(
         default=None, description="What draws the same again, if it was asked for; it is in the files, too"
     )
@@ -192,6 +193,7 @@ def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> 
     if (outcome := job.outcome) is not None:
         facts.images = tuple(_picture_facts(job, n, image, first) for n, image in enumerate(outcome.single, 1))
         facts.sheet = _sheet_facts(job, outcome)
+        facts.documents = () if outcome.sheet else tuple(str(path) for path in outcome.files)
         facts.latents = tuple(str(path) for path in outcome.latents)
         facts.model = outcome.model or None
         facts.licences = outcome.licences or None
@@ -279,6 +281,7 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
         for picture, image in zip(facts.images, outcome.single, strict=True)
     ]
     lines += lines_of(facts.sheet) if facts.sheet else []
+    lines += [f"All layers: {path}" for path in facts.documents]
     lines += [f"latent: {path}" for path in outcome.latents]
     if shown is not None:
         lines.append(_on_the_preview(several))

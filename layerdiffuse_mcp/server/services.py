@@ -7,7 +7,7 @@ services of their own, too, with their folders, jobs and subscriptions: whatever
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, Sub
 
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.backends.pictures import PictureRoom
-from layerdiffuse_mcp.errors import AccessDenied, ImageError, JobNotFound
+from layerdiffuse_mcp.errors import AccessDenied, ImageError, InvalidRequest, JobNotFound
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.server.access import OpenedFile, find_picture, open_readable
 from layerdiffuse_mcp.server.contents import Contents
@@ -53,6 +53,11 @@ class Services:
 
     def __post_init__(self) -> None:
         self.listening = ListenHandler(self.events)
+
+    def change(self, settings: Settings) -> None:
+        """What it may read and how much may be asked for is as these settings say, from the next call on."""
+        self.settings = settings
+        self.jobs.bound(settings)
 
     def image_path(self, image_id: str) -> Path:
         """The file of a picture that was made here, by its id `<job id>-<number>`.
@@ -131,9 +136,31 @@ class Services:
 
 @dataclass(frozen=True)
 class Clients:
-    """The services of each client by its name; of a server without tokens of several there is one, of no name."""
+    """The services of each client by its name; of a server without tokens of several there is one, of no name.
 
-    services: Mapping[str, Services]
+    `open` makes those of one more.
+    """
+
+    services: dict[str, Services] = field(default_factory=dict[str, Services])
+    open: Callable[[str, Settings], Awaitable[Services]] | None = None
+
+    async def follow(self, own: Mapping[str, Settings]) -> None:
+        """Have services of these clients with these settings; those of others stay, for whom nobody asks any more.
+
+        Raises:
+            InvalidRequest: pictures of a client would lie elsewhere, which takes a new server; nothing is changed.
+        """
+        for name, settings in own.items():
+            if name in self.services and self.services[name].settings.output != settings.output:
+                raise InvalidRequest(
+                    f"Pictures of {name} would lie in another folder, for which the server has to restart."
+                )
+        for name, settings in own.items():
+            if name in self.services:
+                self.services[name].change(settings)
+            elif self.open is not None:
+                with anyio.CancelScope(shield=True):  # they are for all calls, not for the one that came first
+                    self.services[name] = await self.open(name, settings)
 
     def own(self, request: Any) -> Services:
         """Those of whoever made an HTTP request, or of the one client that there is.

@@ -1,6 +1,7 @@
 """Tokens: who may use a server over HTTP, where each one's pictures lie, and how much each may ask for at once.
 
-    tokens = read_tokens(settings)          # {"anna": Token(...)} of the file that `tokens_file` names
+    tokens = guarding(None, settings)       # of the file that `tokens_file` names: {"anna": Token(...)}
+    await tokens.look()                     # before each request: as the file is now
     name_of(tokens, "what a request said")  # "anna", or None
     own_settings("anna", tokens["anna"], settings)
 
@@ -18,17 +19,20 @@ makes a token and prints its entry. What an entry leaves out is as the settings 
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import stat
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated
 
+import anyio
+import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from layerdiffuse_mcp.api.fields import explain
@@ -62,6 +66,64 @@ class Token(BaseModel):
 Tokens = Mapping[str, Token]
 _FILE: TypeAdapter[dict[str, Token]] = TypeAdapter(dict[Annotated[str, StringConstraints(pattern=NAME)], Token])
 
+logger = logging.getLogger(__name__)
+
+
+class Guard(Mapping[str, Token]):
+    """The tokens that let somebody in now, by their names.
+
+    Args:
+        tokens: those of the start.
+        settings: they name the file that is read again when it has changed; none where the tokens come from elsewhere.
+
+    `admit` is called with new tokens before they count. `refused`: the file as it is now cannot be used, and the tokens
+    are those that it had before.
+    """
+
+    def __init__(self, tokens: Tokens, settings: Settings | None = None) -> None:
+        self._tokens = tokens
+        self._settings = settings
+        self._seen: tuple[int, ...] | None = None
+        self._looking = anyio.Lock()
+        self.admit: Callable[[Tokens], Awaitable[object]] | None = None
+        self.refused = False
+
+    def __getitem__(self, name: str) -> Token:
+        return self._tokens[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tokens)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    async def look(self) -> None:
+        """Read the file again if it has changed; everybody waits for that."""
+        if self._settings is None or self._settings.tokens_file is None:
+            return
+        async with self._looking:
+            if (found := _version(self._settings.tokens_file)) == self._seen:
+                return
+            try:
+                tokens = await anyio.to_thread.run_sync(read_tokens, self._settings)
+                if self.admit is not None:
+                    await self.admit(tokens)
+            except InvalidRequest as error:
+                logger.error("%s The tokens are those that it had before.", error)
+                self.refused = True
+            else:
+                self._tokens, self.refused = tokens, False
+            self._seen = found
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """What changes with a file; nothing of one that is not there."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size, found.st_mode
+
 
 def new_token() -> str:
     """A token that nobody guesses."""
@@ -73,19 +135,19 @@ def hash_of(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def guarding(token: str | None, settings: Settings) -> dict[str, Token]:
+def guarding(token: str | None, settings: Settings) -> Guard:
     """The tokens that guard a server: those of the settings' file, or a single one, which has no name; or none.
 
     Raises:
         InvalidRequest: both are given, the single one guards nothing, or the file cannot be used.
     """
     if token is None:
-        return {} if settings.tokens_file is None else read_tokens(settings)
+        return Guard({} if settings.tokens_file is None else read_tokens(settings), settings)
     if settings.tokens_file is not None:
         raise InvalidRequest(f"Give either --token or {variable('tokens_file')}: the file has the tokens of all.")
     if not TOKEN.fullmatch(token):
         raise InvalidRequest("A token has 16 characters or more, of letters, digits and signs, without spaces.")
-    return {"": Token(sha256=hash_of(token), metrics=True)}
+    return Guard({"": Token(sha256=hash_of(token), metrics=True)})
 
 
 def name_of(tokens: Tokens, given: str) -> str | None:

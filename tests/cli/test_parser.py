@@ -59,7 +59,7 @@ COUNTERPARTS = {
     "generate_transparent": "generate", "edit_transparent": "generate", "upscale_transparent": "upscale",
     "generate_layers": "generate",
     "generate_background_from_foreground": "generate", "generate_foreground_from_background": "generate",
-    "extract_layer": "generate", "generate_set": "set", "redraw_image": "redraw",
+    "extract_layer": "generate", "decompose_image": "decompose", "generate_set": "set", "redraw_image": "redraw",
     "decode_transparent_latent": "decode", "encode_transparent_image": "encode", "compose_layers": "compose",
     "cut_out": "cut-out", "make_sheet": "sheet", "inspect_image": "inspect", "find_images": "find",
     "delete_images": "delete", "list_models": "models", "prepare_model": "models prepare", "server_status": "doctor",

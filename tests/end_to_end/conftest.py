@@ -2,14 +2,16 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from mcp import Client, StdioServerParameters
 
 Serve = Callable[..., StdioServerParameters]
+PASSED_ON = ("OMP_NUM_THREADS", "PATH", "XDG_CACHE_HOME", "XDG_STATE_HOME")
 PYTHON_PATH = os.pathsep.join(filter(None, sys.path))
 
 
@@ -37,7 +39,7 @@ def program(folder: Path) -> Serve:
             **settings,
         }
         environment = {f"LAYERDIFFUSE_{name.upper()}": str(value) for name, value in given.items()}
-        environment |= {name: os.environ[name] for name in ("OMP_NUM_THREADS", "PATH")}
+        environment |= {name: os.environ[name] for name in PASSED_ON}
         environment["PYTHONPATH"] = PYTHON_PATH
         return StdioServerParameters(command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=environment)
 
@@ -56,8 +58,20 @@ def connect(program: Serve) -> Callable[..., AbstractAsyncContextManager[Client]
     return open_client
 
 
+@pytest.fixture(scope="session")
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+    """Settings of servers that share one worker, as servers of one user do: it starts and loads its model once."""
+    yield {"share_workers": "auto", "models_dir": tmp_path_factory.mktemp("no-models")}
+    state = os.environ["XDG_STATE_HOME"]
+    for process in psutil.process_iter(["cmdline"]):
+        if any(state in argument for argument in process.info["cmdline"] or ()):
+            process.kill()
+
+
 @pytest.fixture(scope="module")
-async def client(connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
-    """One client on one server for a whole module, so that its model is loaded once."""
-    async with connect() as opened:
+async def client(
+    connect: Callable[..., AbstractAsyncContextManager[Client]], sharing: dict[str, object]
+) -> AsyncIterator[Client]:
+    """One client on one server for a whole module."""
+    async with connect(**sharing) as opened:
         yield opened

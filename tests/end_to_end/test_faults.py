@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mcp_types import CallToolResult
 from PIL import Image
 
 from tests.fuzz.examples import check_words
-from tests.results import facts_of, text_of
+from tests.results import facts_of, files_below, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 Program = Callable[..., StdioServerParameters]
@@ -76,14 +76,9 @@ async def gone(processes: list[psutil.Process]) -> bool:
     return True
 
 
-def files_of(folder: Path) -> list[Path]:
-    """Every file, hidden ones too."""
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
-
-
 def check_files(folder: Path) -> None:
     """All files are whole pictures or latents: none is half, none is a temporary one."""
-    for path in files_of(folder):
+    for path in files_below(folder):
         assert path.suffix in (".png", ".safetensors"), path
         assert not any(part.startswith(".") for part in path.relative_to(folder).parts), path
         if path.suffix == ".png":
@@ -113,18 +108,25 @@ async def draw_until(client: Client, phase: str, then: Callable[[], object], **c
     return result
 
 
+@pytest.fixture(scope="module")
+async def client(connect: Connect) -> AsyncIterator[Client]:
+    """A client on a server whose worker is nobody else's."""
+    async with connect() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("phase", PHASES[1:])
 async def test_a_worker_killed_in_any_phase_leaves_no_half_file_and_the_next_draws(
     client: Client, folder: Path, phase: str
 ):
-    before, server = files_of(folder / "out"), server_of(folder)
+    before, server = files_below(folder / "out"), server_of(folder)
     result = await draw_until(client, phase, lambda: kill(workers(server)), count=2, output=SAVING)
     if result.is_error:
         check_words(text_of(result))
         assert "SIGKILL" in text_of(result)
     if phase == "denoising":
         assert result.is_error
-        assert files_of(folder / "out") == before
+        assert files_below(folder / "out") == before
     facts_of(await draw(client))
     check_files(folder / "out")
 
@@ -197,10 +199,10 @@ async def test_a_client_that_leaves_in_any_phase_leaves_no_process_and_no_half_f
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 32 kB."""
+    """A disk of 16 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("only root can mount a disk; the test by a quota stands for it")
     yield folder
@@ -211,44 +213,37 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
 
-async def test_a_full_disk_is_an_error_that_leaves_no_file_and_a_freed_one_is_written(
-    connect: Connect, small_disk: Path
-):
-    async with connect(output_dir=small_disk / "out") as client:
-        refused = await draw(client, count=8, output=SAVING)
-        assert refused.is_error
-        check_words(text_of(refused))
-        assert "cannot be written" in text_of(refused)
-        assert files_of(small_disk) == []
-        remount(small_disk, "size=8m")
-        facts_of(await draw(client, count=2))
-    assert len(files_of(small_disk)) == 2
-
-
-async def test_a_disk_that_becomes_read_only_is_an_error_and_a_writable_one_is_written(
-    connect: Connect, small_disk: Path
+async def test_a_disk_that_is_full_or_read_only_is_an_error_that_leaves_no_file_and_the_next_is_written(
+    connect: Connect, small_disk: Path, sharing: dict[str, object]
 ):
     remount(small_disk, "ro")
-    async with connect(output_dir=small_disk / "out") as client:
-        refused = await draw(client)
-        assert refused.is_error
-        check_words(text_of(refused))
-        assert "cannot be written" in text_of(refused)
-        remount(small_disk, "rw,size=8m")
-        facts_of(await draw(client))
+    async with connect(**sharing, output_dir=small_disk / "out") as client:
+        check_refused(await draw(client))
+        remount(small_disk, "rw")
+        check_refused(await draw(client, count=4, output=SAVING))
+        assert files_below(small_disk) == []
+        remount(small_disk, "size=8m")
+        facts_of(await draw(client, count=2))
+    assert len(files_below(small_disk)) == 2
     check_files(small_disk)
+
+
+def check_refused(result: CallToolResult) -> None:
+    assert result.is_error
+    check_words(text_of(result))
+    assert "cannot be written" in text_of(result)
 
 
 async def test_a_quota_that_is_used_up_is_an_error_that_leaves_no_file(client: Client, folder: Path):
     facts_of(await draw(client))
-    before = files_of(folder / "out")
+    before = files_below(folder / "out")
     processes = [server_of(folder), *workers(server_of(folder))]
     for process in processes:
         process.rlimit(psutil.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     refused = await draw(client, count=2)
     assert refused.is_error
     check_words(text_of(refused))
-    assert files_of(folder / "out") == before
+    assert files_below(folder / "out") == before
     for process in processes:
         process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert len(facts_of(await draw(client, count=2))["images"]) == 2

@@ -71,8 +71,8 @@ def start(parameters: StdioServerParameters) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
-async def test_both_eras_draw(connect: Connect, mode: str):
-    async with connect(mode) as client:
+async def test_both_eras_draw(connect: Connect, sharing: dict[str, object], mode: str):
+    async with connect(mode, **sharing) as client:
         image = facts_of(await client.call_tool("generate_transparent", APPLE))["images"][0]
     assert Path(image["path"]).is_file()
 
@@ -373,9 +373,11 @@ async def test_a_picture_that_cannot_be_told_does_not_end_the_session(connect: C
             assert (await client.list_tools()).tools
 
 
-async def test_an_output_folder_that_cannot_be_written_is_an_error(connect: Connect, folder: Path):
+async def test_an_output_folder_that_cannot_be_written_is_an_error(
+    connect: Connect, folder: Path, sharing: dict[str, object]
+):
     (folder / "a-file").write_text("not a folder")
-    async with connect(output_dir=folder / "a-file" / "out") as client:
+    async with connect(**sharing, output_dir=folder / "a-file" / "out") as client:
         result = await client.call_tool("generate_transparent", APPLE)
         assert result.is_error
         assert "cannot be written" in text_of(result)

@@ -26,7 +26,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 def draw(engine: Engine, prompt: str, **given: object) -> Outcome:
-    return engine.run(GenerateRequest.model_validate({"prompt": prompt, "seed": 1, **given}), lambda _: None)
+    asked = {"prompt": prompt, "seed": 1, "steps": 12, **given}
+    return engine.run(GenerateRequest.model_validate(asked), lambda _: None)
 
 
 def layer(outcome: Outcome, role: str = "foreground") -> Path:

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from layerdiffuse_mcp.errors import InvalidRequest, ModelError, ModelNotFound
-from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
+from layerdiffuse_mcp.families.registry import BASES, FAMILIES, METHODS
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
@@ -37,6 +39,10 @@ def write_layer_files(folder: Path, family: str) -> None:
         write(folder / name, weights(10))
 
 
+KNOWN = len(BASES) + 1
+"""Bases that are listed wherever nothing is added: the published ones and the pocket model."""
+
+
 def names(settings: Settings) -> list[str]:
     return [entry.name for entry in catalog.models(settings)]
 
@@ -44,10 +50,10 @@ def names(settings: Settings) -> list[str]:
 def test_the_published_bases_are_listed_with_family_size_licence_and_use(settings: Settings):
     entries = catalog.models(settings)
     assert [entry.name for entry in entries] == [
-        "pocket", "juggernaut-xl-v6", "realvisxl-v4", "realistic-vision-v51",
+        "pocket", "juggernaut-xl-v6", "realvisxl-v4", "realistic-vision-v51", "qwen-image-layered",
     ]  # fmt: skip
     assert all(entry.family and entry.licence and entry.description and entry.bytes for entry in entries)
-    assert [entry.prepared for entry in entries] == [True, False, False, False]
+    assert [entry.prepared for entry in entries] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_a_published_base_is_found_in_any_sub_folder(settings: Settings):
     entry = catalog.find("realvisxl-v4", settings)
     assert entry.path == path
     assert names(settings).count("realvisxl-v4") == 1
-    assert len(names(settings)) == 4
+    assert len(names(settings)) == KNOWN
 
 
 def test_a_family_means_a_base_of_it_that_is_here(settings: Settings):
@@ -113,7 +119,7 @@ def test_dropped_files_are_told_apart_by_what_is_in_them(settings: Settings):
     write(settings.models_dir / "damaged.safetensors", tensors(SD15_KEYS)[:-10])
     write(settings.models_dir / "model.ckpt", b"PK\x03\x04")
     write(settings.models_dir / ".hidden" / "d.safetensors", tensors(SDXL_KEYS))
-    own = {entry.name: (entry.family, entry.native_size) for entry in catalog.models(settings)[4:]}
+    own = {entry.name: (entry.family, entry.native_size) for entry in catalog.models(settings)[KNOWN:]}
     assert own == {"a": ("sd15", 512), "c": ("sdxl", 1024)}
     assert {entry.name for entry in catalog.loras(settings) if entry.path} == {"style", "odd"}
 
@@ -125,11 +131,38 @@ def test_a_file_that_is_replaced_is_looked_at_again(settings: Settings):
     assert catalog.find("a", settings).family == "sdxl"
 
 
+def test_models_are_listed_while_files_come_and_go(settings: Settings):
+    folder, done = settings.models_dir, threading.Event()
+    published = next(entry.remote for entry in catalog.models(settings) if entry.remote)
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            files = [
+                write(folder / "a.safetensors", tensors(SD15_KEYS)),
+                write(folder / published.name, tensors(SD15_KEYS)),
+                write(folder / "mine" / "model_index.json", b'{"_class_name": "StableDiffusionPipeline"}'),
+                write(folder / "mine" / "unet" / "config.json", json.dumps(UNET).encode()),
+                write(folder / "mine" / "unet" / "model.safetensors", weights(10)),
+                write(folder / "models.toml", b""),
+            ]
+            for file in files:
+                file.unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(come_and_go)
+        try:
+            seen = {name for _ in range(300) for name in names(settings)}
+        finally:
+            done.set()
+        going.result()
+    assert {"a", "mine"} <= seen
+
+
 def test_two_files_of_one_name_are_told_apart_by_their_folders(settings: Settings):
     write(settings.models_dir / "a.safetensors", tensors(SD15_KEYS))
     write(settings.models_dir / "anime" / "a.safetensors", tensors(SDXL_KEYS))
     write(settings.models_dir / "pocket.safetensors", tensors(SD15_KEYS))
-    assert sorted(names(settings)[4:]) == ["a", "anime/a", "own/pocket"]
+    assert sorted(names(settings)[KNOWN:]) == ["a", "anime/a", "own/pocket"]
     assert catalog.find("anime/a", settings).family == "sdxl"
     assert catalog.find("pocket", settings).native_size == 128
 
@@ -137,7 +170,7 @@ def test_two_files_of_one_name_are_told_apart_by_their_folders(settings: Setting
 def test_a_folder_that_links_to_itself_is_walked_once(settings: Settings):
     write(settings.models_dir / "a.safetensors", tensors(SD15_KEYS))
     (settings.models_dir / "again").symlink_to(settings.models_dir, target_is_directory=True)
-    assert names(settings)[4:] == ["a"]
+    assert names(settings)[KNOWN:] == ["a"]
 
 
 def test_a_diffusers_folder_is_a_base(settings: Settings):
@@ -149,7 +182,7 @@ def test_a_diffusers_folder_is_a_base(settings: Settings):
     assert (entry.family, entry.native_size, entry.path) == ("sdxl", 768, folder)
     assert entry.bytes > 1000
     write(folder / "model_index.json", json.dumps({"_class_name": "FluxPipeline"}).encode())
-    assert names(settings)[4:] == []
+    assert names(settings)[KNOWN:] == []
 
 
 def test_models_toml_names_describes_and_places_bases_and_loras(settings: Settings, tmp_path: Path):
@@ -248,7 +281,7 @@ def test_a_file_whose_name_is_no_text_is_listed_by_its_escape_and_found_by_it(se
     write(settings.models_dir / folder / "link.safetensors", b"").unlink()
     (settings.models_dir / folder / "link.safetensors").symlink_to(path)
     loras = [entry for entry in catalog.loras(settings) if entry.path]
-    entries = loras if folder else catalog.models(settings)[4:]
+    entries = loras if folder else catalog.models(settings)[KNOWN:]
     for entry in entries:
         entry.model_dump_json(exclude={"path"})
         assert entry.name.isprintable()

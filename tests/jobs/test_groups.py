@@ -12,6 +12,7 @@ from layerdiffuse_mcp.jobs.job import State
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.settings import Settings
 from tests.jobs.opened import ask, ask_all, open_jobs, reach
+from tests.results import files_below
 from tests.tasks import planned
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +89,7 @@ async def test_one_of_a_group_is_cancelled_and_the_others_go_on(grouping: Settin
         await jobs.follow(first, 30)
         await jobs.follow(third, 30)
         assert (first.state, second.state, third.state) == (State.DONE, State.CANCELLED, State.DONE)
-        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "2.png"]
+        assert sorted(path.name[7:] for path in files_below(grouping.output)) == ["0.png", "2.png"]
 
 
 async def test_one_of_a_group_that_is_cancelled_while_its_files_are_written_leaves_none(
@@ -105,7 +106,7 @@ async def test_one_of_a_group_that_is_cancelled_while_its_files_are_written_leav
         for job in (first, second, third):
             await jobs.follow(job, 30)
         assert [job.state for job in (first, second, third)] == [State.DONE, State.CANCELLED, State.DONE]
-        assert sorted(path.name[7:] for path in grouping.output.rglob("*.png")) == ["0.png", "20.png"]
+        assert sorted(path.name[7:] for path in files_below(grouping.output)) == ["0.png", "20.png"]
 
 
 async def test_a_group_that_nobody_wants_any_more_stops(grouping: Settings, rehearsal: str):

@@ -15,6 +15,7 @@ from layerdiffuse_mcp.jobs.job import State
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.settings import Settings
 from tests.jobs.opened import ask, open_jobs, reach
+from tests.results import files_below
 from tests.tasks import drawing, planned
 
 pytestmark = pytest.mark.anyio
@@ -211,12 +212,12 @@ async def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_none(
         await jobs.follow(job, 30)
         assert job.state is State.CANCELLED
         with anyio.fail_after(30):  # it ended at once for whoever waits; the writer stops where it next looks
-            while any(path.is_file() for path in settings.output.rglob("*")):
+            while files_below(settings.output):
                 await anyio.sleep(0.01)
         after = jobs.submit(planned("draw", seed=0, count=3))
         await jobs.follow(after, 30)
         assert after.state is State.DONE
-        assert len([path for path in settings.output.rglob("*") if path.is_file()]) == 3  # those of `after` alone
+        assert len(files_below(settings.output)) == 3  # those of `after` alone
 
 
 async def test_a_job_whose_files_cannot_be_written_fails_in_words_and_the_next_one_runs(

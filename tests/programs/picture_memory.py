@@ -50,6 +50,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     "GIF": {},
     "BMP": {},
 }
+MODES = {"JPEG": "RGB", "GIF": "L", "BMP": "RGB"}
+"""What a format holds where it cannot hold RGBA; a palette for noise would take Pillow seconds to find."""
 
 
 def noise(height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -83,7 +85,7 @@ def write_files(folder: Path) -> None:
     """What `reading` reads: noise, one file a format."""
     picture = Image.fromarray(noise())
     for name, options in FORMATS.items():
-        shown = picture.convert("RGB") if name in ("JPEG", "GIF", "BMP") else picture
+        shown = picture.convert(MODES[name]) if name in MODES else picture
         shown.save(folder / f"noise.{name}", name, **options)
     dot = np.full((8, 8, 4), 255, np.uint8)
     Image.fromarray(dot).save(folder / "dot.png")

@@ -40,7 +40,7 @@ def found(wanted: GivenPicture) -> Path:
 def test_a_recipe_holds_every_setting_also_those_that_are_the_default() -> None:
     written = recipe(plan())["request"]
     decided_by_stages = {"method", "sampler", "schedule", "steps", "guidance_scale", "stop_at", "layer_weight"}
-    kept_elsewhere = {"inputs", "image", "mask", "notes", "drawn_with", "name", "format", "metadata"}
+    kept_elsewhere = {"inputs", "image", "mask", "notes", "drawn_with", "name", "format", "metadata", "document"}
     kept_elsewhere |= {"speed"}  # the prompt names the LoRA that it was turned into
     assert written.keys() == GenerateRequest.model_fields.keys() - kept_elsewhere - decided_by_stages
     assert written["stages"][0].keys() == decided_by_stages

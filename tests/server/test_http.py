@@ -13,7 +13,7 @@ from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.server.app import create_server, serve_http
 from layerdiffuse_mcp.server.http import host_of, http_app, names_of
-from layerdiffuse_mcp.server.tokens import guarding
+from layerdiffuse_mcp.server.tokens import Guard, guarding
 from layerdiffuse_mcp.settings import Settings
 from tests.server.served import connected, served
 
@@ -104,7 +104,7 @@ async def probe(url: str, name: str) -> tuple[int, dict[str, object]]:
 
 async def test_a_server_whose_worker_does_not_start_is_healthy_and_not_ready(settings: Settings, rehearsal: str):
     server = create_server(settings, lambda given: LocalBackend(given, rehearsal.replace("Engine", "Unloadable")))
-    with served(http_app(server, "127.0.0.1", {})) as url:
+    with served(http_app(server, "127.0.0.1", Guard({}))) as url:
         assert await probe(url, "ready") == (200, {"ready": True})
         async with connected(url, "2026-07-28") as client:
             result = await client.call_tool("generate_transparent", {"prompt": "steps 1"})
@@ -126,7 +126,7 @@ async def test_without_tokens_metrics_are_for_whoever_reaches_the_server(serve: 
 
 
 async def test_every_request_is_checked_before_anything_else(settings: Settings):
-    app = http_app(create_server(settings), "127.0.0.1", {})
+    app = http_app(create_server(settings), "127.0.0.1", Guard({}))
     assert await status_of(app) == 404
     assert await status_of(app, host="localhost:80@evil") == 421
     assert await status_of(app, origin="http://localhost:3000") == 404

@@ -14,6 +14,7 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ResourceTemplateReference, TextContent
 from PIL import Image
 
@@ -289,3 +290,84 @@ async def test_metrics_are_for_tokens_that_may_read_them_and_name_nobody(world: 
     assert 'layerdiffuse_phase_seconds_count{phase="wait"}' in told
     assert "layerdiffuse_queue_length" in told
     assert not [name for name in ("anna", "bob", "secret", world.drawn, str(world.folder)) if name in told]
+
+
+class Entries:
+    """The file of tokens, changed while it is in use; it is as it was afterwards."""
+
+    def __init__(self, world: World) -> None:
+        self.file, self.world = world.folder / "tokens.json", world
+        self.known: dict[str, Any] = json.loads(self.file.read_text())
+
+    def write(self, **changed: dict[str, Any] | None) -> None:
+        entries = {name: entry for name, entry in (self.known | changed).items() if entry is not None}
+        self.replace(json.dumps(entries))
+
+    def replace(self, content: str) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(content)
+        new.chmod(0o600)
+        new.replace(self.file)
+
+    async def refused(self) -> bool:
+        async with httpx2.AsyncClient() as web:
+            told = await web.get(self.world.url.replace("/mcp", "/metrics"), headers=bearing(WATCHER))
+        return "layerdiffuse_tokens_file_refused 1.0" in told.text
+
+
+@pytest.fixture
+def entries(world: World) -> Iterator[Entries]:
+    changed = Entries(world)
+    yield changed
+    changed.write()
+
+
+async def test_a_new_entry_lets_in_and_one_that_is_removed_ends_what_its_holder_does(world: World, entries: Entries):
+    carol = new_token()
+    entries.write(carol={"sha256": hash_of(carol), "read_dirs": [str(world.folder / "shared")]})
+    async with connected(world.url, MODERN, carol) as client, connected(world.url, MODERN, BOB) as bob:
+        layers = {"layers": [{"image": str(world.folder / "shared" / "plain.png")}]}
+        composed = facts(await client.call_tool("compose_layers", layers))
+        assert Path(composed["path"]).is_relative_to(world.folder / "out" / "carol")
+
+        async def wait() -> None:
+            asked = {"prompt": "steps 1000000", "output": {"wait_seconds": 600}}
+            with pytest.raises(MCPError):
+                await client.call_tool("generate_transparent", asked)
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                while "waiting" not in str(facts(await client.call_tool("list_jobs", {}))["jobs"]):
+                    await anyio.sleep(0.02)
+                entries.write()
+                await bob.call_tool("list_jobs", {})
+        async with httpx2.AsyncClient() as web:
+            assert (await web.get(world.url, headers=bearing(carol))).status_code == 401
+
+
+async def test_a_file_that_cannot_be_used_leaves_the_tokens_as_they_were(
+    world: World, entries: Entries, caplog: pytest.LogCaptureFixture
+):
+    assert not await entries.refused()
+    moved = entries.known["bob"] | {"output_dir": str(world.folder / "elsewhere")}
+    for content, why in (
+        ("{", "is no JSON"),
+        (json.dumps(entries.known | {"bob": moved}), "the server has to restart"),
+    ):
+        entries.replace(content)
+        assert await entries.refused()
+        assert why in caplog.text
+        async with connected(world.url, MODERN, ANNA) as anna:
+            assert world.drawn in str(await anna.call_tool("list_jobs", {}))
+    entries.write()
+    assert not await entries.refused()
+
+
+async def test_what_an_entry_allows_is_as_the_file_says_now(world: World, entries: Entries):
+    plain, asked = {"image": str(world.folder / "shared" / "plain.png")}, {"prompt": "square red", "size": "64x64"}
+    async with connected(world.url, MODERN, BOB) as bob:
+        facts(await bob.call_tool("inspect_image", plain))
+        entries.write(bob={"sha256": hash_of(BOB), "queue_pixels": 1000})
+        assert "outside the folders" in text(await bob.call_tool("inspect_image", plain))
+        assert "1,000 may be drawn at once" in text(await bob.call_tool("generate_transparent", asked))

@@ -19,7 +19,7 @@ from mcp import Client
 from mcp_types import CallToolResult, ImageContent
 from PIL import Image
 
-from tests.results import facts_of, text_of
+from tests.results import facts_of, files_below, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -40,10 +40,6 @@ def dot(tmp_path: Path) -> str:
     pixels[4:12, 4:12] = (255, 0, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "dot.png")
     return str(tmp_path / "dot.png")
-
-
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def picture_processes() -> list[psutil.Process]:

@@ -133,6 +133,7 @@ FETCHING: dict[str, list[dict[str, object]]] = {
     "extract_layer": [
         {"prompt": "x", "blended": "old.png", "background": "old.png", "options": {"model": "juggernaut-xl-v6"}}
     ],
+    "decompose_image": [{"prompt": "x", "image": "old.png"}],
     "generate_set": [{"subjects": ["x", "y"], **DRAWN_WITH}],
     "redraw_image": [
         {"image": "old.png"},

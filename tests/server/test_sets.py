@@ -15,7 +15,7 @@ from PIL import Image
 
 from layerdiffuse_mcp.api.fields import MAX_SEED
 from layerdiffuse_mcp.settings import Settings
-from tests.results import facts_of, text_of
+from tests.results import facts_of, files_below, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -36,7 +36,7 @@ def picture_at(path: str) -> Image.Image:
 
 
 def files_of(settings: Settings) -> list[Path]:
-    return [path for path in settings.output.rglob("*") if path.is_file() and path.suffix != ".sqlite"]
+    return [path for path in files_below(settings.output) if path.suffix != ".sqlite"]
 
 
 async def test_a_set_of_eight_with_its_sheet_and_atlas_is_one_call(connect: Connect):

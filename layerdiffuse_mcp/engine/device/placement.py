@@ -8,7 +8,7 @@ CPU that computes faster in it, as a measurement on the spot says, and else what
 
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,6 +41,12 @@ class Placement:
         if self.dtype is torch.float16 and not fits_float16:
             return torch.bfloat16 if _has_bfloat16(self.device) else torch.float32
         return self.dtype
+
+    def suited(self, half: str) -> "Placement":
+        """The same for a family that runs in another format of 16 bits: where this device has it, else in 32 bits."""
+        if self.dtype is not torch.float16 or half == "float16":
+            return self
+        return replace(self, dtype=DTYPES[half] if _has_bfloat16(self.device) else torch.float32)
 
     @property
     def title(self) -> str:

@@ -9,6 +9,7 @@ codec decodes a layer at a time.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,15 @@ from torch import Tensor
 
 from layerdiffuse_mcp.api.detail import Box
 from layerdiffuse_mcp.api.plan import DrawPlan
-from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, drawn_size, noise_source, results_of
+from layerdiffuse_mcp.engine.drawing.apart import taken_apart
+from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, noise_source, padded, results_of
 from layerdiffuse_mcp.engine.pipeline.previews import Show
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.types import LayerImage, Pictures, PipelineModel
 from layerdiffuse_mcp.errors import InvalidRequest, ModelError
+from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.images.alpha import Bytes
 
 
@@ -32,35 +35,48 @@ def draw(
     """As `drawers.Drawer`; results share a batch where their texts are the same, for a pipeline may pad others.
 
     Raises:
-        InvalidRequest: pictures are given, or the plan has stages, which a pipeline does not take.
+        InvalidRequest: a picture to edit is given, or the plan has stages, which a pipeline does not take.
         ModelError: the numbers overflowed.
         Cancelled: the meter's callback stopped the run.
     """
-    if pictures.layers or pictures.edit or len(plans[0].stages) > 1:
-        raise InvalidRequest(f"{model.spec.title} models draw from a prompt alone, in one stage. Leave pictures out.")
-    results, plan = results_of(plans), plans[0]
-    width, height = drawn_size(plan, model.latent)
-    frames = model.noise_shape(width, height)[0]
-    pixels = frames * width * height
-    meter.expect(len(results) * (plan.stages[0].steps * NETWORK_STEP + frames * DECODED_VIEW))
+    if pictures.edit or len(plans[0].stages) > 1:
+        raise InvalidRequest(f"{model.spec.title} models change no picture, and draw in one stage. Leave image out.")
+    results, plan = results_of(plans), padded(plans[0], model.latent)
+    pixels = model.noise_shape(plan)[0] * plan.width * plan.height
+    times = sum(model.decoded(plan) ** level for level in range(plan.depth))
+    meter.expect(len(results) * times * (plan.stages[0].steps * NETWORK_STEP + model.decoded(plan) * DECODED_VIEW))
     layers: dict[int, list[LayerImage]] = {}
     at_once = max(1, min(model.spec.batch_limit, model.pixels_at_once // pixels))
     for batch in batches(results, lambda plan: (plan.prompt, plan.negative_prompt), at_once):
         model.batch = len(batch), pixels
-        latents = _denoise(batch, model, meter, show)
-        views = meter.steps("decoding", len(batch) * frames, DECODED_VIEW)
-        for result, latent in zip(batch, latents, strict=True):
-            layers[id(result)] = _decode(result, latent, model, views.next)
+        drawn = _drawn(batch, model, pictures, meter, show)
+        for result, made in zip(batch, drawn, strict=True):
+            if METHODS[plan.stages[0].method].takes_apart:
+                again = partial(_drawn_once, result, model, meter=meter, show=show)
+                made = taken_apart(made, again, pictures.layers, plan.depth)
+            layers[id(result)] = made
     ordered = iter(results)
     return [[layer for _ in range(plan.count) for layer in layers[id(next(ordered))]] for plan in plans]
 
 
-def _denoise(batch: Sequence[Result], model: PipelineModel, meter: Meter, show: Show) -> Tensor:
+def _drawn(
+    batch: Sequence[Result], model: PipelineModel, pictures: Pictures, meter: Meter, show: Show
+) -> list[list[LayerImage]]:
+    """The layers of each result of a batch."""
+    latents = _denoise(batch, model, pictures, meter, show)
+    views = meter.steps("decoding", len(batch) * model.decoded(batch[0].plan), DECODED_VIEW)
+    return [_decode(result, latent, model, views.next) for result, latent in zip(batch, latents, strict=True)]
+
+
+def _drawn_once(result: Result, model: PipelineModel, pictures: Pictures, meter: Meter, show: Show) -> list[LayerImage]:
+    return _drawn([result], model, pictures, meter, show)[0]
+
+
+def _denoise(batch: Sequence[Result], model: PipelineModel, pictures: Pictures, meter: Meter, show: Show) -> Tensor:
     """The latents of a batch, (B, frames, C, h, w)."""
-    plan, pipeline = batch[0].plan, model.pipeline
+    plan, pipeline = padded(batch[0].plan, model.latent), model.pipeline
     [stage] = plan.stages
-    width, height = drawn_size(plan, model.latent)
-    shape = model.noise_shape(width, height)
+    shape = model.noise_shape(plan)
     seeds = [result.seed for result in batch]
     dtype = getattr(pipeline, model.spec.denoiser).dtype
     noise = BatchNoise(seeds, shape, noise_source(plan), pipeline.device, dtype).initial()
@@ -69,24 +85,22 @@ def _denoise(batch: Sequence[Result], model: PipelineModel, meter: Meter, show: 
     def on_step_end(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         file = None
         if model.latent.rgb_factors:
-            file = show(model.unpack(tensors["latents"], width, height).flatten(0, 1), shape[0])
+            file = show(model.unpack(tensors["latents"], plan).flatten(0, 1), shape[0])
         steps.next(note=f"preview {file}" if file else "")
         return {}
 
     texts = [result.plan.prompt for result in batch], [result.plan.negative_prompt for result in batch]
     with torch.inference_mode():
-        latents = pipeline(
-            **model.arguments(stage, *texts),
-            width=width,
-            height=height,
+        latents = model.run(
+            **model.arguments(plan, *texts, pictures),
             latents=model.pack(noise),
             generator=[_generator(seed, shape) for seed in seeds],
             callback_on_step_end=on_step_end,
             callback_on_step_end_tensor_inputs=["latents"],
             output_type="latent",
             return_dict=False,
-        )[0]
-        unpacked = model.unpack(latents, width, height)
+        )
+        unpacked = model.unpack(latents, plan)
     if not unpacked.isfinite().all():
         raise ModelError(
             "The denoiser returned numbers that are not finite: they overflow in the current number format. "
@@ -117,7 +131,7 @@ def _decode(result: Result, latents: Tensor, model: PipelineModel, on_view: Call
             box=one.box,
             order=order,
         )
-        for order, one in enumerate(model.layers(latents, plan.prompt))
+        for order, one in enumerate(model.layers(latents, plan))
     ]
 
 

@@ -21,13 +21,14 @@ from torch import nn
 
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.models.additions import Addition
-from layerdiffuse_mcp.engine.models.offload import PHASES, BlockByBlock, Level, Sizes, sizes_of
+from layerdiffuse_mcp.engine.models.offload import PHASES, BlockByBlock, phase_dtype, sizes_of, with_addition
 from layerdiffuse_mcp.engine.models.provenance import Provenance
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part
 from layerdiffuse_mcp.engine.weights.lora import read_lora
 from layerdiffuse_mcp.engine.weights.patcher import Patch, PatchStack
 from layerdiffuse_mcp.errors import CheckpointError, LayerFileError
 from layerdiffuse_mcp.families.entries import ModelFiles
+from layerdiffuse_mcp.families.memory import Level, Sizes
 from layerdiffuse_mcp.families.spec import Phase
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version, versions_below
@@ -101,7 +102,7 @@ class Components:
         """What the networks take in memory, those beside them too; an absent transparency file counts nothing."""
         sizes = self._base_sizes
         for addition, _, part in self._additions.values():
-            sizes = sizes.with_addition(part, addition.phase, self.placement)
+            sizes = with_addition(sizes, part, addition.phase, self.placement)
         return sizes
 
     @cached_property
@@ -176,13 +177,8 @@ class Components:
 
     def dtype(self, phase: Phase) -> torch.dtype:
         """The number format of a phase's networks."""
-        match phase:
-            case "denoising":
-                return self.placement.dtype
-            case "pictures":
-                return self.placement.vae_dtype(self.checkpoint.vae_fits_float16)
-            case "text":
-                return self.placement.text_dtype
+        spec, fits = self.checkpoint.spec, self.checkpoint.vae_fits_float16
+        return phase_dtype(spec, self.placement, phase, fits_float16=fits)
 
     def onload(self, phase: Phase) -> None:
         """Have a phase's networks on the device, and at the lower levels no others."""

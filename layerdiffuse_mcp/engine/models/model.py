@@ -9,7 +9,7 @@ A family's class adds how it draws: `stable_diffusion.py` by our own pipeline, `
 import pkgutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,12 @@ is drawn with guidance's two passes in turn."""
 
 @dataclass
 class Model:
-    """A `types.DiffusionModel` on `Components`, whose networks of the phase "pictures" are one autoencoder."""
+    """A `types.DiffusionModel` on `Components`, whose networks of the phase "pictures" are one autoencoder.
+
+    video: whether that takes pictures as videos of one frame, (B, P, 1, H, W).
+    """
+
+    video: ClassVar[bool] = False
 
     name: str
     components: Components
@@ -63,8 +68,10 @@ class Model:
         pixels: (B, P, H, W), 0..1; H and W multiples of the latent's downscale.
         """
         vae = self.vae
-        posterior = vae.encode((pixels * 2 - 1).to(device=vae.device, dtype=vae.dtype)).latent_dist
-        return posterior.mean.float(), posterior.std.float()
+        seen = (pixels * 2 - 1).to(device=vae.device, dtype=vae.dtype)
+        posterior = vae.encode(seen[:, :, None] if self.video else seen).latent_dist
+        mean, deviation = posterior.mean.float(), posterior.std.float()
+        return (mean[:, :, 0], deviation[:, :, 0]) if self.video else (mean, deviation)
 
     @torch.inference_mode()
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -75,7 +82,9 @@ class Model:
         """
         vae = self.vae
         scaled = to_unscaled(latents.to(device=vae.device, dtype=vae.dtype), self.latent)
-        pixels = torch.cat([vae.decode(one[None], return_dict=False)[0].float() for one in scaled])
+        shown = scaled[:, :, None] if self.video else scaled
+        pixels = torch.cat([vae.decode(one[None], return_dict=False)[0].float() for one in shown])
+        pixels = pixels[:, :, 0] if self.video else pixels
         if not pixels.isfinite().all():
             raise ModelError(
                 "The autoencoder returned numbers that are not finite: they overflow in the current number format. "

@@ -10,15 +10,15 @@ Whatever is not on the device takes no memory of its own: it is read from the me
 which the system keeps in its cache as long as there is room. Results are the same at every level, bit for bit.
 
     sizes = sizes_of(checkpoint, placement, transparency)
-    level = fitting(sizes.drawing(1024 * 1024, 1024 * 1024, placement), budget)
+    level = fitting(sizes.drawing(1024 * 1024, 1024 * 1024, placement.dtype.itemsize), budget)
     blocks = BlockByBlock(stack, device)          # from here on the denoiser needs no more than a block
 """
 
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,11 +27,9 @@ from torch.utils.hooks import RemovableHandle
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part
 from layerdiffuse_mcp.engine.weights.patcher import PatchStack
-from layerdiffuse_mcp.families.spec import FamilySpec, Parameters, Phase
+from layerdiffuse_mcp.families.memory import LEVELS, Level, Sizes, estimated
+from layerdiffuse_mcp.families.spec import FamilySpec, Phase
 
-Level = Literal["none", "in_turn", "layers"]
-
-LEVELS: tuple[Level, ...] = ("none", "in_turn", "layers")
 PHASES: tuple[Phase, ...] = ("text", "denoising", "pictures")
 """In which networks are used; the transparency files go with the pictures."""
 
@@ -39,54 +37,13 @@ BLOCK = re.compile(r"((?:.+\.)?(?:resnets|(?:single_)?transformer_blocks)\.\d+)\
 """What of a denoiser is moved as one: residual blocks and transformer blocks hold nearly all of its weights."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes that a model's networks take in the number formats in which they run, and that they compute with.
-
-    `block`: the most that is there of the denoiser when its blocks are taken one after another. `controls`: how many
-    networks are beside it.
-    """
-
-    text: int
-    denoiser: int
-    block: int
-    pictures: int
-    denoising: int = 0
-    decoding: int = 0
-    controls: int = 0
-
-    def with_addition(self, part: Part, phase: Phase, placement: Placement) -> "Sizes":
-        """With a network beside the others of its phase; its largest block counts beside the denoiser's."""
-        numbers, size = _numbers(part), placement.dtype.itemsize
-        if phase == "text":
-            return replace(self, text=self.text + sum(numbers.values()) * placement.text_dtype.itemsize)
-        return replace(
-            self,
-            denoiser=self.denoiser + sum(numbers.values()) * size,
-            block=self.block + _largest_block(numbers) * size,
-            controls=self.controls + 1,
-        )
-
-    def drawing(self, together: int, each: int, placement: Placement) -> "Sizes":
-        """With the activations of `together` pixels that are denoised as one batch, in pictures of `each` pixels."""
-        size = placement.dtype.itemsize
-        pixel = DENOISING + self.controls * CONTROLLED
-        return replace(self, denoising=together * pixel * size // 4, decoding=each * DECODING * size // 4)
-
-    def at(self, level: Level) -> int:
-        """Bytes on the device at once."""
-        if level == "none":
-            return self.text + self.denoiser + self.pictures + max(self.denoising, self.decoding)
-        denoiser = self.denoiser if level == "in_turn" else self.block
-        return max(self.text, denoiser + self.denoising, self.pictures + self.decoding)
-
-
-DENOISING, DECODING = 2100, 4100
-"""Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
-
-
-CONTROLLED = 210
-"""The same of what a ControlNet adds to the UNet's blocks, computed from the published shapes of both families."""
+def with_addition(sizes: Sizes, part: Part, phase: Phase, placement: Placement) -> Sizes:
+    """With a network beside the others of its phase; its largest block counts beside the denoiser's."""
+    numbers, item = _numbers(part), placement.dtype.itemsize
+    whole = sum(numbers.values())
+    if phase == "text":
+        return replace(sizes, text=sizes.text + whole * placement.text_dtype.itemsize)
+    return sizes.with_control(whole * item, _largest_block(numbers) * item)
 
 
 def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) -> Sizes:
@@ -96,24 +53,28 @@ def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) ->
         phase: sum(sum(numbers.get(name, {}).values()) for name in checkpoint.spec.names(phase)) for phase in PHASES
     }
     blocks = [_largest_block(numbers[name]) for name in checkpoint.spec.names("denoising")]
-    vae_bytes = placement.vae_dtype(checkpoint.vae_fits_float16).itemsize
+    dtype = partial(phase_dtype, checkpoint.spec, placement, fits_float16=checkpoint.vae_fits_float16)
+    text, denoising, pictures = (dtype(phase).itemsize for phase in PHASES)
     return Sizes(
-        text=count["text"] * placement.text_dtype.itemsize,
-        denoiser=count["denoising"] * placement.dtype.itemsize,
-        block=max(blocks) * placement.dtype.itemsize,
-        pictures=(count["pictures"] + transparency) * vae_bytes,
+        text=count["text"] * text,
+        denoiser=count["denoising"] * denoising,
+        block=max(blocks) * denoising,
+        pictures=(count["pictures"] + transparency) * pictures,
+        activations=checkpoint.spec.activations,
     )
 
 
 def estimated_sizes(spec: FamilySpec, placement: Placement) -> Sizes:
     """As `sizes_of`, for a base of that family of which there is no file."""
-    numbers = spec.parameters or Parameters(0, 0, 0, 0)
-    return Sizes(
-        text=numbers.text * placement.text_dtype.itemsize,
-        denoiser=numbers.denoiser * placement.dtype.itemsize,
-        block=numbers.block * placement.dtype.itemsize,
-        pictures=numbers.pictures * placement.vae_dtype(spec.vae_fits_float16).itemsize,
-    )
+    dtype = partial(phase_dtype, spec, placement, fits_float16=spec.vae_fits_float16)
+    return estimated(spec, *(dtype(phase).itemsize for phase in PHASES))
+
+
+def phase_dtype(spec: FamilySpec, placement: Placement, phase: Phase, *, fits_float16: bool) -> torch.dtype:
+    """The number format of a phase's networks; those of a pipeline hand tensors to each other as they are."""
+    if spec.drawer == "diffusers" or phase == "denoising":
+        return placement.dtype
+    return placement.text_dtype if phase == "text" else placement.vae_dtype(fits_float16)
 
 
 def fitting(sizes: Sizes, budget: int) -> Level:

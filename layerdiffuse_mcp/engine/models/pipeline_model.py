@@ -4,10 +4,10 @@
         def make(self, networks):
             return PainterPipeline(**networks, scheduler=DDIMScheduler.from_pretrained(self.folder / "scheduler"))
 
-        def noise_shape(self, width, height):
-            return (3, *self.latent.shape(width, height))
+        def noise_shape(self, plan):
+            return (3, *self.latent.shape(plan.width, plan.height))
 
-        def layers(self, latents, prompt):
+        def layers(self, latents, plan):
             return [LayerLatent(latent, name) for latent, name in zip(latents, NAMES)]
 
 The pipeline must not place networks itself, nor decode: what it is asked for is latents.
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerdiffuse_mcp.api.requests import Stage
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.engine.models.model import Model
-from layerdiffuse_mcp.engine.types import LayerLatent
+from layerdiffuse_mcp.engine.types import LayerLatent, Pictures
 
 
 class PipelineBase(Model, ABC):
@@ -47,29 +47,42 @@ class PipelineBase(Model, ABC):
         """The pipeline of these networks, by the names on the card, and of what else lies in `folder`."""
 
     @abstractmethod
-    def noise_shape(self, width: int, height: int) -> tuple[int, ...]:
-        """(frames, C, h, w), the shape of the noise that one result of these pixels starts from."""
+    def noise_shape(self, plan: DrawPlan) -> tuple[int, ...]:
+        """(frames, C, h, w), the shape of the noise that one result starts from; the plan's size is that drawn."""
 
     @abstractmethod
-    def layers(self, latents: Tensor, prompt: str) -> Sequence[LayerLatent]:
+    def layers(self, latents: Tensor, plan: DrawPlan) -> Sequence[LayerLatent]:
         """What one result's latents (frames, C, h, w) are, from the bottom up."""
+
+    def decoded(self, plan: DrawPlan) -> int:
+        """How many layers of one result are decoded."""
+        return self.noise_shape(plan)[0]
 
     def pack(self, noise: Tensor) -> Tensor:
         """Noise (B, *noise_shape) as the pipeline takes it for `latents`."""
         return noise
 
-    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
+    def unpack(self, latents: Tensor, plan: DrawPlan) -> Tensor:
         """The pipeline's latents as (B, frames, C, h, w)."""
         return latents
 
-    def arguments(self, stage: Stage, prompts: Sequence[str], negative: Sequence[str]) -> dict[str, Any]:
+    def arguments(
+        self, plan: DrawPlan, prompts: Sequence[str], negative: Sequence[str], pictures: Pictures
+    ) -> dict[str, Any]:
         """Prompts and settings under the names that most pipelines have for them."""
+        [stage] = plan.stages
         return {
+            "width": plan.width,
+            "height": plan.height,
             "prompt": [*prompts],
             "negative_prompt": [*negative],
             "num_inference_steps": stage.steps,
             "guidance_scale": stage.guidance_scale,
         }
+
+    def run(self, **arguments: Any) -> Tensor:
+        """The latents that the pipeline returns."""
+        return self.pipeline(**arguments)[0]
 
 
 def _placed(pipeline: Any, device: torch.device) -> Any:

@@ -48,6 +48,12 @@ def drawn_size(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:
     return latent.padded(plan.width, plan.height)
 
 
+def padded(plan: DrawPlan, latent: LatentFormat) -> DrawPlan:
+    """The plan at the size that is drawn."""
+    width, height = drawn_size(plan, latent)
+    return plan.model_copy(update={"width": width, "height": height})
+
+
 def tiles_of(plan: DrawPlan, latent: LatentFormat) -> Tiles:
     """How what is drawn is cut."""
     return Tiles.of(drawn_size(plan, latent), plan.tiling)
@@ -59,6 +65,10 @@ def passes(plan: DrawPlan) -> list[DrawPlan]:
 
 
 def pixels_of_result(plan: DrawPlan, latent: LatentFormat) -> int:
-    """Pixels that are denoised together for one result: of all its frames, a tile of each."""
+    """Pixels that are denoised together for one result: of all its frames, a tile of each.
+
+    Where a picture is taken apart, it is among them as it was given and once more as it is drawn.
+    """
     width, height = tiles_of(plan, latent).tile
-    return width * height * max(METHODS[stage.method].frames for stage in plan.stages)
+    methods = [METHODS[stage.method] for stage in plan.stages]
+    return width * height * max(plan.layers + 2 if method.takes_apart else method.frames for method in methods)

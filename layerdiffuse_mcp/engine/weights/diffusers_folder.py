@@ -63,8 +63,9 @@ def read_folder(path: Path) -> Checkpoint:
         native_size=spec.native_size_of(config(spec.denoiser)),
         latent=replace(
             spec.latent,
-            scale=vae_config.get("scaling_factor", spec.latent.scale),
-            shift=vae_config.get("shift_factor") or spec.latent.shift,
+            scale=tuple(1 / deviation for deviation in vae_config.get("latents_std") or ())
+            or vae_config.get("scaling_factor", spec.latent.scale),
+            shift=tuple(vae_config.get("latents_mean") or ()) or vae_config.get("shift_factor") or spec.latent.shift,
         ),
         parts=parts,
         name=path.name,
@@ -75,7 +76,7 @@ def read_folder(path: Path) -> Checkpoint:
 def _part(folder: Path, component: Component) -> Part:
     config, files = read_config(folder), weight_files(folder, STEMS[component.phase])
     if component.network:
-        origins = {parameter_key(key): (file, Origin(key)) for file in files for key in file}
+        origins = {_renamed(key, component): (file, Origin(key)) for file in files for key in file}
         return Part(component.name, component.title, partial(_made, component.network, config), Weights(origins))
     origins = {_key(key, component): (file, Origin(key)) for file in files for key in file}
     projected = "text_projection.weight" in origins
@@ -128,6 +129,17 @@ def weight_files(folder: Path, stems: Sequence[str] = (STEM,)) -> list[TensorFil
     pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES]
     only = f" but only {pickles[0]}, a pickle, which can run any code it carries" if pickles else ""
     raise CheckpointError(f"{folder} holds no {stems[0]}.safetensors{only}; fetch the .safetensors files of the model.")
+
+
+def _renamed(key: str, component: Component) -> str:
+    """A weight's name in a network of somebody else's, whose versions may have it otherwise than files do."""
+    for now in (new for _, new in component.renamed):
+        if key.startswith(now):
+            return key
+    for old, new in component.renamed:
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    return parameter_key(key)
 
 
 def _key(key: str, component: Component) -> str:

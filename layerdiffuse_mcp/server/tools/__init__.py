@@ -2,6 +2,7 @@
 
 from layerdiffuse_mcp.server.tool import FETCHES, FREES, READS, STOPS, WRITES, Row
 from layerdiffuse_mcp.server.tools import (
+    apart,
     cutouts,
     drawing,
     history,
@@ -23,6 +24,7 @@ TOOLS = (
     Row(drawing.generate_background_from_foreground, "Draw a background for a foreground", WRITES, shown=True),
     Row(drawing.generate_foreground_from_background, "Draw a foreground for a background", WRITES, shown=True),
     Row(drawing.extract_layer, "Take a layer out of a finished picture", WRITES, shown=True),
+    Row(apart.decompose_image, "Take a picture apart into layers", WRITES, shown=True),
     Row(sets.generate_set, "Draw a set of pictures in one style", WRITES, shown=True),
     Row(redraw.redraw_image, "Draw a picture again", WRITES, shown=True),
     Row(latents.decode_transparent_latent, "Decode a transparent latent", WRITES, shown=True),

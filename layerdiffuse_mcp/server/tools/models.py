@@ -16,10 +16,13 @@ from layerdiffuse_mcp.api.requests import PrepareRequest
 from layerdiffuse_mcp.backends.backend import PHASES, Phase, WorkerState
 from layerdiffuse_mcp.families.entries import ControlEntry, LoraEntry
 from layerdiffuse_mcp.families.matting import MATTING
+from layerdiffuse_mcp.families.memory import in_16_bits
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.controls import adapters, controls
+from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobFacts, plain
@@ -46,7 +49,11 @@ class ModelFacts(BaseModel):
     tasks: tuple[str, ...] = Field(default=(), description="What it can do with what is on this machine")
     lacking: tuple[str, ...] = Field(default=(), description="What it could do with more: prepare_model fetches that")
     bytes: Omittable[int] = Field(default=None, description="Size of its file")
+    memory: Omittable[dict[str, int]] = Field(
+        default=None, description="Bytes on a GPU for one picture at each offload level; computed, not measured"
+    )
     licence: Omittable[str] = Field(default=None, description="What its makers allow")
+    commercial: bool = Field(default=True, description="False where its licence is known to forbid commercial use")
     layer_licences: tuple[str, ...] = Field(default=(), description="What those of its layer files allow")
     description: str = Field(description="What it is")
 
@@ -138,6 +145,9 @@ async def list_models(
         lines.append(f"ControlNets, to be named in options.control: {names}.")
     if own := await anyio.to_thread.run_sync(adapters, settings):
         lines.append(f"IP-Adapters, to be named in options.reference: {', '.join(map(_control_words, own))}.")
+    if taught := await anyio.to_thread.run_sync(read_inversions, settings.models_dir):
+        names = ", ".join(_inversion_words(one) for one in taught.values())
+        lines.append(f"Textual inversions, used where a prompt has their name: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
@@ -157,6 +167,14 @@ def _lora_words(lora: LoraEntry) -> str:
         size = f"{in_words(lora.remote.bytes)}, " if lora.remote and lora.remote.bytes else ""
         facts.append(f"{size}prepare_model fetches it")
     return f"{lora.name} ({', '.join(facts)})" if facts else lora.name
+
+
+def _inversion_words(inversion: Inversion) -> str:
+    """Its name, and for whom it is, as far as its file can be used."""
+    if inversion.problem:
+        return f"{quoted(inversion.name)} (cannot be used: {inversion.problem.rstrip('.')})"
+    several = f"{inversion.vectors} vectors" if inversion.vectors > 1 else "1 vector"
+    return f"{quoted(inversion.name)} ({several} of {' and '.join(map(str, inversion.widths))} numbers)"
 
 
 async def prepare_model(
@@ -268,7 +286,9 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 tasks=tuple(task.value for task, ready in able.items() if ready and entry.prepared),
                 lacking=tuple(task.value for task, ready in able.items() if not (ready and entry.prepared)),
                 bytes=entry.bytes,
+                memory=in_16_bits(FAMILIES[entry.family]) or None if entry.family and entry.name != POCKET else None,
                 licence=entry.licence,
+                commercial=all(file.commercial for file in entry.published),
                 layer_licences=tuple(dict.fromkeys(catalog.layer_licences(entry).values())),
                 description=entry.description,
             )
@@ -326,7 +346,9 @@ def _model_line(model: ModelFacts) -> str:
     if model.layer_licences and set(model.layer_licences) != {model.licence}:
         licences += f", of its layer files {', '.join(model.layer_licences)}"
     first = " (default)" if model.default else ""
-    what = f"{model.family}, {model.native_size} px{size}{licences}{can}"
+    least, *_, most = sorted((model.memory or {}).values()) or (0, 0)
+    memory = f"; {least / GB:.0f} to {most / GB:.0f} GB of GPU memory, computed" if most else ""
+    what = f"{model.family}, {model.native_size} px{size}{memory}{licences}{can}"
     return f"{model.name}{first}: {state}, {what}. {model.description}."
 
 

@@ -318,8 +318,8 @@ def test_their_weights_are_counted_and_let_go_with_the_last_that_names_them(fold
     pixels = SIZE * SIZE
     placement = components.placement
     assert (
-        components.sizes.drawing(pixels, pixels, placement).denoising
-        > before.drawing(pixels, pixels, placement).denoising
+        components.sizes.drawing(pixels, pixels, placement.dtype.itemsize).denoising
+        > before.drawing(pixels, pixels, placement.dtype.itemsize).denoising
     )
     components.use_additions({})
     assert components.sizes == before

@@ -16,13 +16,13 @@ from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.model_manager import SHARE
-from layerdiffuse_mcp.engine.models.offload import DECODING, estimated_sizes, fitting
+from layerdiffuse_mcp.engine.models.offload import estimated_sizes, fitting
 from layerdiffuse_mcp.engine.transparency.latent_file import read_latent
 from layerdiffuse_mcp.engine.weights.networks import VectorUNet
 from layerdiffuse_mcp.engine.weights.patcher import LowRank
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.families.spec import MEASURED, Task
 from layerdiffuse_mcp.settings import Settings
 from tests.narrow import write_lora, write_models
 from tests.saving import Engine, same_pixels
@@ -116,7 +116,7 @@ def test_the_level_follows_from_the_memory_that_models_may_take(start) -> None:
     engine = start(offload="none")
     prepare(engine, "tiny-sdxl")
     weights = loaded(engine)["tiny-sdxl"]["bytes"]
-    activations = DECODING * 64 * 64
+    activations = MEASURED[1] * 64 * 64
     for allowed, level in ((1.1 * weights, "none"), (0.9 * weights, "in_turn"), (0, "layers")):
         engine = start(max_memory=(allowed + activations) / GB)
         prepare(engine, "tiny-sdxl")
@@ -129,7 +129,7 @@ def test_the_level_follows_from_the_memory_that_models_may_take(start) -> None:
 )
 def test_real_models_in_half_precision_fit_into_usual_graphics_cards(family, size, gigabytes, level) -> None:
     half = Placement(torch.device("mps"), torch.float16)
-    sizes = estimated_sizes(FAMILIES[family], half).drawing(size * size, size * size, half)
+    sizes = estimated_sizes(FAMILIES[family], half).drawing(size * size, size * size, half.dtype.itemsize)
     assert fitting(sizes, int(gigabytes * 2**30 * SHARE)) == level
 
 
@@ -144,7 +144,7 @@ def test_the_model_that_was_not_used_for_longest_makes_room(start) -> None:
     engine = start()
     draw(engine, model="first")
     size = loaded(engine)["first"]["bytes"]
-    engine = start(max_memory=(2.5 * size + DECODING * 64 * 64) / GB)
+    engine = start(max_memory=(2.5 * size + MEASURED[1] * 64 * 64) / GB)
     for name, stay in (
         ("first", {"first"}),
         ("second", {"first", "second"}),

@@ -9,8 +9,9 @@ import torch
 
 from layerdiffuse_mcp.engine.transparency.decode import decode
 from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
-from tests.engine.transparency.test_networks import WIDTHS, inputs, plainly, randomised, relative
+from tests.engine.transparency.test_networks import inputs, plainly, randomised, relative
 
+WIDTHS = (4, 4, 8, 8, 8, 8, 8)
 PADDED = range(64, 257, 64)
 BETWEEN = random.Random(0).sample([*itertools.product(range(64, 257, 8), repeat=2)], 40)
 

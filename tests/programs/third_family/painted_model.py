@@ -13,6 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.engine.models.pipeline_model import PipelineBase
 from layerdiffuse_mcp.engine.types import LayerLatent
 
@@ -103,11 +104,11 @@ class PaintedLayers(PipelineBase):
             **networks, scheduler=EulerAncestralDiscreteScheduler.from_pretrained(self.folder / "scheduler")
         )
 
-    def noise_shape(self, width: int, height: int) -> tuple[int, ...]:
+    def noise_shape(self, plan: DrawPlan) -> tuple[int, ...]:
         """A latent a layer."""
-        return (len(NAMES), *self.latent.shape(width, height))
+        return (len(NAMES), *self.latent.shape(plan.width, plan.height))
 
-    def layers(self, latents: Tensor, prompt: str) -> list[LayerLatent]:
+    def layers(self, latents: Tensor, plan: DrawPlan) -> list[LayerLatent]:
         """The layers by name; the last lies in a box of the left upper quarter."""
         *behind, front = (LayerLatent(latent, name) for latent, name in zip(latents, NAMES, strict=True))
         _, height, width = front.latent.shape
