@@ -1,6 +1,8 @@
 """Drawings that follow a picture, through a real client, by a base and a ControlNet of random weights."""
 
 import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     square[16:48, 16:48] = 255, 200, 0, 255
     Image.fromarray(square).save(folder / "square.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+async def client(connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
+    """A client on a server of its own, which has these models."""
+    async with connect() as opened:
+        yield opened
 
 
 def control(folder: Path, **fields: Any) -> dict[str, Any]:
