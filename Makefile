@@ -1,7 +1,6 @@
 # make demo      install into .venv and draw one transparent picture with the embedded model
 # make test      install and run every test that a plain install can run
-# make test-all  those, then what needs Node, Chromium and the extras packaging and train; what is missing fails
-# make test-ray  the Ray backend on a cluster of two nodes that is started here (needs the extra ray)
+# make test-all  those, then what needs Node, Chromium and the extras packaging, ray and train; what is missing fails
 # make test-newest  the tests, in an environment of their own, on the versions of constraints-newest.txt
 # make quick     the quick tests of what decides and of what is written, in under a minute
 # make fuzz      hostile input for longer, other input each time
@@ -23,7 +22,7 @@ PARALLEL := --numprocesses 2 --dist loadfile
 QUICK := $(addprefix tests/,api hub images jobs outputs recipes text test_house.py test_settings.py)
 NOT_QUICK := $(addprefix tests/,hub/test_engine_downloads.py images/test_memory.py jobs/test_workers.py)
 
-.PHONY: demo test test-all test-ray test-newest chromium quick fuzz check format bench dist mcpb train clean
+.PHONY: demo test test-all test-newest chromium quick fuzz check format bench dist mcpb train clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -39,18 +38,18 @@ $(VENV)/.train: $(VENV)/.dev
 	$(PIP) --editable '.[dev,packaging,train]'
 	touch $@
 
+$(VENV)/.extras: $(VENV)/.train
+	$(PIP) --editable '.[ray]'
+	touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/layerdiffuse-mcp generate "a red apple" --seed 1 --output demo
 
 test: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL)
 
-test-all: test $(VENV)/.train chromium
+test-all: test $(VENV)/.extras chromium
 	$(PYTEST) -m extras
-
-test-ray: $(VENV)/.dev
-	$(PIP) --editable '.[ray]'
-	$(PYTEST) -m ray
 
 # where it is missing and may be installed; elsewhere the tests that need it say so
 chromium:

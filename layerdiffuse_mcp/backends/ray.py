@@ -15,15 +15,13 @@ import itertools
 import logging
 import math
 import os
-import platform
 import signal
 import socket
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import anyio
@@ -32,9 +30,10 @@ import anyio.to_thread
 from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.plan import Download, Inputs, Task
 from layerdiffuse_mcp.backends.backend import Report, WorkerState
-from layerdiffuse_mcp.backends.nodes import Slot, name_of, slots
+from layerdiffuse_mcp.backends.nodes import Slot, slots
 from layerdiffuse_mcp.backends.process import WorkerProcess
-from layerdiffuse_mcp.backends.ray_actor import Node, fetched, on_node, started
+from layerdiffuse_mcp.backends.ray_actor import Node, fetched, started
+from layerdiffuse_mcp.backends.ray_versions import Survey
 from layerdiffuse_mcp.backends.workers import CANCEL_GRACE, Worker, Workers
 from layerdiffuse_mcp.engine.startup import ENGINE
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied, WorkerLost
@@ -44,20 +43,13 @@ from layerdiffuse_mcp.wording import short
 LOOK = 2.0
 """Seconds between two looks at which nodes there are."""
 ANSWER = 60.0
-"""Seconds in which a node has to say which versions it has."""
+"""Seconds in which nodes have to say which versions they have for it to be heard when the server connects."""
 AWAY = 60.0
 """Seconds for which a node gets no work once a worker there could not be reached any more."""
 REASON = 400
 """Most characters of what Ray says that are repeated."""
 REACH = 5.0
 """Seconds in which the head of a cluster has to take a connection."""
-VERSIONS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
-    "Python": (platform.python_version, ()),
-    "Ray": (version, ("ray",)),
-    "layerdiffuse-mcp": (version, ("layerdiffuse-mcp",)),
-}
-"""What has to be the same everywhere: functions that each Python has, for a node may lack our package."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -75,7 +67,6 @@ class RayBackend(Workers):
         self._settings, self._engine, self._cancel_grace = settings, engine, cancel_grace
         self._ray: Any = None
         self._slots: dict[Slot, int] = {}
-        self._refused: set[str] = set()
         self._lost: dict[str, float] = {}
         self._leaving: list[Worker] = []
         self._numbers = itertools.count()
@@ -148,11 +139,10 @@ class RayBackend(Workers):
         async with self._connecting:
             if self._ray is None and not self._closed.is_set():
                 with anyio.CancelScope(shield=True):
-                    ray, nodes = await anyio.to_thread.run_sync(_connect, self._settings)
-                    self._ray = ray
+                    self._ray, survey, nodes = await anyio.to_thread.run_sync(_connect, self._settings)
                     _keep_handlers()
                     self._placed(nodes)
-                    given = asyncio.get_running_loop(), {node["NodeID"] for node in nodes}
+                    given = asyncio.get_running_loop(), survey
                     self._watcher = threading.Thread(target=self._watch, args=given, daemon=True, name="watch nodes")
                     self._watcher.start()
 
@@ -160,28 +150,25 @@ class RayBackend(Workers):
         self._watcher.join()  # Ray's core does not survive being asked while it is left
         self._ray.shutdown()
 
-    def _watch(self, loop: asyncio.AbstractEventLoop, known: set[str]) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, survey: Survey) -> None:
         """Look which nodes there are, for as long as it is connected."""
+        told = set[str]()
         while not self._closed.wait(LOOK):
             try:
-                nodes = self._ray.nodes()
-                for node in nodes:
-                    if node["Alive"] and node["NodeID"] not in known:
-                        if difference := _differences(self._ray, [node]):
-                            logger.warning("%s: it gets no work", difference)
-                            self._refused.add(node["NodeID"])
-                        known.add(node["NodeID"])
+                nodes = survey.look()
             except Exception as error:  # noqa: BLE001 - whatever it is, the cluster may come back
                 logger.warning("the Ray cluster does not say which nodes it has: %s", short(str(error)))
                 continue
+            for difference in survey.differing.keys() - told:
+                logger.warning("%s: it gets no work", survey.differing[difference])
+            told.update(survey.differing)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._placed, nodes)
 
     def _placed(self, nodes: Sequence[Mapping[str, Any]]) -> None:
         """Have a worker wherever there is room for one, as many as may be, and none on a node that is gone."""
         since = time.monotonic() - AWAY
-        away = self._refused | {node for node, when in self._lost.items() if when > since}
-        there = [node for node in nodes if node["Alive"] and node["NodeID"] not in away]
+        there = [node for node in nodes if self._lost.get(node["NodeID"], -math.inf) <= since]
         for gone in {slot.node for slot in self._slots} - {node["NodeID"] for node in there}:
             self._forget(gone)
         most = math.inf if self._settings.workers == "auto" else self._settings.workers
@@ -200,11 +187,11 @@ class RayBackend(Workers):
         return started(self._ray, slot, self._given, self._engine)
 
 
-def _connect(settings: Settings) -> tuple[Any, list[dict[str, Any]]]:
-    """Ray, connected, and the nodes of its cluster.
+def _connect(settings: Settings) -> tuple[Any, Survey, list[Mapping[str, Any]]]:
+    """Ray, connected, what is known of the nodes of its cluster, and those that may draw.
 
     Raises:
-        LayerDiffuseError: it is not installed, there is no such cluster, or versions differ.
+        LayerDiffuseError: it is not installed, there is no such cluster, no node answers, or versions differ.
     """
     address = settings.ray_address
     if address and "://" in address:
@@ -224,15 +211,21 @@ def _connect(settings: Settings) -> tuple[Any, list[dict[str, Any]]]:
     try:
         _reach(address)
         ray.init(address, configure_logging=False, log_to_driver=False, include_dashboard=False)
-        nodes = ray.nodes()
-        difference = _differences(ray, [node for node in nodes if node["Alive"]])
+        survey = Survey(ray)
+        nodes = survey.look(ANSWER)
     except Exception as error:
         ray.shutdown()
         raise LayerDiffuseError(f"The Ray cluster {short(address or '')} cannot be used: {_reason(error)}") from error
-    if difference:
+    if survey.differing:
         ray.shutdown()
-        raise LayerDiffuseError(f"{difference}. Install the same versions everywhere, then restart the node.")
-    return ray, nodes
+        differing = "; ".join(survey.differing.values())
+        raise LayerDiffuseError(f"{differing}. Install the same versions everywhere, then restart the node.")
+    if not nodes:
+        ray.shutdown()
+        raise LayerDiffuseError(
+            f"No node of the Ray cluster answers within {ANSWER:g} s. See `ray status`, call again."
+        )
+    return ray, survey, nodes
 
 
 def _keep_handlers() -> None:
@@ -254,22 +247,3 @@ def _reason(error: Exception) -> str:
     """What Ray says of a failure, on one line, without the traceback that it may hold."""
     said = str(error.__cause__ or error).rpartition("Error: ")[2]
     return textwrap.shorten(said, REASON, placeholder=" ...") or type(error).__name__
-
-
-def _differences(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> str:
-    """What differs on these nodes from here, in words; empty if nothing does."""
-    asked: list[tuple[str, str, str, Any]] = []
-    for node in nodes:
-        there = {"num_cpus": 0, "scheduling_strategy": on_node(node["NodeID"])}
-        for name, (ask, arguments) in VERSIONS.items():
-            answer = ray.remote(ask).options(**there).remote(*arguments)
-            asked.append((name_of(node), name, ask(*arguments), answer))
-    said: list[str] = []
-    for node, name, here, answer in asked:
-        try:
-            found = ray.get(answer, timeout=ANSWER)
-        except PackageNotFoundError:
-            found = "missing"
-        if found != here:
-            said.append(f"{name} is {here} here and {found} on node {node}")
-    return "; ".join(said)
