@@ -73,7 +73,8 @@ class DrawPlan(_Plan):
     `width` and `height` are the result's; where another size is `drawn`, it is fitted to that by `fit`. With `detail`
     all that is drawn is enlarged and redrawn, and the result `detail.scale` times as large (`as_detailed`).
 
-    `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean.
+    `prompt` and `layer_prompts` still hold their `<lora:...>` tags, for the recipe; `loras` is what they mean,
+    `inversions` are the textual inversions that the prompts name.
     Model, methods and LoRAs are named, not hashed: to hash a base takes half a minute, and its file may be replaced
     while the plan waits. A recipe is the plan and the SHA-256 of the files that it was drawn with, as the engine read
     them. `drawn_with` is what a recipe said of its files, `notes` what was decided before: the outcome's warnings say
@@ -88,6 +89,7 @@ class DrawPlan(_Plan):
     negative_prompt: str = ""
     layer_prompts: dict[Role, str] = Field(default_factory=dict)
     loras: tuple[PlannedLora, ...] = ()
+    inversions: tuple[str, ...] = ()
     inputs: dict[Role, GivenPicture] = Field(default_factory=dict)
     image: GivenPicture | None = None
     mask: GivenPicture | None = None

@@ -13,7 +13,7 @@ between tasks. Runs one task at a time, in one thread.
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import singledispatchmethod
@@ -143,7 +143,7 @@ class Engine:
         clock = _Clock()
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
         with clock("load"):
-            model = self._model(plans[0].model, meter, [lora.name for lora in plans[0].loras], plans[0].controls)
+            model = self._model(plans[0].model, meter, plans[0])
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
         count = sum(plan.count for plan in plans)
@@ -217,11 +217,13 @@ class Engine:
             codec_of(model).load()
         return self._outcome(model, clock)
 
-    def _model(
-        self, name: str, meter: Meter, loras: Collection[str] = (), controls: Collection[str] = ()
-    ) -> DiffusionModel:
-        """The model in memory."""
-        return self._manager.get(catalog.find(name, self._settings), meter.report, loras, controls)
+    def _model(self, name: str, meter: Meter, plan: DrawPlan | None = None) -> DiffusionModel:
+        """The model in memory, and beside it the files that a plan names."""
+        entry = catalog.find(name, self._settings)
+        if plan is None:
+            return self._manager.get(entry, meter.report)
+        loras = [lora.name for lora in plan.loras]
+        return self._manager.get(entry, meter.report, loras, plan.controls, plan.inversions)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""

@@ -33,6 +33,7 @@ from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.controls import find_control
 from layerdiffuse_mcp.hub.hashes import BackgroundHashes
+from layerdiffuse_mcp.hub.inversions import inversion_file
 from layerdiffuse_mcp.hub.versions import FileVersion, versions_below
 from layerdiffuse_mcp.settings import SHARE, Settings
 from layerdiffuse_mcp.wording import in_words
@@ -75,17 +76,19 @@ class ModelManager:
         report: Callable[[str], None],
         loras: Collection[str] = (),
         controls: Collection[str] = (),
+        inversions: Collection[str] = (),
     ) -> DiffusionModel:
         """The model, loaded if it is not, or is of a file that was replaced; the least recently used others make room.
 
-        Where its files and those of `loras` and `controls` lie is looked up here, once for a task.
+        Where its files and those of `loras`, `controls` and `inversions` lie is looked up here, once for a task.
 
         Raises:
-            ModelNotFound: its file, a LoRA or a ControlNet is not on this machine.
+            ModelNotFound: its file, a LoRA, a ControlNet or an inversion is not on this machine.
             CheckpointError: its file is damaged or of another kind.
             OutOfMemory: it is too large even layer by layer.
         """
-        files = catalog.model_files(entry, self._settings, loras)
+        taught = {name: inversion_file(name, self._settings.models_dir) for name in inversions}
+        files = catalog.model_files(entry, self._settings, loras).model_copy(update={"inversions": taught})
         versions = tuple(version for part in (files.base, files.vae) if part for version in versions_below(part))
         if entry.name in self._models and self._models[entry.name].versions != versions:
             self.unload(entry.name)

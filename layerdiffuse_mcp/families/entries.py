@@ -134,7 +134,7 @@ class ModelFiles(Frozen):
     """Where the files of a base lie on this machine, as they were found at one moment.
 
     layers: layer files and transparency files by published name; absent: of those that are not here, what to do about
-    it. loras: the LoRAs that were asked for, by the name they were asked for by.
+    it. loras, inversions: those that were asked for, by the name they were asked for by.
     """
 
     base: Path
@@ -142,6 +142,7 @@ class ModelFiles(Frozen):
     layers: dict[str, Path] = {}
     absent: dict[str, str] = {}
     loras: dict[str, Path] = {}
+    inversions: dict[str, Path] = {}
 
     def layer(self, name: str) -> Path:
         """The layer or transparency file of that name; raises ModelNotFound when it is not here."""

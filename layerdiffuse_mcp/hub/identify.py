@@ -95,16 +95,34 @@ def text_layers(path: Path, spec: FamilySpec) -> int | None:
     """
     names = spec.names("text")
     if path.is_dir():
-        counts = [_stated_layers(path / name / "config.json") for name in names]
+        counts = [_stated(path / name / "config.json", "num_hidden_layers") for name in names]
     else:
         keys = read_header(path).rows
         counts = [_counted_layers(keys, spec.component(name).prefix) for name in names]
     return min((count for count in counts if count), default=None)
 
 
-def _stated_layers(config: Path) -> int:
+def text_widths(path: Path, spec: FamilySpec) -> tuple[int, ...] | None:
+    """Numbers of a token's vector in each of a base's text encoders, in their order; None if it does not say.
+
+    path: a single file or a diffusers folder. Raises as `read_header` does.
+    """
+    names = spec.names("text")
+    if path.is_dir():
+        widths = [_stated(path / name / "config.json", "hidden_size") for name in names]
+    else:
+        shapes = read_header(path).shapes
+        tables = [(spec.component(name).prefix, "token_embedding.weight") for name in names]
+        widths = [
+            next((shape[-1] for key, shape in shapes.items() if key.startswith(start) and key.endswith(end)), 0)
+            for start, end in tables
+        ]
+    return tuple(widths) if all(widths) else None
+
+
+def _stated(config: Path, name: str) -> int:
     with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return int(json.loads(config.read_text(encoding="utf-8")).get("num_hidden_layers") or 0)
+        return int(json.loads(config.read_text(encoding="utf-8")).get(name) or 0)
     return 0
 
 

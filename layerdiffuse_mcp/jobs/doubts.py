@@ -17,6 +17,7 @@ from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 from layerdiffuse_mcp.images.files import name_of
+from layerdiffuse_mcp.text.chunks import named_in
 
 CROP, FILL, _ = RESIZE_MODES
 MOST_CROPPED = 0.1
@@ -44,13 +45,20 @@ def opaque(request: GenerateRequest, max_pixels: int) -> tuple[str, ...]:
     return ()
 
 
-def unknown(request: GenerateRequest, entry: ModelEntry, methods: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """What to say of prompts that a base with a small vocabulary knows nothing of, and whether the cut-out's is one."""
+def unknown(
+    request: GenerateRequest, entry: ModelEntry, methods: Sequence[str], inversions: Mapping[str, int]
+) -> tuple[tuple[str, ...], bool]:
+    """What to say of prompts that a base with a small vocabulary knows nothing of, and whether the cut-out's is one.
+
+    One that names a textual inversion has a word that the base has been taught.
+    """
     known = vocabulary_of(entry)
     if known is None:
         return (), False
     scenes = "background" in drawn_roles([METHODS[method] for method in methods])
-    texts = dict.fromkeys([request.prompt, *request.layer_prompts.values()])
+    texts = dict.fromkeys(
+        text for text in (request.prompt, *request.layer_prompts.values()) if not named_in(text, inversions)
+    )
     doubts = {text: doubt for text in texts if (doubt := known.doubt(text, scenes=scenes))}
     return tuple(doubts.values()), (request.layer_prompts.get("foreground") or request.prompt) in doubts
 

@@ -42,6 +42,8 @@ from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import identify, text_layers
+from layerdiffuse_mcp.hub.inversions import check_fits as check_fits_base
+from layerdiffuse_mcp.hub.inversions import read_inversions, vectors_of
 from layerdiffuse_mcp.hub.latents import read_latent_header
 from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.images.files import name_of, sha256
@@ -95,7 +97,8 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     downloads += tuple(Download(model=lora.name) for lora, _ in loras if lora.path is None)
     _check_clip_skip(request, entry, family)
     pictures, sizes, inputs = _opened(request.pictures, settings.max_pixels)
-    unlearnt, unknown_subject = unknown(request, entry, methods)
+    inversions = read_inversions(settings.models_dir)
+    unlearnt, unknown_subject = unknown(request, entry, methods, vectors_of(inversions))
     notes = (
         *request.notes,
         *opaque(request, settings.max_pixels),
@@ -112,7 +115,10 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
         advice=[_advice(entry), *(lora.advice for lora, _ in loras)],
         loras=tuple(named for _, named in loras),
     )
-    check_prompts(planned, family)
+    named = check_prompts(planned, family, vectors_of(inversions))
+    for name in named:
+        check_fits_base(inversions[name], entry, family)
+    planned = planned.model_copy(update={"inversions": named})
     _check_size(request, planned, entry, settings)
     _check_redrawn(planned, sizes, settings)
     drawn = family.latent.padded(planned.as_drawn.width, planned.as_drawn.height)

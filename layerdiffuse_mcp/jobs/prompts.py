@@ -1,26 +1,29 @@
 """What prompts are refused for before a job waits: what they say at some time is too long, or cannot be drawn.
 
-check_prompts(plan, family)         # raises InvalidRequest, or returns None
+check_prompts(plan, family, {"easynegative": 8})    # raises InvalidRequest, or returns the inversions that they name
 
 The planner (`jobs/planner.py`) asks it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.texts import calls_of, reads_marks, texts_of
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import FamilySpec
-from layerdiffuse_mcp.text.chunks import count_tokens
+from layerdiffuse_mcp.text.chunks import count_tokens, named_in
 from layerdiffuse_mcp.text.composition import composed, scheduled
 
 MAX_TOKENS = 4096
 """Of one prompt: time and memory grow with every 75 tokens."""
 
 
-def check_prompts(plan: DrawPlan, family: FamilySpec) -> None:
-    """Refuse prompts that are longer than `MAX_TOKENS` at some time, and marks that cannot be read where marks act."""
+def check_prompts(plan: DrawPlan, family: FamilySpec, inversions: Mapping[str, int]) -> tuple[str, ...]:
+    """Refuse prompts that are longer than `MAX_TOKENS` at some time, and marks that cannot be read where marks act.
+
+    Returns those of the `inversions` (how many vectors each has) that they name at some time.
+    """
     acts = reads_marks(family)
     for role, text in plan.layer_prompts.items():
         if acts and len(composed(text)) > 1:
@@ -28,9 +31,13 @@ def check_prompts(plan: DrawPlan, family: FamilySpec) -> None:
                 f"{role}_prompt has AND in it, which joins prompts of the whole picture: write it in prompt, where the "
                 "layer's own text is put before each part."
             )
+    inversions = inversions if acts else {}
+    named: set[str] = set()
     for name, text in dict.fromkeys(_read(plan) if acts else _typed(plan)):
-        if (count := count_tokens(text)) > MAX_TOKENS:
+        if (count := count_tokens(text, inversions)) > MAX_TOKENS:
             raise InvalidRequest(f"{name} has {count} tokens; at most {MAX_TOKENS} are allowed. Shorten it.")
+        named |= named_in(text, inversions)
+    return tuple(sorted(named))
 
 
 def _typed(plan: DrawPlan) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Requests in, pictures on disk out: every task, on narrow models in the official file formats."""
 
 import gc
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
@@ -24,7 +26,7 @@ from layerdiffuse_mcp.families.registry import METHODS, ROUTES, task_inputs
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.recipes.recipe import request_from
-from tests.narrow import write_lora
+from tests.narrow import TEXT_WIDTH, write_lora
 from tests.saving import Engine, same_pixels
 
 
@@ -196,6 +198,23 @@ def test_a_lora_named_in_the_prompt_acts_and_goes_without_a_trace(engine, folder
     assert not plain.equal(spiced)
     assert plain.equal(again)
     assert "<lora:" in drawn[1].recipe["request"]["prompt"]
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_textual_inversion_acts_where_its_name_is_and_its_file_is_in_the_recipe(engine, folder, family) -> None:
+    path = folder / "models" / "embeddings" / f"charm {family}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    keys = ("emb_params",) if family == "sd15" else ("clip_l", "clip_g")
+    save_file({key: torch.full((2, TEXT_WIDTH), 3.0) for key in keys}, path)
+    prompts = ("a red apple", f"a red apple, charm {family}", "a red apple")
+    drawn = [draw(engine, model=f"tiny-{family}", prompt=prompt, save_latent=True) for prompt in prompts]
+    plain, charmed, again = (read_latent(outcome.latents[0]).latent for outcome in drawn)
+    assert not plain.equal(charmed)
+    assert plain.equal(again)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    held = [outcome.recipe["weights"].get(path.name) for outcome in drawn]
+    assert held[0] is held[2] is None
+    assert digest.startswith(held[1])
 
 
 def test_a_lora_that_is_not_there_is_named_with_those_that_are(engine, folder) -> None:

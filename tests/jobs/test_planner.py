@@ -17,7 +17,7 @@ from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, ModelNotF
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.identify import text_layers
+from layerdiffuse_mcp.hub.identify import text_layers, text_widths
 from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.jobs.prompts import MAX_TOKENS
 from layerdiffuse_mcp.server.app import create_server
@@ -170,6 +170,28 @@ def test_the_base_advises_through_its_header(settings: Settings) -> None:
     [task] = plan(GenerateRequest(prompt="a cup", model="pocket"), settings).tasks
     assert isinstance(task, DrawPlan)
     assert {stage.guidance_scale for stage in task.stages} == {4.0}
+
+
+def test_textual_inversions_are_planned_by_name_and_checked(settings: Settings) -> None:
+    [width] = text_widths(catalog.base_file(catalog.find("pocket", settings), settings), FAMILIES["sd15"]) or ()
+    folder = settings.models_dir / "embeddings"
+    write(folder / "charm.safetensors", tensors({"emb_params": (3, width)}))
+    write(folder / "wide.safetensors", tensors({"clip_l": (3, 768), "clip_g": (3, 1280)}))
+    write(folder / "old.pt", b"pickle")
+    [task] = plan(GenerateRequest(prompt="zxqv Charm", negative_prompt="dull"), settings).tasks
+    assert isinstance(task, DrawPlan)
+    assert task.inversions == ("charm",)
+    assert not task.unknown_subject
+    [plain] = plan(GenerateRequest(prompt="zxqv charming"), settings).tasks
+    assert isinstance(plain, DrawPlan)
+    assert (plain.inversions, plain.unknown_subject) == ((), True)
+    for prompt, words in {
+        "a wide cup": f"'wide', whose vectors have 768 and 1280 numbers, and those of pocket have {width}",
+        "an old cup": "old.pt is a pickle, which can run code when it is opened: get the .safetensors file",
+        "charm " * 1500: "prompt has 4500 tokens",
+    }.items():
+        with pytest.raises(InvalidRequest, match=words):
+            plan(GenerateRequest(prompt=prompt), settings)
 
 
 def test_a_lora_is_resolved_and_one_that_is_not_here_is_fetched_only_if_it_may_be(settings: Settings) -> None:

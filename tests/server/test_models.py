@@ -31,6 +31,22 @@ async def test_the_networks_for_photographs_are_listed_with_what_to_call(connect
     assert taken == [network["name"] for network in facts]
 
 
+async def test_textual_inversions_are_listed_with_their_vectors_and_why_one_cannot_be_used(
+    connect: Connect, settings: Settings
+):
+    folder = settings.models_dir / "embeddings"
+    write(folder / "charm.safetensors", tensors({"emb_params": (3, 768)}))
+    write(folder / "xl.safetensors", tensors({"clip_l": (1, 768), "clip_g": (1, 1280)}))
+    write(folder / "old.pt", b"pickle")
+    write(folder / os.fsdecode(b"th\xe9.safetensors"), tensors({"emb_params": (3, 768)}))
+    async with connect() as client:
+        listed = text_of(await client.call_tool("list_models", {"subjects": "apple"}))
+    assert "used where a prompt has their name: 'charm' (3 vectors of 768 numbers)" in listed
+    assert "'xl' (1 vector of 768 and 1280 numbers)" in listed
+    assert "'old' (cannot be used: old.pt is a pickle" in listed
+    assert "has a name that UTF-8 cannot say: rename it" in listed
+
+
 async def test_files_and_folders_whose_names_are_no_text_are_listed(connect: Connect, settings: Settings):
     models = settings.models_dir / os.fsdecode(b"mod\xe8les")
     write(models / os.fsdecode(b"caf\xe9.safetensors"), tensors(SD15_KEYS))

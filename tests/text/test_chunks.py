@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from layerdiffuse_mcp.errors import CheckpointError
-from layerdiffuse_mcp.text.chunks import CHUNK_SIZE, count_tokens, tokenize_prompt
+from layerdiffuse_mcp.text.chunks import CHUNK_SIZE, INVERTED, count_tokens, named_in, tokenize_prompt
 from layerdiffuse_mcp.text.tokenizer import clip_tokenizer
 
 START, END, COMMA = 49406, 49407, 267
@@ -102,3 +102,32 @@ def test_counting_tokens_needs_no_torch() -> None:
     code = "import sys, layerdiffuse_mcp.text.chunks as c; print(c.count_tokens('a cat'), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]
+
+
+def test_a_textual_inversion_takes_the_place_of_the_tokens_of_its_name() -> None:
+    [chunk], count = tokenize_prompt("a (Bad-Hands 5:1.5), cat", clip_tokenizer(), {"bad-hands": 3, "bad": 1})
+    a, five, comma, cat = (clip_tokenizer().encode(word)[0] for word in ("a", "5", ",", "cat"))
+    assert chunk.tokens[:8] == [START, a, *[INVERTED] * 3, five, comma, cat]
+    assert chunk.multipliers[:8] == [1, 1, *[1.5] * 4, 1, 1]
+    assert chunk.vectors == {2: ("bad-hands", 0), 3: ("bad-hands", 1), 4: ("bad-hands", 2)}
+    assert count == count_tokens("a bad-hands 5, cat", {"bad-hands": 3}) == 7
+
+
+def test_the_vectors_of_one_name_are_kept_in_one_chunk() -> None:
+    """As the reference's: what has no room begins the next chunk, and nothing behind a comma goes with it."""
+    first, second = tokenize_prompt("a " * 70 + ", b " + "charm c", clip_tokenizer(), {"charm": 8}).chunks
+    assert (len(words(first.tokens)), first.vectors) == (72, {})
+    assert second.vectors == {number + 1: ("charm", number) for number in range(8)}
+    assert count_tokens("a " * 74 + "charm", {"charm": 75}) == 150
+
+
+def test_what_a_full_chunk_gives_to_the_next_takes_its_vectors_along() -> None:
+    first, second = tokenize_prompt("a " * 70 + ", charm b c", clip_tokenizer(), {"charm": 3}).chunks
+    assert (len(words(first.tokens)), first.vectors) == (71, {})
+    assert second.vectors == {number + 1: ("charm", number) for number in range(3)}
+
+
+def test_only_whole_words_name_a_textual_inversion() -> None:
+    known = {"charm": 2, "dark style": 4, "unused": 1}
+    assert named_in("a charming cat, Dark  style", known) == {"dark style"}
+    assert named_in("a CHARM BREAK dark", known) == {"charm"}

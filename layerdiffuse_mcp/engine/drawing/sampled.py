@@ -43,6 +43,7 @@ def draw(
         Cancelled: the meter's callback stopped the run.
     """
     use_loras(plans[0], model)
+    model.use_inversions(plans[0].inversions)
     results = results_of(plans)
     plan = results[0].plan
     pixels = max(pixels_of_result(one, model.latent) for one in passes(plan))

@@ -20,6 +20,7 @@ class Provenance:
         self._base = base
         self._read: dict[str, FileVersion] = {}
         self._loras: tuple[FileVersion, ...] = ()
+        self._inversions: tuple[FileVersion, ...] = ()
         self._controls: dict[str, FileVersion | None] = {}
 
     def note(self, name: str, version: FileVersion) -> None:
@@ -32,19 +33,24 @@ class Provenance:
         self._loras = tuple(versions)
         self._hashes.start(*versions)
 
+    def note_inversions(self, versions: Sequence[FileVersion]) -> None:
+        """The prompts name these textual inversions now, and no others."""
+        self._inversions = tuple(versions)
+        self._hashes.start(*versions)
+
     def note_controls(self, versions: Mapping[str, FileVersion | None]) -> None:
         """These ControlNets are beside the base now, by name, and no others; None where one is a folder."""
         self._controls = dict(versions)
         self._hashes.start(*(version for version in versions.values() if version))
 
     def identify(self, names: Collection[str], report: Callable[[str], None]) -> dict[str, str | None]:
-        """The SHA-256 of the base, as `BASE`, of `names` where they were read, of LoRAs and ControlNets.
+        """The SHA-256 of the base, as `BASE`, of `names` where they were read, of LoRAs, inversions and ControlNets.
 
         None for a folder, and for a file that was replaced meanwhile. What has not been read for its checksum yet is
         waited for, and `report` told so; raising from it ends that.
         """
         used = {name: version for name, version in self._read.items() if name in names}
-        used |= {version.path.name: version for version in self._loras}
+        used |= {version.path.name: version for version in (*self._loras, *self._inversions)}
         return {
             name: version and self._hashes.sha256(version, report)
             for name, version in {BASE: self._base, **used, **self._controls}.items()

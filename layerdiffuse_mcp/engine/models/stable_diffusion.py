@@ -11,6 +11,7 @@ and no file is known here.
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -24,7 +25,9 @@ from layerdiffuse_mcp.engine.sampling.prediction import PREDICTIONS, Prediction
 from layerdiffuse_mcp.engine.sampling.schedules import SigmaTable, sigma_table
 from layerdiffuse_mcp.engine.text.clip import TextEncoder
 from layerdiffuse_mcp.engine.text.clip_embeddings import encode_sd15, encode_sdxl, sdxl_vector
+from layerdiffuse_mcp.engine.text.inversions import Taught, read_inversions
 from layerdiffuse_mcp.engine.types import Conditioning
+from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 
 EMBEDDINGS_KEPT = 64
 """Distinct prompts whose embeddings a model keeps; one of 75 tokens takes 0.5 MB on SDXL."""
@@ -40,6 +43,8 @@ class StableDiffusion(Model, ABC):
     """A base of the Stable Diffusion line."""
 
     _embeddings: OrderedDict[Any, Embeddings] = field(default_factory=OrderedDict[Any, Embeddings])
+    _taught: tuple[Taught, ...] = ()
+    _inversions: tuple[FileVersion, ...] = ()
 
     @cached_property
     def sigmas(self) -> SigmaTable:
@@ -61,6 +66,22 @@ class StableDiffusion(Model, ABC):
         self.components.onload("denoising")
         return UNetNetwork(self.components.stack(UNET), self.components.lora_patches(UNET))
 
+    def use_inversions(self, names: Sequence[str]) -> None:
+        """Have these textual inversions, and no others, in the place of their names in prompts.
+
+        Raises:
+            LayerFileError: a file is damaged or does not fit the base.
+        """
+        paths = {name: self.components.files.inversions[name] for name in names}
+        files = tuple(file_version(path) for path in paths.values())
+        if files != self._inversions:
+            encoders = cast(tuple[TextEncoder, ...], self.components.networks("text"))
+            widths = [encoder.embeddings.token_embedding.weight.shape[1] for encoder in encoders]
+            self._inversions, self._taught = (), ()
+            self._taught = read_inversions(paths, widths) if paths else ()
+            self._inversions = files
+        self.components.provenance.note_inversions(files)
+
     def control(self, name: str) -> Any:
         """The ControlNet of that name, one of those in use, on the device with the denoiser."""
         return self.components.network(control_key(name))
@@ -69,7 +90,7 @@ class StableDiffusion(Model, ABC):
         self, prompt: str, *, negative: bool, clip_skip: int | None, emphasis: str, width: int, height: int
     ) -> Conditioning:
         """The conditioning of one prompt, one row; computed once for a distinct prompt and kept."""
-        key = (prompt, negative, clip_skip, emphasis, self.components.loras)
+        key = (prompt, negative, clip_skip, emphasis, self.components.loras, self._inversions)
         if key not in self._embeddings:
             encoders = cast(tuple[TextEncoder, ...], self.components.networks("text"))
             skip = clip_skip or self.spec.clip_skip
@@ -94,7 +115,8 @@ class StableDiffusion15(StableDiffusion):
     def _embed(
         self, encoders: tuple[TextEncoder, ...], prompt: str, *, negative: bool, clip_skip: int, emphasis: str
     ) -> Embeddings:
-        return encode_sd15(encoders[0], [prompt], clip_skip, emphasis), None
+        [taught] = self._taught or ({},)
+        return encode_sd15(encoders[0], [prompt], clip_skip, emphasis, taught), None
 
     def _conditioning(self, embeddings: Embeddings, width: int, height: int) -> Conditioning:
         return Conditioning(embeddings[0])
@@ -107,7 +129,10 @@ class StableDiffusionXL(StableDiffusion):
         self, encoders: tuple[TextEncoder, ...], prompt: str, *, negative: bool, clip_skip: int, emphasis: str
     ) -> Embeddings:
         first, second = encoders
-        return encode_sdxl(first, second, [prompt], negative=negative, clip_skip=clip_skip, emphasis=emphasis)
+        taught = cast(tuple[Taught, Taught] | None, self._taught or None)
+        return encode_sdxl(
+            first, second, [prompt], negative=negative, clip_skip=clip_skip, emphasis=emphasis, inversions=taught
+        )
 
     def _conditioning(self, embeddings: Embeddings, width: int, height: int) -> Conditioning:
         context, pooled = embeddings

@@ -8,7 +8,7 @@ The network of Radford et al. 2021 (https://arxiv.org/abs/2103.00020), with the 
 transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`: importing those takes longer than importing torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +58,12 @@ class TextEncoder(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width, config.layer_norm_eps)
         self.text_projection = nn.Linear(width, config.projection_dim, bias=False) if projected else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> list[Tensor]:
-        """tokens (B, T) -> 1 + layers states (B, T, C): the embeddings, then each layer's output, not normed."""
-        states = [self.embeddings(tokens)]
+    def forward(self, tokens: Tensor, vectors: Mapping[tuple[int, int], Tensor] | None = None) -> list[Tensor]:
+        """tokens (B, T) -> 1 + layers states (B, T, C): the embeddings, then each layer's output, not normed.
+
+        vectors: (C,), in place of the table's, by row and position.
+        """
+        states = [self.embeddings(tokens, vectors or {})]
         for layer in self.encoder.layers:
             states.append(layer(states[-1]))
         return states
@@ -72,8 +75,11 @@ class _Embeddings(nn.Module):
         self.token_embedding = _table(config.vocab_size, config.hidden_size)
         self.position_embedding = _table(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+    def forward(self, tokens: Tensor, vectors: Mapping[tuple[int, int], Tensor]) -> Tensor:
+        embedded = self.token_embedding(tokens)
+        for place, vector in vectors.items():
+            embedded[place] = vector.to(embedded)
+        return embedded + self.position_embedding.weight[: tokens.shape[1]]
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

@@ -9,7 +9,8 @@ alone, once for all its repetitions, so its embeddings never depend on the other
 used on the device and in the dtype that they have.
 
 `emphasis` is one of `choices.EMPHASIS`: when the embeddings have been multiplied by the prompt's weights, "Original"
-restores the mean of each chunk and "No norm" does not.
+restores the mean of each chunk and "No norm" does not. `inversions` are vectors of textual inversions by their names,
+(V, C) for the encoder whose tokens they take the place of.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.engine.text.clip import TextEncoder
+from layerdiffuse_mcp.engine.text.inversions import Taught
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.text.chunks import CHUNK_LENGTH, TokenizedPrompt, tokenize_prompt
+from layerdiffuse_mcp.text.chunks import CHUNK_LENGTH, Chunk, TokenizedPrompt, tokenize_prompt
 from layerdiffuse_mcp.text.tokenizer import clip_tokenizer
 
 SDXL_CLIP_SKIP = 2
@@ -47,14 +49,18 @@ class _Encoded(NamedTuple):
 
 
 def encode_sd15(
-    text_encoder: TextEncoder, prompts: Sequence[str], clip_skip: int = 1, emphasis: str = "Original"
+    text_encoder: TextEncoder,
+    prompts: Sequence[str],
+    clip_skip: int = 1,
+    emphasis: str = "Original",
+    inversions: Taught | None = None,
 ) -> Tensor:
     """The context of SD1.5's network: (B, 77 k, C), k chunks of the longest prompt, in the encoder's dtype.
 
     clip_skip: 1 for the last hidden state, 2 for the one before, ...; the final layer norm follows in any case.
     Raises InvalidRequest if the encoder has fewer layers.
     """
-    encoder = _Encoder(text_encoder, clip_skip, final_norm=True, emphasis=emphasis)
+    encoder = _Encoder(text_encoder, clip_skip, final_norm=True, emphasis=emphasis, inversions=inversions)
     return _each_once(prompts, encoder)[0]
 
 
@@ -66,6 +72,7 @@ def encode_sdxl(
     negative: bool = False,
     clip_skip: int = SDXL_CLIP_SKIP,
     emphasis: str = "Original",
+    inversions: tuple[Taught, Taught] | None = None,
 ) -> SdxlEmbeddings:
     """The context of SDXL's network and the pooled vector (see `sdxl_vector`), in the encoders' dtype.
 
@@ -73,8 +80,9 @@ def encode_sdxl(
     text_encoder_g carries a `text_projection`. Raises InvalidRequest if an encoder has too few layers.
     """
     skip = max(clip_skip, SDXL_CLIP_SKIP)
-    first = _Encoder(text_encoder_l, skip, final_norm=False, emphasis=emphasis)
-    second = _Encoder(text_encoder_g, skip, final_norm=False, emphasis=emphasis, pad=_SDXL_PAD)
+    taught_l, taught_g = inversions or ({}, {})
+    first = _Encoder(text_encoder_l, skip, final_norm=False, emphasis=emphasis, inversions=taught_l)
+    second = _Encoder(text_encoder_g, skip, final_norm=False, emphasis=emphasis, inversions=taught_g, pad=_SDXL_PAD)
     context_l, _ = _each_once(prompts, first)
     context_g, pooled = _each_once(prompts, second)
     context = torch.cat([context_l, context_g], dim=-1)
@@ -102,7 +110,14 @@ class _Encoder:
     """One text encoder with all that decides what it makes of a prompt."""
 
     def __init__(
-        self, model: TextEncoder, clip_skip: int, *, final_norm: bool, emphasis: str, pad: int | None = None
+        self,
+        model: TextEncoder,
+        clip_skip: int,
+        *,
+        final_norm: bool,
+        emphasis: str,
+        inversions: Taught | None = None,
+        pad: int | None = None,
     ) -> None:
         self.model = model
         layers = len(model.encoder.layers)
@@ -114,10 +129,11 @@ class _Encoder:
         self.tokenizer = clip_tokenizer(self.table.shape[0])
         self.emphasis = emphasis
         self.pad = pad
+        self.inversions = inversions or {}
 
     @torch.no_grad()
     def __call__(self, prompt: str) -> _Encoded:
-        tokenized = tokenize_prompt(prompt, self.tokenizer)
+        tokenized = tokenize_prompt(prompt, self.tokenizer, {name: len(own) for name, own in self.inversions.items()})
         tokens = torch.tensor([chunk.tokens for chunk in tokenized.chunks])
         first_end = int((tokens[0] == self.tokenizer.end).nonzero()[0])
         if self.pad is not None:
@@ -129,8 +145,9 @@ class _Encoder:
         norm = self.model.final_layer_norm
         states: list[Tensor] = []
         pooled: Tensor | None = None
-        for part in tokens.to(self.table.device).split(_AT_ONCE):
-            layers = self.model(part)
+        parts = tokens.to(self.table.device).split(_AT_ONCE)
+        for number, part in enumerate(parts):
+            layers = self.model(part, self._vectors(tokenized.chunks[number * _AT_ONCE :][:_AT_ONCE]))
             if pooled is None:
                 pooled = self.model.text_projection(norm(layers[-1])[0, first_end])
             states.append(layers[-self.clip_skip])
@@ -139,6 +156,14 @@ class _Encoder:
         if self.final_norm:
             context = norm(context)
         return _Encoded(_emphasized(context, tokenized, self.emphasis).flatten(0, 1), pooled)
+
+    def _vectors(self, chunks: Sequence[Chunk]) -> dict[tuple[int, int], Tensor]:
+        """Vectors by row and position."""
+        return {
+            (row, position): self.inversions[name][number]
+            for row, chunk in enumerate(chunks)
+            for position, (name, number) in chunk.vectors.items()
+        }
 
 
 def _emphasized(context: Tensor, tokenized: TokenizedPrompt, emphasis: str) -> Tensor:

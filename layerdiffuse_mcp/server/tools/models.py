@@ -22,6 +22,7 @@ from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.controls import controls
+from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobFacts, plain
@@ -142,6 +143,9 @@ async def list_models(
     if nets := await anyio.to_thread.run_sync(controls, settings):
         names = ", ".join(_control_words(control) for control in nets)
         lines.append(f"ControlNets, to be named in options.control: {names}.")
+    if taught := await anyio.to_thread.run_sync(read_inversions, settings.models_dir):
+        names = ", ".join(_inversion_words(one) for one in taught.values())
+        lines.append(f"Textual inversions, used where a prompt has their name: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
@@ -161,6 +165,14 @@ def _lora_words(lora: LoraEntry) -> str:
         size = f"{in_words(lora.remote.bytes)}, " if lora.remote and lora.remote.bytes else ""
         facts.append(f"{size}prepare_model fetches it")
     return f"{lora.name} ({', '.join(facts)})" if facts else lora.name
+
+
+def _inversion_words(inversion: Inversion) -> str:
+    """Its name, and for whom it is, as far as its file can be used."""
+    if inversion.problem:
+        return f"{quoted(inversion.name)} (cannot be used: {inversion.problem.rstrip('.')})"
+    several = f"{inversion.vectors} vectors" if inversion.vectors > 1 else "1 vector"
+    return f"{quoted(inversion.name)} ({several} of {' and '.join(map(str, inversion.widths))} numbers)"
 
 
 async def prepare_model(
