@@ -323,6 +323,7 @@ MAY_OPEN = {"images/files.py", "outputs/folder.py"}
 """The one way in, which `access.py` and readers of copies take, and the one way out."""
 ALLOWED_CALLS = {
     "images/composition.py": {("archive", "open")},  # of a file that is open, as is the next
+    "images/documents.py": {("archive", "open")},
     "images/read.py": {("Image", "open")},
     "images/matting.py": {("path", "read_bytes")},  # a network that the catalogue found
     "outputs/writer.py": {("Folder", "open")},
@@ -336,6 +337,8 @@ ALLOWED_CALLS = {
     "cli/viewing.py": {("webbrowser", "open")},  # an address of ours
     "server/apps.py": {("_FOLDER / name", "read_text")},  # a page of ours
     "server/icons.py": {("Path(__file__).parent / 'icon.png'", "read_bytes")},
+    "server/stdio.py": {("", "open"), ("os", "open")},  # descriptors of this process, and the null device
+    "server/services.py": {("self", "open")},  # a client's services
     "server/contents.py": {("Folder", "open"), ("temporary", "open")},  # the private copies
 }
 NO_AGENTS_NAMES = ("engine/", "hub/", "text/", "backends/", "pocket/")

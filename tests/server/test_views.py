@@ -131,7 +131,9 @@ async def test_a_view_that_cannot_be_is_refused_in_words(connect: Connect, pictu
             await client.read_resource("layerdiffuse://images/job-0-1/view")
 
 
-async def test_no_view_of_what_is_gone_not_ours_or_no_picture(connect: Connect, picture: Path, tmp_path: Path):
+async def test_no_view_of_what_is_gone_or_not_ours_and_one_of_a_document_of_layers(
+    connect: Connect, picture: Path, tmp_path: Path
+):
     async with connect() as client:
         gone, linked = await made_of(client, picture), await made_of(client, picture)
         layered = await made_of(client, picture, format="psd")
@@ -141,9 +143,10 @@ async def test_no_view_of_what_is_gone_not_ours_or_no_picture(connect: Connect, 
             path.unlink()
             if link:
                 path.symlink_to(link)
-        for uri, words in {gone: "is gone", linked: "something else", layered: "a Photoshop document"}.items():
+        for uri, words in {gone: "is gone", linked: "something else"}.items():
             with pytest.raises(MCPError, match=words):
                 await client.read_resource(f"{uri}/view?width=5")
+        assert (await client.read_resource(f"{layered}/view?width=5")).contents
 
 
 async def test_what_a_view_takes_is_completed(connect: Connect, picture: Path):
