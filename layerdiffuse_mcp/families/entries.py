@@ -74,7 +74,7 @@ class ModelEntry(Frozen):
     list of all that it has learnt words for, a file beside its own (`hub/vocabulary.py`), for a base that is so small.
     batches_pay: whether results drawn as one batch were measured to take less time than one after another. folder: the
     files of a base that is published as a diffusers folder, instead of `remote`; what an index among them names comes
-    to them.
+    to them. time: what one picture takes, in words, where that was computed and not measured.
     """
 
     name: str
@@ -85,6 +85,7 @@ class ModelEntry(Frozen):
     path: Path | None = None
     remote: HubFile | None = None
     folder: tuple[HubFile, ...] = ()
+    time: str = ""
     bytes: int | None = None
     vae: Path | None = None
     aliases: tuple[str, ...] = ()

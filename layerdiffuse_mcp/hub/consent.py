@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from layerdiffuse_mcp.api.plan import Download
 from layerdiffuse_mcp.errors import ConsentNeeded
-from layerdiffuse_mcp.families.entries import MB, HubFile
+from layerdiffuse_mcp.families.entries import MB, HubFile, ModelEntry
+from layerdiffuse_mcp.families.memory import in_16_bits
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
@@ -47,6 +49,18 @@ def question(files: Sequence[HubFile]) -> str:
     names = ", ".join(printable(file.name, 200) for file in files)
     text = f"Fetch {size} from {repos}: {names}? Licence: {licences}."
     return text if all(file.commercial for file in files) else f"{text} Not all of it is free for commercial use."
+
+
+def takes(downloads: Iterable[Download], settings: Settings) -> str:
+    """What drawing takes with the bases among them, in sentences; belongs in a thread."""
+    entries = {download.model: catalog.find_any(download.model, settings) for download in downloads}
+    said: list[str] = []
+    for entry in entries.values():
+        if isinstance(entry, ModelEntry) and entry.family and (memory := in_16_bits(FAMILIES[entry.family])):
+            least, most = (in_words(bound(memory.values())) for bound in (min, max))
+            time = f" and {entry.time}" if entry.time else ""
+            said.append(f"A picture with {entry.name} takes {least} to {most} of GPU memory{time}, as computed.")
+    return " ".join(said)
 
 
 def check_licences(downloads: Iterable[Download], settings: Settings) -> None:

@@ -76,6 +76,11 @@ def take(
     """
     if not folder.is_dir():
         raise DownloadError(f"{printable(folder)} is no folder. Give the one that holds the published files.")
+    if isinstance(entry, ModelEntry) and entry.folder:
+        raise DownloadError(
+            f"{entry.name} is published as a folder: copy that whole, as it is, into {printable(settings.models_dir)}; "
+            "there it is a base by its own name."
+        )
     wanted = _wanted(entry, methods)
     lacking = [group for group in wanted if not any(catalog.located(remote, settings) for remote in group)]
     found = _found(folder, lacking)

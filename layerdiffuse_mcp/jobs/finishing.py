@@ -151,10 +151,10 @@ async def _into_document(
         made = await room.run(task, report)
         if len(layers) < finish.planned:
             warnings.append(f"{finish.planned - len(layers)} of {finish.planned} layers are empty and were left out.")
-        together = f"together they differ from {printable(finish.name, 80)} by {made.difference:.2f} of 255 on average"
+        differ = f"which differ from {printable(finish.name, 80)} by {made.difference:.2f} of 255 on average"
         facts = PictureFacts(
             role=None, name=COMPOSED, width=finish.size[0], height=finish.size[1], seed=seed, alpha=made.alpha,
-            note=f"the layers put together; {together}",
+            note=f"the layers put together, {differ}",
         )  # fmt: skip
         words = _words(layers[0].name, facts)
         files.append(EncodedFile(name=file_name(words, seed, COMPOSED, ".png"), data=made.data, picture=facts))

@@ -1,6 +1,7 @@
 """A base that is published as a diffusers folder: its indexes say which further files it has."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from layerdiffuse_mcp.errors import DownloadError, ModelNotFound
 from layerdiffuse_mcp.families.qwen_layered import REPO
 from layerdiffuse_mcp.hub import catalog, consent
 from layerdiffuse_mcp.hub.download import prepare
+from layerdiffuse_mcp.hub.local_files import take
 from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.double import Hub
@@ -95,12 +97,19 @@ def test_an_index_that_names_files_elsewhere_brings_none(published: Hub, setting
         prepare(NAME, settings, lambda _: None)
 
 
+def test_from_a_disk_the_folder_is_copied_as_it_is(settings: Settings, tmp_path: Path):
+    with pytest.raises(DownloadError, match="copy that whole, as it is, into"):
+        take(tmp_path, settings, lambda _: None, catalog.find(NAME, settings))
+
+
 def test_size_and_licence_are_said_before_anything_is_fetched(settings: Settings, tmp_path: Path):
     files = consent.lacking([Download(model=NAME)], settings)
     assert consent.asks(files, consent.ASK_ABOVE)
     question = consent.question(files)
     assert question.startswith(f"Fetch 57.76 GB from {REPO}: ")
     assert question.endswith("Licence: Apache-2.0.")
+    said = consent.takes([Download(model=NAME)], settings)
+    assert re.search(r"takes 16\.\d+ GB to 58\.\d+ GB of GPU memory and 8 minutes on a GPU .*, as computed\.", said)
     picture = tmp_path / "poster.png"
     Image.new("RGB", (64, 64)).save(picture)
     fields = {"prompt": "a fair", "inputs": {"blended": picture}}

@@ -94,11 +94,14 @@ async def _question(ctx: Context[Services], downloads: Downloads, free: float) -
 
     def question() -> str | None:
         try:
-            files = consent.lacking(downloads(settings), settings)
+            wanted = downloads(settings)
+            files = consent.lacking(wanted, settings)
         except LayerDiffuseError:
             return None
         may = consent.ANY_SIZE if settings.auto_download else free
-        return consent.question(files) if consent.asks(files, may) else None
+        if not consent.asks(files, may):
+            return None
+        return f"{consent.question(files)} {consent.takes(wanted, settings)}".rstrip()
 
     if not _can_be_asked(ctx):
         return NotAsked(fetch=False)

@@ -288,7 +288,7 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 licence=entry.licence,
                 commercial=all(file.commercial for file in entry.published),
                 layer_licences=tuple(dict.fromkeys(catalog.layer_licences(entry).values())),
-                description=entry.description,
+                description=entry.description + (f"; {entry.time}, computed" if entry.time else ""),
             )
         )
     return sorted(found, key=lambda model: (not model.default, not model.prepared))
