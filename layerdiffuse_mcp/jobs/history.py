@@ -5,8 +5,8 @@
     history.note(job)                               # at each change, in the event loop: written soon, beside it
     await history.close()                           # at the end; what is written stands from then on
 
-A job that waited is as it was, and may be queued again. One that ran is interrupted, as is one that starts from given
-pictures, for copies of these go with their server.
+A job that waited is as it was, and may be queued again, one that starts from given pictures if these were kept
+(`kept.py`). One that ran is interrupted.
 """
 
 import json
@@ -23,6 +23,7 @@ from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.plan import Download, Planned, any_task
 from layerdiffuse_mcp.errors import Interrupted, LayerDiffuseError
 from layerdiffuse_mcp.jobs.job import FINAL, Job, State
+from layerdiffuse_mcp.jobs.kept import kept
 from layerdiffuse_mcp.outputs.records import JobRecords, Record
 
 WAITED = frozenset({State.QUEUED, State.DOWNLOADING})
@@ -41,11 +42,12 @@ class JobHistory:
         self._changed: dict[str, Job] = {}
         self._wake = anyio.Event()
         self._writing = anyio.Lock()
-        self._closed = False
+        self.closed = False
+        """Whether what is written stands."""
 
     def note(self, job: Job) -> None:
         """Have a job written down as it is."""
-        if self._records.kept and not self._closed:
+        if self._records.kept and not self.closed:
             self._changed[job.id] = job
             self._wake.set()
 
@@ -59,7 +61,7 @@ class JobHistory:
 
     async def close(self) -> None:
         """Write down the rest; later changes are those of the end, and do not count."""
-        self._closed = True
+        self.closed = True
         await self._flush()
         await anyio.to_thread.run_sync(self._records.leave)
 
@@ -74,7 +76,7 @@ class JobHistory:
             jobs.append(job)
             waits = record.state in WAITED and resume and outlasts(job)
             if not job.finished and not waits:
-                job.end(State.INTERRUPTED, error=interrupted(record.state))
+                job.end(State.INTERRUPTED, error=interrupted(record.state, outlasts(job)))
                 self.note(job)
         return jobs
 
@@ -86,16 +88,18 @@ class JobHistory:
 
 
 def outlasts(job: Job) -> bool:
-    """Whether another server can do it: the copies of given pictures go with theirs."""
-    return not job.starts_from_pictures
+    """Whether another server can do it: where it starts from pictures these have to be there."""
+    return bool(job.inputs) or not job.starts_from_pictures
 
 
-def interrupted(state: str) -> Interrupted:
-    """Why a job was not done that was in this state when its server ended."""
+def interrupted(state: str, complete: bool = True) -> Interrupted:
+    """Why a job was not done that was in this state when its server ended; of one that is not `complete` the pictures
+    that it starts from are gone.
+    """
     begun = "before this job began" if state in WAITED else "while this job ran"
-    return Interrupted(
-        f"The server ended {begun}, and it left no pictures. Make the call again; with the same seed it draws the same."
-    )
+    lost = "" if complete else ", the server's copies of the pictures that it starts from are gone"
+    text = f"The server ended {begun}{lost}, and it left no pictures. Make the call again"
+    return Interrupted(f"{text}; with the same seed it draws the same.")
 
 
 def _record_of(job: Job) -> Record:
@@ -106,7 +110,7 @@ def _record_of(job: Job) -> Record:
         "tasks": [task.model_dump(mode="json") for task in job.tasks],
         "downloads": [download.model_dump(mode="json") for download in job.downloads],
         "finish": _FINISH.dump_python(job.finish, mode="json"),
-        "pictures": job.starts_from_pictures,
+        "inputs": {digest: path.name for digest, path in job.inputs.items()},
         "asked": job.asked,
     }
     error = job.error
@@ -136,16 +140,17 @@ def _job_of(record: Record, numbers: Iterator[int]) -> Job | None:
         planned = json.loads(record.planned)
         known = Planned(
             tuple(any_task(task) for task in planned["tasks"]),
+            inputs=kept(record.id, planned.get("inputs", {})),
             downloads=tuple(Download.model_validate(one) for one in planned["downloads"]),
             finish=_FINISH.validate_python(planned["finish"]),
         )
         outcome = Outcome.model_validate_json(record.outcome) if record.outcome else None
         state = State(record.state)
-    except (ValidationError, ValueError, TypeError, KeyError):
+    except (ValidationError, ValueError, TypeError, KeyError, AttributeError):
         logger.info("what was written down of %s cannot be read", record.id, exc_info=True)
         return None
     job = Job(record.what, known, record.client, numbers, record.key, planned.get("asked"))
-    job.id, job.starts_from_pictures = record.id, bool(planned.get("pictures"))
+    job.id, job.starts_from_pictures = record.id, bool(planned.get("inputs"))
     job.created = moment(record.created) or 0.0
     if state in FINAL:
         job.started = moment(record.started)

@@ -17,9 +17,11 @@ nothing here is shared with threads.
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from types import TracebackType
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
@@ -27,6 +29,7 @@ from layerdiffuse_mcp.api.plan import Planned, pixels_of
 from layerdiffuse_mcp.backends.backend import Backend
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import InvalidRequest, QueueFull, ServerEnding
+from layerdiffuse_mcp.jobs import kept
 from layerdiffuse_mcp.jobs.book import JobBook
 from layerdiffuse_mcp.jobs.completing import Completer
 from layerdiffuse_mcp.jobs.dispatcher import Dispatcher
@@ -99,7 +102,7 @@ class Jobs:
     ) -> bool | None:
         assert self._tasks is not None
         with anyio.CancelScope(shield=True):
-            await self._history.close()  # as jobs are now the next server finds them
+            await self._leave()  # as jobs are now the next server finds them
         for job in self._book.newest_first():
             self.cancel(job)
         self._tasks.cancel_scope.cancel()
@@ -255,7 +258,7 @@ class Jobs:
         for job in self.running:
             job.end(State.INTERRUPTED, error=interrupted(State.RUNNING))
             job.scope.cancel()
-        await self._history.close()
+        await self._leave()
 
     async def follow(self, job: Job, seconds: float, report: Report | None = None) -> None:
         """Return when the job has ended or `seconds` have passed, whichever comes first; at once if it is left to the
@@ -294,13 +297,26 @@ class Jobs:
         """Whether it waits, and this server does not begin it any more."""
         return self.dispatcher.draining and job.state in WAITED
 
+    async def _leave(self) -> None:
+        """Have the next server find jobs as they are, with the pictures that those start from which wait."""
+        waiting = [job for state in WAITED for job in self._book.in_state(state) if job.inputs]
+        if waiting and self._resume:
+            await anyio.to_thread.run_sync(kept.keep, waiting)
+        await self._history.close()
+
     async def _restore(self) -> None:
         """Take over the jobs of servers that are gone; such as waited wait again if the settings want that."""
+        await anyio.to_thread.run_sync(kept.sweep)
         for job in await self._history.restored(self.dispatcher.numbers, resume=self._resume):
             if job.finished:
                 self._book.add(job)
             else:
+                job.at_end.append(partial(self._forget, job))
                 self._begin_job(job)
+
+    def _forget(self, job: Job) -> None:
+        if not self._history.closed:
+            kept.forget(job.id)
 
     async def _fetch(self, job: Job) -> None:
         """Download what a job lacks; it waits for a worker then, unless it has ended."""

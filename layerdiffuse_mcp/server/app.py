@@ -11,7 +11,7 @@ the first question has been answered.
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -111,14 +111,12 @@ def create_server(
             async def serve(name: str, one: Settings, *, task_status: TaskStatus[Services]) -> None:
                 await anyio.to_thread.run_sync(writer.sweep, one.output)
                 room = Corner(pictures) if clients else pictures
-                async with Jobs(dispatcher, one, pictures=room) as jobs:
-                    known = Services(one, jobs, room, name, matting=matting)
-                    jobs.at_end = lambda job: served.job_ended(job, telling, known)
-                    task_status.started(known)
-                    try:
+                with closing(contents.Contents()) as given:  # until the next server has what waiting jobs start from
+                    async with Jobs(dispatcher, one, pictures=room) as jobs:
+                        known = Services(one, jobs, room, name, given, matting)
+                        jobs.at_end = lambda job: served.job_ended(job, telling, known)
+                        task_status.started(known)
                         await over.wait()
-                    finally:
-                        known.contents.close()
 
             served.clients = Clients(open=partial(serving.start, serve))
             await served.clients.follow(clients or {"": settings})

@@ -14,6 +14,7 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client
+from PIL import Image
 
 from layerdiffuse_mcp.server.tokens import hash_of, new_token
 from tests.conftest import PROGRAMS
@@ -81,12 +82,18 @@ async def test_a_server_that_is_told_to_end_finishes_what_runs_and_keeps_what_wa
             async def waits(name: str, prompt: str) -> None:
                 results[name] = await drawn(client, prompt, 100)
 
+            picture = Path(facts_of(await client.call_tool("server_status", {}))["output_folder"], "given.png")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGBA", (64, 64), (255, 0, 0, 128)).save(picture)
             async with anyio.create_task_group() as tasks:
                 running = (await drawn(client, "steps 60", 0))["job_id"]
                 await begun(client, running)
                 tasks.start_soon(waits, "waiting", "draw")
                 while not facts_of(await client.call_tool("list_jobs", {"status": "queued"})).get("total"):
                     await anyio.sleep(0.02)
+                edit = {"prompt": "draw", "image": str(picture), "output": {"wait_seconds": 0}}
+                edited = facts_of(await client.call_tool("edit_transparent", edit))["job_id"]
+                picture.unlink()
                 process.send_signal(signal.SIGTERM)
                 with anyio.fail_after(30):
                     while (await ready(url)) != (503, {"ready": False, "reason": "draining"}):
@@ -101,11 +108,12 @@ async def test_a_server_that_is_told_to_end_finishes_what_runs_and_keeps_what_wa
     with serving(tmp_path, 600) as (process, url):  # the next one, which a second signal ends at once
         await ready(url)
         async with connected(url, MODERN, TOKEN) as client:
-            again = facts_of(await client.call_tool("get_job", {"job_ids": [results["waiting"]["job_id"], running]}))
+            jobs = [results["waiting"]["job_id"], edited, running]
+            again = facts_of(await client.call_tool("get_job", {"job_ids": jobs}))
             await begun(client, (await drawn(client, "steps 1000000", 0))["job_id"])
             process.send_signal(signal.SIGTERM)
             while (await ready(url))[0] != 503:
                 await anyio.sleep(0.02)
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 128 + signal.SIGTERM
-    assert [job["status"] for job in again["jobs"]] == ["done", "done"]
+    assert [job["status"] for job in again["jobs"]] == ["done", "done", "done"]

@@ -12,6 +12,7 @@ from layerdiffuse_mcp.api.finish import IntoCells
 from layerdiffuse_mcp.api.plan import Planned
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import Interrupted, OutOfMemory
+from layerdiffuse_mcp.jobs import kept
 from layerdiffuse_mcp.jobs.history import JobHistory
 from layerdiffuse_mcp.jobs.job import Job, State
 from layerdiffuse_mcp.jobs.queue import Jobs
@@ -95,6 +96,30 @@ async def test_a_job_that_waited_is_done_by_the_next_server_if_that_is_set(opene
         assert resumed.outcome.images[0].seed == 5
     async with opened() as jobs:
         assert jobs.get(waiting.id).state is State.DONE
+
+
+async def test_the_pictures_that_a_waiting_job_starts_from_are_kept_until_it_has_ended(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def submit(jobs: Jobs, name: str) -> Job:
+        picture = tmp_path / name
+        picture.write_bytes(name.encode())
+        return jobs.submit(Planned((drawing("draw"),), {"ab" * 32: picture}))
+
+    monkeypatch.setattr(kept, "LARGEST", 10)
+    async with opened(resume_jobs=True) as jobs:
+        ask(jobs, "steps 1000000")
+        small, large = submit(jobs, "cup.png"), submit(jobs, "a-long-name.png")
+    for name in ("cup.png", "a-long-name.png"):
+        (tmp_path / name).unlink()
+    async with opened(resume_jobs=True, share_workers=False) as jobs:
+        again, gone = jobs.get(small.id), jobs.get(large.id)
+        assert [path.read_text() for path in again.inputs.values()] == ["cup.png"]
+        await jobs.follow(again, 60)
+        assert again.state is State.DONE
+        assert gone.state is State.INTERRUPTED
+        assert "copies of the pictures that it starts from are gone" in str(gone.error)
+    assert not any(path.is_file() for path in (tmp_path / "state" / "layerdiffuse" / "given").rglob("*"))
 
 
 async def test_a_key_stands_for_its_job_also_after_a_restart_unless_that_failed(opened: Open):
