@@ -10,7 +10,7 @@ is there is all that "prepared" means. Nothing here fetches anything or imports 
 """
 
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -33,7 +33,7 @@ from layerdiffuse_mcp.families.registry import (
 )
 from layerdiffuse_mcp.families.spec import LayerMethod, Task
 from layerdiffuse_mcp.hub.folder import ModelsFolder, read_models_folder
-from layerdiffuse_mcp.hub.headers import INDEX, shards
+from layerdiffuse_mcp.hub.places import folder_here, indexed, on_disk
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -273,7 +273,7 @@ def needed(entry: ModelEntry | LoraEntry | MattingNetwork, methods: Collection[s
         return [entry.remote] if entry.remote else []
     if entry.name == POCKET:
         return []
-    return [*entry.published, *_indexed(entry.folder), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
+    return [*entry.published, *indexed(entry.folder), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
 
 
 def missing(
@@ -284,18 +284,18 @@ def missing(
     if isinstance(entry, ModelEntry) and entry.folder and entry.path:
         return []
     if not isinstance(entry, ModelEntry):
-        return [remote for remote in needed(entry) if not _on_disk(remote, user_files)]
+        return [remote for remote in needed(entry) if not on_disk(remote, user_files)]
 
     def is_here(remote: HubFile) -> bool:
         layer = remote.name in LAYER_FILES
-        return bool(_layer_path(entry, remote.name, user_files) if layer else _on_disk(remote, user_files))
+        return bool(_layer_path(entry, remote.name, user_files) if layer else on_disk(remote, user_files))
 
     return [remote for remote in needed(entry, methods) if not is_here(remote)]
 
 
 def located(remote: HubFile, settings: Settings) -> Path | None:
     """Where a published file lies on this machine: in the models folder or in the model hub's cache."""
-    return _on_disk(remote, read_models_folder(settings.models_dir))
+    return on_disk(remote, read_models_folder(settings.models_dir))
 
 
 def _absent(entry: ModelEntry, name: str, settings: Settings) -> str:
@@ -349,38 +349,19 @@ def _layer_path(entry: ModelEntry, name: str, user_files: ModelsFolder) -> Path 
         path = pocket_folder() / name
         return path if path.is_file() else None
     for remote in (LAYER_FILES[name], *REPACKED[name]):
-        path = _on_disk(remote, user_files)
+        path = on_disk(remote, user_files)
         if path is not None:
             return path
     return None
 
 
-def _indexed(folder: Sequence[HubFile]) -> list[HubFile]:
-    """The files that the indexes among a published folder's files name, as far as these are here."""
-    named: list[HubFile] = []
-    for index in folder:
-        path = _cached(index) if index.path.endswith(INDEX) else None
-        for name in shards(path) if path else ():
-            where = f"{index.path.rpartition('/')[0]}/{name}"
-            named.append(index.model_copy(update={"path": where, "bytes": None}))
-    return named
-
-
-def _folder_here(entry: ModelEntry) -> Path | None:
-    """The published folder, if all of it is here at one commit."""
-    files = [*entry.folder, *_indexed(entry.folder)]
-    found = [_cached(file) for file in files]
-    roots = {path and Path(str(path).removesuffix(file.path)) for path, file in zip(found, files, strict=True)}
-    return roots.pop() if len(roots) == 1 else None
-
-
 def _located(entry: ModelEntry, user_files: ModelsFolder) -> ModelEntry:
-    if entry.folder and entry.path is None:
-        folder = _folder_here(entry)
-        size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if folder else entry.bytes
-        return entry.model_copy(update={"path": folder, "bytes": size})
-    path = _on_disk(entry.remote, user_files) if entry.remote and entry.path is None else None
     with suppress(OSError):  # it may go meanwhile
+        if entry.folder and entry.path is None:
+            folder = folder_here(entry)
+            size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if folder else entry.bytes
+            return entry.model_copy(update={"path": folder, "bytes": size})
+        path = on_disk(entry.remote, user_files) if entry.remote and entry.path is None else None
         return entry.model_copy(update={"path": path, "bytes": path.stat().st_size}) if path else entry
     return entry
 
@@ -388,38 +369,8 @@ def _located(entry: ModelEntry, user_files: ModelsFolder) -> ModelEntry:
 def _located_lora(entry: LoraEntry, user_files: ModelsFolder, same: LoraEntry | None = None) -> LoraEntry:
     path = same.path if same else None
     if path is None and entry.path is None and entry.remote:
-        path = _on_disk(entry.remote, user_files)
+        path = on_disk(entry.remote, user_files)
     return entry.model_copy(update={"path": path}) if path else entry
-
-
-def _on_disk(remote: HubFile, user_files: ModelsFolder) -> Path | None:
-    own = user_files.file(remote.name) if remote.name in KNOWN_NAMES else None  # model.safetensors could be anything
-    return own or _cached(remote)
-
-
-def _cached(remote: HubFile) -> Path | None:
-    """Where the model hub's cache has the file: in the repository's `main` as it was last asked for, else anywhere.
-
-    A repository may have moved on since a file of it was fetched, which leaves the file as good as it was.
-    """
-    from huggingface_hub import constants  # a small module; all of the library takes 0.3 s to import
-
-    repository = Path(constants.HF_HUB_CACHE) / f"models--{remote.repo.replace('/', '--')}"
-    found = (snapshot / remote.path for snapshot in _snapshots(repository))
-    return next((path for path in found if path.is_file() and _is_meant(path, remote)), None)
-
-
-def _snapshots(repository: Path) -> Iterator[Path]:
-    with suppress(OSError, ValueError):
-        yield repository / "snapshots" / (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-    with suppress(OSError):
-        yield from sorted((repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-
-
-def _is_meant(path: Path, remote: HubFile) -> bool:
-    """Whether the checksum that the cache names a file's content by, where it does, is the one that is known."""
-    stored = path.resolve().name
-    return remote.sha256 is None or len(stored) != 64 or stored.startswith(remote.sha256)
 
 
 def _command(name: str, file: str = "") -> str:

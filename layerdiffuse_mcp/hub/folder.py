@@ -6,22 +6,7 @@
 
 A `.safetensors` file is a base, a LoRA or a ControlNet by what is in it; below a folder `loras/` it is a LoRA; a folder
 with a `model_index.json` is a base in diffusers layout, one whose `config.json` says so a ControlNet. Anything else is
-left alone. The optional `models.toml`:
-
-    [[base]]
-    name = "my-base"
-    path = "bases/my-base.safetensors"      # or repo = "someone/something" and file = "base.safetensors"
-    family = "..."                          # needed with repo, else told from the file
-    native_size = 1024
-    vae = "vae/vae-fp16-fix.safetensors"    # instead of its own; one of that name runs in float16 on a GPU
-    description = "What it is good at"
-    licence = "openrail++"
-    sha256 = "31e35c80fc"                   # of a file of a repo: all of it or its beginning
-
-    [[lora]]
-    name = "watercolour"
-    path = "loras/wc_v2.safetensors"
-    trigger = "watercolour painting"
+left alone. What `models.toml` says: see `hub/models_toml.py`.
 
 Headers are read once and again only when a file changes. No torch is imported.
 """
@@ -29,34 +14,31 @@ Headers are read once and again only when a file changes. No torch is imported.
 import functools
 import json
 import os
-import re
-import tomllib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from layerdiffuse_mcp.api.fields import explain
 from layerdiffuse_mcp.errors import CheckpointError, ModelError
-from layerdiffuse_mcp.families.entries import ControlEntry, HubFile, LoraEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import BASES, EMBEDDED, FAMILIES, KNOWN_NAMES, FamilyName, folder_family
+from layerdiffuse_mcp.families.entries import ControlEntry, LoraEntry, ModelEntry
+from layerdiffuse_mcp.families.registry import FAMILIES, KNOWN_NAMES, folder_family
 from layerdiffuse_mcp.hub.headers import read_header, stated_by
 from layerdiffuse_mcp.hub.identify import UNKNOWN, Kind, identify
+from layerdiffuse_mcp.hub.models_toml import (
+    NATIVE_SIZES,
+    RESERVED,
+    SUFFIX,
+    BaseRow,
+    LoraRow,
+    existing,
+    listed_in,
+    small_text,
+)
 from layerdiffuse_mcp.wording import printable
 
-SUFFIX = ".safetensors"
 INDEX, CONFIG = "model_index.json", "config.json"
 LIST = "models.toml"
 LORA_FOLDERS = frozenset({"lora", "loras"})
-RESERVED = frozenset({*FAMILIES, *(entry.name for entry in (*EMBEDDED, *BASES))})
-"""Names that no entry of the user's can have."""
-MAX_LIST_BYTES = 1_000_000
-"""Of models.toml, and of a diffusers folder's JSON files."""
-NATIVE_SIZES = range(64, 4097)
-REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 LORA_KINDS = frozenset({"lora", "lycoris"})
 EntryT = TypeVar("EntryT", ModelEntry, LoraEntry, ControlEntry)
 CONTROL, ENCODER = ("_class_name", "ControlNetModel"), ("model_type", "clip_vision_model")
@@ -81,66 +63,6 @@ class ModelsFolder:
     def file(self, name: str) -> Path | None:
         """The file of that name in the folder or below, if there is one."""
         return self.files.get(name)
-
-
-class _Row(BaseModel):
-    """What a base and a LoRA in models.toml have in common."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(min_length=1, max_length=200)
-    path: Path | None = None
-    repo: str | None = None
-    file: str | None = Field(None, max_length=500)
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    family: FamilyName | None = None
-    description: str = Field("", max_length=500)
-    licence: str | None = Field(None, max_length=200)
-
-    @model_validator(mode="after")
-    def _says_where_it_is(self) -> "_Row":
-        if (self.path is None) != (self.repo is not None and self.file is not None) or (
-            (self.repo is None) != (self.file is None)
-        ):
-            raise ValueError("say where it is: either path, or repo and file")
-        if not self.name.isprintable():
-            raise ValueError("name must be on one line, of characters that can be shown")
-        if self.file is not None and not self.file.endswith(SUFFIX):
-            raise ValueError(f"file must be a {SUFFIX} file: other formats can run code when they are opened")
-        if self.file is not None and not all(part.strip(". ") for part in re.split(r"[/\\]", self.file)):
-            raise ValueError("file must be a path inside the repository, such as folder/base.safetensors")
-        if self.repo is not None and (not REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo):
-            raise ValueError("repo must be the name of a repository on the model hub, such as someone/something")
-        return self
-
-    @property
-    def remote(self) -> HubFile | None:
-        """Its file on the hub, if that is where it is."""
-        if self.repo is None or self.file is None:
-            return None
-        return HubFile(repo=self.repo, path=self.file, sha256=self.sha256, licence=self.licence)
-
-    def here(self, folder: Path) -> Path | None:
-        """Its file or folder on this machine, if it is there; `path` counts from the models folder."""
-        return _existing(folder, self.path)
-
-
-class _BaseRow(_Row):
-    native_size: int | None = Field(None, ge=NATIVE_SIZES[0], le=NATIVE_SIZES[-1])
-    vae: Path | None = None
-
-    @model_validator(mode="after")
-    def _names_its_family(self) -> "_BaseRow":
-        if self.repo is not None and self.family is None:
-            raise ValueError(f"family must be given with repo: {' or '.join(FAMILIES)}")
-        return self
-
-
-class _LoraRow(_Row):
-    trigger: str | None = Field(None, max_length=200)
-
-
-_ROWS: dict[Literal["base", "lora"], type[_Row]] = {"base": _BaseRow, "lora": _LoraRow}
 
 
 def read_models_folder(folder: Path) -> ModelsFolder:
@@ -177,9 +99,9 @@ def read_models_folder(folder: Path) -> ModelsFolder:
             adapters.append(ControlEntry(name=printable(path.stem), path=path, family=kind.adapts))
         elif kind.name == "controlnet":
             controls.append(_control(path, path, folder))
-    rows = _listed(folder / LIST)
-    bases = [_listed_base(row, folder) for row in rows if isinstance(row, _BaseRow)] + bases
-    loras = [_listed_lora(row, folder) for row in rows if isinstance(row, _LoraRow)] + loras
+    rows = listed_in(folder / LIST)
+    bases = [_listed_base(row, folder) for row in rows if isinstance(row, BaseRow)] + bases
+    loras = [_listed_lora(row, folder) for row in rows if isinstance(row, LoraRow)] + loras
     return ModelsFolder(
         tuple(_named_apart(bases, folder)),
         tuple(_named_apart(loras, folder)),
@@ -294,67 +216,10 @@ def _diffusers_base(path: Path) -> list[ModelEntry]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(_text(path))
+    return json.loads(small_text(path))
 
 
-def _text(path: Path) -> str:
-    """A small text file; raises ValueError when it is no UTF-8 or too large for one that people write."""
-    with path.open("rb") as file:
-        content = file.read(MAX_LIST_BYTES + 1)
-    if len(content) > MAX_LIST_BYTES:
-        raise ValueError(f"it is larger than {MAX_LIST_BYTES // 1000} kB")
-    return content.decode("utf-8")
-
-
-def _existing(folder: Path, named: Path | None) -> Path | None:
-    """The file or folder that models.toml names, if it is there."""
-    if named is None:
-        return None
-    try:
-        path = folder / named.expanduser()
-        return path if path.is_file() or path.is_dir() else None
-    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL, the home of a user who is none
-        return None
-
-
-def _listed(path: Path) -> tuple[_Row, ...]:
-    try:
-        facts = path.stat()
-    except OSError:
-        return ()
-    return _read_list(path, facts.st_mtime_ns, facts.st_size)
-
-
-@functools.lru_cache(maxsize=8)
-def _read_list(path: Path, changed: int, size: int) -> tuple[_Row, ...]:
-    try:
-        tables = tomllib.loads(_text(path))
-    except FileNotFoundError:  # it went meanwhile
-        return ()
-    except (ValueError, OSError, RecursionError) as error:
-        why = printable(str(error), 300)
-        raise ModelError(f"{printable(path)} cannot be read: {why}. Correct it, or move it away.") from error
-    rows: list[_Row] = []
-    unknown = [table for table in tables if table not in _ROWS]
-    if unknown or not all(isinstance(rows_of, list) for rows_of in tables.values()):
-        raise ModelError(f"{printable(path)} may hold [[base]] and [[lora]] tables only. Correct it, or move it away.")
-    for table, kind in _ROWS.items():
-        for number, row in enumerate(tables.get(table, ()), start=1):
-            try:
-                rows.append(kind.model_validate(row))
-            except ValidationError as error:
-                why = printable(explain(error), 500)
-                raise ModelError(f"{printable(path)}, {table} {number}: {why} Correct it, or move it away.") from None
-    names = Counter((type(row), row.name) for row in rows)
-    taken = [name for (_, name), count in names.items() if count > 1 or name in RESERVED]
-    if taken:
-        raise ModelError(
-            f"{printable(path)}: the name {printable(taken[0])} is taken already. Choose another for your entry."
-        )
-    return tuple(rows)
-
-
-def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
+def _listed_base(row: BaseRow, folder: Path) -> ModelEntry:
     path = row.here(folder)
     found = (_diffusers_base(path) if path.is_dir() else _single_base(path)) if path else []
     facts = found[0] if found else None
@@ -368,7 +233,7 @@ def _listed_base(row: _BaseRow, folder: Path) -> ModelEntry:
         path=path,
         remote=row.remote,
         bytes=facts.bytes if facts else None,
-        vae=row.vae and (_existing(folder, row.vae) or folder / row.vae),
+        vae=row.vae and (existing(folder, row.vae) or folder / row.vae),
         description=(row.description or "Your own base") + missing,
         aliases=(path.stem,) if path else (row.remote.name.removesuffix(SUFFIX),) if row.remote else (),
     )
@@ -379,7 +244,7 @@ def _single_base(path: Path) -> list[ModelEntry]:
     return _dropped_base(path, kind.family) if kind.family else []
 
 
-def _listed_lora(row: _LoraRow, folder: Path) -> LoraEntry:
+def _listed_lora(row: LoraRow, folder: Path) -> LoraEntry:
     return LoraEntry(
         name=row.name,
         description=row.description,

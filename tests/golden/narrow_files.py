@@ -51,9 +51,9 @@ LOUDER_CONTROL = 3.4
 
 def write_models(folder: Path, recipe: Recipe) -> None:
     """Write `narrow-<family>.safetensors` and the official layer and transparency files of both families."""
-    for family in FAMILIES:
+    for family in CONFIGS:
         write_base(folder, recipe, family)
-    for method in METHODS.values():
+    for method in (method for method in METHODS.values() if method.family in CONFIGS):
         save_file(_layer_tensors(recipe, method), folder / method.file)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from layerdiffuse_mcp.api.choices import EMPHASIS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES
-from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.server.tools import TOOLS, drawing
 
 from .conftest import DATA, GoldenSet, keys_to_meet
@@ -46,6 +46,7 @@ def test_every_choice_is_covered_but_for_those_listed(ours: GoldenSet) -> None:
     sampled = [key.split("/") for name in ("samplers", "samplers_more") for key in ours.keys(name)]
     levels = [key.split("/") for name in ("noise_and_sigmas", "schedules_more") for key in ours.keys(name)]
     arguments = [case["arguments"] for case in ours.cases.values()]
+    methods = [method.id for method in METHODS.values() if FAMILIES[method.family].drawer == "sampled"]  # as it does
     offered_and_covered: dict[str, tuple[Any, set[str]]] = {
         "samplers from noise": (SAMPLERS, {parts[0] for parts in sampled}),
         "samplers from a latent": (SAMPLERS, {parts[1] for parts in sampled if parts[0] == "img2img"}),
@@ -58,8 +59,8 @@ def test_every_choice_is_covered_but_for_those_listed(ours: GoldenSet) -> None:
             {parts[1] for parts in levels if parts[0] == "sampler" and parts[2] == "Automatic"}
             | {given["sampler"] for given in arguments if given.get("schedule") == "Automatic"},
         ),
-        "methods": (METHODS, {key.split("/")[0] for key in ours.keys("layer_methods")}),
-        "methods in whole runs": (METHODS, {method for case in ours.cases.values() for method in case["methods"]}),
+        "methods": (methods, {key.split("/")[0] for key in ours.keys("layer_methods")}),
+        "methods in whole runs": (methods, {method for case in ours.cases.values() for method in case["methods"]}),
         "tools": (
             [row.name for row in TOOLS if row.function.__module__ == drawing.__name__],
             {case["tool"] for case in ours.cases.values()},

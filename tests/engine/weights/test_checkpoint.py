@@ -18,10 +18,10 @@ from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub.identify import identify
 from tests.engine.narrow_bases import conditioning, same
-from tests.narrow import TEXTS, networks, settings, write_base
+from tests.narrow import TEXTS, UNETS, networks, settings, write_base
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=UNETS)
 def family(request):
     return request.param
 
