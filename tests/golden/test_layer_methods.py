@@ -24,7 +24,7 @@ from layerdiffuse_mcp.engine.pipeline.pipeline import draw_stage
 from layerdiffuse_mcp.engine.pipeline.progress import Meter
 from layerdiffuse_mcp.engine.sampling.latent_space import to_unscaled
 from layerdiffuse_mcp.engine.sampling.noise import PhiloxNormal
-from layerdiffuse_mcp.engine.types import Conditioning
+from layerdiffuse_mcp.engine.types import Conditioning, Pictures
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.entries import ModelFiles
 from layerdiffuse_mcp.families.registry import METHODS
@@ -102,7 +102,7 @@ def test_latents_equal_the_reference(golden: GoldenSet, key: str, bases: dict[st
 
     results = results_for(golden, key, stage)
     pictures = given(golden, method, results, base)
-    layers = draw_stage(stage, base, results, pictures, None, Meter(lambda _: None), lambda *_: None)
+    layers = draw_stage(stage, base, results, pictures, None, Pictures(), None, Meter(lambda _: None), lambda *_: None)
     golden.check("layer_methods", key, torch.stack([layer.latent for layer in layers]))
 
 

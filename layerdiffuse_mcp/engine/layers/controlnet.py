@@ -34,13 +34,13 @@ from layerdiffuse_mcp.images.control_maps import control_map
 class Followed:
     """A ControlNet's settings, and the map that it sees: (1, 3, H, W), 0..1, at the size that is drawn."""
 
-    settings: ControlSettings
+    asked: ControlSettings
     picture: Tensor
 
     @classmethod
-    def of(cls, settings: ControlSettings, picture: Bytes) -> "Followed":
+    def of(cls, asked: ControlSettings, picture: Bytes) -> "Followed":
         """With the map of a picture (H, W, 4), uint8, at the size that is drawn."""
-        return cls(settings, to_nchw(to_float(control_map(picture, settings.preprocess))))
+        return cls(asked, to_nchw(to_float(control_map(picture, asked.preprocess))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Control:
             timestep[rows],
             encoder_hidden_states=conditioning.context[rows].to(dtype),
             controlnet_cond=seen.to(x.device, dtype).expand(len(rows), -1, -1, -1),
-            conditioning_scale=self.followed.settings.strength,
+            conditioning_scale=self.followed.asked.strength,
             added_cond_kwargs=vector,
             return_dict=False,
         )
@@ -85,10 +85,10 @@ class Controls:
         self._step, self._steps = 0, steps
         self._controls: list[Control] = []
         for one in followed:
-            chosen = one.settings.frames
+            chosen = one.asked.frames
             frames = tuple(not chosen or role in chosen for role in method.outputs)
             if any(frames):
-                self._controls.append(Control(model.control(one.settings.model), one, frames))
+                self._controls.append(Control(model.control(one.asked.model), one, frames))
 
     def next(self) -> None:
         """A step is done."""
@@ -106,7 +106,7 @@ class Controls:
             made = [
                 control.residuals(noisy, timestep, conditioning)
                 for control in self._controls
-                if control.followed.settings.acts(self._step, self._steps)
+                if control.followed.asked.acts(self._step, self._steps)
             ]
             summed = tuple(sum(parts[1:], parts[0]) for parts in zip(*made, strict=True))
             return network(x, timestep, replace(conditioning, residuals=summed))

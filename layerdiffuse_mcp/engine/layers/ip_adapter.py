@@ -39,21 +39,21 @@ GREY = 128
 class Referred:
     """A reference's settings, and what the encoder says of no picture and of the picture: (2, P) or (2, places, C)."""
 
-    settings: ReferenceSettings
+    asked: ReferenceSettings
     seen: Tensor
 
     @classmethod
-    def of(cls, model: StableDiffusion, settings: ReferenceSettings, picture: Bytes) -> "Referred":
+    def of(cls, model: StableDiffusion, asked: ReferenceSettings, picture: Bytes) -> "Referred":
         """What the model's image encoder says to the settings' adapter of a picture (H, W, 4), uint8, any size."""
         flat = each_pixel(lambda some: on_level(some, GREY), picture, np.empty((*picture.shape[:2], 3), np.uint8))
-        plus, encoder = model.reads_states(settings.model), model.image_encoder()
+        plus, encoder = model.reads_states(asked.model), model.image_encoder()
         image = pixels(flat, encoder.side).to(encoder.visual_projection.weight)
         with torch.inference_mode():
             if plus:
                 states, _ = encoder(torch.cat([torch.zeros_like(image), image]))
-                return cls(settings, states[-2])
+                return cls(asked, states[-2])
             embedding = encoder(image)[1]
-            return cls(settings, torch.cat([torch.zeros_like(embedding), embedding]))
+            return cls(asked, torch.cat([torch.zeros_like(embedding), embedding]))
 
 
 @contextmanager
@@ -65,17 +65,17 @@ def referring(
         yield networks
         return
     unet = networks.unet
-    adapter = model.adapter(referred.settings.model)
+    adapter = model.adapter(referred.asked.model)
     tokens = adapter(referred.seen.to(adapter.weight))
     where = None if mask is None else torch.from_numpy((mask > 127).astype(np.float32))[None]
     names = [name.removesuffix(".processor") for name in unet.unet.attn_processors if name.endswith("attn2.processor")]
     if len(names) != len(adapter.to_k_ip):
         raise LayerFileError(
-            f"The IP-Adapter {referred.settings.model} is for another base: it reads {len(adapter.to_k_ip)} layers, "
+            f"The IP-Adapter {referred.asked.model} is for another base: it reads {len(adapter.to_k_ip)} layers, "
             f"and this one has {len(names)}. Use one of the base's own family."
         )
     hooks = {
-        name: partial(_also_read, adapter, place, tokens, referred.settings.strength, where)
+        name: partial(_also_read, adapter, place, tokens, referred.asked.strength, where)
         for place, name in enumerate(names)
     }
     with unet.hooked_above(hooks):
