@@ -17,7 +17,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := --numprocesses 2 --dist loadfile
+# three for two cores, as many tests wait; long files come early, as their folders do
+PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # no network computes there, and no worker starts
 QUICK := $(addprefix tests/,api hub images jobs outputs recipes text test_house.py test_settings.py)
 NOT_QUICK := $(addprefix tests/,hub/test_engine_downloads.py images/test_memory.py jobs/test_workers.py)

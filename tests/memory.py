@@ -1,8 +1,8 @@
 """A pytest plugin: the test run and all its processes together stay below a limit of resident memory.
 
-A thread looks at the whole tree every second (workers of xdist, servers, their workers, clients). Memory that processes
-share counts once, as PSS, where the system tells it; else what each has alone (USS). Over the limit the run fails, and
-its end says which tests ran at the peak.
+A thread looks at the whole tree every few seconds (workers of xdist, servers, their workers, clients). Memory that
+processes share counts once, as PSS, where the system tells it; else what each has alone (USS). Over the limit the run
+fails, and its end says which tests ran at the peak.
 """
 
 import threading
@@ -13,7 +13,7 @@ import pytest
 
 LIMIT = 8 * 2**30
 """Bytes that a run may take."""
-EVERY = 1.0
+EVERY = 4.0
 """Seconds between two looks."""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.models.additions import Addition
@@ -68,7 +68,7 @@ class Components:
         self._reserve = 0
         self._stacks: dict[str, PatchStack] = {}
         self._blocks: dict[str, BlockByBlock] = {}
-        self._read: dict[Phase | None, dict[str, tuple[FileVersion, Any]]] = {}
+        self._read: dict[Phase | None, dict[str, tuple[FileVersion, Any, tuple[Tensor, ...]]]] = {}
         self._loras: tuple[LoraUse, ...] = ()
         self._lora_files: tuple[FileVersion, ...] = ()
         self._lora_patches: dict[str, tuple[Patch, ...]] = {}
@@ -119,8 +119,7 @@ class Components:
     @property
     def bytes(self) -> int:
         """Memory that the networks take which are on the device now."""
-        read = (what for files in self._read.values() for _, what in files.values())
-        weights = (weight for what in read if isinstance(what, nn.Module) for weight in what.parameters())
+        weights = (weight for files in self._read.values() for _, _, read in files.values() for weight in read)
         return sum(stack.bytes for stack in self._stacks.values()) + sum(w.numel() * w.element_size() for w in weights)
 
     @property
@@ -228,7 +227,8 @@ class Components:
                 del kept[other]
         if name not in kept or kept[name][0] != version:
             kept.pop(name, None)  # before the other is read: its memory is needed
-            kept[name] = version, read(path)
+            what = read(path)
+            kept[name] = version, what, tuple(what.parameters()) if isinstance(what, nn.Module) else ()
             self.provenance.note(name, version)
         return kept[name][1]
 

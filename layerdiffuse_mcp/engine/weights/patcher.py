@@ -123,6 +123,7 @@ class PatchStack:
 
     def __init__(self, module: nn.Module, weights: Weights | None = None):
         self.module = module
+        self._parameters = dict(module.named_parameters())  # they stay: only what they hold changes
         self.patches: tuple[Patch, ...] = ()
         self._weights = weights
         self._originals: dict[str, Tensor] = {}
@@ -133,7 +134,7 @@ class PatchStack:
     @property
     def bytes(self) -> int:
         """Memory that the weights take which are not offloaded, and those that were taken off and kept."""
-        here = (weight for name, weight in self.module.named_parameters() if name not in self._offloaded)
+        here = (weight for name, weight in self._parameters.items() if name not in self._offloaded)
         return _bytes(here) + sum(_bytes(weights.values()) for _, weights in self._cached)
 
     @property
@@ -153,8 +154,8 @@ class PatchStack:
         """
         assert self._weights is not None
         self._cached.clear()
-        for name in [name for name, _ in self.module.named_parameters()] if names is None else names:
-            weight = self.module.get_parameter(name)
+        for name in self._parameters if names is None else names:
+            weight = self._parameter(name)
             weight.data = torch.full((), torch.nan, dtype=dtype or weight.dtype).expand(weight.shape)
             self._offloaded.add(name)
 
@@ -164,14 +165,14 @@ class PatchStack:
         for name in list(self._offloaded) if names is None else names:
             if name in self._offloaded:
                 check()
-                self.module.get_parameter(name).data = self.weight(name, device)
+                self._parameter(name).data = self.weight(name, device)
                 self._offloaded.discard(name)
                 _note_channels(self.module, name)
 
     def weight(self, name: str, device: torch.device | str) -> Tensor:
         """The patched weight on `device`, in the parameter's dtype, whether it is offloaded or not. To be read only."""
         if name not in self._offloaded:
-            return self.module.get_parameter(name).data.to(device)
+            return self._parameter(name).data.to(device)
         return self._sum(name, tuple(patch for patch in self.patches if name in patch.offsets), device)
 
     def set(self, *patches: Patch) -> None:
@@ -210,16 +211,20 @@ class PatchStack:
 
     def original(self, name: str, device: torch.device | str | None = None) -> Tensor:
         """The base's weight as it was loaded, in the parameter's dtype, on its device or another. To be read only."""
-        parameter = self.module.get_parameter(name)
+        parameter = self._parameter(name)
         device = device or parameter.device
         if self._weights is not None:
             return self._weights.read(parameter_key(name), parameter.dtype, device)
         return self._originals.get(name, parameter.data).to(device)
 
+    def _parameter(self, name: str) -> nn.Parameter:
+        found = self._parameters.get(name)
+        return self.module.get_parameter(name) if found is None else found  # of one with two names the second
+
     def _cache(self, before: tuple[Patch, ...], patches: tuple[Patch, ...]) -> None:
         """Keep the patched weights that a change from `before` to `patches` takes off, if there is room for them."""
         changed = _changes(before, patches).keys() & _touched(before).keys() - self._offloaded
-        weights = {name: self.module.get_parameter(name).data for name in changed}
+        weights = {name: self._parameter(name).data for name in changed}
         if weights and _bytes(weights.values()) <= self._reserve:
             self._make_room(_bytes(weights.values()))
             self._cached.append((before, weights))
@@ -242,7 +247,7 @@ class PatchStack:
         """Make a weight the base's plus `patches`; `cached` is that sum, if it fits the parameter as it is now."""
         if name in self._offloaded:
             return
-        parameter = self.module.get_parameter(name)
+        parameter = self._parameter(name)
         if patches and self._weights is None:
             self._originals.setdefault(name, self.original(name))
         if cached is None or cached.dtype != parameter.dtype or cached.device != parameter.device:
