@@ -99,6 +99,7 @@ class ModelManager:
         loaded = self._models[entry.name]
         components = loaded.components
         components.files = files
+        components.provenance.begin()
         self._models.move_to_end(entry.name)
         native = components.checkpoint.native_size
         try:

@@ -335,3 +335,13 @@ def test_the_licences_that_are_known_stand_in_the_outcome_and_in_the_picture(eng
     assert "layer_sd15_transparent_attn.safetensors" in outcome.licences
     assert "model" not in outcome.licences  # a base of one's own
     assert read_recipe(outcome.images[0].path)["licences"] == outcome.licences
+
+
+def test_a_picture_names_the_files_it_was_drawn_with_and_none_of_an_earlier_one(engine, folder) -> None:
+    decoder = "layer_sd15_vae_transparent_decoder.safetensors"
+    encoder = decoder.replace("decoder", "encoder")
+    edited = draw(engine, image=folder / "given.png", strength=0.5)
+    drawn = draw(engine)
+    used = [set(outcome.recipe["weights"]) for outcome in (edited, drawn)]
+    assert used[0] - used[1] == {encoder}
+    assert decoder in used[1]

@@ -221,6 +221,7 @@ class Components:
             LayerFileError: it is damaged or does not fit.
         """
         version = file_version(path := self.files.layer(name))
+        self.provenance.use(name)
         kept = self._read.setdefault(phase, {})
         if only:
             for other in kept.keys() - {name}:

@@ -19,9 +19,18 @@ class Provenance:
         self._hashes = hashes or BackgroundHashes()
         self._base = base
         self._read: dict[str, FileVersion] = {}
+        self._used: set[str] = set()
         self._loras: tuple[FileVersion, ...] = ()
         self._inversions: tuple[FileVersion, ...] = ()
         self._additions: dict[str, FileVersion | None] = {}
+
+    def begin(self) -> None:
+        """Another task begins: what it uses is told from here on."""
+        self._used.clear()
+
+    def use(self, name: str) -> None:
+        """A layer or transparency file is used, whenever it was read."""
+        self._used.add(name)
 
     def note(self, name: str, version: FileVersion) -> None:
         """A layer or transparency file was read; `name` is its published one."""
@@ -44,12 +53,12 @@ class Provenance:
         self._hashes.start(*(version for version in versions.values() if version))
 
     def identify(self, names: Collection[str], report: Callable[[str], None]) -> dict[str, str | None]:
-        """The SHA-256 of the base, as `BASE`, of `names` where they were read, of LoRAs, inversions and additions.
+        """The SHA-256 of the base, as `BASE`, of `names` where they were used, of LoRAs, inversions and additions.
 
         None for a folder, and for a file that was replaced meanwhile. What has not been read for its checksum yet is
         waited for, and `report` told so; raising from it ends that.
         """
-        used = {name: version for name, version in self._read.items() if name in names}
+        used = {name: version for name, version in self._read.items() if name in names and name in self._used}
         used |= {version.path.name: version for version in (*self._loras, *self._inversions)}
         return {
             name: version and self._hashes.sha256(version, report)
