@@ -144,7 +144,7 @@ Guidance = Annotated[
 StopAt = Annotated[
     float, bounded(0, 1, "Share of the sampling in which the layer file acts; then the plain base goes on")
 ]
-LayerWeight = Annotated[float, bounded(0, 2, "Strength of the layer file, 1 as released (SDXL only)")]
+LayerWeight = Annotated[float, bounded(0, 2, "Strength of the layer file, 1 as released (SDXL and FLUX.1-dev)")]
 Seed = Annotated[int, bounded(DRAW_SEED, MAX_SEED, "Same seed, same picture; -1 (default) draws one and reports it")]
 Count = Annotated[int, bounded(1, MAX_COUNT, "Results to draw, with seeds seed, seed + 1, ...; default 1")]
 ClipSkip = Annotated[int, bounded(1, 12, "Text encoder layers to stop before the end (SD1.5 only)")]

@@ -204,8 +204,10 @@ def fetch(planned: Planned, settings: Settings) -> None:
     from layerdiffuse_mcp.cli.terminal import progress_bar
 
     if planned.downloads:
+        from layerdiffuse_mcp.hub.consent import check_licences
         from layerdiffuse_mcp.hub.download import prepare_all
 
+        check_licences(planned.downloads, settings)
         with progress_bar() as on_step:
             prepare_all(planned.downloads, settings, on_step)
 

@@ -1,18 +1,22 @@
-"""The command `models`: list them, fetch one, take the published files from a folder, or test a base.
+"""The command `models`: list them, fetch one, take the published files from a folder, make or test what was fetched.
 
 layerdiffuse-mcp models
 layerdiffuse-mcp models prepare NAME
 layerdiffuse-mcp models prepare --from /media/usb
+layerdiffuse-mcp models convert TransparentVAE.pth
 layerdiffuse-mcp models check NAME
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from layerdiffuse_mcp.cli import check
+from layerdiffuse_mcp.cli import check, convert
 from layerdiffuse_mcp.cli.flags import Commands, settings_of
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import ConsentNeeded, InvalidRequest
+from layerdiffuse_mcp.families.entries import HubFile
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
@@ -24,7 +28,7 @@ def add(commands: Commands) -> None:
     models = commands.add_parser("models", help="list the models; models prepare NAME fetches one")
     models.add_argument("--subjects", metavar="WORD", help="list what a small base can draw that has this word in it")
     models.set_defaults(run=_list)
-    behind = models.add_subparsers(metavar="prepare|check")
+    behind = models.add_subparsers(metavar="prepare|convert|check")
     prepare = behind.add_parser("prepare", help="fetch a model and its layer files, or take them from a folder")
     families = " or ".join(FAMILIES)
     prepare.add_argument(
@@ -44,7 +48,9 @@ def add(commands: Commands) -> None:
         help=f"{{{', '.join(task.value for task in Task)}}} only what this task needs; default: all tasks",
     )
     prepare.add_argument("--verify", action="store_true", help="also check the files that are here already")
+    prepare.add_argument("--yes", action="store_true", help="agree to licences that forbid commercial use")
     prepare.set_defaults(run=_prepare)
+    convert.add(behind)
     check.add(behind)
 
 
@@ -107,6 +113,8 @@ def _prepare(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     task = Task(options.task) if options.task else None
     methods = catalog.methods_for(catalog.find(options.name, settings), task) if task else None
+    if not options.yes:
+        _ask_licences(catalog.missing(catalog.find_any(options.name, settings), settings, methods))
     with progress_bar() as on_step:
         done = download.prepare(options.name, settings, on_step, methods=methods, verify=options.verify)
     for note in done.notes:
@@ -116,6 +124,17 @@ def _prepare(options: argparse.Namespace) -> int:
     fetched = sum(file.bytes for file in done.fetched)
     say(f"{done.name} is ready", f"{in_words(fetched) if fetched else 'nothing had to be'} fetched")
     return 0
+
+
+def _ask_licences(files: Sequence[HubFile]) -> None:
+    """Ask whoever sits here, where files are not free for commercial use; raises ConsentNeeded without a yes."""
+    from layerdiffuse_mcp.hub import consent
+
+    if not consent.asks(files, consent.ANY_SIZE):
+        return
+    print(consent.question(files), "[y/N]", end=" ", flush=True)
+    if not sys.stdin.isatty() or input().strip().lower() not in ("y", "yes"):
+        raise ConsentNeeded("Nothing was fetched. Answer y, or repeat the command with --yes, to agree to the licence.")
 
 
 def _take(options: argparse.Namespace) -> int:

@@ -10,12 +10,13 @@ It knows no file and no family.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from layerdiffuse_mcp.api.detail import Box, Tiling
 from layerdiffuse_mcp.api.plan import DrawPlan
+from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.families.spec import FamilySpec, LatentFormat, Role
 from layerdiffuse_mcp.images.alpha import Bytes
 
@@ -130,6 +131,21 @@ class PipelineModel(DiffusionModel, Protocol):
         """How many layers of one result are decoded."""
         ...
 
+    def use_layer(self, stage: Stage) -> None:
+        """Put the layer file of a stage on the networks, where it has one."""
+        ...
+
+    def calls(self, plan: DrawPlan) -> int:
+        """How many steps the pipeline does for a plan."""
+        ...
+
+    def redrawn(self, noise: Tensor, latent: Tensor, plan: DrawPlan) -> Tensor:
+        """What the pipeline begins with, (B, *noise_shape), to redraw a picture by the plan's strength.
+
+        latent: the picture's, (1, C, h, w), as sampled. Raises InvalidRequest where it changes no pictures.
+        """
+        ...
+
     def pack(self, noise: Tensor) -> Tensor:
         """Noise (B, *noise_shape) as the pipeline takes it for `latents`."""
         ...
@@ -156,7 +172,12 @@ class PipelineModel(DiffusionModel, Protocol):
 
 
 class AlphaCodec(Protocol):
-    """Between pictures with alpha and latents: LayerDiffuse's two networks, or an autoencoder of four channels."""
+    """Between pictures with alpha and latents: LayerDiffuse's two networks, or an autoencoder of four channels.
+
+    views: in how many a latent is decoded, as `on_view` counts them.
+    """
+
+    views: ClassVar[int]
 
     def load(self) -> None:
         """Have in memory what it needs."""

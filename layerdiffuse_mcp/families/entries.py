@@ -20,6 +20,11 @@ Speed = Literal["draft", "normal"]
 """What few-step LoRAs are for: about 4 steps, about 8."""
 
 
+def is_commercial(licence: str | None) -> bool:
+    """Whether a licence is not known to forbid commercial use."""
+    return NOT_COMMERCIAL.search(licence or "") is None
+
+
 class Frozen(BaseModel):
     """A value: immutable, with no unknown fields."""
 
@@ -30,7 +35,8 @@ class HubFile(Frozen):
     """A file on the model hub: `.safetensors`, or an `.onnx` graph that is pinned.
 
     `bytes` is as published, rounded. `sha256` may be a prefix: as much of it as is publicly known. `revision` is the
-    commit that it is taken from, the repository's `main` where there is none.
+    commit that it is taken from, the repository's `main` where there is none. converted_from: the pickle, beside it in
+    the repository, that is published instead of it; `layerdiffuse-mcp models convert` makes the file of that.
     """
 
     repo: str
@@ -39,6 +45,14 @@ class HubFile(Frozen):
     sha256: str | None = None
     licence: str | None = None
     revision: str | None = None
+    converted_from: str | None = None
+
+    @property
+    def fetched(self) -> "HubFile":
+        """What is fetched to have it."""
+        if self.converted_from is None:
+            return self
+        return self.model_copy(update={"path": self.converted_from, "converted_from": None})
 
     @property
     def pinned(self) -> bool:
@@ -58,7 +72,7 @@ class HubFile(Frozen):
     @property
     def commercial(self) -> bool:
         """Whether its licence is not known to forbid commercial use."""
-        return NOT_COMMERCIAL.search(self.licence or "") is None
+        return is_commercial(self.licence)
 
     @property
     def name(self) -> str:

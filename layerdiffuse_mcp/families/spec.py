@@ -64,7 +64,8 @@ class LayerMethod:
     the model names its layers itself. transparent: the output that is decoded with alpha, if any. adapter: how the file
     acts on the denoiser, a key of `engine.layers.adapters.ADAPTERS`. strength_acts: whether a layer weight changes
     anything. avoid_samplers: beginnings of the names of samplers that leave artefacts with it. takes_apart: what it
-    makes are the layers of its one input, of that picture's size, each cut to what is visible of it.
+    makes are the layers of its one input, of that picture's size, each cut to what is visible of it. published: the
+    file's name where that is not the method's.
     """
 
     id: str
@@ -79,11 +80,12 @@ class LayerMethod:
     advice: Advice = Advice()
     avoid_samplers: tuple[str, ...] = ()
     takes_apart: bool = False
+    published: str = ""
 
     @property
     def file(self) -> str:
         """Name of the layer file in the release; "" where there is none."""
-        return f"{self.id}.safetensors" if self.adapter else ""
+        return (self.published or f"{self.id}.safetensors") if self.adapter else ""
 
     @property
     def frames(self) -> int:
@@ -102,7 +104,8 @@ class LatentFormat:
     channels, downscale: a picture (H, W) has a latent (channels, H / downscale, W / downscale). scale, shift: sampled
     latent = (latent - shift) * scale; a number, or one a channel. rgb_factors: red, green and blue in -1..1 for one of
     each channel of a sampled latent, and last of none: what previews are made with. pictures: channels of the pictures
-    that the autoencoder takes, 3, or 4 where it has alpha.
+    that the autoencoder takes, 3, or 4 where it has alpha. patch: pixels of a latent, a side, that the denoiser sees as
+    one: the latent's sides are multiples of it.
     """
 
     channels: int
@@ -111,10 +114,12 @@ class LatentFormat:
     shift: float | tuple[float, ...] = 0.0
     rgb_factors: tuple[tuple[float, float, float], ...] = ()
     pictures: Literal[3, 4] = 3
+    patch: int = 1
 
     def padded(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that are drawn for a picture of this size: the next multiples of `downscale`."""
-        return width + -width % self.downscale, height + -height % self.downscale
+        """Width and height that are drawn for a picture of this size: the next that a latent can have."""
+        multiple = self.downscale * self.patch
+        return width + -width % multiple, height + -height % multiple
 
     def shape(self, width: int, height: int) -> tuple[int, int, int]:
         """The latent's shape for a picture whose sides are multiples of `downscale`."""
@@ -172,7 +177,8 @@ class Kind:
     """A kind of `.safetensors` file: one is of this kind when it holds all marks, one of `any_of`, and passes `test`.
 
     title: with an article, to stand in a sentence. marks, any_of: fragments of keys. family: set where such a file can
-    serve as a base. adapts: the family whose bases it changes.
+    serve as a base. adapts: the family whose bases it changes. instead: of a base in a form that is not read, what to
+    use.
     """
 
     name: str
@@ -182,6 +188,7 @@ class Kind:
     test: Callable[[Shapes], bool] | None = None
     family: str | None = None
     adapts: str | None = None
+    instead: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ is there is all that "prepared" means. Nothing here fetches anything or imports 
     lora("watercolour", settings)
 """
 
-import shlex
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib import resources
@@ -23,17 +22,17 @@ from layerdiffuse_mcp.families.registry import (
     BASES,
     EMBEDDED,
     FAMILIES,
-    KNOWN_NAMES,
     LAYER_FILES,
     LORAS,
-    METHODS,
     REPACKED,
     ROUTES,
     families_for,
 )
-from layerdiffuse_mcp.families.spec import LayerMethod, Task
+from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub.folder import ModelsFolder, read_models_folder
+from layerdiffuse_mcp.hub.licences import is_free, layer_licences
 from layerdiffuse_mcp.hub.places import folder_here, indexed, on_disk
+from layerdiffuse_mcp.hub.remedies import by_hand, command, method_of, source, to_convert
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -79,7 +78,7 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
     entries = _models(user_files)
     wanted = name or settings.model
     if wanted == AUTO:
-        return next((entry for entry in entries if entry.name != POCKET and _usable(entry, user_files)), entries[0])
+        return next((entry for entry in entries if entry.name != POCKET and _is_default(entry, user_files)), entries[0])
     if wanted in FAMILIES:
         family = [entry for entry in entries if entry.family == wanted and entry.name != POCKET]
         if family:
@@ -103,7 +102,8 @@ def _real_bases(entries: Sequence[ModelEntry], settings: Settings) -> str:
     ways: list[str] = []
     for family in FAMILIES:
         bases = [entry for entry in entries if entry.family == family and entry.name != POCKET]
-        if bases and any(map(_from_words, FAMILIES[family].routes)) and not any(entry.prepared for entry in bases):
+        useful = any(map(_from_words, FAMILIES[family].routes)) and all(map(is_free, bases))
+        if bases and useful and not any(entry.prepared for entry in bases):
             size = sum(file.bytes or 0 for file in missing(bases[0], settings))
             ways.append(f"prepare_model with model='{family}' ({in_words(size)})")
     return f"Larger pictures need a real base: {' or '.join(ways)}." if ways else ""
@@ -133,8 +133,8 @@ def lora(name: str, settings: Settings) -> Path:
         return entry.path
     if entry.remote is not None:
         raise ModelNotFound(
-            f"The LoRA {entry.name} is not on this machine. Fetch it: {_command(entry.name)} "
-            f"({_source(entry.remote)}, licence {entry.licence or 'not known'}). {by_hand(entry.remote, settings)}"
+            f"The LoRA {entry.name} is not on this machine. Fetch it: {command(entry.name)} "
+            f"({source(entry.remote)}, licence {entry.licence or 'not known'}). {by_hand(entry.remote, settings)}"
         )
     raise ModelNotFound(f"The LoRA {entry.name} is listed in models.toml, but its file is not there. Correct its path.")
 
@@ -156,8 +156,8 @@ def matting_file(network: MattingNetwork, settings: Settings) -> Path:
     path = located(network.remote, settings)
     if path is None:
         raise ModelNotFound(
-            f"The matting network {network.name} is not on this machine. Fetch it: {_command(network.name)} "
-            f"({_source(network.remote)}, licence {network.remote.licence}). A picture before one colour, or one whose "
+            f"The matting network {network.name} is not on this machine. Fetch it: {command(network.name)} "
+            f"({source(network.remote)}, licence {network.remote.licence}). A picture before one colour, or one whose "
             "empty scene is at hand, needs none: give background."
         )
     return path
@@ -200,16 +200,6 @@ def licences(entry: ModelEntry, settings: Settings) -> dict[str, str]:
     return {**layer_licences(entry), **own}
 
 
-def layer_licences(entry: ModelEntry) -> dict[str, str]:
-    """The licences of a base's layer and transparency files; one under a published name is taken for that file."""
-    if entry.family is None:
-        return {}
-    published = {name: file.licence for name, file in FAMILIES[entry.family].files.items()}
-    if entry.name == POCKET:  # whose layer files are its own
-        published = dict.fromkeys(published, entry.licence)
-    return {name: licence for name, licence in published.items() if licence}
-
-
 def base_file(entry: ModelEntry, settings: Settings) -> Path:
     """Where the base itself lies; raises ModelNotFound as `layer_file` does."""
     if entry.path is not None:
@@ -223,24 +213,14 @@ def base_file(entry: ModelEntry, settings: Settings) -> Path:
         [task] = FAMILIES[entry.family or ""].routes
         folder = printable(settings.models_dir)
         raise ModelNotFound(
-            f"The model {entry.name} is not on this machine. Fetch it: {_command(entry.name)} and task={task.value!r} "
+            f"The model {entry.name} is not on this machine. Fetch it: {command(entry.name)} and task={task.value!r} "
             f"({size} from the hub repository {entry.folder[0].repo}, licence {entry.licence or 'not known'}). Or put "
             f"the repository's folder into {folder}."
         )
     raise ModelNotFound(
-        f"The model {entry.name} is not on this machine. Fetch it with its layer files: {_command(entry.name)} "
-        f"({_source(entry.remote)}). {by_hand(entry.remote, settings)} model='pocket' works at once."
+        f"The model {entry.name} is not on this machine. Fetch it with its layer files: {command(entry.name)} "
+        f"({source(entry.remote)}). {by_hand(entry.remote, settings)} model='pocket' works at once."
     )
-
-
-def by_hand(remote: HubFile, settings: Settings) -> str:
-    """A sentence that says where a published file may be put, instead of being fetched."""
-    folder = printable(settings.models_dir)
-    if remote.pinned:
-        return f"Or copy the cache folder of {remote.repo} from a machine that has it."
-    if remote.name in KNOWN_NAMES:
-        return f"Or put {remote.name} into {folder}."
-    return f"Or put the file anywhere and give its path in {folder}/models.toml, in place of repo and file."
 
 
 def tasks(entry: ModelEntry, settings: Settings) -> dict[Task, bool]:
@@ -271,9 +251,7 @@ def needed(entry: ModelEntry | LoraEntry | MattingNetwork, methods: Collection[s
     """
     if not isinstance(entry, ModelEntry):
         return [entry.remote] if entry.remote else []
-    if entry.name == POCKET:
-        return []
-    return [*entry.published, *indexed(entry.folder), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
+    return [*dict.fromkeys(file.fetched for file in _used(entry, methods))]
 
 
 def missing(
@@ -281,16 +259,33 @@ def missing(
 ) -> list[HubFile]:
     """Those of the `needed` files that have to be fetched: neither they nor a sibling of theirs are here."""
     user_files = read_models_folder(settings.models_dir)
-    if isinstance(entry, ModelEntry) and entry.folder and entry.path:
-        return []
     if not isinstance(entry, ModelEntry):
         return [remote for remote in needed(entry) if not on_disk(remote, user_files)]
 
     def is_here(remote: HubFile) -> bool:
         layer = remote.name in LAYER_FILES
-        return bool(_layer_path(entry, remote.name, user_files) if layer else on_disk(remote, user_files))
+        here = bool(_layer_path(entry, remote.name, user_files)) if layer else bool(entry.folder and entry.path)
+        return here or on_disk(remote.fetched, user_files) is not None
 
-    return [remote for remote in needed(entry, methods) if not is_here(remote)]
+    return [*dict.fromkeys(remote.fetched for remote in _used(entry, methods) if not is_here(remote))]
+
+
+def unconverted(entry: ModelEntry, settings: Settings, methods: Collection[str] | None = None) -> list[str]:
+    """Of each pickle of which no file that a base works with has been made yet, a sentence that says how."""
+    user_files = read_models_folder(settings.models_dir)
+    files = {file.fetched: file for file in _used(entry, methods) if file.converted_from}
+    return [
+        to_convert(file, on_disk(pickle, user_files))
+        for pickle, file in files.items()
+        if not _layer_path(entry, file.name, user_files)
+    ]
+
+
+def _used(entry: ModelEntry, methods: Collection[str] | None) -> list[HubFile]:
+    """The files that a base and its `methods` work with."""
+    if entry.name == POCKET:
+        return []
+    return [*entry.published, *indexed(entry.folder), *(LAYER_FILES[name] for name in _layer_names(entry, methods))]
 
 
 def located(remote: HubFile, settings: Settings) -> Path | None:
@@ -300,13 +295,14 @@ def located(remote: HubFile, settings: Settings) -> Path | None:
 
 def _absent(entry: ModelEntry, name: str, settings: Settings) -> str:
     """That a layer file is not here, how large it is and how to fetch it."""
-    method = _method_of(name)
+    method = method_of(name)
     what = f" (the layer file for '{method.title}')" if method else ""
     remote = LAYER_FILES[name]
-    return (
-        f"{name}{what} is not on this machine. Fetch it: {_command(entry.name, name)} ({_source(remote)}). "
-        f"{by_hand(remote, settings)}"
-    )
+    fetch = f"Fetch it: {command(entry.name, name)} ({source(remote)}). {by_hand(remote, settings)}"
+    if remote.converted_from:
+        pickle = located(remote.fetched, settings)
+        fetch = to_convert(remote, pickle) + ("" if pickle else f" {command(entry.name)} fetches that.")
+    return f"{name}{what} is not on this machine. {fetch}"
 
 
 def _models(user_files: ModelsFolder) -> list[ModelEntry]:
@@ -320,9 +316,10 @@ def _aliases(entry: ModelEntry) -> Sequence[str]:
     return (*entry.aliases, entry.path.name) if entry.path else entry.aliases
 
 
-def _usable(entry: ModelEntry, user_files: ModelsFolder) -> bool:
-    """Whether it draws something from words, as what is drawn with by default has to."""
-    return entry.prepared and any(ready and _from_words(task) for task, ready in _tasks(entry, user_files).items())
+def _is_default(entry: ModelEntry, user_files: ModelsFolder) -> bool:
+    """Whether it may be drawn with where none is named: it draws something from words, and commercial use is free."""
+    able = (ready and _from_words(task) for task, ready in _tasks(entry, user_files).items())
+    return entry.prepared and is_free(entry) and any(able)
 
 
 def _from_words(task: Task) -> bool:
@@ -371,23 +368,3 @@ def _located_lora(entry: LoraEntry, user_files: ModelsFolder, same: LoraEntry | 
     if path is None and entry.path is None and entry.remote:
         path = on_disk(entry.remote, user_files)
     return entry.model_copy(update={"path": path}) if path else entry
-
-
-def _command(name: str, file: str = "") -> str:
-    """How to fetch a model or a LoRA, and of its layer files at least `file`."""
-    command = f"`layerdiffuse-mcp models prepare {shlex.quote(name)}`"
-    method = _method_of(file)
-    task = next((task for (task, _), route in ROUTES.items() if method and method.id in route), None)
-    if method and task is None:
-        return command  # the tool fetches what tasks need, and none needs this file by itself
-    arguments = f" with model={name!r}" + (f" and task='{task.value}'" if task else "")
-    return f"{command} or the tool prepare_model{arguments}"
-
-
-def _method_of(file: str) -> LayerMethod | None:
-    return next((method for method in METHODS.values() if file and method.file == file), None)
-
-
-def _source(remote: HubFile) -> str:
-    size = in_words(remote.bytes) if remote.bytes else "size not known"
-    return f"{size} from the hub repository {remote.repo}"

@@ -74,7 +74,7 @@ def check_licences(downloads: Iterable[Download], settings: Settings) -> None:
             if not file.commercial:
                 raise ConsentNeeded(
                     f"{printable(file.name, 200)} is under the licence {printable(file.licence or '', 200)}, which is "
-                    "not free for commercial use, and this client cannot ask its user. Nothing was fetched. The user "
-                    f"may fetch it in a terminal: `layerdiffuse-mcp models prepare "
-                    f"{shlex.quote(download.model)}`. Or name another model."
+                    "not free for commercial use: it comes when its user says yes, and could not be asked here. "
+                    f"Nothing was fetched. In a terminal, `layerdiffuse-mcp models prepare "
+                    f"{shlex.quote(download.model)}` asks. Or name another model."
                 )

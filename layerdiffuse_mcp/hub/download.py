@@ -42,6 +42,7 @@ from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up
 from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import file_sha256, read_header
 from layerdiffuse_mcp.hub.leftovers import sweep
+from layerdiffuse_mcp.hub.remedies import by_hand
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
@@ -71,7 +72,7 @@ class Prepared:
     name: str
     fetched: tuple[Fetched, ...]
     notes: tuple[str, ...]
-    """What went wrong on the way and was put right."""
+    """What went wrong on the way and was put right, and what is left to do."""
 
 
 def prepare(
@@ -105,6 +106,9 @@ def prepare(
         fetched += came
         if not (came and isinstance(entry, ModelEntry) and entry.folder):
             break
+    if isinstance(entry, ModelEntry):
+        for made in catalog.unconverted(entry, settings, methods):
+            progress.note(f"{entry.name} lacks a layer file. {made}")
     report(Progress(fraction=1.0 if fetched else 0.0, message=f"{entry.name} is on this machine"))
     return Prepared(entry.name, tuple(fetched), tuple(progress.notes))
 
@@ -301,7 +305,7 @@ def _explained(file: HubFile, settings: Settings, source: Source | None = None, 
         kept = f" {in_words(source.here)} of {in_words(source.size)} are here and stay." if source else ""
         damage = f" The file that is here is damaged and was left as it is: {problem}" if problem else ""
         raise DownloadError(
-            f"{file.name} could not be fetched from {file.repo}: {hint}{kept}{damage} {catalog.by_hand(file, settings)}"
+            f"{file.name} could not be fetched from {file.repo}: {hint}{kept}{damage} {by_hand(file, settings)}"
         ) from error
 
 

@@ -151,7 +151,8 @@ def refuse_pickle(path: Path, error: type[ModelError] = CheckpointError) -> None
         what = f"{printable(path.name, 80)} is a pickle file" + ("" if by_name else " under another name")
         raise error(
             f"{what}, and opening a pickle can run any code it carries; only .safetensors files are read. "
-            "Look for the .safetensors version of the model, or convert it on a machine where you trust the file."
+            "Look for the .safetensors version of the model; of a codec for transparency that is published as a pickle "
+            "alone, `layerdiffuse-mcp models convert PATH` makes what is read."
         )
 
 

@@ -1,7 +1,7 @@
 """What a `.safetensors` file is, told from its keys and shapes alone.
 
     kind = identify(header.shapes, header.metadata)
-    kind.name, kind.title        # "flux", "a Flux model"
+    kind.name, kind.title        # "sd3", "an SD3 model"
     text_layers(path, spec)      # 12: of a base's text encoder
 
 One table, `KINDS`: the first row whose marks are all there wins. The rows that can be a base stand on their family's
@@ -44,8 +44,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("motion", "an AnimateDiff motion module", ("motion_modules.",)),
     Kind("embedding", "a textual inversion embedding", any_of=("emb_params", "string_to_param")),
     # other families of base models
-    Kind("flux", "a Flux model", ("double_blocks.0.", "single_blocks.0.")),
-    Kind("flux", "a Flux model", ("single_transformer_blocks.0.", "x_embedder.weight", "context_embedder.weight")),
     Kind("sd3", "an SD3 model", ("joint_blocks.0.",)),
     Kind("sd3", "an SD3 model", ("transformer_blocks.0.norm1_context.", "pos_embed.proj.")),
     Kind("cascade", "a Stable Cascade model", any_of=("clip_txt_pooled_mapper.", "effnet_mapper.")),

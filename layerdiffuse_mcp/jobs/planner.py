@@ -303,7 +303,7 @@ def _lacking(entry: ModelEntry, task: Task | None, methods: Sequence[str], setti
     Raises:
         ModelNotFound: a file is not here and may not be fetched.
     """
-    if settings.auto_download and (entry.path or entry.published):
+    if settings.auto_download and (entry.path or entry.published) and not catalog.unconverted(entry, settings, methods):
         missing = catalog.missing(entry, settings, methods)
         return (Download(model=entry.name, methods=tuple(methods)),) if missing else ()
     try:

@@ -51,9 +51,10 @@ def test_the_published_bases_are_listed_with_family_size_licence_and_use(setting
     entries = catalog.models(settings)
     assert [entry.name for entry in entries] == [
         "pocket", "juggernaut-xl-v6", "realvisxl-v4", "realistic-vision-v51", "qwen-image-layered",
+        "flux-1-dev",
     ]  # fmt: skip
     assert all(entry.family and entry.licence and entry.description and entry.bytes for entry in entries)
-    assert [entry.prepared for entry in entries] == [True, False, False, False, False]
+    assert [entry.prepared for entry in entries] == [True, *[False] * 5]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_a_listed_base_whose_file_is_not_there_is_listed_and_explained(settings:
         ("[[base]]\nname = 'a'", "base 1: say where it is"),
         ("[[base]]\nname = 'a'\nrepo = 'x/y'\nfile = 'z.safetensors'", "family must be given with repo"),
         ("[[base]]\nname = 'a'\nrepo = 'x/y'\nfile = 'z.ckpt'\nfamily = 'sdxl'", "can run code"),
-        ("[[base]]\nname = 'a'\npath = 'b'\nfamily = 'flux'", "there is no family 'flux'; use sdxl or sd15"),
+        ("[[base]]\nname = 'a'\npath = 'b'\nfamily = 'sd3'", "there is no family 'sd3'; use sdxl or sd15"),
         ("[[base]]\nname = 'a'\npath = 'b'\ncolour = 'red'", "colour is not known here"),
         ("[[base]]\nname = 'pocket'\npath = 'b'", "the name pocket is taken"),
         ("[[base]]\nname = 'a\\u0007'\npath = 'b'".replace("'a\\u0007'", '"a\\u0007"'), "name must be on one line"),

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from layerdiffuse_mcp.api.outcome import Progress
 from layerdiffuse_mcp.errors import Cancelled, DownloadError, ModelError, ModelNotFound
 from layerdiffuse_mcp.families.entries import HubFile
-from layerdiffuse_mcp.families.registry import BASES, LAYER_FILES, METHODS, ROUTES
+from layerdiffuse_mcp.families.registry import BASES, FAMILIES, LAYER_FILES, METHODS, ROUTES
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog, download
 from layerdiffuse_mcp.hub.download import prepare
@@ -63,7 +63,7 @@ def test_all_files_of_a_family_are_meant_when_no_task_is_named(settings: Setting
     files = catalog.missing(catalog.find("sdxl", settings), settings)
     assert {file.name for file in files} == {
         "juggernautXL_version6Rundiffusion.safetensors",
-        *(name for name in LAYER_FILES if "sd15" not in name),
+        *FAMILIES["sdxl"].files,
     }
 
 

@@ -228,7 +228,7 @@ def test_a_base_without_transparent_latents_is_refused_before_anything_is_read_f
     write(settings.models_dir / "other.safetensors", tensors(FLUX_KEYS))
     write(settings.models_dir / "models.toml", b'[[base]]\nname = "other"\npath = "other.safetensors"\n')
     latent = write(settings.models_dir / "a.latent", tensors({"latent": (4, 8, 8)}))
-    with pytest.raises(InvalidRequest, match=r"other is a Flux model: layer models do not fit it\. Name a model of"):
+    with pytest.raises(InvalidRequest, match=r"other is a Flux model in one file: layer models do not fit it\. Name a"):
         plan(DecodeRequest(latent=latent, model="other"), settings)
 
 

@@ -35,16 +35,18 @@ def draw(
     """As `drawers.Drawer`; results share a batch where their texts are the same, for a pipeline may pad others.
 
     Raises:
-        InvalidRequest: a picture to edit is given, or the plan has stages, which a pipeline does not take.
+        InvalidRequest: the plan has several stages, or a picture to edit or mask that the pipeline does not take.
         ModelError: the numbers overflowed.
         Cancelled: the meter's callback stopped the run.
     """
-    if pictures.edit or len(plans[0].stages) > 1:
-        raise InvalidRequest(f"{model.spec.title} models change no picture, and draw in one stage. Leave image out.")
+    if len(plans[0].stages) > 1 or (pictures.edit and pictures.edit.mask is not None):
+        raise InvalidRequest(f"{model.spec.title} models draw in one stage and all of a picture. Leave mask out.")
     results, plan = results_of(plans), padded(plans[0], model.latent)
     pixels = model.noise_shape(plan)[0] * plan.width * plan.height
     times = sum(model.decoded(plan) ** level for level in range(plan.depth))
-    meter.expect(len(results) * times * (plan.stages[0].steps * NETWORK_STEP + model.decoded(plan) * DECODED_VIEW))
+    views = model.decoded(plan) * codec_of(model).views
+    meter.expect(len(results) * times * (model.calls(plan) * NETWORK_STEP + views * DECODED_VIEW))
+    model.use_layer(plan.stages[0])
     layers: dict[int, list[LayerImage]] = {}
     at_once = max(1, min(model.spec.batch_limit, model.pixels_at_once // pixels))
     for batch in batches(results, lambda plan: (plan.prompt, plan.negative_prompt), at_once):
@@ -64,7 +66,8 @@ def _drawn(
 ) -> list[list[LayerImage]]:
     """The layers of each result of a batch."""
     latents = _denoise(batch, model, pictures, meter, show)
-    views = meter.steps("decoding", len(batch) * model.decoded(batch[0].plan), DECODED_VIEW)
+    count = len(batch) * model.decoded(batch[0].plan) * codec_of(model).views
+    views = meter.steps("decoding", count, DECODED_VIEW)
     return [_decode(result, latent, model, views.next) for result, latent in zip(batch, latents, strict=True)]
 
 
@@ -75,12 +78,14 @@ def _drawn_once(result: Result, model: PipelineModel, pictures: Pictures, meter:
 def _denoise(batch: Sequence[Result], model: PipelineModel, pictures: Pictures, meter: Meter, show: Show) -> Tensor:
     """The latents of a batch, (B, frames, C, h, w)."""
     plan, pipeline = padded(batch[0].plan, model.latent), model.pipeline
-    [stage] = plan.stages
     shape = model.noise_shape(plan)
     seeds = [result.seed for result in batch]
     dtype = getattr(pipeline, model.spec.denoiser).dtype
-    noise = BatchNoise(seeds, shape, noise_source(plan), pipeline.device, dtype).initial()
-    steps = meter.steps("denoising", stage.steps, NETWORK_STEP * len(batch))
+    start = BatchNoise(seeds, shape, noise_source(plan), pipeline.device, dtype).initial()
+    if pictures.edit is not None:
+        meter.report("encoding")
+        start = model.redrawn(start, codec_of(model).encode(pictures.edit.images[0]), plan)
+    steps = meter.steps("denoising", model.calls(plan), NETWORK_STEP * len(batch))
 
     def on_step_end(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         file = None
@@ -93,7 +98,7 @@ def _denoise(batch: Sequence[Result], model: PipelineModel, pictures: Pictures, 
     with torch.inference_mode():
         latents = model.run(
             **model.arguments(plan, *texts, pictures),
-            latents=model.pack(noise),
+            latents=model.pack(start),
             generator=[_generator(seed, shape) for seed in seeds],
             callback_on_step_end=on_step_end,
             callback_on_step_end_tensor_inputs=["latents"],

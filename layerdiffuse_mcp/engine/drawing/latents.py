@@ -9,7 +9,7 @@ from torch import Tensor
 
 from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, Meter
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
-from layerdiffuse_mcp.engine.transparency.decode import VIEWS, to_rgb8
+from layerdiffuse_mcp.engine.transparency.decode import to_rgb8
 from layerdiffuse_mcp.engine.transparency.encode import ENCODERS
 from layerdiffuse_mcp.engine.transparency.latent_file import SavedLatent
 from layerdiffuse_mcp.engine.types import DiffusionModel
@@ -18,9 +18,10 @@ from layerdiffuse_mcp.images.alpha import Bytes
 
 def decode_latent(model: DiffusionModel, saved: SavedLatent, meter: Meter) -> Bytes:
     """The picture of a saved latent: (H, W, 4), uint8, straight alpha."""
-    meter.expect(len(VIEWS) * DECODED_VIEW)
-    steps = meter.steps("decoding", len(VIEWS), DECODED_VIEW)
-    return codec_of(model).decode(saved.latent, steps.next)[: saved.height, : saved.width]
+    codec = codec_of(model)
+    meter.expect(codec.views * DECODED_VIEW)
+    steps = meter.steps("decoding", codec.views, DECODED_VIEW)
+    return codec.decode(saved.latent, steps.next)[: saved.height, : saved.width]
 
 
 def decode_plain(model: DiffusionModel, saved: SavedLatent) -> Bytes:

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.plan import DrawPlan
+from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.models.model import Model
 from layerdiffuse_mcp.engine.types import LayerLatent, Pictures
+from layerdiffuse_mcp.errors import InvalidRequest
 
 
 class PipelineBase(Model, ABC):
@@ -57,6 +59,17 @@ class PipelineBase(Model, ABC):
     def decoded(self, plan: DrawPlan) -> int:
         """How many layers of one result are decoded."""
         return self.noise_shape(plan)[0]
+
+    def use_layer(self, stage: Stage) -> None:
+        """Put the layer file of a stage on the networks; here there is none."""
+
+    def calls(self, plan: DrawPlan) -> int:
+        """How many steps the pipeline does."""
+        return plan.stages[0].steps
+
+    def redrawn(self, noise: Tensor, latent: Tensor, plan: DrawPlan) -> Tensor:
+        """What noise (B, *noise_shape) and the latent of a picture to redraw are begun with; here there is none."""
+        raise InvalidRequest(f"{self.spec.title} models change no picture. Leave image out.")
 
     def pack(self, noise: Tensor) -> Tensor:
         """Noise (B, *noise_shape) as the pipeline takes it for `latents`."""

@@ -9,16 +9,16 @@ Either a pair of networks beside the autoencoder (their files, and which latent 
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from layerdiffuse_mcp.api.detail import Box, Tiling
-from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
+from layerdiffuse_mcp.engine.models.model import Model
 from layerdiffuse_mcp.engine.sampling.latent_space import to_sampled, to_unscaled
 from layerdiffuse_mcp.engine.sampling.tiles import Tiles, crop
-from layerdiffuse_mcp.engine.transparency.decode import decode, to_rgb8, to_rgba8
+from layerdiffuse_mcp.engine.transparency.decode import VIEWS, decode, to_rgb8, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import (
     OffsetEncoder,
@@ -27,7 +27,7 @@ from layerdiffuse_mcp.engine.transparency.networks import (
     load_offset_encoder,
 )
 from layerdiffuse_mcp.engine.types import AlphaCodec, DiffusionModel
-from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.errors import InvalidRequest, LayerFileError
 from layerdiffuse_mcp.families.spec import Codec, LatentFormat
 from layerdiffuse_mcp.images.alpha import Bytes, to_float
 
@@ -38,7 +38,7 @@ HIDDEN = 1e-3
 def codec_of(model: DiffusionModel) -> AlphaCodec:
     """What a base's pictures with alpha become latents by; raises `InvalidRequest` where it has no such thing."""
     if model.spec.codec is not None:
-        return TransparencyNetworks(cast(StableDiffusion, model), model.spec.codec)
+        return TransparencyNetworks(cast(Model, model), model.spec.codec)
     if model.latent.pictures == 4:
         return RgbaAutoencoder(model)
     raise InvalidRequest(f"{model.spec.title} models have no transparent latents; name another model.")
@@ -46,6 +46,8 @@ def codec_of(model: DiffusionModel) -> AlphaCodec:
 
 class RgbaAutoencoder:
     """An autoencoder whose pictures are RGBA with straight alpha, all four channels alike."""
+
+    views: ClassVar[int] = 1
 
     def __init__(self, model: DiffusionModel) -> None:
         self._model = model
@@ -86,7 +88,9 @@ class TransparencyNetworks:
     Its methods raise `ModelNotFound` or `LayerFileError` when a file is absent or damaged.
     """
 
-    def __init__(self, model: StableDiffusion, files: Codec) -> None:
+    views: ClassVar[int] = len(VIEWS)
+
+    def __init__(self, model: Model, files: Codec) -> None:
         self._model = model
         self._files = files
 
@@ -145,7 +149,13 @@ class TransparencyNetworks:
         components = self._model.components
         components.onload("pictures")
         dtype, device = components.dtype("pictures"), components.placement.device
-        return components.read(name, lambda path: load(path, dtype, device), phase="pictures")
+        network = components.read(name, lambda path: load(path, dtype, device), phase="pictures")
+        if network.latent_channels != (channels := self._model.latent.channels):
+            raise LayerFileError(
+                f"{name} is for latents of {network.latent_channels} channels, and those of {self._model.name} have "
+                f"{channels}. Use the file that was published for {self._model.spec.title}."
+            )
+        return network
 
 
 def pictured(model: DiffusionModel, latent: Tensor, tiling: Tiling | None) -> Tiles:

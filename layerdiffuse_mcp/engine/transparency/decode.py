@@ -16,7 +16,7 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.device import threads
 from layerdiffuse_mcp.engine.device.memory import memory_free
 from layerdiffuse_mcp.engine.transparency.banded_decoder import BandedDecoder
-from layerdiffuse_mcp.engine.transparency.networks import LATENT_CHANNELS, LATENT_DOWNSCALE, TransparentDecoder
+from layerdiffuse_mcp.engine.transparency.networks import LATENT_DOWNSCALE, TransparentDecoder
 from layerdiffuse_mcp.errors import ImageError, ModelError
 from layerdiffuse_mcp.images.alpha import Bytes
 
@@ -46,7 +46,7 @@ def decode(
     Args:
         decoder: on any device, in any float type.
         pixel: (B, 3, H, W), 0 to 1, as the VAE decodes it; H and W multiples of 8.
-        latent: (B, 4, H/8, W/8), the one that the decoder was trained to see.
+        latent: (B, C, H/8, W/8), the one that the decoder was trained to see.
         memory: bytes that activations may take, by default half of what is free. As many views as fit run at once: as
             one batch on a GPU, side by side on the threads of a CPU.
         on_view: called with (views done, views in all) after each view or batch of views; may raise to stop.
@@ -60,10 +60,11 @@ def decode(
     """
     count, _, height, width = pixel.shape
     small = (height // LATENT_DOWNSCALE, width // LATENT_DOWNSCALE)
-    if pixel.shape[1] != 3 or latent.shape != (count, LATENT_CHANNELS, *small):
+    if pixel.shape[1] != 3 or latent.shape != (count, decoder.latent_channels, *small):
         raise ImageError(
             f"Pictures of shape {tuple(pixel.shape)} and latents of shape {tuple(latent.shape)} do not belong "
-            f"together: a latent has {LATENT_CHANNELS} channels and an eighth of the picture's height and width."
+            f"together: a latent has {decoder.latent_channels} channels, and an eighth of the picture's height and "
+            "width."
         )
     if height % LATENT_DOWNSCALE or width % LATENT_DOWNSCALE:
         raise ImageError(f"A picture of {width}x{height} cannot be decoded: sides are multiples of {LATENT_DOWNSCALE}.")

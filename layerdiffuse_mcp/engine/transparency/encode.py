@@ -26,7 +26,7 @@ ENCODERS = 2  # that a picture goes through: the offset encoder and the VAE's
 def encode_offset(
     encoder: OffsetEncoder, rgba: Bytes, tiling: Tiling | None = None, on_tile: OnTile | None = None
 ) -> Tensor:
-    """The latent offset (1, 4, H/8, W/8), float32, that hides the alpha of `rgba` (H, W, 4), uint8, straight.
+    """The latent offset (1, C, H/8, W/8), float32, that hides the alpha of `rgba` (H, W, 4), uint8, straight.
 
     The encoder sees alpha and the colour continued below the transparent parts, 0 to 1, a tile at a time.
 
@@ -51,7 +51,7 @@ def encode_offset(
 def transparent_latent(
     vae: Any, encoder: OffsetEncoder, rgba: Bytes, on_network: OnTile | None = None, tiling: Tiling | None = None
 ) -> Tensor:
-    """A latent (1, 4, H/8, W/8), float32, unscaled, that `decode` turns back into `rgba`.
+    """A latent (1, C, H/8, W/8), float32, unscaled, that `decode` turns back into `rgba`.
 
     It is mean + std * offset: the offset stands where the VAE's random draw would, so nothing is random here. The VAE
     (a diffusers AutoencoderKL) sees the picture flattened on mid-grey, in whole levels of 255.

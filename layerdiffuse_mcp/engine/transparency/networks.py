@@ -5,7 +5,8 @@ picture into the latent offset that hides its alpha inside an ordinary latent. B
 Layer Diffusion using Latent Transparency" (arXiv:2402.17113), under the key names of the released files:
 `vae_transparent_decoder` (538 tensors) and `vae_transparent_encoder` (18 tensors).
 
-The widths are read from the file, so a narrow network of the same shape loads as the released one does. How the
+The widths and the latent's channels are read from the file, so a narrow network of the same shape loads as the released
+one does. How the
 networks are applied (eight views, padding, grey) is the business of `decode.py` and `encode.py`, not known here.
 """
 
@@ -30,7 +31,7 @@ from layerdiffuse_mcp.hub.identify import identify
 
 DECODER_WIDTHS = (32, 32, 64, 128, 256, 512, 512)
 ENCODER_WIDTHS = (32, 64, 128, 256)
-LATENT_CHANNELS = 4
+LATENT_CHANNELS = 4  # of the Stable Diffusion families
 LATENT_DOWNSCALE = 8  # the decoder joins the latent after three halvings, and the encoder halves as often
 ATTENTION_LEVELS = 3  # the deepest levels of the decoder also attend
 HEAD_WIDTH = 8
@@ -52,15 +53,16 @@ class TransparentDecoder(nn.Module):
     last three of 8.
     """
 
-    def __init__(self, widths: tuple[int, ...] = DECODER_WIDTHS) -> None:
+    def __init__(self, widths: tuple[int, ...] = DECODER_WIDTHS, latent_channels: int = LATENT_CHANNELS) -> None:
         super().__init__()
         self.widths = tuple(widths)
+        self.latent_channels = latent_channels
         last = len(widths) - 1
         common: dict[str, Any] = {"resnet_eps": NORM_EPS, "resnet_groups": NORM_GROUPS, "temb_channels": None}
         attending: dict[str, Any] = {**common, "attention_head_dim": HEAD_WIDTH}
 
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.latent_conv_in = _zeroed(nn.Conv2d(LATENT_CHANNELS, widths[2], 1))
+        self.latent_conv_in = _zeroed(nn.Conv2d(latent_channels, widths[2], 1))
 
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(widths):
@@ -95,7 +97,7 @@ class TransparentDecoder(nn.Module):
 
         Args:
             pixel: (B, 3, H, W), 0 to 1, H and W multiples of 64.
-            latent: (B, 4, H/8, W/8).
+            latent: (B, C, H/8, W/8).
 
         Returns:
             (B, 4, H, W): alpha, red, green, blue, about 0 to 1.
@@ -124,22 +126,28 @@ class OffsetEncoder(nn.Module):
     (see `load_offset_encoder`).
     """
 
-    def __init__(self, widths: tuple[int, ...] = ENCODER_WIDTHS, output_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, ...] = ENCODER_WIDTHS,
+        output_scale: float = 1.0,
+        latent_channels: int = LATENT_CHANNELS,
+    ) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.output_scale = output_scale
+        self.latent_channels = latent_channels
         layers: list[nn.Module] = [nn.Conv2d(4, widths[0], 3, padding=1), nn.SiLU()]
         for before, width in zip((None, *widths), widths, strict=False):
             if before is not None:
                 layers += [nn.Conv2d(before, width, 3, padding=1, stride=2), nn.SiLU()]
             layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
-        self.blocks = nn.Sequential(*layers, _zeroed(nn.Conv2d(widths[-1], LATENT_CHANNELS, 3, padding=1)))
+        self.blocks = nn.Sequential(*layers, _zeroed(nn.Conv2d(widths[-1], latent_channels, 3, padding=1)))
 
     def forward(self, argb: Tensor) -> Tensor:
         """The offset of `argb` (B, 4, H, W), 0 to 1.
 
         Returns:
-            (B, 4, H/8, W/8), in standard deviations of the VAE's posterior.
+            (B, C, H/8, W/8), in standard deviations of the VAE's posterior.
         """
         return self.blocks(argb) * self.output_scale
 
@@ -166,7 +174,7 @@ def load_decoder(
     if any(width % NORM_GROUPS for width in widths) or any(width % HEAD_WIDTH for width in widths[-ATTENTION_LEVELS:]):
         raise LayerFileError(f"{path.name}: a transparent decoder cannot have the widths {widths} found here.")
     with torch.device("meta"):
-        decoder = TransparentDecoder(widths)
+        decoder = TransparentDecoder(widths, file.shapes[names[0]][1])
     _fill(decoder, file, "transparent decoder", dtype, device)
     # convolutions of this network are measurably faster with the channels last
     return decoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -190,7 +198,7 @@ def load_offset_encoder(
     widths = tuple(file.shapes[name][0] for name in names[:4])
     scale = _encoder_scale(path, file["blocks.16.weight"])
     with torch.device("meta"):
-        encoder = OffsetEncoder(widths, scale)
+        encoder = OffsetEncoder(widths, scale, file.shapes[names[4]][0])
     _fill(encoder, file, "offset encoder", dtype, device)
     return encoder
 

@@ -82,7 +82,8 @@ class Part:
                 f"{where}: no {self.title} can be made from what the file's header says ({reason}); "
                 "the file is damaged or of a kind that is not known here: fetch it again or use another base."
             ) from reason
-        wanted = {parameter_key(name): name for name in module.state_dict()}
+        second = _second_names(module)
+        wanted = {parameter_key(name): name for name in module.state_dict() if name not in second}
         missing = [name for key, name in wanted.items() if key not in self.weights]
         if missing:
             raise CheckpointError(
@@ -97,7 +98,8 @@ class Part:
                     f"{where} holds values that are not numbers (NaN or infinity) in {name}; "
                     "the file is damaged, or its numbers do not fit the dtype asked for: use another file or dtype."
                 )
-            state[name] = tensor
+            state[name] = nn.Parameter(tensor, requires_grad=False) if name in second.values() else tensor
+        state |= {name: state[first] for name, first in second.items()}
         try:
             module.load_state_dict(state, assign=True)
         except RuntimeError as reason:
@@ -160,6 +162,13 @@ class Checkpoint:
                 f"use a complete {self.spec.title} base or add a separate {title} file."
             )
         return self.parts[name].build(dtype, device, self.path.name)
+
+
+def _second_names(module: nn.Module) -> dict[str, str]:
+    """Of weights that a network has under several names: each further one, and the first, which files have."""
+    first: dict[nn.Parameter, str] = {}
+    named = {name: first.setdefault(weight, name) for name, weight in module.named_parameters(remove_duplicate=False)}
+    return {name: own for name, own in named.items() if name != own}
 
 
 def parameter_key(name: str) -> str:

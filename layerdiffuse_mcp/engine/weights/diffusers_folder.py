@@ -104,6 +104,8 @@ def _made(network: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def _without_memory(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
+    if parameter.is_meta:  # already one of the network's, which gets a second name
+        return parameter
     return nn.Parameter(parameter.to("meta"), requires_grad=False)
 
 

@@ -34,6 +34,7 @@ PREFIXES: tuple[tuple[str, str], ...] = (
     ("text_encoder_2.", "text_encoder_2"),
     ("text_encoder.", "text_encoder"),
     ("unet.", "unet"),
+    ("transformer.", "transformer"),
     ("model.diffusion_model.", "unet"),
     ("diffusion_model.", "unet"),
 )

@@ -28,9 +28,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     file = TensorFile(path)
     kind = identify(file.shapes, file.metadata)
     if kind.family is None:
+        other = f"use a base of {titles()} (a single .safetensors file or a diffusers folder)"
         raise CheckpointError(
-            f"{path.name} is {kind.title}, not a base model that layer models fit; use a base of {titles()} "
-            "(a single .safetensors file or a diffusers folder)."
+            f"{path.name} is {kind.title}, not a base model that layer models fit; {kind.instead or other}."
         )
     settings = header_settings(file)
     family = str(settings.get("family", kind.family))

@@ -23,6 +23,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.controls import adapters, controls
 from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
+from layerdiffuse_mcp.hub.licences import is_free, layer_licences
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
 from layerdiffuse_mcp.server.results import JobFacts, plain
@@ -288,8 +289,8 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 bytes=entry.bytes,
                 memory=in_16_bits(FAMILIES[entry.family]) or None if entry.family and entry.name != POCKET else None,
                 licence=entry.licence,
-                commercial=all(file.commercial for file in entry.published),
-                layer_licences=tuple(dict.fromkeys(catalog.layer_licences(entry).values())),
+                commercial=is_free(entry),
+                layer_licences=tuple(dict.fromkeys(layer_licences(entry).values())),
                 description=entry.description + (f"; {entry.time}, computed" if entry.time else ""),
             )
         )

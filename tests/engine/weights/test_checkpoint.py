@@ -150,8 +150,8 @@ def test_a_folders_autoencoder_tells_the_latents_scale_and_shift(tmp_path):
 
 
 def test_a_folder_of_another_pipeline_is_named(tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(CheckpointError, match="is a FluxPipeline folder"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxFillPipeline"}))
+    with pytest.raises(CheckpointError, match="is a FluxFillPipeline folder"):
         read_checkpoint(tmp_path)
 
 
