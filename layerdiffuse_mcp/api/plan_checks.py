@@ -2,6 +2,7 @@
 
     check_family(methods, family.id)
     check_options(request, family, methods)
+    check_steps(stages, family)
     check_inputs(request, methods)          # each raises InvalidRequest, or returns None
 
 `api/plan.py` asks all of it before it decides anything.
@@ -77,6 +78,19 @@ def sampler_doubts(stages: Sequence[Stage]) -> tuple[str, ...]:
         for method, sampler in chosen
         if sampler.startswith(method.avoid_samplers)
     )
+
+
+def unheard(request: GenerateRequest, stages: Sequence[Stage]) -> tuple[str, ...]:
+    """What to say of a negative prompt that nothing is guided away from."""
+    if not request.negative_prompt.strip() or any(stage.guidance_scale > 1 for stage in stages):
+        return ()
+    return ("The negative prompt was not heard, as guidance_scale is not above 1. Raise it, or leave the prompt out.",)
+
+
+def check_steps(stages: Sequence[Stage], family: FamilySpec) -> None:
+    """Refuse fewer steps than the family has a schedule for."""
+    if min(stage.steps for stage in stages) < family.least_steps:
+        raise InvalidRequest(f"{family.title} models draw in {family.least_steps} steps or more. Set steps so.")
 
 
 def check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:
