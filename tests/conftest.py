@@ -8,10 +8,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-# Two threads on every machine, as many as work side by side at least in the product: what threads share is shared here
-# too. They sleep while they wait, as in the product (runtime.DEFAULTS), so that several test processes do not stall
-# each other. Torch looks at both once, when it is imported.
-os.environ |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+# One thread: a second costs these narrow networks more than it does. What threads may share is tested with two. They
+# sleep while they wait, as in the product (startup.DEFAULTS). Torch looks at both once, when it is imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 from layerdiffuse_mcp.settings import Settings
 from tests.memory import MemoryLimit
@@ -33,6 +32,19 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """As many as work side by side at least in the product, here and in programs that start: what they share shows."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")
+        patch.setattr("layerdiffuse_mcp.engine.device.threads.ALL", 2)
+        torch.set_num_threads(2)
+        yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from layerdiffuse_mcp.backends.pictures_worker import OVER_LIMIT, bound_memory
 from layerdiffuse_mcp.errors import LayerDiffuseError, LayerFileError, ModelNotFound, OutOfMemory, WorkerDied
+from layerdiffuse_mcp.families.registry import LAYER_FILES
 from layerdiffuse_mcp.hub.headers import PICKLE_SUFFIXES
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -41,6 +42,12 @@ def convert(path: Path, folder: Path | None = None) -> list[Path]:
         known = ", ".join(sorted(PICKLE_SUFFIXES))
         raise LayerFileError(f"{printable(path.name, 80)} is no pickle by its name: those end in {known}.")
     folder = folder or path.parent
+    for name, file in LAYER_FILES.items():
+        if file.converted_from and (folder / name).exists():
+            raise LayerFileError(
+                f"{name} is in {printable(folder)} already, and was left as it is. Remove it, or name another folder "
+                "with --output."
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as beside:
@@ -78,11 +85,6 @@ def _converted(path: Path, folder: Path) -> Sequence[str]:
 
 def _in_place(made: Sequence[Path], folder: Path) -> list[Path]:
     """Move files into a folder, all of them or none."""
-    if there := [path.name for path in made if (folder / path.name).exists()]:
-        raise LayerFileError(
-            f"{there[0]} is in {printable(folder)} already, and was left as it is. Remove it, or name another folder "
-            "with --output."
-        )
     moved: list[Path] = []
     try:
         for path in made:
@@ -99,8 +101,10 @@ def main(path: str, folder: str, memory: str) -> None:
     """The process: its answer goes to standard output as JSON."""
     answer, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
     try:
-        from layerdiffuse_mcp.engine.transparency import conversion
+        from layerdiffuse_mcp.engine.startup import lean_imports
 
+        with lean_imports():
+            from layerdiffuse_mcp.engine.transparency import conversion
         bound_memory(int(memory))
         said = {"made": [*conversion.convert(Path(path), Path(folder))]}
     except LayerDiffuseError as error:

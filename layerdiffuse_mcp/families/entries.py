@@ -49,10 +49,13 @@ class HubFile(Frozen):
 
     @property
     def fetched(self) -> "HubFile":
-        """What is fetched to have it."""
-        if self.converted_from is None:
-            return self
-        return self.model_copy(update={"path": self.converted_from, "converted_from": None})
+        """What is fetched to have it: itself, or the pickle."""
+        return self if self.converted_from is None else self.model_copy(update={"path": self.converted_from})
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether it is a pickle that is known here: it is fetched, and not opened but by converting it."""
+        return self.path == self.converted_from
 
     @property
     def pinned(self) -> bool:

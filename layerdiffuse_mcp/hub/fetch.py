@@ -118,7 +118,7 @@ def look_up(remote: HubFile, watch: Watch) -> Source:
         DownloadError: what the hub has is not the file that is known by that name, or not a weight file.
         HfHubHTTPError, TransportError, OSError: see `download.py`, which puts them into words; what `watch` raises.
     """
-    if not (remote.is_weights or remote.is_text or remote.pinned):
+    if not (remote.is_weights or remote.is_text or remote.pinned or remote.is_converted):
         raise DownloadError(f"{remote.path} is not fetched: only .safetensors files are; others can run code.")
     url = hf_hub_url(remote.repo, remote.path, revision=remote.revision)
     ask = (get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT) for _ in range(1))

@@ -9,7 +9,6 @@ from pathlib import Path
 from layerdiffuse_mcp.families.entries import HubFile
 from layerdiffuse_mcp.families.registry import KNOWN_NAMES, METHODS, ROUTES
 from layerdiffuse_mcp.families.spec import LayerMethod
-from layerdiffuse_mcp.hub.headers import PICKLE_SUFFIXES
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -19,7 +18,7 @@ def by_hand(remote: HubFile, settings: Settings) -> str:
     folder = printable(settings.models_dir)
     if remote.pinned:
         return f"Or copy the cache folder of {remote.repo} from a machine that has it."
-    if remote.name.endswith(tuple(PICKLE_SUFFIXES)):
+    if remote.is_converted:
         return "Or bring the file from elsewhere, and name it in `layerdiffuse-mcp models convert PATH`."
     if remote.name in KNOWN_NAMES:
         return f"Or put {remote.name} into {folder}."

@@ -317,7 +317,8 @@ def _lacking(entry: ModelEntry, task: Task | None, methods: Sequence[str], setti
 
 
 def _check_clip_skip(request: GenerateRequest, entry: ModelEntry, family: FamilySpec) -> None:
-    layers = text_layers(entry.path, family) if request.clip_skip and entry.path else None
+    acts = request.clip_skip and "clip_skip" in family.accepts
+    layers = text_layers(entry.path, family) if acts and entry.path else None
     if request.clip_skip and layers and request.clip_skip > layers:
         raise InvalidRequest(
             f"clip_skip is {request.clip_skip}, and the text encoder of {entry.name} has {layers} layers: "

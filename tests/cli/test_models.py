@@ -1,15 +1,19 @@
 """Listing, fetching and taking models, as a person types it."""
 
 import hashlib
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from layerdiffuse_mcp.cli.parser import main
 from layerdiffuse_mcp.families.registry import LAYER_FILES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.settings import Settings
+from tests.flux_base import write_layers
 
 JOINT = "layer_sd15_joint.safetensors"
 KNOWN = "layer_sd15_transparent_attn.safetensors"
@@ -111,6 +115,36 @@ def test_a_matting_network_is_known_by_its_content_alone(tmp_path, monkeypatch, 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert main(["models", "prepare", "birefnet", "--from", str(tmp_path / "stick")]) == 0
     assert catalog.matting_file(MATTING["birefnet"], Settings()).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("typed", "agrees"), [("y\n", True), ("yes\n", True), ("n\n", False), ("\n", False), (None, False)]
+)
+def test_what_is_not_for_commercial_use_is_fetched_after_a_yes_alone(typed, agrees, capsys, monkeypatch) -> None:
+    person = io.StringIO(typed or "y\n")
+    person.isatty = lambda: typed is not None
+    monkeypatch.setattr(sys, "stdin", person)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["models", "prepare", "flux-1-dev"]) == 1
+    said = capsys.readouterr()
+    assert "Licence: flux-1-dev-non-commercial-license. Not all of it is free for commercial use. [y/N]" in said.out
+    assert ("HF_HUB_OFFLINE forbids it" in said.err) == agrees
+    assert ("Nothing was fetched" in said.err) != agrees
+
+
+def test_yes_said_at_once_asks_nothing(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["models", "prepare", "flux-1-dev", "--yes"]) == 1
+    said = capsys.readouterr()
+    assert "[y/N]" not in said.out
+    assert "HF_HUB_OFFLINE forbids it" in said.err
+
+
+def test_a_drawing_fetches_nothing_that_is_not_for_commercial_use(capsys, monkeypatch, tmp_path) -> None:
+    write_layers(tmp_path / "models")
+    monkeypatch.setenv("LAYERDIFFUSE_AUTO_DOWNLOAD", "1")
+    assert main(["generate", "an apple", "--model", "flux-1-dev"]) == 1
+    assert "`layerdiffuse-mcp models prepare flux-1-dev` asks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.narrow import write_models
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("two_threads")]
 
 QUICK = {"prompt": "a cup", "seed": 1, "size": "64x64", "output": {"preview": False, "wait_seconds": 600}}
 BLENDED = ["blended"]

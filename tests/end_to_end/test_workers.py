@@ -17,7 +17,11 @@ from PIL import Image
 
 from tests.results import facts_of, text_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("two_threads"),
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
+]
 
 OUTPUT = {"wait_seconds": 600, "preview": False}
 SMALL = {"steps": 2, "fit": "as_is"}

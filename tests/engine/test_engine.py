@@ -29,6 +29,8 @@ from layerdiffuse_mcp.recipes.recipe import request_from
 from tests.narrow import TEXT_WIDTH, write_lora
 from tests.saving import Engine, same_pixels
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 def draw(engine: Engine, **fields) -> Outcome:
     given = {"model": "tiny-sd15", "prompt": "a red apple", "steps": 2, "seed": 5} | fields

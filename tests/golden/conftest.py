@@ -12,7 +12,6 @@ own salt, seeds, sizes and prompts).
 """
 
 import json
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,15 +133,6 @@ def _is_ours(key: str) -> bool:
     """Whether we have what a key is about: `others/` holds samplers and schedules that we may not have."""
     kind, _, rest = key.partition("/")
     return kind != "others" or rest.split("/")[0] in {*SAMPLERS, *SCHEDULES}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These networks are so narrow that a second thread costs more than it does; whole runs have a server's own."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture(scope="session")

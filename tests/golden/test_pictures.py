@@ -25,9 +25,8 @@ from tests.results import facts_of
 from .conftest import GoldenSet
 from .narrow_files import write_models
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("two_threads")]
 
-THREADS = 2
 MOST_LEVELS = 1  # of 255, by which a value may differ
 NATIVE_SIZE = 128  # of the narrow bases
 MOST_SHARE = 0.005  # of a picture's values, that may differ
@@ -57,10 +56,9 @@ async def client(folder: Path) -> AsyncIterator[Client]:
     settings = {"OUTPUT_DIR": folder / "out", "READ_DIRS": folder, "MODELS_DIR": folder / "models", "DEVICE": "cpu"}
     settings["SHARE_WORKERS"] = "off"
     environment = {f"LAYERDIFFUSE_{name}": str(value) for name, value in settings.items()}
-    environment |= {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    server = StdioServerParameters(
-        command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=environment | {"PATH": os.environ["PATH"]}
-    )
+    environment |= {name: os.environ[name] for name in ("OMP_NUM_THREADS", "PATH")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    server = StdioServerParameters(command=sys.executable, args=["-m", "layerdiffuse_mcp"], env=environment)
     async with Client(server) as opened:
         yield opened
 

@@ -1,6 +1,6 @@
 """How work is shared out among the threads of a CPU.
 
-Torch splits every single operation among its threads, which then wait for each other, asleep (see `runtime.DEFAULTS`).
+Torch splits every single operation among its threads, which then wait for each other, asleep (see `startup.DEFAULTS`).
 That pays for large operations alone. So a small network runs on one thread, and pieces of work that do not need each
 other run side by side, each on a thread of its own, and meet once.
 

@@ -17,6 +17,8 @@ from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.hub.catalog import pocket_folder
 from tests.engine.transparency.test_networks import WIDTHS, inputs, randomised, relative
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 SMALLEST = 1  # bytes: bands of two rows, attention by 64 rows of one head
 WHOLE = 2**40
 

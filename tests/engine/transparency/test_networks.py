@@ -27,6 +27,8 @@ from layerdiffuse_mcp.families.entries import ModelFiles
 from layerdiffuse_mcp.families.registry import FAMILIES
 from tests.engine.narrow_bases import read_base
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 WIDTHS = (8, 8, 16, 16, 32, 32, 32)
 ENCODER_WIDTHS = (8, 8, 16, 16)
 

@@ -11,6 +11,8 @@ from layerdiffuse_mcp.engine.transparency.decode import decode
 from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
 from tests.engine.transparency.test_networks import inputs, plainly, randomised, relative
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 WIDTHS = (4, 4, 8, 8, 8, 8, 8)
 PADDED = range(64, 257, 64)
 BETWEEN = random.Random(0).sample([*itertools.product(range(64, 257, 8), repeat=2)], 40)
