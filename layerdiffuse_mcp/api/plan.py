@@ -28,15 +28,7 @@ from layerdiffuse_mcp.api.given import (
     planned_controls,
     planned_reference,
 )
-from layerdiffuse_mcp.api.plan_checks import (
-    DELIVERY,
-    check_family,
-    check_inputs,
-    check_options,
-    check_steps,
-    sampler_doubts,
-    unheard,
-)
+from layerdiffuse_mcp.api.plan_checks import DELIVERY, check_family, check_plan, stage_doubts
 from layerdiffuse_mcp.api.requests import LAYERS, GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.api.sizes import AS_IS, STRETCH, Size, Sizing, doubts, fit, sized, within
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -149,7 +141,12 @@ class DrawPlan(_Plan):
     @property
     def redraws(self) -> bool:
         """Whether its stages begin from pictures, by `strength`."""
-        return self.image is not None or self.tiling is not None
+        return (self.image is not None and not self.reads) or self.tiling is not None
+
+    @property
+    def reads(self) -> int:
+        """How many pictures the one to edit counts as, where the model reads it."""
+        return max(METHODS[method].reads for method in self.methods) if self.image else 0
 
     @property
     def kept(self) -> bool:
@@ -279,10 +276,7 @@ def make_plan(
     """
     stages = request.stages or tuple(_stage(method, request, advice) for method in methods_of(request, family.id))
     methods = [METHODS[stage.method] for stage in stages]
-    check_family(methods, family.id)
-    check_options(request, family, methods)
-    check_steps(stages, family)
-    check_inputs(request, methods)
+    check_plan(request, family, methods, stages)
     seed = draw_seed() if request.seed == DRAW_SEED else request.seed
     if (last := seed + (request.count - 1) * _frames(stages)) > MAX_SEED:
         raise InvalidRequest(
@@ -327,7 +321,7 @@ def make_plan(
         name=request.name,
         format=request.format,
         metadata=request.metadata,
-        notes=(*request.notes, *sampler_doubts(stages), *unheard(request, stages), *far),
+        notes=(*request.notes, *stage_doubts(request, stages), *far),
         drawn_with=request.drawn_with,
     )
 

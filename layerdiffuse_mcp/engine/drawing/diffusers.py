@@ -42,8 +42,7 @@ def draw(
     if len(plans[0].stages) > 1 or (pictures.edit and pictures.edit.mask is not None):
         raise InvalidRequest(f"{model.spec.title} models draw in one stage and all of a picture. Leave mask out.")
     results, plan = results_of(plans), padded(plans[0], model.latent)
-    read = METHODS[plan.stages[0].method].reads if pictures.edit else 0
-    pixels = (model.noise_shape(plan)[0] + read) * plan.width * plan.height
+    pixels = (model.noise_shape(plan)[0] + plan.reads) * plan.width * plan.height
     times = sum(model.decoded(plan) ** level for level in range(plan.depth))
     views = model.decoded(plan) * codec_of(model).views
     meter.expect(len(results) * times * (model.calls(plan) * NETWORK_STEP + views * DECODED_VIEW))

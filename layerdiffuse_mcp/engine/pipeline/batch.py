@@ -72,6 +72,5 @@ def pixels_of_result(plan: DrawPlan, latent: LatentFormat) -> int:
     """
     width, height = tiles_of(plan, latent).tile
     methods = [METHODS[stage.method] for stage in plan.stages]
-    read = max(method.reads for method in methods) if plan.image else 0
     drawn = max(plan.layers + 2 if method.takes_apart else method.frames for method in methods)
-    return width * height * (drawn + read)
+    return width * height * (drawn + plan.reads)

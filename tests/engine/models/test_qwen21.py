@@ -1,5 +1,6 @@
 """Qwen-Image-2.1's pipeline in our engine, with random weights: equal to diffusers' own, from words or a picture."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from layerdiffuse_mcp.api.outcome import Outcome
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.engine.models.qwen21 import asked
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.hub.catalog import find
 from layerdiffuse_mcp.images.read import read_picture
+from layerdiffuse_mcp.jobs.planner import plan
 from layerdiffuse_mcp.settings import Settings
 from tests.qwen21_base import CHANNELS, pipeline, write
 from tests.saving import Engine
@@ -143,6 +146,19 @@ def test_results_of_a_batch_are_those_drawn_alone(engine: Engine, folder: Path, 
     together = latents_of(engine.drawn(request(count=2, **given)))
     [alone] = latents_of(engine.drawn(request(seed=8, **given)))
     assert torch.allclose(together[1], alone, atol=1e-5)
+
+
+def test_up_to_2048_pixels_are_drawn_as_they_are_asked_for(engine: Engine):
+    [task] = plan(request(width=2048, height=2048, fit=None), engine._settings).tasks
+    assert isinstance(task, DrawPlan)
+    assert (task.drawn, task.notes) == (None, ())
+
+
+def test_no_strength_is_said_of_a_picture_that_is_read(engine: Engine, folder: Path):
+    [file] = [one for one in engine.drawn(request(image=folder / "photo.png", steps=2)).encoded if one.picture]
+    with Image.open(io.BytesIO(file.data)) as picture:
+        assert "Steps: 2" in picture.info["parameters"]
+        assert "Denoising strength" not in picture.info["parameters"]
 
 
 def test_a_size_between_patches_is_drawn_larger_and_cut(engine: Engine, folder: Path):
