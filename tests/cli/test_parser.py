@@ -66,7 +66,9 @@ COUNTERPARTS = {
 }  # fmt: skip
 OF_A_SERVER = {"get_job", "cancel_job", "list_jobs", "unload_models"}
 """Tools about work that goes on between calls: a command waits for its own, and ends."""
-OF_A_PERSON = {"serve", "settings", "reproduce", "clean", "models check", "sanity-check", "token", "view"}
+OF_A_PERSON = {
+    "serve", "settings", "reproduce", "clean", "models check", "models convert", "sanity-check", "token", "view",
+}  # fmt: skip
 """Commands that serve, or that a person looks at or agrees to."""
 
 

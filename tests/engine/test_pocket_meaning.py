@@ -26,7 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 def draw(engine: Engine, prompt: str, **given: object) -> Outcome:
-    asked = {"prompt": prompt, "seed": 1, "steps": 12, **given}
+    asked = {"prompt": prompt, "seed": 1, "steps": 8, **given}
     return engine.run(GenerateRequest.model_validate(asked), lambda _: None)
 
 

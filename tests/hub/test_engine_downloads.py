@@ -42,7 +42,8 @@ def filled(hub: Hub, narrow_files: Path) -> Hub:
 
 
 def drawing(**fields: object) -> GenerateRequest:
-    return GenerateRequest(prompt="x", task=Task.LAYERS, model="sd15", steps=1, seed=1, **fields)
+    small = {"width": 64, "height": 64, "fit": "as_is", "steps": 1}
+    return GenerateRequest(prompt="x", task=Task.LAYERS, model="sd15", seed=1, **small, **fields)
 
 
 def test_preparing_a_model_fetches_and_loads_it(filled: Hub, settings: Settings):

@@ -48,7 +48,7 @@ SAID: dict[str, tuple[str, dict[str, Any], str]] = {
     "data in the call": (EDIT, {**X, "image": "data:image/png;base64,AAAA"}, "addresses are not fetched"),
     "a family that is not here": (DRAW, {**X, "options": {"model": "sdxl"}}, "Fetch it with its layer files"),
     "how large it is": (DRAW, {**X, "options": {"model": "sdxl"}}, " GB from the hub"),
-    "a family that nobody knows": (DRAW, {**X, "options": {"model": "flux"}}, "prepare_model with model='sdxl' ("),
+    "a family that nobody knows": (DRAW, {**X, "options": {"model": "sd3"}}, "prepare_model with model='sdxl' ("),
     "nothing to draw again": ("redraw_image", {}, "either image or parameters"),
     "two things to draw again": ("redraw_image", {"image": "a.png", "parameters": "a"}, "either image or parameters"),
 }  # fmt: skip
