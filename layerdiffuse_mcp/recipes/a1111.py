@@ -27,7 +27,7 @@ from layerdiffuse_mcp.recipes.recipe import BASE
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted, short
 
-_BY_FORGE_NAME = {method.forge_name: method for method in METHODS.values()}
+_BY_FORGE_NAME = {method.forge_name: method for method in METHODS.values() if method.forge_name}
 _HASH = re.compile("[0-9a-f]{10,64}")
 _NEWER_PREFIX = "(SDXL) "
 _NEWER_NOTE = " (need batch size"
