@@ -1,7 +1,5 @@
 """Pictures by Qwen-Image-2.1, through a client: a base of the real classes, as diffusers saves it."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,11 @@ from tests.end_to_end.cancelling import cancelled_midway
 from tests.qwen21_base import write
 from tests.results import facts_of, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_server]
 
 WAIT = {"wait_seconds": 600}
 OPTIONS: dict[str, Any] = {"model": "small", "steps": 2, "fit": "as_is"}
 APPLE: dict[str, Any] = {"prompt": "an apple", "size": "64x64", "seed": 7, "options": OPTIONS, "output": WAIT}
-
-
-@pytest.fixture(scope="module")
-async def client(folder: Path, connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
-    """On a server that has the models folder of this module."""
-    write(folder / "models" / "small")
-    async with connect() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +30,13 @@ def photo(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-async def drawn(client: Client) -> Any:
+async def drawn(client: Client, folder: Path) -> Any:
+    write(folder / "models" / "small")
     return await client.call_tool("generate_transparent", APPLE)
 
 
 @pytest.fixture(scope="module")
-async def extracted(client: Client, photo: str) -> Any:
+async def extracted(client: Client, drawn: Any, photo: str) -> Any:
     wanted = {**APPLE, "image": photo, "prompt": "Extract the apple", "size": "128x64"}
     return await client.call_tool("edit_transparent", wanted)
 
@@ -79,7 +70,7 @@ async def test_the_recipe_in_it_draws_it_again(client: Client, which: str, reque
     assert np.array_equal(pixels(first["path"]), pixels(again["path"]))
 
 
-async def test_a_latent_of_it_is_a_picture_again(client: Client, folder: Path):
+async def test_a_latent_of_it_is_a_picture_again(client: Client, drawn: Any):
     wanted = {**APPLE, "output": {**WAIT, "save_latent": True}}
     result = facts_of(await client.call_tool("generate_transparent", wanted))
     decoded = facts_of(await client.call_tool("decode_transparent_latent", {"latent": result["latents"][0]}))
@@ -98,7 +89,7 @@ async def test_an_option_that_does_not_act_is_refused(client: Client, drawn: Any
     assert "Qwen-Image-2.1 models" in text_of(result)
 
 
-async def test_a_task_that_it_cannot_do_is_refused(client: Client):
+async def test_a_task_that_it_cannot_do_is_refused(client: Client, drawn: Any):
     result = await client.call_tool("generate_layers", {"prompt": "a hill", "options": OPTIONS})
     assert result.is_error
     assert "family qwen21, which has no layer files for layers" in text_of(result)
@@ -113,7 +104,7 @@ async def test_progress_rises_and_a_cancelled_call_leaves_no_file(client: Client
     assert heard == sorted(heard)
 
 
-async def test_it_is_listed_with_its_licence_and_is_no_default(client: Client):
+async def test_it_is_listed_with_its_licence_and_is_no_default(client: Client, drawn: Any):
     models = {model["name"]: model for model in facts_of(await client.call_tool("list_models", {}))["models"]}
     own, published = models["small"], models["qwen-image-2.1"]
     assert own["tasks"] == ["transparent"]
