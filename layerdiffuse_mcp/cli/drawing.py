@@ -281,6 +281,8 @@ def _print(made: Outcome, previews: int) -> None:
     for latent in made.latents:
         say("latent", printable(latent))
     say("model", f"{made.model} on {made.device}, {made.timings.total:.1f} s")
+    if licences := ", ".join(dict.fromkeys(made.licences.values())):
+        say("licence", printable(licences, 200))
     for warning in made.warnings:
         warn(warning)
 
