@@ -1,6 +1,7 @@
 """Qwen-Image-2.1's pipeline in our engine, with random weights: equal to diffusers' own, from words or a picture."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,20 @@ def test_a_size_between_patches_is_drawn_larger_and_cut(engine: Engine, folder: 
     drawn = engine.drawn(request(width=72, height=90))
     assert pixels_of(drawn, folder).shape == (90, 72, 4)
     assert latents_of(drawn)[0].shape == (CHANNELS, 6, 6)
+
+
+def test_the_steps_of_a_base_that_draws_in_few_are_its_own(folder: Path, own: QwenImage21Pipeline):
+    index = write(folder / "models" / "turbo") / "model_index.json"
+    sigmas = [1.0, 0.8, 0.35]
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"sample_sigmas": sigmas}))
+    engine = engine_of(folder)
+    try:
+        few, more = (latents_of(engine.drawn(request(model="turbo", steps=steps)))[0] for steps in (None, 4))
+    finally:
+        engine.close()
+    for drawn, settings in ((few, {"sigmas": sigmas}), (more, {"num_inference_steps": 4})):
+        latent = by_hand(own, "latent", **settings)[0].T.reshape(CHANNELS, SIDE // 16, -1)
+        assert torch.allclose(drawn, latent, atol=1e-5)
 
 
 def test_a_prompt_asks_for_transparency_once():
