@@ -26,6 +26,9 @@ Phase = Literal["text", "denoising", "pictures"]
 MEASURED = 2100, 4100
 """Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
 
+MAX_TOKENS = 4096
+"""Of a prompt that is read in parts: time and memory grow with every 75 tokens."""
+
 Shapes = Mapping[str, Sequence[int]]
 """The tensors of a file: their shapes by key."""
 
@@ -203,10 +206,10 @@ class FamilySpec:
     folder_problem: the same of a diffusers folder, asked of its denoiser's configuration. accepts: the options of a
     request that act here; the planner refuses any other. batch_limit: results that are drawn as one batch at most.
     drawer, model: what draws, and the class that computes, as "module:Class". half: the format of 16 bits that it
-    runs in on a GPU. extra: what has to be installed beside the package for it. frames: pictures that
-    are denoised together for a usual result. activations: bytes a pixel of these, and of one that is decoded, in
-    float32. heads, head_width: of attention, which
-    shapes do not tell (one of the two). steps_table: the ten-step levels of "Align Your Steps".
+    runs in on a GPU. extra: what has to be installed beside the package for it. frames: pictures that are denoised
+    together for a usual result. most_tokens: of a prompt, as CLIP counts them; a longer one is refused. activations:
+    bytes a pixel of these, and of one that is decoded, in float32. heads, head_width: of attention, which shapes do not
+    tell (one of the two). steps_table: the ten-step levels of "Align Your Steps".
     """
 
     id: str
@@ -240,6 +243,7 @@ class FamilySpec:
     half: Literal["float16", "bfloat16"] = "float16"
     extra: str = ""
     frames: int = 1
+    most_tokens: int = MAX_TOKENS
     activations: tuple[int, int] = MEASURED
 
     @property

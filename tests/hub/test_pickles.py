@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerdiffuse_mcp.api.plan import Download
-from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest, validated
 from layerdiffuse_mcp.backends.conversion import convert
 from layerdiffuse_mcp.engine.transparency import conversion
 from layerdiffuse_mcp.errors import ConsentNeeded, DownloadError, ModelNotFound
@@ -77,9 +77,12 @@ def test_it_is_fetched_whole_and_draws_once_its_codec_is_made(
     with pytest.raises(ModelNotFound, match=rf"made of the pickle {PICKLE}, which is on this machine: `layer"):
         plan(picture(), settings)
     assert not catalog.tasks(catalog.find(NAME, settings), settings)[Task.TRANSPARENT]
+    engine = Engine(settings.model_copy(update={"device": "cpu"}))
+    with pytest.raises(ModelNotFound, match=f"models convert {pickle}"):
+        engine.drawn(PrepareRequest(model=NAME))
+    assert engine.status()["loaded"] == []
     made(settings)
     assert prepare(NAME, settings, lambda _: None).notes == ()
-    engine = Engine(settings.model_copy(update={"device": "cpu"}))
     outcome = engine.drawn(picture())
     engine.close()
     assert set(outcome.licences.values()) == {"flux-1-dev-non-commercial-license"}

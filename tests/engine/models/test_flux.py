@@ -178,6 +178,8 @@ def test_an_option_that_does_not_act_is_refused(engine: Engine):
     for option in ({"negative_prompt": "a pear"}, {"sampler": "Euler a"}, {"stop_at": 0.5}, {"speed": "draft"}):
         with pytest.raises(InvalidRequest, match=f"{next(iter(option))} would change nothing: FLUX.1-dev models"):
             engine.drawn(request(**option))
+    with pytest.raises(InvalidRequest, match="prompt has 513 tokens; at most 512 are allowed"):
+        engine.drawn(request(prompt="cup " * 513))
     with pytest.raises(InvalidRequest, match="take no LoRAs"):
         engine.drawn(request(prompt="an apple <lora:ink:1>"))
 
