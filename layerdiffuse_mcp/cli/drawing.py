@@ -281,6 +281,8 @@ def _print(made: Outcome, previews: int) -> None:
     for latent in made.latents:
         say("latent", printable(latent))
     say("model", f"{made.model} on {made.device}, {made.timings.total:.1f} s")
+    if made.licences:
+        say("licence", ", ".join(dict.fromkeys(made.licences.values())))
     for warning in made.warnings:
         warn(warning)
 

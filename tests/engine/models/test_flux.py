@@ -23,12 +23,12 @@ from layerdiffuse_mcp.engine.transparency.decode import decode, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
-from layerdiffuse_mcp.errors import CheckpointError, InvalidRequest, LayerFileError
+from layerdiffuse_mcp.errors import CheckpointError, InvalidRequest, LayerFileError, ModelError
 from layerdiffuse_mcp.families.flux import CODEC, TRANSPARENT
 from layerdiffuse_mcp.hub.catalog import find
 from layerdiffuse_mcp.images.read import read_picture
 from layerdiffuse_mcp.settings import Settings
-from tests.flux_base import CHANNELS, codec, layer_tensors, pipeline, write
+from tests.flux_base import CHANNELS, codec, layer_tensors, pickled, pipeline, write
 from tests.hub.files import FLUX_KEYS, tensors
 from tests.saving import Engine
 
@@ -205,6 +205,13 @@ def test_a_decoder_of_another_familys_latents_is_refused(own: tuple[Engine, Path
     engine, models = own
     save_file(TransparentDecoder((8, 8, 8, 8, 16, 16, 16)).state_dict(), models / CODEC.decoder)
     with pytest.raises(LayerFileError, match="latents of 4 channels, and those of flux-small have 16"):
+        engine.drawn(request())
+
+
+def test_the_published_pickle_in_the_decoders_place_is_refused_with_what_to_do(own: tuple[Engine, Path]):
+    engine, models = own
+    (models / CODEC.decoder).write_bytes(pickled())
+    with pytest.raises(ModelError, match=r"is a pickle file under another name.*`layerdiffuse-mcp models convert"):
         engine.drawn(request())
 
 
