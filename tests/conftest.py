@@ -18,9 +18,17 @@ from tests.memory import MemoryLimit
 PROGRAMS = Path(__file__).parent / "programs"
 
 
+LONG = {"end_to_end", "engine", "golden", "training"}
+"""Folders of files that take long: these are begun first, so that no process ends long after the others."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the one process above all others
         config.pluginmanager.register(MemoryLimit(), "memory-limit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.relative_to(PROGRAMS.parent).parts[0] not in LONG)
 
 
 def pytest_collection_finish() -> None:

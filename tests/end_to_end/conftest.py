@@ -15,6 +15,12 @@ PASSED_ON = ("OMP_NUM_THREADS", "PATH", "XDG_CACHE_HOME", "XDG_STATE_HOME")
 PYTHON_PATH = os.pathsep.join(filter(None, sys.path))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "own_server(**settings): the module's server shares no worker, and reads the models of its folder"
+    )
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
@@ -70,8 +76,11 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, obje
 
 @pytest.fixture(scope="module")
 async def client(
-    connect: Callable[..., AbstractAsyncContextManager[Client]], sharing: dict[str, object]
+    request: pytest.FixtureRequest,
+    connect: Callable[..., AbstractAsyncContextManager[Client]],
+    sharing: dict[str, object],
 ) -> AsyncIterator[Client]:
-    """One client on one server for a whole module."""
-    async with connect(**sharing) as opened:
+    """One client on one server for a whole module, which may mark itself to have a server of its own."""
+    own = request.node.get_closest_marker("own_server")
+    async with connect(**(own.kwargs if own else sharing)) as opened:
         yield opened

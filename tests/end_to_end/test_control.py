@@ -1,8 +1,6 @@
 """Drawings that follow a picture, through a real client, by a base and a ControlNet of random weights."""
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ from PIL import Image
 
 from layerdiffuse_mcp.images.read import levels_apart
 from layerdiffuse_mcp.recipes.recipe import read_recipe
-from tests.narrow import write_control, write_ip_adapter, write_models, write_vision
+from tests.narrow import write_control, write_ip_adapter, write_lora, write_models, write_vision
 from tests.results import facts_of, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_server()]
 
 OPTIONS = {"model": "tiny-sd15", "steps": 2}
 
@@ -29,17 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_control(folder / "models" / "controlnet" / "narrow_canny.safetensors", "sd15")
     write_ip_adapter(folder / "models" / "ip-adapter" / "narrow-plus.safetensors", "sd15", plus=True)
     write_vision(folder / "models" / "ip-adapter" / "image_encoder")
+    write_lora(folder / "models" / "loras" / "spice.safetensors")
     square = np.zeros((64, 64, 4), np.uint8)
     square[16:48, 16:48] = 255, 200, 0, 255
     Image.fromarray(square).save(folder / "square.png")
     return folder
-
-
-@pytest.fixture(scope="module")
-async def client(connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
-    """A client on a server of its own, which has these models."""
-    async with connect() as opened:
-        yield opened
 
 
 def control(folder: Path, **fields: Any) -> dict[str, Any]:
@@ -102,6 +94,18 @@ async def test_a_picture_refers_to_another_and_its_recipe_draws_it_again(client:
     assert [*read_recipe(referring)["pictures"]] == ["reference", "reference_mask"]
     again = facts_of(await client.call_tool("redraw_image", {"image": str(referring)}))
     assert levels_apart(referring, Path(again["images"][0]["path"])) == 0
+
+
+async def test_all_of_it_acts_together_and_the_recipe_draws_it_again(client: Client, folder: Path):
+    refer = {"model": "narrow-plus", "image": str(folder / "square.png")}
+    detail = {"scale": 1.5, "strength": 0.5}
+    options = {**control(folder)["options"], "reference": refer, "loras": {"spice": 0.8}, "detail": detail}
+    [whole] = await drawn(client, options=options)
+    for name in ("control", "reference", "loras"):
+        [without] = await drawn(client, options={key: value for key, value in options.items() if key != name})
+        assert levels_apart(whole, without), name
+    again = facts_of(await client.call_tool("redraw_image", {"image": str(whole)}))
+    assert levels_apart(whole, Path(again["images"][0]["path"])) == 0
 
 
 async def test_the_pictures_of_a_set_follow_and_refer(client: Client, folder: Path):

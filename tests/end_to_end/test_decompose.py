@@ -1,8 +1,6 @@
 """Taking a picture apart, through a client: a base of the real classes, as diffusers saves it, with random weights."""
 
 import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,10 @@ from PIL import Image
 from tests.layered_base import write
 from tests.results import facts_of, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_server()]
 
 WAIT = {"wait_seconds": 600}
 SIZE = (60, 40)
-
-
-@pytest.fixture(scope="module")
-async def client(connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
-    """On a server that has the models folder of this module."""
-    async with connect() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

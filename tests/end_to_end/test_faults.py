@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ Program = Callable[..., StdioServerParameters]
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.own_server(),
     pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts of Linux"),
 ]
 
@@ -108,13 +109,6 @@ async def draw_until(client: Client, phase: str, then: Callable[[], object], **c
         result = await client.call_tool("generate_transparent", arguments, progress_callback=hear)
     assert reached or phase == LAST
     return result
-
-
-@pytest.fixture(scope="module")
-async def client(connect: Connect) -> AsyncIterator[Client]:
-    """A client on a server whose worker is nobody else's."""
-    async with connect() as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("phase", PHASES[1:])

@@ -1,7 +1,5 @@
 """Every layer tool draws its layers, for both families, on narrow models in the official file formats."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from PIL import Image
 
 from tests.narrow import write_models
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("two_threads")]
+pytestmark = [pytest.mark.anyio, pytest.mark.own_server(), pytest.mark.usefixtures("two_threads")]
 
 QUICK = {"prompt": "a cup", "seed": 1, "size": "64x64", "output": {"preview": False, "wait_seconds": 600}}
 BLENDED = ["blended"]
@@ -41,13 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "given.png")
     return folder
-
-
-@pytest.fixture(scope="module")
-async def client(connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
-    """A client on a server that has the models of the folder."""
-    async with connect() as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("case", CALLS)

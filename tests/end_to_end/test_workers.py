@@ -3,8 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from tests.results import facts_of, text_of
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.own_server(workers=2, device="cpu"),
     pytest.mark.usefixtures("two_threads"),
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
 ]
@@ -27,12 +26,6 @@ OUTPUT = {"wait_seconds": 600, "preview": False}
 SMALL = {"steps": 2, "fit": "as_is"}
 APPLE = {"prompt": "a red apple", "seed": 7, "size": "64x64", "options": SMALL, "output": OUTPUT}
 LONG = {**APPLE, "options": {**SMALL, "steps": 100}, "output": {**OUTPUT, "wait_seconds": 0}}
-
-
-@pytest.fixture(scope="module")
-async def client(connect: Callable[..., AbstractAsyncContextManager[Client]]) -> AsyncIterator[Client]:
-    async with connect(workers=2, device="cpu") as opened:
-        yield opened
 
 
 async def workers_of(client: Client) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ for subject in subjects():
     picture = subject.on((1, 1, 1))         # (H, W, 3), uint8, as a camera or a renderer would have it
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,8 +31,13 @@ class Subject:
         return np.rint(255 * (self.colour * alpha + np.asarray(background) * (1 - alpha))).astype(np.uint8)
 
 
-def subjects() -> Iterator[Subject]:
+@functools.cache
+def subjects() -> tuple[Subject, ...]:
     """Discs with soft edges, shapes of several colours, hair, glass with a solid rim, and smoke: four of each."""
+    return tuple(_made())
+
+
+def _made() -> Iterator[Subject]:
     for seed in range(4):
         random = np.random.default_rng(seed)
         tones = [_tone(random) for _ in range(3)]

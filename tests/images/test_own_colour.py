@@ -10,7 +10,7 @@ from layerdiffuse_mcp.images import own_colour
 from layerdiffuse_mcp.images.own_colour import with_own_colour
 from tests.images.composites import SIDE, Subject, scenery, subjects
 
-SUBJECTS = list(subjects())
+SUBJECTS = subjects()
 
 
 def off(colour: np.ndarray, subject: Subject) -> float:

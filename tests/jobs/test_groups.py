@@ -106,7 +106,8 @@ async def test_one_of_a_group_that_is_cancelled_while_its_files_are_written_leav
         for job in (first, second, third):
             await jobs.follow(job, 30)
         assert [job.state for job in (first, second, third)] == [State.DONE, State.CANCELLED, State.DONE]
-        assert sorted(path.name[7:] for path in files_below(grouping.output)) == ["0.png", "20.png"]
+    # it is told at once, and its writer is waited for at the end
+    assert sorted(path.name[7:] for path in files_below(grouping.output)) == ["0.png", "20.png"]
 
 
 async def test_a_group_that_nobody_wants_any_more_stops(grouping: Settings, rehearsal: str):

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     ControlNetModel,
-    EulerDiscreteScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
     UNet2DConditionModel,
@@ -19,9 +17,7 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.api.control import ControlSettings
-from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.device.cancellation import asking
 from layerdiffuse_mcp.engine.device.placement import place
 from layerdiffuse_mcp.engine.layers.attention_sharing import shared_attention
@@ -34,31 +30,22 @@ from layerdiffuse_mcp.engine.models.model import model_class
 from layerdiffuse_mcp.engine.models.networks import UNetNetwork
 from layerdiffuse_mcp.engine.models.offload import Level
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
-from layerdiffuse_mcp.engine.pipeline.denoise import denoise
-from layerdiffuse_mcp.engine.pipeline.latents import Start
-from layerdiffuse_mcp.engine.pipeline.prompts import Prompts
-from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
-from layerdiffuse_mcp.engine.sampling.schedules import plan
-from layerdiffuse_mcp.engine.sampling.tiles import Tiles
-from layerdiffuse_mcp.engine.text.clip_embeddings import sdxl_vector
-from layerdiffuse_mcp.engine.types import Conditioning, Timed
+from layerdiffuse_mcp.engine.types import Conditioning
 from layerdiffuse_mcp.engine.weights.controlnet import read_controlnet
 from layerdiffuse_mcp.engine.weights.ldm_names import controlnet_key_map
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import Cancelled, LayerFileError
 from layerdiffuse_mcp.families.entries import ModelFiles
-from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import LayerMethod
 from layerdiffuse_mcp.hub.identify import identify
 from layerdiffuse_mcp.images.alpha import Bytes
+from tests.engine.layers import of_pipelines
+from tests.engine.layers.of_pipelines import SD15, SDXL, SIZE, assert_close, latents_of, parts
 from tests.narrow import UNETS, write_control, write_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' scheduler and this NumPy
 
-SIZE, STEPS, GUIDANCE = 64, 4, 5.0
-SIZES = 6 * 256
-"""Numbers of SDXL's vector that tell the picture's size."""
 FAMILIES = ("sd15", "sdxl")
 
 
@@ -90,46 +77,11 @@ def opened(folder: Path, family: str, controls: tuple[str, ...] = ("canny",)) ->
     return cast(StableDiffusion, model_class(components.checkpoint.spec)(base.stem, components))
 
 
-def texts(family: str) -> tuple[Conditioning, Conditioning]:
-    """The positive and the negative prompt, as the family embeds them."""
-    torch.manual_seed(3)
-    width, vector = UNETS[family]["cross_attention_dim"], UNETS[family].get("projection_class_embeddings_input_dim")
-
-    def made() -> Conditioning:
-        whole = None if vector is None else sdxl_vector(torch.randn(1, vector - SIZES), SIZE, SIZE)
-        return Conditioning(torch.randn(1, 7, width), whole)
-
-    return made(), made()
-
-
 def drawn(
-    model: StableDiffusion,
-    controls: list[ControlSettings],
-    method: LayerMethod,
-    stop_at: float = 1.0,
+    model: StableDiffusion, controls: list[ControlSettings], method: LayerMethod, stop_at: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """What sampling begins from, and its latents, by Euler steps."""
-    positive, negative = texts(model.spec.id)
-    stage = Stage(
-        method=method.id, sampler="Euler", schedule="Uniform", steps=STEPS, guidance_scale=GUIDANCE, stop_at=stop_at
-    )
-    levels = plan(SAMPLERS["Euler"], "Uniform", STEPS, model.sigmas)
-    seeds, shape = [*range(7, 7 + method.frames)], model.latent.shape(SIZE, SIZE)
-    latents = denoise(
-        stage,
-        method,
-        model,
-        Prompts((Timed(((0, positive),)),), Timed(((0, negative),))),
-        None,
-        Start(BatchNoise(seeds, shape, "cpu"), levels),
-        Tiles.of((SIZE, SIZE), None),
-        (),
-        SIZE * SIZE * method.frames,
-        lambda *_: None,
-        lambda: None,
-        [Followed.of(one, picture()) for one in controls],
-    )
-    return levels.start(BatchNoise(seeds, shape, "cpu").initial()), latents
+    """What sampling begins from, and its latents."""
+    return of_pipelines.drawn(model, method, stop_at, followed=[Followed.of(one, picture()) for one in controls])
 
 
 def of_diffusers(folder: Path, family: str, unet: Any, controls: list[ControlSettings], start: Tensor) -> Tensor:
@@ -140,50 +92,24 @@ def of_diffusers(folder: Path, family: str, unet: Any, controls: list[ControlSet
         path = folder / "controlnet" / f"{family}_{one.model}"
         files = [path / "diffusion_pytorch_model.safetensors", path.with_suffix(".safetensors")]
         net.load_state_dict(load_file(next(file for file in files if file.is_file())))
-    positive, negative = texts(family)
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace"
-    )
-    scheduler.set_timesteps(STEPS)
-    absent: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer"))
-    given: dict[str, Any] = {"prompt_embeds": positive.context, "negative_prompt_embeds": negative.context}
-    kind: Any = StableDiffusionControlNetPipeline
-    if family == "sdxl":
-        kind = StableDiffusionXLControlNetPipeline
-        absent |= dict.fromkeys(("text_encoder_2", "tokenizer_2"))
-        given["pooled_prompt_embeds"] = cast(Tensor, positive.vector)[:, :-SIZES]
-        given["negative_pooled_prompt_embeds"] = cast(Tensor, negative.vector)[:, :-SIZES]
-    else:
-        absent |= dict.fromkeys(("safety_checker", "feature_extractor"))
-    pipeline = kind(
-        vae=AutoencoderKL(
-            block_out_channels=(32,) * 4,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-        ),
+    kinds: dict[str, Any] = {"sd15": StableDiffusionControlNetPipeline, "sdxl": StableDiffusionXLControlNetPipeline}
+    pipeline = kinds[family](
         unet=unet,
         controlnet=nets if len(nets) > 1 else nets[0],
-        scheduler=scheduler,
-        **absent,
+        **parts(family),
+        **(dict.fromkeys(("safety_checker", "feature_extractor")) if family == "sd15" else {}),
     )
-    pipeline.set_progress_bar_config(disable=True)
     maps = [torch.from_numpy(picture()[..., :3].copy()).permute(2, 0, 1)[None] / 255 for _ in controls]
     several = len(controls) > 1
-    return pipeline(
+    return latents_of(
+        pipeline,
+        family,
+        start,
         image=maps if several else maps[0],
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        latents=start / scheduler.init_noise_sigma,
-        num_images_per_prompt=len(start),
         controlnet_conditioning_scale=[one.strength for one in controls] if several else controls[0].strength,
         control_guidance_start=[one.start for one in controls],
         control_guidance_end=[one.end for one in controls],
-        output_type="latent",
-        width=SIZE,
-        height=SIZE,
-        **given,
-    ).images
+    )
 
 
 def plain_unet(family: str, state: dict[str, Tensor]) -> UNet2DConditionModel:
@@ -194,7 +120,6 @@ def plain_unet(family: str, state: dict[str, Tensor]) -> UNet2DConditionModel:
 
 CANNY = ControlSettings(model="canny", strength=0.8, end=0.75)
 DEPTH = ControlSettings(model="depth", strength=0.5, start=0.25)
-SD15, SDXL = METHODS["layer_sd15_joint"], METHODS["layer_xl_transparent_attn"]
 
 
 @pytest.mark.parametrize("controls", [[CANNY], [CANNY, DEPTH]], ids=["one", "two"])
@@ -344,8 +269,3 @@ def test_one_that_is_cancelled_stops_in_its_own_blocks(folder: Path):
     finally:
         hook.remove()
     assert len(seen) == 1
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    """Sampling begins at 14.6 times unit noise, in float32."""
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=5e-4)

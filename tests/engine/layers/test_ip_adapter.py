@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
-    EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -17,9 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from layerdiffuse_mcp.api.choices import SAMPLERS
 from layerdiffuse_mcp.api.control import ReferenceSettings
-from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.device.placement import place
 from layerdiffuse_mcp.engine.layers.ip_adapter import Referred
 from layerdiffuse_mcp.engine.layers.weight_offset import read_offsets
@@ -28,26 +24,18 @@ from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.model import model_class
 from layerdiffuse_mcp.engine.models.offload import Level
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
-from layerdiffuse_mcp.engine.pipeline.denoise import denoise
-from layerdiffuse_mcp.engine.pipeline.latents import Start
-from layerdiffuse_mcp.engine.pipeline.prompts import Prompts
-from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
-from layerdiffuse_mcp.engine.sampling.schedules import plan
-from layerdiffuse_mcp.engine.sampling.tiles import Tiles
-from layerdiffuse_mcp.engine.text.clip_embeddings import sdxl_vector
-from layerdiffuse_mcp.engine.types import Conditioning, Timed
 from layerdiffuse_mcp.engine.weights.ip_adapter import read_image_encoder, read_ip_adapter
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
 from layerdiffuse_mcp.families.entries import ModelFiles
-from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import LayerMethod
 from layerdiffuse_mcp.images.alpha import Bytes
+from tests.engine.layers import of_pipelines
+from tests.engine.layers.of_pipelines import SD15, SDXL, SIZE, assert_close, latents_of, parts
 from tests.narrow import UNETS, write_ip_adapter, write_models, write_vision
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' scheduler and this NumPy
 
-SIZE, STEPS, GUIDANCE, SIDE, SIZES = 64, 4, 5.0, 56, 6 * 256
-SD15, SDXL = METHODS["layer_sd15_joint"], METHODS["layer_xl_transparent_attn"]
+SIDE = 56
 SETTINGS = ReferenceSettings(model="a", strength=0.8)
 
 
@@ -81,45 +69,12 @@ def opened(folder: Path, family: str, kind: str) -> StableDiffusion:
     return cast(StableDiffusion, model_class(components.checkpoint.spec)(base.stem, components))
 
 
-def texts(family: str) -> tuple[Conditioning, Conditioning]:
-    torch.manual_seed(3)
-    width, vector = UNETS[family]["cross_attention_dim"], UNETS[family].get("projection_class_embeddings_input_dim")
-
-    def made() -> Conditioning:
-        whole = None if vector is None else sdxl_vector(torch.randn(1, vector - SIZES), SIZE, SIZE)
-        return Conditioning(torch.randn(1, 7, width), whole)
-
-    return made(), made()
-
-
 def drawn(
     model: StableDiffusion, method: LayerMethod, stop_at: float = 1.0, mask: Bytes | None = None, referred: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """What sampling begins from, and its latents, by Euler steps."""
+    """What sampling begins from, and its latents."""
     seen = Referred.of(model, SETTINGS, picture()) if referred else None
-    positive, negative = texts(model.spec.id)
-    stage = Stage(
-        method=method.id, sampler="Euler", schedule="Uniform", steps=STEPS, guidance_scale=GUIDANCE, stop_at=stop_at
-    )
-    levels = plan(SAMPLERS["Euler"], "Uniform", STEPS, model.sigmas)
-    seeds, shape = [*range(7, 7 + method.frames)], model.latent.shape(SIZE, SIZE)
-    latents = denoise(
-        stage,
-        method,
-        model,
-        Prompts((Timed(((0, positive),)),), Timed(((0, negative),))),
-        None,
-        Start(BatchNoise(seeds, shape, "cpu"), levels),
-        Tiles.of((SIZE, SIZE), None),
-        (),
-        SIZE * SIZE * method.frames,
-        lambda *_: None,
-        lambda: None,
-        (),
-        seen,
-        mask,
-    )
-    return levels.start(BatchNoise(seeds, shape, "cpu").initial()), latents
+    return of_pipelines.drawn(model, method, stop_at, referred=seen, reference_mask=mask)
 
 
 def of_diffusers(
@@ -128,61 +83,22 @@ def of_diffusers(
     """The latents of diffusers' own pipeline, of the same networks and from the same start."""
     unet = UNet2DConditionModel(**UNETS[family])
     unet.load_state_dict(state)
-    positive, negative = texts(family)
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        timestep_spacing="linspace",
-        steps_offset=1,  # which a pipeline asks for and this spacing does not heed
-    )
-    scheduler.set_timesteps(STEPS)
-    absent: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer"))
-    given: dict[str, Any] = {"prompt_embeds": positive.context, "negative_prompt_embeds": negative.context}
-    pipelines: Any = StableDiffusionPipeline
-    if family == "sdxl":
-        pipelines = StableDiffusionXLPipeline
-        absent |= dict.fromkeys(("text_encoder_2", "tokenizer_2"))
-        given["pooled_prompt_embeds"] = cast(Tensor, positive.vector)[:, :-SIZES]
-        given["negative_pooled_prompt_embeds"] = cast(Tensor, negative.vector)[:, :-SIZES]
-    else:
-        absent |= {"safety_checker": None}
-    pipeline = pipelines(
-        vae=AutoencoderKL(
-            block_out_channels=(32,) * 4,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-        ),
+    pipelines: dict[str, Any] = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+    pipeline = pipelines[family](
         unet=unet,
-        scheduler=scheduler,
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder"),
         feature_extractor=CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SIDE),
-        **absent,
+        **parts(family),
+        **({"safety_checker": None} if family == "sd15" else {}),
     )
-    pipeline.set_progress_bar_config(disable=True)
     pipeline.load_ip_adapter(
         str(folder), subfolder="", weight_name=f"{family}-{kind}.safetensors", low_cpu_mem_usage=False
     )
     pipeline.set_ip_adapter_scale(SETTINGS.strength)
+    given: dict[str, Any] = {"ip_adapter_image": Image.fromarray(picture()[..., :3])}
     if mask is not None:
         given["cross_attention_kwargs"] = {"ip_adapter_masks": [torch.from_numpy(mask)[None, None] / 255]}
-    return pipeline(
-        ip_adapter_image=Image.fromarray(picture()[..., :3]),
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        latents=start / scheduler.init_noise_sigma,
-        num_images_per_prompt=len(start),
-        output_type="latent",
-        width=SIZE,
-        height=SIZE,
-        **given,
-    ).images
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    """Sampling begins at 14.6 times unit noise, in float32."""
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=5e-4)
+    return latents_of(pipeline, family, start, **given)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["everywhere", "masked"])
