@@ -6,8 +6,8 @@ Layer Diffusion using Latent Transparency" (arXiv:2402.17113), under the key nam
 `vae_transparent_decoder` (538 tensors) and `vae_transparent_encoder` (18 tensors).
 
 The widths and the latent's channels are read from the file, so a narrow network of the same shape loads as the released
-one does. How the
-networks are applied (eight views, padding, grey) is the business of `decode.py` and `encode.py`, not known here.
+one does. How the networks are applied (eight views, padding, grey) is the business of `decode.py` and `encode.py`, not
+known here.
 """
 
 import math
