@@ -36,7 +36,9 @@ TRANSPARENT = LayerMethod(
     advice=Advice(sampler="Euler", schedule="Automatic", steps=28, guidance_scale=3.5),
 )  # fmt: skip
 CODEC = Codec(
-    encoder="layer_flux_vae_transparent_encoder.safetensors", decoder="layer_flux_vae_transparent_decoder.safetensors"
+    encoder="layer_flux_vae_transparent_encoder.safetensors",
+    decoder="layer_flux_vae_transparent_decoder.safetensors",
+    clipped=False,
 )
 _FILES = {
     "model_index.json": 536,

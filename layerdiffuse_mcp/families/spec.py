@@ -149,12 +149,14 @@ class Component:
 class Codec:
     """The family's transparency files: an encoder that hides alpha in a latent, and a decoder that finds it again.
 
-    sees: which latent the decoder is shown, "unscaled" (as the autoencoder has it) or "sampled".
+    sees: which latent the decoder is shown, "unscaled" (as the autoencoder has it) or "sampled". clipped: whether what
+    it is shown of the picture is within 0..1, as where it was trained.
     """
 
     encoder: str
     decoder: str
     sees: Literal["unscaled", "sampled"] = "unscaled"
+    clipped: bool = True
 
     @property
     def files(self) -> tuple[str, str]:
