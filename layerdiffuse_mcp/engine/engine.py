@@ -13,16 +13,14 @@ between tasks. Runs one task at a time, in one thread.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import singledispatchmethod
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from layerdiffuse_mcp.api.control import REFERENCE, REFERENCE_MASK, control_names
-from layerdiffuse_mcp.api.outcome import EXHAUSTED, VERDICTS, EncodedFile, Outcome, PictureFacts, Timings
+from layerdiffuse_mcp.api.outcome import EXHAUSTED, EncodedFile, Outcome, Timings
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     DrawPlan,
@@ -36,6 +34,7 @@ from layerdiffuse_mcp.api.plan import (
 from layerdiffuse_mcp.engine.device.cancellation import asking
 from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
 from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
+from layerdiffuse_mcp.engine.drawing.files import drawing_recipe, encoded, facts_of
 from layerdiffuse_mcp.engine.drawing.latents import decode_latent, decode_plain, encode_picture
 from layerdiffuse_mcp.engine.model_manager import ModelManager
 from layerdiffuse_mcp.engine.models.additions import additions_of
@@ -51,20 +50,14 @@ from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseErro
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import LatentFormat, Role
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
+from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.files import sha256
-from layerdiffuse_mcp.images.fitting import fitted
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
-from layerdiffuse_mcp.images.verdict import Asked, judge
 from layerdiffuse_mcp.outputs.names import file_name
-from layerdiffuse_mcp.recipes import infotext
-from layerdiffuse_mcp.recipes.a1111 import infotext_of
-from layerdiffuse_mcp.recipes.recipe import BASE, SHORT, other_weights, recipe_of
+from layerdiffuse_mcp.recipes.recipe import BASE, other_weights
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
-from layerdiffuse_mcp.text.emphasis import extract_loras
-from layerdiffuse_mcp.wording import printable
 
 LONG_PROMPT = 8 * 75
 """Tokens from which on a prompt's length counts beside the picture's size."""
@@ -158,21 +151,21 @@ class Engine:
         with clock("write"):
             meter.report("writing")
             licences = self._licences(model)
-            encoded = [self._encoded(plan, model, layers, licences) for plan, layers in zip(plans, drawn, strict=True)]
+            files = [encoded(plan, model, layers, licences) for plan, layers in zip(plans, drawn, strict=True)]
         return [
             self._outcome(
                 model,
                 clock,
-                encoded=tuple(files),
+                encoded=tuple(made),
                 warnings=(
                     *plan.notes,
                     *other_weights(plan.drawn_with, model.weights),
                     *_notes(given),
                 ),
                 licences=licences,
-                recipe=self._recipe(plan, model, licences),
+                recipe=drawing_recipe(plan, model, licences),
             )
-            for plan, files in zip(plans, encoded, strict=True)
+            for plan, made in zip(plans, files, strict=True)
         ]
 
     @_run.register
@@ -187,7 +180,7 @@ class Engine:
         with clock("write"):
             words = task.name or Path(task.latent.name).stem
             name = file_name(words, saved.seed, "decoded", f".{task.format}")
-            picture = _facts(LayerImage("foreground", saved.seed, pixels, saved.latent))
+            picture = facts_of(LayerImage("foreground", saved.seed, pixels, saved.latent))
             file = EncodedFile(name=name, data=picture_bytes(pixels, task.format), picture=picture)
         return self._outcome(model, clock, encoded=(file,))
 
@@ -238,44 +231,6 @@ class Engine:
         entry = catalog.find(model.name, self._settings)
         known = {BASE: entry.licence, **catalog.licences(entry, self._settings)}
         return {name: licence for name in model.weights if (licence := known.get(name))}
-
-    def _encoded(
-        self, plan: DrawPlan, model: DiffusionModel, drawn: list[LayerImage], licences: Mapping[str, str]
-    ) -> list[EncodedFile]:
-        """A plan's pictures that are wanted, and their latents if these are; the best results first.
-
-        Inside each is the recipe that draws it alone, if its metadata is wanted.
-        """
-        files: list[EncodedFile] = []
-        base = model.weights[BASE]
-        for one in drawn:
-            if plan.want and one.role not in plan.want:
-                continue
-            alone = plan.model_copy(update={"seed": one.seed, "count": 1, "save_latent": False})
-            text = infotext.format(infotext_of(alone.as_drawn, model_hash=base and base[:SHORT]))
-            whole = _fitted(one, plan)
-            picture = _facts(whole, plan, judged=one)
-            recipe = self._recipe(alone, model, licences) | {"role": picture.label}
-            said: dict[str, Any] = {"recipe": recipe, "parameters": text} if plan.metadata == "full" else {}
-            words = plan.name or extract_loras(plan.prompt)[0] or picture.label
-            name = file_name(words, one.seed, picture.label, f".{plan.format}")
-            files.append(EncodedFile(name=name, data=picture_bytes(whole.pixels, plan.format, **said), picture=picture))
-            if plan.save_latent:
-                height, width = one.pixels.shape[:2]
-                saved = latents.SavedLatent(one.latent, width, height, model.spec.id, model.name, one.seed)
-                name = file_name(words, one.seed, picture.label, latents.SUFFIX)
-                files.append(EncodedFile(name=name, data=latents.latent_bytes(saved)))
-        return _best_first(files)
-
-    def _recipe(self, plan: DrawPlan, model: DiffusionModel, licences: Mapping[str, str]) -> dict[str, Any]:
-        placement = model.placement
-        return recipe_of(
-            plan,
-            weights=model.weights,
-            licences=licences,
-            device=placement.device.type,
-            dtype=str(placement.dtype).removeprefix("torch."),
-        )
 
     def _outcome(self, model: DiffusionModel, clock: "_Clock", **facts: Any) -> Outcome:
         placement = model.placement
@@ -346,49 +301,6 @@ def _extent(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:
     tiles = [tiles_of(one, latent).tile for one in passes(plan)]
     together = max(pixels_of_result(one, latent) for one in passes(plan))
     return together, max(width * height for width, height in tiles)
-
-
-def _fitted(layer: LayerImage, plan: DrawPlan) -> LayerImage:
-    """A layer of a plan's result at the size that was asked for; the latent stays as it was drawn."""
-    if plan.drawn is None:
-        return layer
-    pixels, box = fitted(layer.pixels, layer.box, plan.as_drawn.result, plan.result, plan.fit)
-    return replace(layer, pixels=pixels, box=box)
-
-
-def _facts(layer: LayerImage, plan: DrawPlan | None = None, judged: LayerImage | None = None) -> PictureFacts:
-    """What is known of a layer that a plan drew, or that was decoded; the verdict is on `judged`, as drawn, if any."""
-    height, width, channels = layer.pixels.shape
-    alpha = alpha_facts(layer.pixels) if channels == 4 else None
-    drawn = alpha if judged is None or judged is layer or alpha is None else alpha_facts(judged.pixels)
-    drifted = (judged or layer).drifted
-    asked = Asked(plan.prompt, plan.unknown_subject, drifted) if plan else Asked()
-    verdict, reason = judge(drawn, asked, layer.role or layer.name)
-    return PictureFacts(
-        role=layer.role,
-        name=None if layer.role else printable(layer.name, 80) or f"layer {layer.order}",
-        box=layer.box,
-        width=width,
-        height=height,
-        seed=layer.seed,
-        alpha=alpha,
-        verdict=verdict,
-        reason=reason,
-    )
-
-
-def _best_first(files: Sequence[EncodedFile]) -> list[EncodedFile]:
-    """The files of each result together, results by their worst picture; those that are as good stay in order."""
-    results: list[tuple[int, list[EncodedFile]]] = []
-    seed: int | None = None
-    for file in files:
-        if file.picture is not None and file.picture.seed != seed:
-            seed = file.picture.seed
-            results.append((0, []))
-        worst, together = results[-1]
-        verdict = file.picture.verdict if file.picture else None
-        results[-1] = max(worst, VERDICTS.index(verdict) if verdict else 0), [*together, file]
-    return [file for _, together in sorted(results, key=itemgetter(0)) for file in together]
 
 
 def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
