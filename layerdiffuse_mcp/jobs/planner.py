@@ -7,7 +7,7 @@ It knows the catalogue, the headers of files, tokens and the sizes of pictures; 
 given file is opened once, to be checked and hashed: the plan names it by its SHA-256 and display name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from layerdiffuse_mcp.api.plan import (
     GivenPicture,
     Inputs,
     Planned,
-    PlannedLora,
     PreparePlan,
     make_plan,
     methods_of,
@@ -36,26 +35,25 @@ from layerdiffuse_mcp.api.requests import (
     SetRequest,
 )
 from layerdiffuse_mcp.api.sizes import Field, area, fit
-from layerdiffuse_mcp.errors import ImageError, InvalidRequest, ModelNotFound
-from layerdiffuse_mcp.families.entries import LoraEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import FAMILIES, METHODS, families_for, titles
+from layerdiffuse_mcp.errors import ImageError, InvalidRequest
+from layerdiffuse_mcp.families.entries import ModelEntry
+from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
-from layerdiffuse_mcp.hub.headers import read_header, stated_by
-from layerdiffuse_mcp.hub.identify import identify, text_layers
+from layerdiffuse_mcp.hub.headers import stated_by
+from layerdiffuse_mcp.hub.identify import text_layers
 from layerdiffuse_mcp.hub.inversions import check_fits as check_fits_base
 from layerdiffuse_mcp.hub.inversions import read_inversions, vectors_of
 from layerdiffuse_mcp.hub.latents import read_latent_header
 from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
+from layerdiffuse_mcp.jobs.bases import family_of, lacking, named_loras, with_codec
 from layerdiffuse_mcp.jobs.controls import with_controls
 from layerdiffuse_mcp.jobs.doubts import cropped, opaque, unknown
 from layerdiffuse_mcp.jobs.pace import Paces, likely_cpu
 from layerdiffuse_mcp.jobs.prompts import check_prompts
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.text.emphasis import extract_loras
-from layerdiffuse_mcp.wording import printable
 
 MOST_ON_CPU = 4
 """Areas of a model's own that a size may have on a processor, where a request says nothing of how it is fitted."""
@@ -88,13 +86,13 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     from layerdiffuse_mcp.images.resize import check_fits
 
     entry = catalog.find(request.model, settings)
-    family = _family(entry, request.task, settings)
+    family = family_of(entry, request.task, settings)
     if "speed" in family.accepts:
         request = with_speed(request, entry, settings)
     request = with_controls(request, entry, family, settings)
     methods = methods_of(request, family.id)
-    downloads = _lacking(entry, request.task, methods, settings)
-    loras = _loras(request, family, settings)
+    downloads = lacking(entry, request.task, methods, settings)
+    loras = named_loras(request, family, settings)
     downloads += tuple(Download(model=lora.name) for lora, _ in loras if lora.path is None)
     _check_clip_skip(request, entry, family)
     pictures, sizes, inputs = _opened(request.pictures, settings.max_pixels)
@@ -219,7 +217,7 @@ def _check_redrawn(planned: DrawPlan, sizes: Mapping[str, tuple[int, int]], sett
 def _decoding(request: DecodeRequest, settings: Settings) -> Planned:
     header = read_latent_header(request.latent)
     entry = catalog.find(request.model or header.model, settings)
-    family = _with_codec(entry, settings)
+    family = with_codec(entry, settings)
     if header.family not in (None, family.id):
         raise InvalidRequest(
             f"{name_of(request.latent)} is a latent of a {header.family} model, and {entry.name} is {family.id}. "
@@ -232,13 +230,13 @@ def _decoding(request: DecodeRequest, settings: Settings) -> Planned:
         )
     given = _given(request.latent)
     task = DecodePlan(model=entry.name, latent=given, name=request.name, format=request.format)
-    return Planned((task,), {given.sha256: request.latent}, _lacking(entry, None, (), settings))
+    return Planned((task,), {given.sha256: request.latent}, lacking(entry, None, (), settings))
 
 
 def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
     entry = catalog.find(request.model, settings)
-    _with_codec(entry, settings)
-    downloads = _lacking(entry, None, (), settings)
+    with_codec(entry, settings)
+    downloads = lacking(entry, None, (), settings)
     pictures, sizes, inputs = _opened({"image": request.image}, min(settings.max_pixels, MAX_SIZE**2))
     width, height = sizes["image"]
     if max(width, height) > MAX_SIZE:
@@ -263,59 +261,6 @@ def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
     return Planned((PreparePlan(model=entry.name, methods=methods),), downloads=(download,))
 
 
-def _family(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
-    """The card of a base that can do the task.
-
-    Raises:
-        ModelNotFound: its family has no layer files for the task, which models do; or its file is missing.
-        InvalidRequest: it is of no family.
-    """
-    family = _card(entry, _who_can(task, settings), settings)
-    if task not in family.routes:
-        raise ModelNotFound(
-            f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}"
-            f"{_who_can(task, settings)}"
-        )
-    return family
-
-
-def _with_codec(entry: ModelEntry, settings: Settings) -> FamilySpec:
-    """The card of a base that has transparent latents; raises InvalidRequest for another, ModelNotFound as `_card`."""
-    able = titles(tuple(card.id for card in FAMILIES.values() if card.encodes_alpha))
-    family = _card(entry, f". Name a model of the family {able}.", settings)
-    if not family.encodes_alpha:
-        raise InvalidRequest(f"{family.title} models have no transparent latents. Name a model of the family {able}.")
-    return family
-
-
-def _card(entry: ModelEntry, advice: str, settings: Settings) -> FamilySpec:
-    if entry.family is None:
-        path = catalog.base_file(entry, settings)
-        header = read_header(path) if path.is_file() else None
-        what = identify(header.shapes, header.metadata).title if header else "a folder of no family that is known"
-        raise InvalidRequest(f"The model {entry.name} is {what}: layer models do not fit it{advice}")
-    return FAMILIES[entry.family]
-
-
-def _lacking(entry: ModelEntry, task: Task | None, methods: Sequence[str], settings: Settings) -> tuple[Download, ...]:
-    """What a base with its transparency files and the layer files of `methods` lacks, which has to be fetched first.
-
-    Raises:
-        ModelNotFound: a file is not here and may not be fetched.
-    """
-    if settings.auto_download and (entry.path or entry.published) and not catalog.unconverted(entry, settings, methods):
-        missing = catalog.missing(entry, settings, methods)
-        return (Download(model=entry.name, methods=tuple(methods)),) if missing else ()
-    try:
-        catalog.base_file(entry, settings)
-        for name in FAMILIES[entry.family].layer_files(methods) if entry.family else ():
-            catalog.layer_file(entry, name, settings)
-        return ()
-    except ModelNotFound as error:
-        others = f" {_now(task, settings)}" if task else ""
-        raise ModelNotFound(f"{error}{others}".rstrip()) from None
-
-
 def _check_clip_skip(request: GenerateRequest, entry: ModelEntry, family: FamilySpec) -> None:
     acts = request.clip_skip and "clip_skip" in family.accepts
     layers = text_layers(entry.path, family) if acts and entry.path else None
@@ -324,52 +269,6 @@ def _check_clip_skip(request: GenerateRequest, entry: ModelEntry, family: Family
             f"clip_skip is {request.clip_skip}, and the text encoder of {entry.name} has {layers} layers: "
             f"choose 1 to {layers}, or leave it out."
         )
-
-
-def _able(task: Task, settings: Settings) -> list[str]:
-    """The models that can do a task with what is on this machine."""
-    models = catalog.models(settings)
-    return [model.name for model in models if model.prepared and catalog.tasks(model, settings).get(task)]
-
-
-def _now(task: Task, settings: Settings) -> str:
-    can = _able(task, settings)
-    return f"Models that can do it now: {', '.join(can)}." if can else ""
-
-
-def _who_can(task: Task, settings: Settings) -> str:
-    """The rest of a sentence that says what cannot be done: with which model it can."""
-    if now := _now(task, settings):
-        return f". {now}"
-    families = " or ".join(families_for(task))
-    return (
-        f", and no model on this machine can do it yet. It needs a base of the family {families} and its "
-        "layer files: prepare_model fetches them; list_models shows what there is."
-    )
-
-
-def _loras(request: GenerateRequest, family: FamilySpec, settings: Settings) -> list[tuple[LoraEntry, PlannedLora]]:
-    """The LoRAs that the prompts name, in order; of one that is named twice, the last strengths."""
-    texts = (request.prompt, *request.layer_prompts.values())
-    tags = {tag.name: tag for text in texts for tag in extract_loras(text)[1]}
-    if tags and "loras" not in family.accepts:
-        raise InvalidRequest(
-            f"<lora:{printable(next(iter(tags)), 80)}> would change nothing: {family.title} models take no LoRAs. "
-            "Leave it out of the prompt."
-        )
-    found: list[tuple[LoraEntry, PlannedLora]] = []
-    for tag in tags.values():
-        entry = catalog.find_lora(tag.name, settings)
-        if entry.path is None and not (settings.auto_download and entry.remote):
-            catalog.lora(tag.name, settings)  # says how to fetch it
-        if entry.family not in (None, family.id):
-            raise InvalidRequest(
-                f"The LoRA {entry.name} is for {entry.family} models, and the model is {family.id}. "
-                f"Name a {entry.family} model or leave the LoRA out."
-            )
-        named = PlannedLora(name=entry.name, strength=tag.strength, text_strength=tag.text_strength)
-        found.append((entry, named))
-    return found
 
 
 def _advice(entry: ModelEntry) -> Mapping[str, Any]:
