@@ -37,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         names = f'{{"weight_map": {{"a": "{stem}-00001-of-00001.safetensors"}}}}'
         (base / network / f"{stem}.safetensors.index.json").write_text(names)
     clip = base / "text_encoder" / "model.safetensors"  # as older versions of transformers name its weights
-    save_file({f"text_model.{key}": weight for key, weight in load_file(clip).items()}, clip)
+    save_file({f"text_model.{key}": weight.clone() for key, weight in load_file(clip).items()}, clip)
     for tokenizer in ("tokenizer", "tokenizer_2"):
         (base / tokenizer / "special_tokens_map.json").write_text("{}")
     words = json.loads((base / "tokenizer" / "tokenizer.json").read_text())["model"]
