@@ -10,8 +10,11 @@ from pathlib import Path
 
 import torch
 
-from layerdiffuse_mcp.engine.device.placement import Placement
-from layerdiffuse_mcp.engine.models.offload import estimated_sizes
+from layerdiffuse_mcp.engine.startup import lean_imports
+
+with lean_imports():
+    from layerdiffuse_mcp.engine.device.placement import Placement
+    from layerdiffuse_mcp.engine.models.offload import estimated_sizes
 from layerdiffuse_mcp.families.entries import GB, HubFile
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.memory import LEVELS

@@ -28,7 +28,7 @@ from layerdiffuse_mcp.api.given import (
     planned_controls,
     planned_reference,
 )
-from layerdiffuse_mcp.api.plan_checks import DELIVERY, check_family, check_inputs, check_options, sampler_doubts
+from layerdiffuse_mcp.api.plan_checks import DELIVERY, check_family, check_plan, stage_doubts
 from layerdiffuse_mcp.api.requests import LAYERS, GenerateRequest, Stage, can_replace, validated
 from layerdiffuse_mcp.api.sizes import AS_IS, STRETCH, Size, Sizing, doubts, fit, sized, within
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -141,7 +141,12 @@ class DrawPlan(_Plan):
     @property
     def redraws(self) -> bool:
         """Whether its stages begin from pictures, by `strength`."""
-        return self.image is not None or self.tiling is not None
+        return (self.image is not None and not self.reads) or self.tiling is not None
+
+    @property
+    def reads(self) -> int:
+        """How many pictures the one to edit counts as, where the model reads it."""
+        return max(METHODS[method].reads for method in self.methods) if self.image else 0
 
     @property
     def kept(self) -> bool:
@@ -271,9 +276,7 @@ def make_plan(
     """
     stages = request.stages or tuple(_stage(method, request, advice) for method in methods_of(request, family.id))
     methods = [METHODS[stage.method] for stage in stages]
-    check_family(methods, family.id)
-    check_options(request, family, methods)
-    check_inputs(request, methods)
+    check_plan(request, family, methods, stages)
     seed = draw_seed() if request.seed == DRAW_SEED else request.seed
     if (last := seed + (request.count - 1) * _frames(stages)) > MAX_SEED:
         raise InvalidRequest(
@@ -283,7 +286,7 @@ def make_plan(
     asked, sizing = _size(request, family, native_size, picture_size)
     drawn = sizing.drawn or asked
     detail = request.detail and planned_detail(request.detail, drawn, asked, native_size, family.latent.downscale)
-    far = () if request.kept or methods[0].takes_apart else doubts(asked, sizing, native_size, model)
+    far = () if request.kept or methods[0].takes_apart else doubts(asked, sizing, native_size, model, family.near)
     given = dict(pictures or {})
     return DrawPlan(
         task=request.task,
@@ -318,7 +321,7 @@ def make_plan(
         name=request.name,
         format=request.format,
         metadata=request.metadata,
-        notes=(*request.notes, *sampler_doubts(stages), *far),
+        notes=(*request.notes, *stage_doubts(request, stages), *far),
         drawn_with=request.drawn_with,
     )
 
@@ -341,7 +344,8 @@ def _size(request: GenerateRequest, family: FamilySpec, native_size: int, given:
         return asked, sized(asked, STRETCH, fit(own, family.native_size, step), native_size, step, opaque=True)
     opaque = any(role != method.transparent for method in methods for role in method.outputs)
     how = request.fit if request.width or request.height else AS_IS
-    return asked, sized(asked, how, request.drawn, native_size, family.latent.downscale, opaque=opaque)
+    step = family.latent.downscale
+    return asked, sized(asked, how, request.drawn, native_size, step, opaque=opaque, near=family.near)
 
 
 def seeds(plan: DrawPlan) -> list[int]:

@@ -1,8 +1,7 @@
 """What a plan is refused for: options that would change nothing, pictures that are missing or one too many.
 
-    check_family(methods, family.id)
-    check_options(request, family, methods)
-    check_inputs(request, methods)          # each raises InvalidRequest, or returns None
+    check_plan(request, family, methods, stages)        # raises InvalidRequest, or returns None
+    stage_doubts(request, stages)                       # what to say of settings that are as they were asked for
 
 `api/plan.py` asks all of it before it decides anything.
 """
@@ -21,6 +20,16 @@ ALWAYS_ACT = DELIVERY | {
     "notes", "drawn_with",
 }  # fmt: skip
 """Fields of a request that mean something whatever the family; each of the others stands in `FamilySpec.accepts`."""
+
+
+def check_plan(
+    request: GenerateRequest, family: FamilySpec, methods: Sequence[LayerMethod], stages: Sequence[Stage]
+) -> None:
+    """Refuse what cannot be drawn as it was asked for, by its `methods` in these `stages`."""
+    check_family(methods, family.id)
+    check_options(request, family, methods)
+    check_steps(stages, family)
+    check_inputs(request, methods)
 
 
 def check_family(methods: Sequence[LayerMethod], family: str) -> None:
@@ -69,14 +78,24 @@ def drawn_roles(methods: Sequence[LayerMethod]) -> set[Role]:
     return {role for method in methods for role in method.outputs}
 
 
-def sampler_doubts(stages: Sequence[Stage]) -> tuple[str, ...]:
-    """What to say of samplers that leave artefacts with a method."""
+def stage_doubts(request: GenerateRequest, stages: Sequence[Stage]) -> tuple[str, ...]:
+    """What to say of samplers that leave artefacts with a method, and of a negative prompt that is not heard."""
     chosen = ((METHODS[stage.method], stage.sampler) for stage in stages)
-    return tuple(
+    samplers = tuple(
         f"{sampler} leaves artefacts with {method.id}: {method.advice.sampler} is advised."
         for method, sampler in chosen
         if sampler.startswith(method.avoid_samplers)
     )
+    if not request.negative_prompt.strip() or any(stage.guidance_scale > 1 for stage in stages):
+        return samplers
+    unheard = "The negative prompt was not heard, as guidance_scale is not above 1. Raise it, or leave the prompt out."
+    return (*samplers, unheard)
+
+
+def check_steps(stages: Sequence[Stage], family: FamilySpec) -> None:
+    """Refuse fewer steps than the family has a schedule for."""
+    if min(stage.steps for stage in stages) < family.least_steps:
+        raise InvalidRequest(f"{family.title} models draw in {family.least_steps} steps or more. Set steps so.")
 
 
 def check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:

@@ -15,8 +15,10 @@ from layerdiffuse_mcp.errors import InvalidRequest
 Size = tuple[int, int]
 """Width and height in pixels."""
 AS_IS, CONTAIN, COVER, STRETCH = FITS
-NEAR = (0.5, 1.5)
+Near = tuple[float, float]
 """Areas, in a model's own, that are drawn as they are asked for."""
+NEAR: Near = (0.5, 1.5)
+"""Of most models."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def area(size: Size, native_size: int) -> float:
     return size[0] * size[1] / native_size**2
 
 
-def sized(asked: Size, how: str | None, drawn: Size | None, native_size: int, step: int, *, opaque: bool) -> Sizing:
+def sized(
+    asked: Size, how: str | None, drawn: Size | None, native_size: int, step: int, *, opaque: bool, near: Near = NEAR
+) -> Sizing:
     """What to draw for the size `asked`.
 
     Args:
@@ -77,17 +81,17 @@ def sized(asked: Size, how: str | None, drawn: Size | None, native_size: int, st
         )
     if drawn is not None:
         return Sizing(how or AS_IS, drawn)
-    near_enough = min(asked) >= MIN_DRAWN and NEAR[0] <= area(asked, native_size) <= NEAR[1]
+    near_enough = min(asked) >= MIN_DRAWN and near[0] <= area(asked, native_size) <= near[1]
     if how == AS_IS or near_enough:
         return Sizing()
-    near = fit(asked, native_size, step)
-    return Sizing() if near == asked else Sizing(how or (COVER if opaque else CONTAIN), near)
+    nearest = fit(asked, native_size, step)
+    return Sizing() if nearest == asked else Sizing(how or (COVER if opaque else CONTAIN), nearest)
 
 
-def doubts(asked: Size, sizing: Sizing, native_size: int, model: str) -> tuple[str, ...]:
+def doubts(asked: Size, sizing: Sizing, native_size: int, model: str, near: Near = NEAR) -> tuple[str, ...]:
     """What to say of a size that is far from a model's own."""
     times = area(asked, native_size)
-    if sizing.drawn is None and NEAR[0] <= times <= NEAR[1]:
+    if sizing.drawn is None and near[0] <= times <= near[1]:
         return ()
     size, own = (f"{width}x{height}" for width, height in (asked, (native_size, native_size)))
     far = f"{size} has {times:.3g} times the area that {model} draws best ({own})"

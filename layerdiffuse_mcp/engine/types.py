@@ -59,6 +59,10 @@ class Timed:
         return Timed(tuple((end, change(conditioning)) for end, conditioning in self.parts), self.weight)
 
 
+Encode = Callable[[], Tensor]
+"""Makes the latent of the picture to edit, (1, C, h, w), as sampled."""
+
+
 class Network(Protocol):
     """A noise prediction network."""
 
@@ -139,10 +143,10 @@ class PipelineModel(DiffusionModel, Protocol):
         """How many steps the pipeline does for a plan."""
         ...
 
-    def redrawn(self, noise: Tensor, latent: Tensor, plan: DrawPlan) -> Tensor:
-        """What the pipeline begins with, (B, *noise_shape), to redraw a picture by the plan's strength.
+    def redrawn(self, noise: Tensor, encode: Encode, plan: DrawPlan) -> Tensor:
+        """What the pipeline begins with, (B, *noise_shape), to edit a picture.
 
-        latent: the picture's, (1, C, h, w), as sampled. Raises InvalidRequest where it changes no pictures.
+        Raises InvalidRequest where it changes no pictures.
         """
         ...
 

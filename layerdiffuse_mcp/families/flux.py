@@ -127,6 +127,7 @@ FLUX = FamilySpec(
     parameters=Parameters(text=4_885_371_136, denoiser=11_901_408_320, block=403_956_288, pictures=189_134_679),
     half="bfloat16",
     extra="layered",
+    licence=LICENCE,
     most_tokens=512,
     activations=(1100, 4100),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from pydantic import AfterValidator
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.entries import HubFile, LoraEntry, ModelEntry
 from layerdiffuse_mcp.families.flux import FLUX
+from layerdiffuse_mcp.families.qwen21 import QWEN21
 from layerdiffuse_mcp.families.qwen_layered import QWEN_LAYERED
 from layerdiffuse_mcp.families.sd15 import SD15
 from layerdiffuse_mcp.families.sdxl import SDXL
@@ -26,7 +27,7 @@ GROUP = "layerdiffuse_mcp.families"
 
 def _cards() -> tuple[FamilySpec, ...]:
     others = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    return (SDXL, SD15, QWEN_LAYERED, FLUX, *(point.load() for point in others))
+    return (SDXL, SD15, QWEN_LAYERED, FLUX, QWEN21, *(point.load() for point in others))
 
 
 FAMILIES: dict[str, FamilySpec] = {card.id: card for card in _cards()}

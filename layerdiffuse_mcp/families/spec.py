@@ -68,7 +68,8 @@ class LayerMethod:
     acts on the denoiser, a key of `engine.layers.adapters.ADAPTERS`. strength_acts: whether a layer weight changes
     anything. avoid_samplers: beginnings of the names of samplers that leave artefacts with it. takes_apart: what it
     makes are the layers of its one input, of that picture's size, each cut to what is visible of it. published: the
-    file's name where that is not the method's.
+    file's name where that is not the method's. reads: how many pictures one to change counts as beside the result,
+    where the prompt says what becomes of it; 0 where it is redrawn by a strength.
     """
 
     id: str
@@ -84,6 +85,7 @@ class LayerMethod:
     avoid_samplers: tuple[str, ...] = ()
     takes_apart: bool = False
     published: str = ""
+    reads: int = 0
 
     @property
     def file(self) -> str:
@@ -201,17 +203,18 @@ class FamilySpec:
     """A family's card.
 
     native_size: pixels a side of the pictures it was trained on. size_step: sizes that the planner chooses are
-    multiples of it. routes: for each task that the family can do its methods in the order in which they run; a later
-    one takes what an earlier one made. repacked: files that hold the same weights in another layout, by official name.
-    embedded: bases inside the package. kinds: how a file's header is recognised, the base itself last. adapters: the
-    same of networks that are added to a base. pipelines,
+    multiples of it. near: areas that it draws as well, in those of such a square. routes: for each task that the family
+    can do its methods in the order in which they run; a later one takes what an earlier one made. repacked: files that
+    hold the same weights in another layout, by official name. embedded: bases inside the package. kinds: how a file's
+    header is recognised, the base itself last. adapters: the same of networks that are added to a base. pipelines,
     folder_problem: the same of a diffusers folder, asked of its denoiser's configuration. accepts: the options of a
     request that act here; the planner refuses any other. batch_limit: results that are drawn as one batch at most.
-    drawer, model: what draws, and the class that computes, as "module:Class". half: the format of 16 bits that it
-    runs in on a GPU. extra: what has to be installed beside the package for it. frames: pictures that are denoised
-    together for a usual result. most_tokens: of a prompt, as CLIP counts them; a longer one is refused. activations:
-    bytes a pixel of these, and of one that is decoded, in float32. heads, head_width: of attention, which shapes do not
-    tell (one of the two). steps_table: the ten-step levels of "Align Your Steps".
+    least_steps: fewer have no schedule. drawer, model: what draws, and the class that computes, as "module:Class".
+    half: the format of 16 bits that it runs in on a GPU. extra: what has to be installed beside the package for it.
+    licence: of a base that tells none of its own. frames: pictures that are denoised together for a usual result.
+    most_tokens: of a prompt, as CLIP counts them; a longer one is refused. activations: bytes a pixel of these, and of
+    one that is decoded, in float32. heads, head_width: of attention, which shapes do not tell (one of the two).
+    steps_table: the ten-step levels of "Align Your Steps".
     """
 
     id: str
@@ -225,7 +228,9 @@ class FamilySpec:
     drawer: Literal["sampled", "diffusers"] = "sampled"
     accepts: frozenset[str] = frozenset()
     size_step: int = 64
+    near: tuple[float, float] = (0.5, 1.5)
     batch_limit: int = 8
+    least_steps: int = 1
     clip_skip: int = 1
     codec: Codec | None = None
     files: Mapping[str, HubFile] = field(default_factory=dict[str, HubFile])
@@ -244,6 +249,7 @@ class FamilySpec:
     steps_table: tuple[float, ...] = ()
     half: Literal["float16", "bfloat16"] = "float16"
     extra: str = ""
+    licence: str | None = None
     frames: int = 1
     most_tokens: int = MAX_TOKENS
     activations: tuple[int, int] = MEASURED

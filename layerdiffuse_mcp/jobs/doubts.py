@@ -1,6 +1,6 @@
 """What has to be said of a drawing before it begins, for it may not be what was meant: a result's first warnings.
 
-    notes = (*opaque(request, max_pixels), *unknown(request, entry, methods)[0], *cropped(plan, sizes, seen))
+    notes = (*opaque(request, methods, max_pixels), *unknown(request, entry, methods)[0], *cropped(plan, sizes, seen))
 
 The planner (`jobs/planner.py`) puts them into the plan.
 """
@@ -24,16 +24,17 @@ MOST_CROPPED = 0.1
 """Of a given picture's width or height, beyond which it is said."""
 
 
-def opaque(request: GenerateRequest, max_pixels: int) -> tuple[str, ...]:
+def opaque(request: GenerateRequest, methods: Sequence[str], max_pixels: int) -> tuple[str, ...]:
     """What to say of a foreground that is opaque; raises InvalidRequest for such a picture to edit.
 
-    What a recipe names is drawn again, whatever it is.
+    What a recipe names is drawn again, whatever it is; and one that the model reads may be anything.
     """
     from layerdiffuse_mcp.images.read import is_opaque
 
     if request.stages:
         return ()
-    if request.image is not None and is_opaque(request.image, max_pixels):
+    redrawn = not any(METHODS[method].reads for method in methods)
+    if request.image is not None and redrawn and is_opaque(request.image, max_pixels):
         raise InvalidRequest(
             f"{name_of(request.image)} has no transparency, and only pictures that have are redrawn: something else "
             "would be drawn in its place, and no background removed. Call cut_out on it first, which does that, and "

@@ -100,7 +100,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     unlearnt, unknown_subject = unknown(request, entry, methods, vectors_of(inversions))
     notes = (
         *request.notes,
-        *opaque(request, settings.max_pixels),
+        *opaque(request, methods, settings.max_pixels),
         *unlearnt,
         *checks.doubts(entry),
     )

@@ -27,7 +27,7 @@ from layerdiffuse_mcp.recipes.recipe import BASE
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import quoted, short
 
-_BY_FORGE_NAME = {method.forge_name: method for method in METHODS.values()}
+_BY_FORGE_NAME = {method.forge_name: method for method in METHODS.values() if method.forge_name}
 _HASH = re.compile("[0-9a-f]{10,64}")
 _NEWER_PREFIX = "(SDXL) "
 _NEWER_NOTE = " (need batch size"
@@ -170,7 +170,7 @@ def infotext_of(
         "foreground_prompt": request.layer_prompts.get("foreground"),
         "background_prompt": request.layer_prompts.get("background"),
         "blended_prompt": request.layer_prompts.get("blended"),
-        "strength": _strength(request),
+        "strength": _strength(request, method),
         "noise_source": request.noise_source,
         "emphasis": request.emphasis,
         "resize_mode": request.resize_mode,
@@ -184,11 +184,11 @@ def infotext_of(
     return replace(base, **told)
 
 
-def _strength(request: GenerateRequest | DrawPlan) -> float | None:
+def _strength(request: GenerateRequest | DrawPlan, method: LayerMethod | None) -> float | None:
     """How much is redrawn, of a picture or at last."""
     if request.detail is not None:
         return request.detail.strength
-    return request.strength if request.image is not None else None
+    return request.strength if request.image is not None and not (method and method.reads) else None
 
 
 def _differs(like: Infotext, name: str, value: Any) -> bool:

@@ -1,15 +1,14 @@
 """Taking a picture apart, through a client: a base of the real classes, as diffusers saves it, with random weights."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import pytest
 from mcp import Client
 from PIL import Image
 
+from tests.end_to_end.cancelling import cancelled_midway
 from tests.layered_base import write
 from tests.results import facts_of, text_of
 
@@ -98,29 +97,10 @@ async def test_progress_rises_and_a_cancelled_call_leaves_no_file(
     client: Client, taken: dict[str, Any], asked: dict[str, Any], folder: Path
 ):
     before = set((folder / "out").rglob("*"))
-    heard: list[float] = []
-    started = anyio.Event()
-
-    async def hear(progress: float, _total: float | None, message: str | None) -> None:
-        heard.append(progress)
-        if message and message.startswith("denoising 2/"):
-            started.set()
-
-    with anyio.fail_after(120):
-        async with anyio.create_task_group() as tasks:
-
-            async def long_call() -> None:
-                long = {**asked, "options": {"steps": 150}}
-                await client.call_tool("decompose_image", long, progress_callback=hear)
-
-            tasks.start_soon(long_call)
-            await started.wait()
-            tasks.cancel_scope.cancel()
-    newest = facts_of(await client.call_tool("list_jobs", {"limit": 1}))["jobs"][0]
-    [stopped] = facts_of(await client.call_tool("get_job", {"job_ids": [newest["job_id"]], **WAIT}))["jobs"]
-    assert stopped["status"] in ("cancelling", "cancelled")
+    status, heard = await cancelled_midway(client, "decompose_image", {**asked, "options": {"steps": 150}})
+    assert status in ("cancelling", "cancelled")
     assert set((folder / "out").rglob("*")) == before
-    assert all(before <= after for before, after in itertools.pairwise(heard))
+    assert heard == sorted(heard)
 
 
 async def test_with_depth_a_layer_is_taken_apart_as_the_picture_was(client: Client, asked: dict[str, Any]):

@@ -1,12 +1,10 @@
 """Transparent pictures by FLUX.1-dev, through a client: a base of the real classes, as diffusers saves it."""
 
-import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import pytest
 from mcp import Client
@@ -14,6 +12,7 @@ from PIL import Image
 
 from layerdiffuse_mcp.families.flux import CODEC, LICENCE, TRANSPARENT
 from layerdiffuse_mcp.recipes.recipe import read_recipe
+from tests.end_to_end.cancelling import cancelled_midway
 from tests.flux_base import write
 from tests.results import facts_of, text_of
 
@@ -94,29 +93,12 @@ async def test_a_task_that_it_cannot_do_is_refused(client: Client):
 
 async def test_progress_rises_and_a_cancelled_call_leaves_no_file(client: Client, drawn: Any, folder: Path):
     before = set((folder / "out").rglob("*"))
-    heard: list[float] = []
-    started = anyio.Event()
-
-    async def hear(progress: float, _total: float | None, message: str | None) -> None:
-        heard.append(progress)
-        if message and message.startswith("denoising 2/"):
-            started.set()
-
-    with anyio.fail_after(120):
-        async with anyio.create_task_group() as tasks:
-
-            async def long_call() -> None:
-                long = {**APPLE, "options": {**OPTIONS, "steps": 150}}
-                await client.call_tool("generate_transparent", long, progress_callback=hear)
-
-            tasks.start_soon(long_call)
-            await started.wait()
-            tasks.cancel_scope.cancel()
-    newest = facts_of(await client.call_tool("list_jobs", {"limit": 1}))["jobs"][0]
-    [stopped] = facts_of(await client.call_tool("get_job", {"job_ids": [newest["job_id"]], **WAIT}))["jobs"]
-    assert stopped["status"] in ("cancelling", "cancelled")
+    status, heard = await cancelled_midway(
+        client, "generate_transparent", {**APPLE, "options": {**OPTIONS, "steps": 150}}
+    )
+    assert status in ("cancelling", "cancelled")
     assert set((folder / "out").rglob("*")) == before
-    assert all(first <= second for first, second in itertools.pairwise(heard))
+    assert heard == sorted(heard)
 
 
 async def test_it_is_listed_with_its_licence_and_is_no_default(client: Client):

@@ -35,11 +35,18 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def strokes(folder: Path, environment: dict[str, str]) -> Path:
-    """A base of the family in the models folder."""
-    path = folder / "models" / "strokes"
-    subprocess.run([sys.executable, FAMILY / "painted_model.py", path], env=environment, check=True, timeout=600)
-    return path
+def inside(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The tests of what happens in an engine, as they ended; they write a base of the family first."""
+    below = f"--basetemp={folder / 'inside'}"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", below, str(FAMILY / "inside.py")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+
+
+@pytest.fixture(scope="module")
+def strokes(folder: Path, inside: subprocess.CompletedProcess[str]) -> Path:
+    """That base, in the models folder."""
+    (folder / "models").mkdir()
+    return (folder / "inside" / "painted0" / "models" / "strokes").rename(folder / "models" / "strokes")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,5 @@ async def test_the_models_list_shows_it_as_any_other(client: Client, strokes: Pa
     assert "strokes" in text_of(await client.call_tool("list_models", {}))
 
 
-def test_noise_placing_and_cancelling_are_ours_inside_the_engine(environment: dict[str, str]):
-    inside = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FAMILY / "inside.py")]
-    done = subprocess.run(inside, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout
+def test_noise_placing_and_cancelling_are_ours_inside_the_engine(inside: subprocess.CompletedProcess[str]):
+    assert inside.returncode == 0, inside.stdout

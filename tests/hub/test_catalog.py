@@ -51,10 +51,10 @@ def test_the_published_bases_are_listed_with_family_size_licence_and_use(setting
     entries = catalog.models(settings)
     assert [entry.name for entry in entries] == [
         "pocket", "juggernaut-xl-v6", "realvisxl-v4", "realistic-vision-v51", "qwen-image-layered",
-        "flux-1-dev",
+        "flux-1-dev", "qwen-image-2.1",
     ]  # fmt: skip
     assert all(entry.family and entry.licence and entry.description and entry.bytes for entry in entries)
-    assert [entry.prepared for entry in entries] == [True, *[False] * 5]
+    assert [entry.prepared for entry in entries] == [True, *[False] * 6]
 
 
 @pytest.mark.parametrize(

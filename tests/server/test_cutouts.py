@@ -40,7 +40,7 @@ def save(tmp_path: Path) -> Callable[[np.ndarray, str], str]:
 
 @pytest.fixture
 def disc() -> Subject:
-    return next(subjects())
+    return subjects()[0]
 
 
 def off(found: dict[str, Any], subject: Subject) -> float:
@@ -129,7 +129,7 @@ async def test_a_network_is_fetched_on_an_explicit_wish_alone_and_then_finds_the
     connect: Connect, served: Hub, save: Callable[..., str], settings: Settings
 ):
     ground = np.rint(255 * scenery(3)).astype(np.uint8) // 3 + 80
-    red = Subject("red", next(subjects()).alpha, np.broadcast_to((0.95, 0.05, 0.05), (160, 160, 3)), False)
+    red = Subject("red", subjects()[0].alpha, np.broadcast_to((0.95, 0.05, 0.05), (160, 160, 3)), False)
     photo = {"image": save(red.on(ground / 255), "photo.png"), "model": "birefnet-lite"}
     async with connect() as client:
         refused = await client.call_tool("cut_out", photo)

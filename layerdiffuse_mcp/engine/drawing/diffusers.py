@@ -42,7 +42,7 @@ def draw(
     if len(plans[0].stages) > 1 or (pictures.edit and pictures.edit.mask is not None):
         raise InvalidRequest(f"{model.spec.title} models draw in one stage and all of a picture. Leave mask out.")
     results, plan = results_of(plans), padded(plans[0], model.latent)
-    pixels = model.noise_shape(plan)[0] * plan.width * plan.height
+    pixels = (model.noise_shape(plan)[0] + plan.reads) * plan.width * plan.height
     times = sum(model.decoded(plan) ** level for level in range(plan.depth))
     views = model.decoded(plan) * codec_of(model).views
     meter.expect(len(results) * times * (model.calls(plan) * NETWORK_STEP + views * DECODED_VIEW))
@@ -84,7 +84,7 @@ def _denoise(batch: Sequence[Result], model: PipelineModel, pictures: Pictures, 
     start = BatchNoise(seeds, shape, noise_source(plan), pipeline.device, dtype).initial()
     if pictures.edit is not None:
         meter.report("encoding")
-        start = model.redrawn(start, codec_of(model).encode(pictures.edit.images[0]), plan)
+        start = model.redrawn(start, partial(codec_of(model).encode, pictures.edit.images[0]), plan)
     steps = meter.steps("denoising", model.calls(plan), NETWORK_STEP * len(batch))
 
     def on_step_end(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

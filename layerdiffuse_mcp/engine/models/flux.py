@@ -19,7 +19,7 @@ from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.models.pipeline_model import PipelineBase
 from layerdiffuse_mcp.engine.models.whole import see_transformers
-from layerdiffuse_mcp.engine.types import LayerLatent, Pictures
+from layerdiffuse_mcp.engine.types import Encode, LayerLatent, Pictures
 from layerdiffuse_mcp.engine.weights.lora import read_lora
 from layerdiffuse_mcp.families.registry import METHODS
 
@@ -67,7 +67,7 @@ class Flux(PipelineBase):
         factor = self.pipeline.vae_scale_factor
         return self.pipeline._unpack_latents(latents, plan.height, plan.width, factor)[:, None]
 
-    def redrawn(self, noise: Tensor, latent: Tensor, plan: DrawPlan) -> Tensor:
+    def redrawn(self, noise: Tensor, encode: Encode, plan: DrawPlan) -> Tensor:
         """As `types.PipelineModel`."""
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
@@ -76,7 +76,7 @@ class Flux(PipelineBase):
         shift = calculate_shift(height * width // self.latent.patch**2, *(scheduler.config[name] for name in names))
         scheduler.set_timesteps(sigmas=_sigmas(plan), mu=shift, device=noise.device)
         sigma = scheduler.sigmas[0].to(noise)
-        return sigma * noise + (1 - sigma) * latent.to(noise)
+        return sigma * noise + (1 - sigma) * encode().to(noise)
 
     def arguments(
         self, plan: DrawPlan, prompts: Sequence[str], negative: Sequence[str], pictures: Pictures

@@ -25,8 +25,11 @@ from torch import Tensor
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import Stage
 from layerdiffuse_mcp.engine.models.model import Model
-from layerdiffuse_mcp.engine.types import LayerLatent, Pictures
+from layerdiffuse_mcp.engine.types import Encode, LayerLatent, Pictures
 from layerdiffuse_mcp.errors import InvalidRequest
+
+NOTHING = " "
+"""A negative prompt that says nothing, where guidance needs one."""
 
 
 class PipelineBase(Model, ABC):
@@ -67,8 +70,8 @@ class PipelineBase(Model, ABC):
         """How many steps the pipeline does."""
         return plan.stages[0].steps
 
-    def redrawn(self, noise: Tensor, latent: Tensor, plan: DrawPlan) -> Tensor:
-        """What noise (B, *noise_shape) and the latent of a picture to redraw are begun with; here there is none."""
+    def redrawn(self, noise: Tensor, encode: Encode, plan: DrawPlan) -> Tensor:
+        """What is begun with, of noise (B, *noise_shape), to edit a picture; here there is none."""
         raise InvalidRequest(f"{self.spec.title} models change no picture. Leave image out.")
 
     def pack(self, noise: Tensor) -> Tensor:

@@ -15,15 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffuse_mcp.api.plan import DrawPlan
-from layerdiffuse_mcp.engine.models.pipeline_model import PipelineBase
+from layerdiffuse_mcp.engine.models.pipeline_model import NOTHING, PipelineBase
 from layerdiffuse_mcp.engine.models.whole import see_transformers
 from layerdiffuse_mcp.engine.types import LayerLatent, Pictures
 
 if TYPE_CHECKING:
     from diffusers.pipelines.qwenimage.pipeline_qwenimage_layered import QwenImageLayeredPipeline
-
-NOTHING = " "
-"""A negative prompt that says nothing, which the pipeline needs for guidance."""
 
 
 class _LastStep(Exception):

@@ -67,8 +67,10 @@ def passes(plan: DrawPlan) -> list[DrawPlan]:
 def pixels_of_result(plan: DrawPlan, latent: LatentFormat) -> int:
     """Pixels that are denoised together for one result: of all its frames, a tile of each.
 
-    Where a picture is taken apart, it is among them as it was given and once more as it is drawn.
+    Where a picture is taken apart, it is among them as it was given and once more as it is drawn; one that is
+    read to be changed counts as what is kept of it.
     """
     width, height = tiles_of(plan, latent).tile
     methods = [METHODS[stage.method] for stage in plan.stages]
-    return width * height * max(plan.layers + 2 if method.takes_apart else method.frames for method in methods)
+    drawn = max(plan.layers + 2 if method.takes_apart else method.frames for method in methods)
+    return width * height * (drawn + plan.reads)

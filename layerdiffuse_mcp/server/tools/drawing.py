@@ -147,7 +147,8 @@ async def edit_transparent(
     fetch: Annotated[bool, consent(_transparent)],
 ) -> Annotated[CallToolResult, DrawingResult]:
     """Edit a transparent picture: redraw one that has real alpha, or its masked part, after a prompt that says what it
-    shows then; options.strength says how much of it changes. An opaque picture is refused: call cut_out on it first.
+    shows then; options.strength says how much of it changes. An opaque picture is refused: call cut_out on it first. A
+    model that edits as it is told (list_models) takes it and does what the prompt says, such as "extract the dog".
     Returns the path of a new RGBA picture for each seed, with a verdict and what its alpha holds; or a job_id for
     get_job.
     """

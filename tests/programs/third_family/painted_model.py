@@ -127,9 +127,3 @@ def write(folder: Path) -> Path:
     )  # fmt: skip
     PaintedPipeline(Words(), Painter(), vae, EulerAncestralDiscreteScheduler()).save_pretrained(folder)
     return folder
-
-
-if __name__ == "__main__":
-    import sys
-
-    write(Path(sys.argv[1]))
