@@ -8,6 +8,7 @@ of its own, from which the files come to their place when all of them are whole.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,10 @@ def convert(path: Path, folder: Path | None = None) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as beside:
             names = _converted(path.absolute(), Path(beside))
-            return _in_place([Path(beside, name) for name in names], folder)
+            made = [Path(beside, name) for name in names]
+            for one in made:
+                shutil.copymode(path, one)  # who may read the pickle may read what is made of it
+            return _in_place(made, folder)
     except OSError as error:
         raise LayerDiffuseError(
             f"{printable(folder)} cannot be written ({error.strerror or error}). Name another folder with --output."

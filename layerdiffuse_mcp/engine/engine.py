@@ -47,7 +47,7 @@ from layerdiffuse_mcp.engine.transparency import latent_file as latents
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.types import DiffusionModel, Edit, LayerImage, Pictures
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseError, OutOfMemory
-from layerdiffuse_mcp.families.registry import METHODS
+from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import LatentFormat, Role
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images.alpha import Bytes
@@ -205,7 +205,7 @@ class Engine:
         clock = _Clock()
         with clock("load"):
             entry = catalog.find(task.model, self._settings)
-            for name in filter(None, (METHODS[method].file for method in task.methods)):
+            for name in FAMILIES[entry.family].layer_files(task.methods) if entry.family else ():
                 catalog.layer_file(entry, name, self._settings)
             model = self._manager.get(entry, meter.report)
             codec_of(model).load()

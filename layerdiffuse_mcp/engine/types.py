@@ -106,8 +106,8 @@ class DiffusionModel(Protocol):
         """Pictures (B, P, H, W), 0..1: mean and deviation of their latents (B, C, h, w), float32, unscaled."""
         ...
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Sampled latents (B, C, h, w) as pictures (B, P, H, W), 0..1, float32."""
+    def decode_latents(self, latents: Tensor, clipped: bool = True) -> Tensor:
+        """Sampled latents (B, C, h, w) as pictures (B, P, H, W), float32, 0..1, or about that where not `clipped`."""
         ...
 
     def identify(self, methods: Collection[str], report: Callable[[str], None]) -> None:

@@ -36,7 +36,9 @@ TRANSPARENT = LayerMethod(
     advice=Advice(sampler="Euler", schedule="Automatic", steps=28, guidance_scale=3.5),
 )  # fmt: skip
 CODEC = Codec(
-    encoder="layer_flux_vae_transparent_encoder.safetensors", decoder="layer_flux_vae_transparent_decoder.safetensors"
+    encoder="layer_flux_vae_transparent_encoder.safetensors",
+    decoder="layer_flux_vae_transparent_decoder.safetensors",
+    clipped=False,
 )
 _FILES = {
     "model_index.json": 536,
@@ -125,5 +127,7 @@ FLUX = FamilySpec(
     parameters=Parameters(text=4_885_371_136, denoiser=11_901_408_320, block=403_956_288, pictures=189_134_679),
     half="bfloat16",
     extra="layered",
+    licence=LICENCE,
+    most_tokens=512,
     activations=(1100, 4100),
 )  # fmt: skip

@@ -26,6 +26,9 @@ Phase = Literal["text", "denoising", "pictures"]
 MEASURED = 2100, 4100
 """Bytes of activations a pixel in float32: the UNet with guidance, the VAE. As measured at full size, 512 px."""
 
+MAX_TOKENS = 4096
+"""Of a prompt that is read in parts: time and memory grow with every 75 tokens."""
+
 Shapes = Mapping[str, Sequence[int]]
 """The tensors of a file: their shapes by key."""
 
@@ -148,12 +151,14 @@ class Component:
 class Codec:
     """The family's transparency files: an encoder that hides alpha in a latent, and a decoder that finds it again.
 
-    sees: which latent the decoder is shown, "unscaled" (as the autoencoder has it) or "sampled".
+    sees: which latent the decoder is shown, "unscaled" (as the autoencoder has it) or "sampled". clipped: whether what
+    it is shown of the picture is within 0..1, as where it was trained.
     """
 
     encoder: str
     decoder: str
     sees: Literal["unscaled", "sampled"] = "unscaled"
+    clipped: bool = True
 
     @property
     def files(self) -> tuple[str, str]:
@@ -207,8 +212,9 @@ class FamilySpec:
     least_steps: fewer have no schedule. drawer, model: what draws, and the class that computes, as "module:Class".
     half: the format of 16 bits that it runs in on a GPU. extra: what has to be installed beside the package for it.
     licence: of a base that tells none of its own. frames: pictures that are denoised together for a usual result.
-    activations: bytes a pixel of these, and of one that is decoded, in float32. heads, head_width: of attention, which
-    shapes do not tell (one of the two). steps_table: the ten-step levels of "Align Your Steps".
+    most_tokens: of a prompt, as CLIP counts them; a longer one is refused. activations: bytes a pixel of these, and of
+    one that is decoded, in float32. heads, head_width: of attention, which shapes do not tell (one of the two).
+    steps_table: the ten-step levels of "Align Your Steps".
     """
 
     id: str
@@ -245,6 +251,7 @@ class FamilySpec:
     extra: str = ""
     licence: str | None = None
     frames: int = 1
+    most_tokens: int = MAX_TOKENS
     activations: tuple[int, int] = MEASURED
 
     @property

@@ -46,7 +46,7 @@ def question(files: Sequence[HubFile]) -> str:
     size = in_words(sum(known)) + (" or more" if len(known) < len(files) else "")
     repos = ", ".join(printable(repo, 200) for repo in dict.fromkeys(file.repo for file in files))
     licences = ", ".join(printable(name, 200) for name in dict.fromkeys(file.licence or "unknown" for file in files))
-    names = ", ".join(printable(file.name, 200) for file in files)
+    names = ", ".join(printable(name, 200) for name in dict.fromkeys(file.name for file in files))
     text = f"Fetch {size} from {repos}: {names}? Licence: {licences}."
     return text if all(file.commercial for file in files) else f"{text} Not all of it is free for commercial use."
 

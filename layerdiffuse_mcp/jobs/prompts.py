@@ -15,12 +15,9 @@ from layerdiffuse_mcp.families.spec import FamilySpec
 from layerdiffuse_mcp.text.chunks import count_tokens, named_in
 from layerdiffuse_mcp.text.composition import composed, scheduled
 
-MAX_TOKENS = 4096
-"""Of one prompt: time and memory grow with every 75 tokens."""
-
 
 def check_prompts(plan: DrawPlan, family: FamilySpec, inversions: Mapping[str, int]) -> tuple[str, ...]:
-    """Refuse prompts that are longer than `MAX_TOKENS` at some time, and marks that cannot be read where marks act.
+    """Refuse prompts that are longer than the model reads at some time, and marks that cannot be read where marks act.
 
     Returns those of the `inversions` (how many vectors each has) that they name at some time.
     """
@@ -34,8 +31,8 @@ def check_prompts(plan: DrawPlan, family: FamilySpec, inversions: Mapping[str, i
     inversions = inversions if acts else {}
     named: set[str] = set()
     for name, text in dict.fromkeys(_read(plan) if acts else _typed(plan)):
-        if (count := count_tokens(text, inversions)) > MAX_TOKENS:
-            raise InvalidRequest(f"{name} has {count} tokens; at most {MAX_TOKENS} are allowed. Shorten it.")
+        if (count := count_tokens(text, inversions)) > family.most_tokens:
+            raise InvalidRequest(f"{name} has {count} tokens; at most {family.most_tokens} are allowed. Shorten it.")
         named |= named_in(text, inversions)
     return tuple(sorted(named))
 

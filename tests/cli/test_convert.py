@@ -45,6 +45,7 @@ def test_the_files_come_where_the_catalogue_finds_them(
     assert main(["models", "convert", str(published), "--output", str(tmp_path / "models")]) == 0
     assert names(tmp_path / "models") == sorted(CODEC.files)
     assert [line.removeprefix("made ") for line in lines()] == [*CODEC.files]
+    assert {path.stat().st_mode for path in (tmp_path / "models").iterdir()} == {published.stat().st_mode}
     assert main(["models", "convert", str(published), "--output", str(tmp_path / "models")]) == 1
     assert "is in" in (said := capsys.readouterr().err)
     assert "already, and was left as it is" in said

@@ -13,7 +13,7 @@ from tests.images.composites import GREEN, subjects
 
 
 def test_cut_out_prints_the_file_and_what_its_alpha_holds(tmp_path: Path, lines):
-    subject = next(subjects())
+    subject = subjects()[0]
     Image.fromarray(subject.on(GREEN)).save(tmp_path / "mug.png")
     assert main(["cut-out", str(tmp_path / "mug.png"), "--output", str(tmp_path / "out")]) == 0
     printed = lines()

@@ -11,7 +11,7 @@ from mcp import Client
 from PIL import Image
 
 from layerdiffuse_mcp.families.flux import CODEC, LICENCE, TRANSPARENT
-from layerdiffuse_mcp.recipes.recipe import read_recipe
+from layerdiffuse_mcp.recipes.recipe import BASE, read_recipe
 from tests.end_to_end.cancelling import cancelled_midway
 from tests.flux_base import write
 from tests.results import facts_of, text_of
@@ -46,7 +46,7 @@ async def test_a_call_draws_a_picture_with_alpha_and_says_its_licence(drawn: Any
     assert pixels(image["path"]).shape == (64, 64, 4)
     assert image["alpha"]["has_transparency"]
     assert LICENCE in text_of(drawn)
-    assert facts_of(drawn)["licences"] == dict.fromkeys((TRANSPARENT.file, CODEC.decoder), LICENCE)
+    assert facts_of(drawn)["licences"] == dict.fromkeys((BASE, TRANSPARENT.file, CODEC.decoder), LICENCE)
     assert read_recipe(Path(image["path"]))["licences"] == facts_of(drawn)["licences"]
 
 

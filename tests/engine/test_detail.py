@@ -104,7 +104,7 @@ def test_tiles_take_their_part_of_what_is_given_and_a_tile_that_is_all_changes_n
 def test_no_network_ever_sees_more_than_a_tile(draw: Draw, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     decode = Model.decode_latents
-    monkeypatch.setattr(Model, "decode_latents", lambda self, x: (seen.append(x.shape[-1]), decode(self, x))[1])
+    monkeypatch.setattr(Model, "decode_latents", lambda *given: (seen.append(given[1].shape[-1]), decode(*given))[1])
     draw(image=folder / "disc.png", strength=0, model="tiny-sdxl", detail={"scale": 1, "tiling": CUT})
     assert {*seen} == {8}
     assert len(seen) == 4

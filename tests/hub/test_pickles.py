@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from layerdiffuse_mcp.api.plan import Download
-from layerdiffuse_mcp.api.requests import GenerateRequest, validated
+from layerdiffuse_mcp.api.requests import GenerateRequest, PrepareRequest, validated
 from layerdiffuse_mcp.backends.conversion import convert
 from layerdiffuse_mcp.engine.transparency import conversion
 from layerdiffuse_mcp.errors import ConsentNeeded, DownloadError, ModelNotFound
@@ -35,6 +36,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         whole.rename(whole.with_name(f"{stem}-00001-of-00001.safetensors"))
         names = f'{{"weight_map": {{"a": "{stem}-00001-of-00001.safetensors"}}}}'
         (base / network / f"{stem}.safetensors.index.json").write_text(names)
+    clip = base / "text_encoder" / "model.safetensors"  # as older versions of transformers name its weights
+    save_file({f"text_model.{key}": weight.clone() for key, weight in load_file(clip).items()}, clip)
     for tokenizer in ("tokenizer", "tokenizer_2"):
         (base / tokenizer / "special_tokens_map.json").write_text("{}")
     words = json.loads((base / "tokenizer" / "tokenizer.json").read_text())["model"]
@@ -77,9 +80,12 @@ def test_it_is_fetched_whole_and_draws_once_its_codec_is_made(
     with pytest.raises(ModelNotFound, match=rf"made of the pickle {PICKLE}, which is on this machine: `layer"):
         plan(picture(), settings)
     assert not catalog.tasks(catalog.find(NAME, settings), settings)[Task.TRANSPARENT]
+    engine = Engine(settings.model_copy(update={"device": "cpu"}))
+    with pytest.raises(ModelNotFound, match=f"models convert {pickle}"):
+        engine.drawn(PrepareRequest(model=NAME))
+    assert engine.status()["loaded"] == []
     made(settings)
     assert prepare(NAME, settings, lambda _: None).notes == ()
-    engine = Engine(settings.model_copy(update={"device": "cpu"}))
     outcome = engine.drawn(picture())
     engine.close()
     assert set(outcome.licences.values()) == {"flux-1-dev-non-commercial-license"}

@@ -15,11 +15,10 @@ from layerdiffuse_mcp.api.requests import DecodeRequest, EncodeRequest, Generate
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import InvalidRequest, LayerDiffuseError, ModelNotFound
 from layerdiffuse_mcp.families.registry import FAMILIES
-from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.families.spec import MAX_TOKENS, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.identify import text_layers, text_widths
 from layerdiffuse_mcp.jobs.planner import plan
-from layerdiffuse_mcp.jobs.prompts import MAX_TOKENS
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
 from tests.hub.files import FLUX_KEYS, LORA_KEYS, tensors, write

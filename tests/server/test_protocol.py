@@ -246,6 +246,16 @@ async def test_what_is_not_for_commercial_use_is_asked_for_whatever_the_settings
     assert "Not all of it is free for commercial use." in person.asked[0]
 
 
+async def test_nobody_is_asked_for_what_could_not_be_drawn_with(filled: Hub, ask: Connect):
+    """A layer file of this base is made of a pickle, by a command."""
+    person = Person(AGREES)
+    async with ask(person, auto_download=True) as client:
+        refused = await client.call_tool("generate_transparent", {"prompt": "x", "options": {"model": "flux-1-dev"}})
+    assert "models prepare flux-1-dev" in text_of(refused)
+    assert not person.asked
+    assert not filled.requests
+
+
 @pytest.mark.parametrize(
     ("licence", "commercial"),
     [

@@ -74,8 +74,8 @@ class Model:
         return (mean[:, :, 0], deviation[:, :, 0]) if self.video else (mean, deviation)
 
     @torch.inference_mode()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Sampled latents (B, C, h, w) as the autoencoder's pictures (B, P, H, W), 0..1, float32.
+    def decode_latents(self, latents: Tensor, clipped: bool = True) -> Tensor:
+        """Sampled latents (B, C, h, w) as the autoencoder's pictures (B, P, H, W), float32, 0..1 or about that.
 
         Raises:
             ModelError: the autoencoder's numbers overflowed.
@@ -90,7 +90,8 @@ class Model:
                 "The autoencoder returned numbers that are not finite: they overflow in the current number format. "
                 "Set LAYERDIFFUSE_DTYPE to bfloat16 or float32 and repeat the call."
             )
-        return (pixels / 2 + 0.5).clamp(0, 1)
+        pixels = pixels / 2 + 0.5
+        return pixels.clamp(0, 1) if clipped else pixels
 
     def identify(self, methods: Collection[str], report: Callable[[str], None]) -> None:
         """Note in `weights` which files a drawing by `methods` was made with; see `Provenance.identify`."""

@@ -141,7 +141,7 @@ class TransparencyNetworks:
                 on_view(done - reported)
             reported = done
 
-        pixel = self._model.decode_latents(latent[None])
+        pixel = self._model.decode_latents(latent[None], self._files.clipped)
         latent_seen = decoder_latent(latent[None].to(pixel), self._files, self._model.latent)
         return decode(self.decoder, pixel, latent_seen, on_view=report)
 

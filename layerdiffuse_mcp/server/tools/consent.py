@@ -70,6 +70,8 @@ def _downloads(request: GenerateRequest, settings: Settings) -> list[Download]:
     """What a drawing needs: a base with layer files, and the LoRAs that its prompts name."""
     entry = catalog.find(request.model, settings)
     base = Download(model=entry.name, methods=methods_of(request, entry.family or ""))
+    if catalog.unconverted(entry, settings, base.methods):
+        return []  # it could not be drawn with: the planner says what to do first
     request = with_speed(request, entry, settings)
     texts = (request.prompt, *request.layer_prompts.values())
     return [base, *(Download(model=lora.name) for text in texts for lora in extract_loras(text)[1])]

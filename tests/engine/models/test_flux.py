@@ -23,12 +23,12 @@ from layerdiffuse_mcp.engine.transparency.decode import decode, to_rgba8
 from layerdiffuse_mcp.engine.transparency.encode import transparent_latent
 from layerdiffuse_mcp.engine.transparency.networks import TransparentDecoder
 from layerdiffuse_mcp.engine.weights.reader import read_checkpoint
-from layerdiffuse_mcp.errors import CheckpointError, InvalidRequest, LayerFileError
+from layerdiffuse_mcp.errors import CheckpointError, InvalidRequest, LayerFileError, ModelError
 from layerdiffuse_mcp.families.flux import CODEC, TRANSPARENT
 from layerdiffuse_mcp.hub.catalog import find
 from layerdiffuse_mcp.images.read import read_picture
 from layerdiffuse_mcp.settings import Settings
-from tests.flux_base import CHANNELS, codec, layer_tensors, pipeline, write
+from tests.flux_base import CHANNELS, codec, layer_tensors, pickled, pipeline, write
 from tests.hub.files import FLUX_KEYS, tensors
 from tests.saving import Engine
 
@@ -101,7 +101,8 @@ def test_a_picture_is_that_of_diffusers_with_the_layer_file_merged(engine: Engin
     assert torch.allclose(latent_of(drawn), latent, atol=1e-4)
     unscaled = latent[None] / 0.3611 + 0.1159
     with torch.no_grad():
-        seen = (own.vae.decode(unscaled, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+        seen = own.vae.decode(unscaled, return_dict=False)[0] / 2 + 0.5
+    assert seen.min() < 0 or seen.max() > 1  # which is not clipped
     assert np.abs(pixels_of(drawn, folder) - to_rgba8(decode(codec()[0], seen, unscaled))[0].astype(int)).max() <= 1
 
 
@@ -178,6 +179,8 @@ def test_an_option_that_does_not_act_is_refused(engine: Engine):
     for option in ({"negative_prompt": "a pear"}, {"sampler": "Euler a"}, {"stop_at": 0.5}, {"speed": "draft"}):
         with pytest.raises(InvalidRequest, match=f"{next(iter(option))} would change nothing: FLUX.1-dev models"):
             engine.drawn(request(**option))
+    with pytest.raises(InvalidRequest, match="prompt has 513 tokens; at most 512 are allowed"):
+        engine.drawn(request(prompt="cup " * 513))
     with pytest.raises(InvalidRequest, match="take no LoRAs"):
         engine.drawn(request(prompt="an apple <lora:ink:1>"))
 
@@ -203,6 +206,13 @@ def test_a_decoder_of_another_familys_latents_is_refused(own: tuple[Engine, Path
     engine, models = own
     save_file(TransparentDecoder((8, 8, 8, 8, 16, 16, 16)).state_dict(), models / CODEC.decoder)
     with pytest.raises(LayerFileError, match="latents of 4 channels, and those of flux-small have 16"):
+        engine.drawn(request())
+
+
+def test_the_published_pickle_in_the_decoders_place_is_refused_with_what_to_do(own: tuple[Engine, Path]):
+    engine, models = own
+    (models / CODEC.decoder).write_bytes(pickled())
+    with pytest.raises(ModelError, match=r"is a pickle file under another name.*`layerdiffuse-mcp models convert"):
         engine.drawn(request())
 
 
