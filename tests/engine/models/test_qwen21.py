@@ -198,6 +198,16 @@ def test_a_picture_is_the_same_at_every_offload_level(engine: Engine, folder: Pa
         offloading.close()
 
 
+def test_it_draws_in_the_number_format_that_a_gpu_has(folder: Path):
+    engine = engine_of(folder, dtype="bfloat16", offload="in_turn")
+    try:
+        drawn = engine.drawn(request(image=folder / "photo.png", guidance_scale=2))
+    finally:
+        engine.close()
+    assert drawn.dtype == "bfloat16"
+    assert np.ptp(pixels_of(drawn, folder), axis=(0, 1)).min() > 0
+
+
 def test_only_the_networks_of_one_phase_are_on_the_device(folder: Path):
     engine = engine_of(folder, offload="in_turn")
     wanted = request(image=folder / "layer.png")
