@@ -45,6 +45,11 @@ def printable(text: str | os.PathLike[str], at_most: int = 4096) -> str:
     return shown if len(shown) <= at_most else f"{shown[: at_most - 3]}..."
 
 
+def counted(count: int, what: str) -> str:
+    """How many there are of something: "1 pose", "2 poses"."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def in_words(size: float) -> str:
     """A number of bytes as "7.11 GB", "743 MB" or "12 kB"."""
     if size >= 0.9995 * GB:

@@ -187,6 +187,8 @@ SPEEDS: dict[str, str] = {
     "fine": "as the base and the layer method advise, the default",
 }
 """How much time a drawing may take."""
+MOST_STRENGTH = 0.999
+"""Of img2img as A1111 counts: at 1 it makes all steps, and not one more."""
 EMPHASIS = ("Original", "No norm")
 PREPROCESS: dict[str, str] = {
     "none": "the picture is a map already",
@@ -194,6 +196,11 @@ PREPROCESS: dict[str, str] = {
     "alpha_edge": "the outline of what is not transparent is found",
 }
 """What is made of a picture before a ControlNet sees it; `images/control_maps.py` computes it."""
+
+
+def encoding_steps(steps: int, strength: float) -> int:
+    """How many steps before the end of so many a picture is noised to for img2img, by A1111's meaning of strength."""
+    return int(min(strength, MOST_STRENGTH) * steps)
 
 
 def find_sampler(name: str) -> tuple[Sampler, str | None]:

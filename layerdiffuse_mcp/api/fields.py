@@ -61,7 +61,9 @@ def near(name: str, names: Collection[str]) -> str:
         return "It takes none: leave it out."
     few = len(names) <= FEW
     spelled = MEANT[name] if MEANT.get(name) in names else name[:QUOTED]
-    close = difflib.get_close_matches(spelled, names, n=1 if few or spelled in names else 3, cutoff=0.7 if few else 0.4)
+    most = 1 if few or spelled in names else 3
+    close = difflib.get_close_matches(spelled, names, n=most, cutoff=0.7 if few else 0.4)
+    close = close or [known for known in names if spelled and known.casefold().startswith(spelled.casefold())][:most]
     meant = f"Did you mean {', '.join(close)}? " if close else ""
     return f"{meant}Allowed: {', '.join(names)}."
 
@@ -255,4 +257,5 @@ def explain(error: ValidationError) -> str:
         text = MISTAKES.get(item["type"], "cannot be used as it is").format(**item.get("ctx", {}))
         got = f" (got {quoted(given)})" if isinstance(given, str | int | float) else ""
         parts.append(f"{where or 'what was given'} {text}{got}")
-    return "; ".join(parts) + ("" if parts[-1].endswith((".", "?")) else ".")
+    said = " ".join(part if part.endswith((".", "?")) else f"{part};" for part in parts)
+    return f"{said[:-1]}." if said.endswith(";") else said

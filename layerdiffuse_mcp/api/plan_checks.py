@@ -8,10 +8,12 @@
 
 from collections.abc import Sequence
 
+from layerdiffuse_mcp.api.choices import encoding_steps
 from layerdiffuse_mcp.api.requests import GenerateRequest, Stage
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import FamilySpec, LayerMethod, Role
+from layerdiffuse_mcp.wording import counted
 
 DELIVERY = frozenset({"want", "save_latent", "name", "format", "metadata"})
 """How the files of a result are made, which changes none of its pixels."""
@@ -29,6 +31,7 @@ def check_plan(
     check_family(methods, family.id)
     check_options(request, family, methods)
     check_steps(stages, family)
+    check_controls(request, stages)
     check_inputs(request, methods)
 
 
@@ -96,6 +99,25 @@ def check_steps(stages: Sequence[Stage], family: FamilySpec) -> None:
     """Refuse fewer steps than the family has a schedule for."""
     if min(stage.steps for stage in stages) < family.least_steps:
         raise InvalidRequest(f"{family.title} models draw in {family.least_steps} steps or more. Set steps so.")
+
+
+def check_controls(request: GenerateRequest, stages: Sequence[Stage]) -> None:
+    """Refuse a control within whose start and end no whole step lies of those that it may act in."""
+    redrawn = () if request.detail is None else (request.detail.strength,)
+    strengths = () if request.kept else (None if request.image is None else request.strength,)
+    for number, one in enumerate(request.control):
+        drawn = [stage for stage in stages if not one.frames or {*one.frames} & {*METHODS[stage.method].outputs}]
+        runs = {_steps(stage.steps, strength) for stage in drawn for strength in (*strengths, *redrawn)}
+        if runs and not any(one.acts(step, steps) for steps in runs for step in range(steps)):
+            raise InvalidRequest(
+                f"control.{number} would act in none of the {counted(max(runs), 'step')}: no whole step lies between "
+                f"its start {one.start:g} and its end {one.end:g}. Set more steps, or set start and end further apart."
+            )
+
+
+def _steps(steps: int, strength: float | None) -> int:
+    """How many of so many steps are made: with a strength the last ones, as img2img begins a step further up."""
+    return steps if strength is None else encoding_steps(steps, strength) + 1
 
 
 def check_inputs(request: GenerateRequest, methods: Sequence[LayerMethod]) -> None:

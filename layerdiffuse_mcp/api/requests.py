@@ -65,6 +65,7 @@ from layerdiffuse_mcp.api.fields import (
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
 from layerdiffuse_mcp.families.spec import Role, Task
+from layerdiffuse_mcp.wording import counted
 
 MAX_SUBJECTS = 64
 """Of a set."""
@@ -280,7 +281,8 @@ class SetRequest(_Request):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "SetRequest":
         if len(self.subjects) != len(self.pictures):
-            raise ValueError(f"{len(self.subjects)} subjects and {len(self.pictures)} pictures: each needs the other")
+            numbers = counted(len(self.subjects), "subject"), counted(len(self.pictures), "picture")
+            raise ValueError(f"{' and '.join(numbers)}: each needs the other")
         if any(picture.count != 1 or picture.image or picture.inputs for picture in self.pictures):
             raise ValueError("each subject of a set is drawn once, and from no picture")
         return self

@@ -11,7 +11,7 @@ from layerdiffuse_mcp.api.fields import DRAW_SEED, MAX_SEED
 from layerdiffuse_mcp.api.plan import draw_seed
 from layerdiffuse_mcp.api.requests import MAX_SUBJECTS, GenerateRequest, SetRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.wording import quoted
+from layerdiffuse_mcp.wording import counted, quoted
 
 SEEDS = {"same": "every picture has the one seed", "counted": "seed, seed + 1, ... in the order of the subjects"}
 
@@ -66,7 +66,13 @@ def _posed(
     if not control:
         raise InvalidRequest("poses are followed by a ControlNet: name it in options.control, without an image.")
     if len(poses) != count:
-        raise InvalidRequest(f"{len(poses)} poses and {count} subjects: give one pose a subject, in their order.")
+        given = f"{counted(len(poses), 'pose')} and {counted(count, 'subject')}"
+        raise InvalidRequest(f"{given}: give one pose a subject, in their order.")
+    if "image" in control[0]:
+        raise InvalidRequest(
+            "poses would take the place of the image of options.control.0, which all pictures follow without them: "
+            "leave one of the two out."
+        )
     return [[{**control[0], "image": pose}, *control[1:]] for pose in poses]
 
 

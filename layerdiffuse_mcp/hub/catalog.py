@@ -91,10 +91,23 @@ def find(name: str | None, settings: Settings) -> ModelEntry:
         for entry in entries:
             if spelled(wanted) in (spelled(entry.name), *map(spelled, _aliases(entry))):
                 return entry
+    if where := _named_in(wanted, user_files):
+        raise ModelNotFound(f"{printable(wanted, 80)} is no base model: {where}. It is here, and needs no preparing.")
     known = near(wanted, [entry.name for entry in entries])
     raise ModelNotFound(
         f"There is no model '{printable(wanted, 80)}'. {known} {_real_bases(entries, settings)}".rstrip()
     )
+
+
+def _named_in(name: str, user_files: ModelsFolder) -> str:
+    """Where a file of the user's is named that is no base; nothing where there is none of that name."""
+    places = {
+        "as a ControlNet it is named in options.control": user_files.controls,
+        "as an IP-Adapter it is named in options.reference": user_files.adapters,
+        "as a LoRA it is named in options.loras": user_files.loras,
+    }
+    wanted = name.casefold()
+    return next((where for where, known in places.items() if wanted in (one.name.casefold() for one in known)), "")
 
 
 def _real_bases(entries: Sequence[ModelEntry], settings: Settings) -> str:

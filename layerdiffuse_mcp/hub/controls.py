@@ -13,11 +13,16 @@ from pathlib import Path
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.errors import ModelNotFound
 from layerdiffuse_mcp.families.entries import ControlEntry
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.families.spec import FamilySpec
 from layerdiffuse_mcp.hub.folder import read_models_folder
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable
 
+CONTROLNETS = "ControlNet", ".safetensors, or diffusers folders"
+ADAPTERS = "IP-Adapter", ".safetensors"
+"""What they are called, in messages and as the folder where they go; and what is read there."""
 WIDTHS = (("hidden_size", "image_proj.proj_in.weight"), ("projection_dim", "image_proj.proj.weight"))
 """What of an image encoder's configuration an adapter's width is: of its states, or of its one embedding."""
 
@@ -32,14 +37,18 @@ def adapters(settings: Settings) -> tuple[ControlEntry, ...]:
     return read_models_folder(settings.models_dir).adapters
 
 
-def find_control(name: str, settings: Settings) -> ControlEntry:
-    """The ControlNet of that name; raises ModelNotFound naming the near ones, or where files of them go."""
-    return _find(name, controls(settings), "ControlNet", "ControlNets (.safetensors, or diffusers folders)", settings)
+def find_control(name: str, settings: Settings, family: FamilySpec | None = None) -> ControlEntry:
+    """The ControlNet of that name.
+
+    Raises:
+        ModelNotFound: there is none, or it does not fit bases of the family; it names those that do, or where they go.
+    """
+    return _find(name, controls(settings), CONTROLNETS, settings, family)
 
 
-def find_adapter(name: str, settings: Settings) -> ControlEntry:
+def find_adapter(name: str, settings: Settings, family: FamilySpec | None = None) -> ControlEntry:
     """The IP-Adapter of that name; raises as `find_control` does."""
-    return _find(name, adapters(settings), "IP-Adapter", "IP-Adapters (.safetensors)", settings)
+    return _find(name, adapters(settings), ADAPTERS, settings, family)
 
 
 def find_encoder(adapter: ControlEntry, settings: Settings) -> Path:
@@ -62,11 +71,20 @@ def find_encoder(adapter: ControlEntry, settings: Settings) -> Path:
     )
 
 
-def _find(name: str, entries: Sequence[ControlEntry], title: str, files: str, settings: Settings) -> ControlEntry:
+def _find(
+    name: str, entries: Sequence[ControlEntry], files: tuple[str, str], settings: Settings, family: FamilySpec | None
+) -> ControlEntry:
+    title, layouts = files
+    fitting = [entry.name for entry in entries if family is None or entry.family == family.id]
+    whose = f" for {family.title} models" if family else ""
+    known = near(name, fitting) if fitting else f"None{whose} is on this machine."
+    folder = f"{title}s ({layouts}) go into {printable(settings.models_dir / title.lower())}."
     for spelled in (str, str.casefold):
         for entry in entries:
-            if spelled(name) == spelled(entry.name):
+            if spelled(name) != spelled(entry.name):
+                continue
+            if family is None or entry.family == family.id:
                 return entry
-    known = near(name, [entry.name for entry in entries]) if entries else "None is on this machine."
-    folder = printable(settings.models_dir / title.lower())
-    raise ModelNotFound(f"There is no {title} '{printable(name, 80)}'. {known} {files} go into {folder}.")
+            fits = f"for {FAMILIES[entry.family].title} models" if entry.family else "of a kind that is not known"
+            raise ModelNotFound(f"The {title} {entry.name} is {fits}, and {family.title} models need another. {known}")
+    raise ModelNotFound(f"There is no {title} '{printable(name, 80)}'{whose}. {known} {folder}")

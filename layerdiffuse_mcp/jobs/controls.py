@@ -9,7 +9,6 @@ from layerdiffuse_mcp.api.control import Control, Reference
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.entries import ControlEntry, ModelEntry
-from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import FamilySpec
 from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.controls import find_adapter, find_control, find_encoder
@@ -23,8 +22,8 @@ def with_controls(
     """The request with its ControlNets and IP-Adapter as the catalogue names them.
 
     Raises:
-        ModelNotFound: there is none of a name, or no image encoder.
-        InvalidRequest: one does not fit the base, or would see an empty map.
+        ModelNotFound: there is none of a name that fits the base, or no image encoder.
+        InvalidRequest: one would see an empty map.
         ImageError: a picture cannot be read.
     """
     from layerdiffuse_mcp.images.read import is_opaque
@@ -37,9 +36,8 @@ def with_controls(
             f"{' and '.join(acts)} would not act on {entry.name}: no network for that has its size. Name a real base, "
             "or leave it out."
         )
-    named = [find_control(one.model, settings) for one in request.control]
-    for control, one in zip(named, request.control, strict=True):
-        _check_family(control, "ControlNet", entry, family)
+    named = [find_control(one.model, settings, family) for one in request.control]
+    for one in request.control:
         if one.preprocess == "alpha_edge" and is_opaque(one.image, settings.max_pixels):
             raise InvalidRequest(
                 f"{name_of(one.image)} has no transparency, so it has no outline for alpha_edge to find: set "
@@ -48,8 +46,7 @@ def with_controls(
     renamed = [_renamed(one, found) for one, found in zip(request.control, named, strict=True)]
     reference = request.reference
     if reference is not None:
-        adapter = find_adapter(reference.model, settings)
-        _check_family(adapter, "IP-Adapter", entry, family)
+        adapter = find_adapter(reference.model, settings, family)
         find_encoder(adapter, settings)
         reference = _renamed(reference, adapter)
     return request.model_copy(update={"control": tuple(renamed), "reference": reference})
@@ -60,12 +57,3 @@ S = TypeVar("S", Control, Reference)
 
 def _renamed(settings: S, found: ControlEntry) -> S:
     return settings.model_copy(update={"model": found.name})
-
-
-def _check_family(found: ControlEntry, title: str, entry: ModelEntry, family: FamilySpec) -> None:
-    if found.family != family.id:
-        fits = f"for {FAMILIES[found.family].title} models" if found.family else "of a kind that is not known"
-        raise InvalidRequest(
-            f"The {title} {found.name} is {fits}, and {entry.name} is an {family.title} model. Name another, as "
-            "list_models lists them."
-        )

@@ -1,6 +1,7 @@
 """A request that cannot be is refused in words that an agent can act on."""
 
 import pickle
+import re
 
 import pytest
 
@@ -49,3 +50,9 @@ def test_enums_in_the_schema_come_from_the_tables() -> None:
     schema = Stage.model_json_schema()["properties"]
     assert "DPM++ 2M SDE" in schema["sampler"]["enum"]
     assert "layer_xl_fgble2bg" in schema["method"]["enum"]
+
+
+def test_what_is_wrong_with_several_fields_is_said_in_whole_sentences():
+    with pytest.raises(InvalidRequest) as raised:
+        validated(GenerateRequest, {"prompt": "x", "speed": "fast", "steps": 0, "guidance_scale": 99})
+    assert re.search(r"Allowed: [\w, ]+\. steps must be .*; guidance_scale must be [^;]*\.$", str(raised.value))

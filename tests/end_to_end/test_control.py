@@ -129,7 +129,7 @@ async def test_each_picture_of_a_set_follows_a_pose_of_its_own(client: Client, f
     same, moved = [await drawn_set(client, options(*poses)) for poses in ((first, first), (first, other))]
     assert [bool(levels_apart(*pair)) for pair in zip(same, moved, strict=True)] == [False, True]
     refused = await client.call_tool("generate_set", options(first))
-    assert "1 poses and 2 subjects: give one pose a subject" in text_of(refused)
+    assert "1 pose and 2 subjects: give one pose a subject" in text_of(refused)
 
 
 async def drawn_set(client: Client, given: dict[str, Any]) -> list[Path]:

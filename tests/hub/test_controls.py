@@ -50,3 +50,5 @@ def test_an_unknown_name_is_refused_with_the_near_ones_or_the_folder(settings: S
     write(settings.models_dir / "canny.safetensors", tensors(FILES["xl-lineart"][0]))
     with pytest.raises(ModelNotFound, match="Did you mean canny"):
         find_control("cany", settings)
+    with pytest.raises(ModelNotFound, match=r"as a ControlNet it is named in options\.control"):
+        catalog.find_any("canny", settings)

@@ -56,7 +56,10 @@ def planned(request: GenerateRequest, settings: Settings) -> DrawPlan:
 
 REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], type[LayerDiffuseError], str]] = {
     "an unknown one": ([{"model": "cany"}], {}, LayerDiffuseError, "There is no ControlNet 'cany'"),
-    "of another family": ([{"model": "sdxl_canny"}], {}, InvalidRequest, "is for SDXL models, and tiny-sd15 is"),
+    "a part of names": ([{"model": "sd15"}], {}, LayerDiffuseError, "models. Did you mean sd15_canny? Allowed: sd15_"),
+    "of another family": (
+        [{"model": "sdxl_canny"}], {}, LayerDiffuseError, "and SD 1.5 models need another. Did you mean sd15_canny?",
+    ),
     "for the pocket model": ([{}], {"model": "pocket"}, InvalidRequest, "control would not act on pocket"),
     "no picture": ([{"image": "text.png"}], {}, ImageError, "text.png"),
     "an outline of what has none": (
@@ -64,6 +67,12 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], type[LayerDiffuse
     ),
     "a frame that is not drawn": ([{"frames": ["background"]}], {}, InvalidRequest, "and no background"),
     "no step": ([{"start": 0.5, "end": 0.5}], {}, InvalidRequest, "start is not below end"),
+    "none of few steps": (
+        [{}, {"start": 0.1, "end": 0.2}], {"steps": 2}, InvalidRequest, "control.1 would act in none of the 2 steps",
+    ),
+    "none of the steps that edit": (
+        [{"end": 0.5}], {"image": "cut.png", "strength": 0.1, "steps": 4}, InvalidRequest, "in none of the 1 step:",
+    ),
     "no strength": ([{"strength": 0}], {}, InvalidRequest, "strength must be more than 0"),
     "an unknown preprocessing": ([{"preprocess": "depth"}], {}, InvalidRequest, "unknown preprocessing 'depth'"),
     "an unknown field": ([{"weight": 1}], {}, InvalidRequest, "a control has no 'weight'"),
@@ -113,10 +122,24 @@ def test_the_pictures_of_a_set_follow_one_and_have_one_size(known: Settings):
     assert {task.result for task in made.tasks if isinstance(task, DrawPlan)} == {(64, 64)}
 
 
+def test_a_control_acts_in_one_run_of_several_at_least(known: Settings):
+    some = {"start": 0.1, "end": 0.2, "frames": ["foreground"]}
+    detail = {"scale": 2, "strength": 1}
+    with pytest.raises(InvalidRequest, match=r"control\.0 would act in none of the 4 steps"):
+        planned(request(some, steps=4, detail=detail), known)
+    assert planned(request({"end": 0.5}, image="cut.png", strength=0.1, steps=4, detail=detail), known).control
+
+
+def test_poses_and_a_picture_for_all_are_not_given_together():
+    fields = {"control": [CONTROL], "poses": ["cut.png"]}
+    with pytest.raises(InvalidRequest, match=r"poses would take the place of the image of options\.control\.0"):
+        set_of(["a cup"], fields=fields)
+
+
 REFERENCE = {"model": "sd15-plain", "image": "cut.png"}
 UNFIT = {
     "an unknown one": ({"model": "sd15-plan"}, "Did you mean sd15-plain"),
-    "of another family": ({"model": "sdxl-plain"}, "is for SDXL models, and tiny-sd15 is"),
+    "of another family": ({"model": "sdxl-plain"}, "is for SDXL models, and SD 1.5 models need another"),
     "without its encoder": ({"model": "wide"}, "goes with an image encoder whose projection_dim is 31, and none is"),
     "no picture": ({"image": "text.png"}, "text.png"),
     "no strength": ({"strength": 0}, "reference.strength must be more than 0"),

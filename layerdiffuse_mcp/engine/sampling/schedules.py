@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerdiffuse_mcp.api.choices import SCHEDULES, Sampler
+from layerdiffuse_mcp.api.choices import SCHEDULES, Sampler, encoding_steps
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.sd15 import SD15
 
 _ZERO_SNR_LAST_ALPHA = 4.8973451890853435e-08  # the reference's stand-in for 0, where sigma would be infinite
-_MOST_STRENGTH = 0.999
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def sigmas(schedule: str, steps: int, table: SigmaTable, sampler: Sampler) -> Te
 
 def img2img_sigmas(levels: Tensor, steps: int, strength: float) -> Tensor:
     """The end of a whole run's levels that img2img at `strength` (0..1) goes through: at least one step."""
-    return levels[steps - _encoding_steps(steps, strength) - 1 :]
+    return levels[steps - encoding_steps(steps, strength) - 1 :]
 
 
 @dataclass(frozen=True)
@@ -247,7 +246,7 @@ def plan(sampler: Sampler, schedule: str, steps: int, table: SigmaTable, strengt
 def _unipc_plan(steps: int, table: SigmaTable, strength: float | None) -> Plan:
     """Times evenly spaced from 1 (or img2img's start) down to 1 / T, as A1111 runs UniPC."""
     times = _compvis_timesteps(steps)
-    kept = len(times) if strength is None else min(max(_encoding_steps(steps, strength), 1), len(times))
+    kept = len(times) if strength is None else min(max(encoding_steps(steps, strength), 1), len(times))
     total = len(table.sigmas)
     first = 1.0 if strength is None else float(times[kept - 1] / total + 1 / total)
     t = torch.linspace(first, 1 / total, kept + 1)
@@ -268,7 +267,7 @@ def _ddim_plan(steps: int, table: SigmaTable, strength: float | None) -> Plan:
     times = _compvis_timesteps(steps)
     # one step at least, where the reference would make none
     times = times if len(times) > 1 else torch.tensor([1, 999])
-    kept = len(times) if strength is None else max(_encoding_steps(steps, strength), 2)
+    kept = len(times) if strength is None else max(encoding_steps(steps, strength), 2)
     used = times[:kept]
     begun = None if strength is None else int(times[min(kept, len(times) - 1)])
     return _preserving_plan(table.sigmas[used.flip(0)], None, table, begun)
@@ -287,10 +286,6 @@ def _preserving_plan(levels: Tensor, asked: Tensor | None, table: SigmaTable, be
 def _compvis_timesteps(steps: int) -> Tensor:
     """A1111's timesteps for UniPC and DDIM, lowest first; may be more than `steps`."""
     return (torch.arange(0, 1000, max(1000 // steps, 1)) + 1).clamp(max=999)
-
-
-def _encoding_steps(steps: int, strength: float) -> int:
-    return int(min(strength, _MOST_STRENGTH) * steps)
 
 
 def _then_zero(levels: Tensor) -> Tensor:
