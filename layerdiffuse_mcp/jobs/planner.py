@@ -153,11 +153,6 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
     from layerdiffuse_mcp.images.sets import set_grid
 
     first = request.pictures[0]
-    if first.fit is not None:
-        raise InvalidRequest(
-            "fit would change nothing: pictures of a set are drawn near the model's own size, and cell.fit says how "
-            "they come to their cells. Leave it out of options."
-        )
     size: dict[str, int] = {}
     shape = request.cell.pixels or ((1, 1) if any(picture.control for picture in request.pictures) else None)
     if shape:  # drawn in the cell's shape, at about the size that the model draws best
