@@ -20,24 +20,26 @@ MAX_CONTROLS = 4
 MAX_STRENGTH = 2
 CONTROL_PICTURE = "control_"
 """What the names of control pictures among a request's begin with; a number from 1 follows."""
+AddedName = Annotated[str, Field(min_length=1, max_length=200)]
+"""The name of a ControlNet or an IP-Adapter."""
+Strength = Annotated[float, Field(gt=0, le=MAX_STRENGTH, allow_inf_nan=False)]
 REFERENCE, REFERENCE_MASK = "reference", "reference_mask"
 """The names of the picture that is referred to, and of its mask."""
 
 
-class ControlSettings(Options):
-    """A ControlNet and how it acts. `start` and `end` are shares of the steps; no `frames` are all that are drawn."""
+class ControlUse(Options):
+    """How a ControlNet acts. `start` and `end` are shares of the steps; no `frames` are all that are drawn."""
 
     what: ClassVar[str] = "control"
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
     preprocess: Annotated[str, OneOf(tuple(PREPROCESS), "preprocessing")] = "none"
-    strength: Annotated[float, Field(gt=0, le=MAX_STRENGTH, allow_inf_nan=False)] = 1.0
+    strength: Strength = 1.0
     start: Annotated[float, bounded(0, 1, "Share of the steps before it acts")] = 0.0
     end: Annotated[float, bounded(0, 1, "Share of the steps after which it does not act")] = 1.0
     frames: Annotated[tuple[Role, ...], Field(max_length=len(ROLES))] = ()
 
     @model_validator(mode="after")
-    def _acts_at_all(self) -> "ControlSettings":
+    def _acts_at_all(self) -> "ControlUse":
         if self.start >= self.end:
             raise ValueError("start is not below end, so it would never act: choose a smaller start or a larger end")
         return self
@@ -47,19 +49,30 @@ class ControlSettings(Options):
         return step / steps >= self.start and (step + 1) / steps <= self.end
 
 
+class ControlSettings(ControlUse):
+    """A ControlNet by name, and how it acts."""
+
+    model: AddedName
+
+
 class Control(ControlSettings):
     """With the picture that is followed."""
 
     image: Path
 
 
-class ReferenceSettings(Options):
-    """An IP-Adapter, and how strongly it acts."""
+class ReferenceUse(Options):
+    """How an IP-Adapter acts."""
 
     what: ClassVar[str] = "reference"
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
-    strength: Annotated[float, Field(gt=0, le=MAX_STRENGTH, allow_inf_nan=False)] = 0.6
+    strength: Strength = 0.6
+
+
+class ReferenceSettings(ReferenceUse):
+    """An IP-Adapter by name, and how strongly it acts."""
+
+    model: AddedName
 
 
 class Reference(ReferenceSettings):

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.api.control import CONTROL_PICTURE, REFERENCE, REFERENCE_MASK, control_names
+from layerdiffuse_mcp.api.control import REFERENCE, REFERENCE_MASK, control_names
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture
 from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, GenerateRequest, can_replace, validated
@@ -28,6 +28,7 @@ from layerdiffuse_mcp.api.sizes import AS_IS
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.families.registry import FAMILIES, METHODS
 from layerdiffuse_mcp.images.files import name_of
+from layerdiffuse_mcp.recipes.merging import dropped, place_of, replaced, whole
 from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import short
 
@@ -101,21 +102,18 @@ def request_from(
             f"Use the version of layerdiffuse-mcp that made it: {short(raw.get('software', 'unknown'))}"
         )
     old, pictures = _read(raw)
-    changes = dict(changes or {})
+    named = dict(changes or {})
+    changes = whole(old, named)
     for name in () if pictures else ("strength", "resize_mode"):
         old.pop(name, None)  # they act on pictures: earlier versions wrote them all the same
     fields = {**_size_of(old, changes), **changes}
     if "stages" not in changes:
         fields["stages"] = _changed_stages(old.get("stages"), changes)
         fields.pop("method", None)  # the others stay: the planner refuses those that change nothing
-    fields["notes"] = _notes_on_prompts(old, changes, fields)
+    fields["notes"] = (*_notes_on_prompts(old, changes, fields), *dropped(old, named))
     fields["drawn_with"] = _drawn_with(raw, changes, fields["stages"])
     given = {*changes.get("inputs", {}), *(name for name in _NAMED_BY_FIELD if name in changes)}
-    if "control" in changes:
-        given |= {name for name in pictures if name.startswith(CONTROL_PICTURE)}
-    if "reference" in changes:
-        given |= {REFERENCE, REFERENCE_MASK}
-    return validated(GenerateRequest, _with_pictures(fields, pictures, given, find))
+    return validated(GenerateRequest, _with_pictures(fields, pictures, given | replaced(old, named), find))
 
 
 def _size_of(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,16 +234,18 @@ def _notes_on_prompts(old: Mapping[str, Any], changes: Mapping[str, Any], fields
 
     So do prompts of layers that are not drawn, which earlier versions took and did not read.
     """
-    own = old.get("layer_prompts")
+    own, named = old.get("layer_prompts"), changes.get("layer_prompts", {})
     same = _words(changes.get("prompt", old.get("prompt"))) == _words(old.get("prompt"))
-    if not own or not isinstance(own, Mapping) or "layer_prompts" in changes:
+    if not own or not isinstance(own, Mapping) or not isinstance(named, Mapping):
         return ()
     if same:
         drawn = _drawn_by(fields["stages"])
-        fields["layer_prompts"] = {role: text for role, text in own.items() if not drawn or role in drawn}
+        fields["layer_prompts"] = {role: text for role, text in own.items() if not drawn or role in drawn} | dict(named)
         return ()
-    del fields["layer_prompts"]
-    roles = short(", ".join(map(str, own)))
+    fields["layer_prompts"] = named
+    if not (gone := [str(role) for role in own if role not in named]):
+        return ()
+    roles = short(", ".join(gone))
     return (f"The recipe's own prompts for {roles} were dropped, since the prompt is another.",)
 
 
@@ -270,7 +270,10 @@ def _with_pictures(
             continue
         if find is None:
             raise ImageError(f"The recipe starts from {short(picture.name)}, which is not given. Give it as {name}.")
-        found[name] = find(picture)
+        try:
+            found[name] = find(picture)
+        except ImageError as error:
+            raise ImageError(f"{error} Or give another as {place_of(name)}.") from None
     made = dict(fields)
     if isinstance(controls := made.get("control"), Sequence):
         named = zip(control_names(len(controls)), controls, strict=True)

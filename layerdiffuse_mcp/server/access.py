@@ -102,8 +102,8 @@ def find_picture(wanted: GivenPicture, folders: Sequence[Path], opener: Callable
     name = short(Path(wanted.name).name)
     raise ImageError(
         f"The recipe starts from {name}, and no file with its content (SHA-256 {wanted.sha256[:10]}...) is in the "
-        "folders that may be read: it was moved or has changed since. Put it back, add its folder to "
-        "LAYERDIFFUSE_READ_DIRS, or give another picture."
+        "folders that may be read: it was moved or has changed since. Put it back, or add its folder to "
+        "LAYERDIFFUSE_READ_DIRS."
     )
 
 

@@ -1,5 +1,6 @@
 """What is asked of ControlNets before anything waits."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layerdiffuse_mcp.api.given import GivenPicture, PlannedControl
 from layerdiffuse_mcp.api.plan import DrawPlan, batch_key
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.api.sets import set_of
@@ -103,8 +105,68 @@ def test_a_recipe_names_the_picture_and_makes_the_same_plan_again(known: Setting
     assert all("image" not in control for control in recipe["request"]["control"])
     again = planned(request_from(recipe, find=lambda picture: Path(picture.name)), known)
     assert again.control == task.control
-    other = planned(request_from(recipe, {"control": [CONTROL]}, lambda picture: Path(picture.name)), known)
-    assert len(other.control) == 1
+
+
+def found(picture: GivenPicture) -> Path:
+    return Path(picture.name)
+
+
+def lost(picture: GivenPicture) -> Path:
+    raise ImageError(f"{picture.name} is gone.")
+
+
+def test_a_part_of_a_control_is_changed_and_the_rest_stays(known: Settings):
+    how = {"preprocess": "canny", "start": 0.1, "end": 0.5, "frames": ["foreground"]}
+    task = planned(request({}, {"image": "opaque.png", **how}, seed=3), known)
+    recipe = recipe_of(task, weights={}, device="cpu", dtype="float32")
+    first, second = task.control
+    changes: list[tuple[list[dict[str, Any]], list[PlannedControl]]] = [
+        ([{}, {"strength": 0.3}], [first, second.model_copy(update={"strength": 0.3})]),
+        ([{"model": "SD15_CANNY", "end": 0.4}, {}], [first.model_copy(update={"end": 0.4}), second]),
+        ([{}, {"image": "cut.png"}], [first, second.model_copy(update={"image": first.image})]),
+        ([{}, {}, CONTROL], [first, second, first]),
+        ([], []),
+    ]
+    for change, expected in changes:
+        again = request_from(recipe, {"control": change}, found)
+        assert [*planned(again, known).control] == expected
+        assert again.notes == ()
+    fewer = request_from(recipe, {"control": [{}]}, found)
+    assert [*planned(fewer, known).control] == [first]
+    assert "The recipe's control sd15_canny was dropped" in fewer.notes[0]
+
+
+def test_another_control_starts_anew_and_what_is_no_control_is_refused(known: Settings):
+    recipe = recipe_of(planned(request({}, seed=3), known), weights={}, device="cpu", dtype="float32")
+    wrong: dict[str, Any] = {
+        r"control\.0\.image is missing": [{"model": "other"}],
+        r"control\.1\.model is missing": [{}, {"strength": 1}],
+        "start is not below end": [{"start": 0.9, "end": 0.2}],
+        "control must be a list": {"strength": 1},
+        r"control\.0 must be an object": ["sd15_canny"],
+    }
+    for says, change in wrong.items():
+        with pytest.raises(InvalidRequest, match=says):
+            request_from(recipe, {"control": change}, found)
+
+
+def test_a_picture_that_is_gone_is_replaced_by_a_change(known: Settings):
+    refer = REFERENCE | {"mask": "cut.png"}
+    recipe = recipe_of(planned(request({}, {}, reference=refer, seed=3), known), weights={}, device="", dtype="")
+    control: list[dict[str, Any]] = []
+    reference: dict[str, str] = {}
+    places = [
+        ('changes.options.control: [{"image": "new.png"}]', lambda: control.append({"image": "cut.png"})),
+        ('changes.options.control: [{}, {"image": "new.png"}]', lambda: control.append({"image": "cut.png"})),
+        ('changes.options.reference: {"image": "new.png"}', lambda: reference.update(image="cut.png")),
+        ('changes.options.reference: {"mask": "new.png"}', lambda: reference.update(mask="cut.png")),
+    ]
+    for says, repair in places:
+        kept = [*control, *[{}] * (2 - len(control))]
+        with pytest.raises(ImageError, match=re.escape(f"cut.png is gone. Or give another as {says}.")):
+            request_from(recipe, {"control": kept, "reference": reference}, lost)
+        repair()
+    assert request_from(recipe, {"control": control, "reference": reference}, lost).reference
 
 
 def test_a_damaged_recipe_is_refused_in_words(known: Settings):
@@ -162,3 +224,5 @@ def test_a_reference_is_in_the_plan_and_in_the_recipe_and_gives_no_shape(known: 
     assert recipe["request"]["reference"] == {"model": "sd15-plain", "strength": 0.6}
     again = planned(request_from(recipe, find=lambda picture: Path(picture.name)), known)
     assert again.reference == task.reference
+    part = request_from(recipe, {"reference": {"strength": 0.3}}, lambda picture: Path(picture.name))
+    assert planned(part, known).reference == task.reference.model_copy(update={"strength": 0.3})

@@ -156,6 +156,19 @@ def test_with_another_prompt_the_layers_own_prompts_go_and_that_is_said() -> Non
         assert request_from(written, kept).notes == ()
 
 
+def test_a_part_of_the_layers_prompts_or_of_detail_is_changed_and_the_rest_stays() -> None:
+    prompts = {"foreground": "an apple", "background": "a meadow"}
+    detail = {"scale": 3, "strength": 0.5}
+    written = recipe(plan(task=Task.LAYERS, layer_prompts=prompts, detail=detail))
+    again = request_from(written, {"layer_prompts": {"background": "a lake"}, "detail": {"strength": 0.2}})
+    assert again.layer_prompts == prompts | {"background": "a lake"}
+    assert again.detail is not None
+    assert (again.detail.scale, again.detail.strength) == (3, 0.2)
+    other = request_from(written, {"prompt": "a cup", "layer_prompts": {"background": "a lake"}})
+    assert other.layer_prompts == {"background": "a lake"}
+    assert "own prompts for foreground were dropped" in other.notes[0]
+
+
 def test_a_prompt_of_a_layer_that_is_not_drawn_is_left_out_of_an_older_recipe() -> None:
     old = recipe(plan())
     old["request"]["layer_prompts"] = {"foreground": "an apple", "background": "a table"}

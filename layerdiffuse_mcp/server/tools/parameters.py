@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from layerdiffuse_mcp.api.choices import PREPROCESS
-from layerdiffuse_mcp.api.control import MAX_CONTROLS, ControlSettings, ReferenceSettings
+from layerdiffuse_mcp.api.control import MAX_CONTROLS, MAX_STRENGTH, AddedName, ControlUse, ReferenceUse
 from layerdiffuse_mcp.api.detail import STRENGTH, Scale, Strength
 from layerdiffuse_mcp.api.fields import (
     MAX_PROMPT_CHARACTERS,
@@ -44,6 +44,7 @@ from layerdiffuse_mcp.api.fields import (
 from layerdiffuse_mcp.api.requests import MAX_SUBJECTS
 from layerdiffuse_mcp.api.sizes import fit
 from layerdiffuse_mcp.errors import InvalidRequest
+from layerdiffuse_mcp.families.spec import ROLES
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.emphasis import extract_loras
@@ -116,9 +117,10 @@ class LayerPrompts(Described):
     blended: Omittable[Annotated[str, _layer_prompt("finished picture, both layers together,")]] = None
 
 
-class GivenControl(ControlSettings):
-    """A ControlNet, and the picture that is followed; in a set it may be one of `poses`."""
+class GivenControl(ControlUse):
+    """What is said of a ControlNet: in a set its picture may be one of `poses`; a redrawing has the rest already."""
 
+    model: Omittable[AddedName] = None
     image: Omittable[Annotated[str, Field(min_length=1, max_length=4096)]] = None
 
 
@@ -126,25 +128,28 @@ CONTROLS = {
     "type": "array",
     "maxItems": MAX_CONTROLS,
     "items": {"type": "object"},
-    "description": "ControlNets of list_models, each with an image (path or id) to follow; preprocess "
-    f"({', '.join(PREPROCESS)}) makes its map, start and end are shares of the steps, frames the layers that follow, "
-    "default all",
+    "description": "ControlNets of list_models, each {model; image: path or id, to follow; preprocess: "
+    f"{', '.join(PREPROCESS)}, default {ControlUse().preprocess}, as for a map; strength: above 0 to {MAX_STRENGTH}, "
+    f"default {ControlUse().strength:g}; start, end: shares of the steps, default {ControlUse().start:g}, "
+    f"{ControlUse().end:g}; frames: layers that follow, of {', '.join(ROLES)}, default all}}",
     "examples": [[{"model": "canny", "image": "house.png", "preprocess": "canny", "strength": 0.8, "end": 0.7}]],
 }
 """What a schema says of controls: all tools show it, so it is short."""
 
 
-class GivenReference(ReferenceSettings):
-    """An IP-Adapter, the picture that is referred to, and where."""
+class GivenReference(ReferenceUse):
+    """What is said of an IP-Adapter, the picture that is referred to, and where; a redrawing has the rest already."""
 
-    image: Annotated[str, Field(min_length=1, max_length=4096)]
+    model: Omittable[AddedName] = None
+    image: Omittable[Annotated[str, Field(min_length=1, max_length=4096)]] = None
     mask: Omittable[Annotated[str, Field(min_length=1, max_length=4096)]] = None
 
 
 REFERENCED = {
     "type": "object",
-    "description": "An IP-Adapter of list_models and an image (path or id) whose subject or style is taken up; "
-    "strength 0 to 2, default 0.6; mask is an image that is white where it acts, default everywhere",
+    "description": f"An IP-Adapter of list_models {{model; image: path or id, whose subject or style is taken up; "
+    f"strength: above 0 to {MAX_STRENGTH}, default {ReferenceUse().strength:g}; mask: image that is white where it "
+    "acts, default everywhere}",
     "examples": [{"model": "ip-adapter-plus_sd15", "image": "cat.png", "strength": 0.6}],
 }
 

@@ -20,8 +20,8 @@ from layerdiffuse_mcp.server.tools.consent import Drawings, consent_to_draw
 from layerdiffuse_mcp.server.tools.drawing import with_copies
 from layerdiffuse_mcp.server.tools.parameters import (
     Described,
-    GivenOptions,
     GivenOutput,
+    Options,
     Output,
     Size,
     fields_of,
@@ -40,7 +40,16 @@ class Changes(Described):
     size: Omittable[Size] = None
     seed: Omittable[Seed] = None
     count: Omittable[Count] = None
-    options: Omittable[GivenOptions] = None
+    options: Omittable[
+        Annotated[
+            Options,
+            Field(
+                description="What is left out stays, also within reference, detail and the entries of control by their "
+                "places; another model there starts anew",
+                examples=[{"steps": 30, "control": [{"strength": 0.5}]}],
+            ),
+        ]
+    ] = None
 
 
 class Pictures(Described):
