@@ -196,6 +196,8 @@ PREPROCESS: dict[str, str] = {
     "alpha_edge": "the outline of what is not transparent is found",
 }
 """What is made of a picture before a ControlNet sees it; `images/control_maps.py` computes it."""
+LINE_KINDS = frozenset({"canny", "lineart", "scribble", "softedge", "mlsd"})
+"""Kinds of ControlNets whose maps are light lines on black."""
 
 
 def encoding_steps(steps: int, strength: float) -> int:

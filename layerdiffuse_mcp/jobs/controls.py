@@ -3,8 +3,10 @@
 request = with_controls(request, entry, family, settings)
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
+from layerdiffuse_mcp.api.choices import LINE_KINDS
 from layerdiffuse_mcp.api.control import Control, Reference
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -43,13 +45,31 @@ def with_controls(
                 f"{name_of(one.image)} has no transparency, so it has no outline for alpha_edge to find: set "
                 "preprocess to canny, or give a transparent picture."
             )
+    notes = (*request.notes, *_no_maps(request, named, settings))
     renamed = [_renamed(one, found) for one, found in zip(request.control, named, strict=True)]
     reference = request.reference
     if reference is not None:
         adapter = find_adapter(reference.model, settings, family)
         find_encoder(adapter, settings)
         reference = _renamed(reference, adapter)
-    return request.model_copy(update={"control": tuple(renamed), "reference": reference})
+    return request.model_copy(update={"control": tuple(renamed), "reference": reference, "notes": notes})
+
+
+def _no_maps(request: GenerateRequest, named: Sequence[ControlEntry], settings: Settings) -> tuple[str, ...]:
+    """What to say of pictures that are given as maps of lines and are plainly none."""
+    from layerdiffuse_mcp.images.control_maps import looks_like_lines
+    from layerdiffuse_mcp.images.read import read_picture
+
+    doubts: list[str] = []
+    for number, (one, net) in enumerate(zip(request.control, named, strict=True)):
+        if one.preprocess != "none" or net.kind not in LINE_KINDS:
+            continue
+        if not looks_like_lines(read_picture(one.image, settings.max_pixels).rgba):
+            doubts.append(
+                f"{name_of(one.image)} is no map of light lines on black, which {net.name} follows, and was shown to "
+                f"it as it is: set preprocess of control.{number} to canny, which makes one of it."
+            )
+    return tuple(doubts)
 
 
 S = TypeVar("S", Control, Reference)

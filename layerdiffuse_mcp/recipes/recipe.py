@@ -132,11 +132,16 @@ def _size_of(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def other_weights(before: Mapping[str, str | None] | None, now: Mapping[str, str | None]) -> tuple[str, ...]:
-    """What to say of a recipe's files that are others now, or cannot be compared; nothing without a recipe."""
+    """What to say of a recipe's files that are others now, or cannot be compared; nothing without a recipe.
+
+    Nothing is said of what has no hash then and now, as folders of several files.
+    """
     notes: list[str] = []
     unknown: dict[str, list[str]] = {}
     for name in sorted(now.keys() & (before or {}).keys()):
         was, digest = (before or {})[name], now[name]
+        if was is digest is None:
+            continue
         what = "the base model" if name == BASE else name
         if was is None or digest is None:
             why = "the recipe holds no hash of it" if was is None else "it has none that can be told here"

@@ -9,6 +9,7 @@ import pytest
 from mcp import Client
 from PIL import Image
 
+from layerdiffuse_mcp.hub.headers import file_sha256
 from layerdiffuse_mcp.images.read import levels_apart
 from layerdiffuse_mcp.recipes.recipe import read_recipe
 from tests.narrow import write_control, write_ip_adapter, write_lora, write_models, write_vision
@@ -91,8 +92,12 @@ async def test_a_picture_refers_to_another_and_its_recipe_draws_it_again(client:
     [plain] = await drawn(client)
     [referring] = await drawn(client, options={**OPTIONS, "reference": given})
     assert levels_apart(plain, referring)
-    assert [*read_recipe(referring)["pictures"]] == ["reference", "reference_mask"]
+    recipe = read_recipe(referring)
+    assert [*recipe["pictures"]] == ["reference", "reference_mask"]
+    encoder = folder / "models" / "ip-adapter" / "image_encoder" / "model.safetensors"
+    assert recipe["weights"]["image_encoder"] == file_sha256(encoder)
     again = facts_of(await client.call_tool("redraw_image", {"image": str(referring)}))
+    assert not any("not checked" in warning for warning in again.get("warnings", []))
     assert levels_apart(referring, Path(again["images"][0]["path"])) == 0
 
 

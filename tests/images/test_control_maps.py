@@ -5,7 +5,7 @@ import pytest
 
 from layerdiffuse_mcp.api.choices import PREPROCESS
 from layerdiffuse_mcp.images.alpha import Bytes
-from layerdiffuse_mcp.images.control_maps import control_map
+from layerdiffuse_mcp.images.control_maps import control_map, looks_like_lines
 
 
 def square() -> Bytes:
@@ -22,6 +22,14 @@ def test_every_preprocessing_makes_a_map_of_the_pictures_size(preprocess: str):
     made = control_map(square(), preprocess)
     assert made.shape == (32, 32, 3)
     assert made.dtype == np.uint8
+
+
+def test_maps_of_lines_are_told_from_other_pictures():
+    assert looks_like_lines(np.dstack([control_map(square(), "canny"), np.full((32, 32), 255, np.uint8)]))
+    others: list[tuple[int, int, int]] = [(255, 255, 255), (128, 128, 128), (120, 20, 0)]
+    for colour in others:
+        assert not looks_like_lines(np.full((32, 32, 4), (*colour, 255), np.uint8))
+    assert not looks_like_lines(square())
 
 
 def test_a_map_that_is_given_stays_as_it_is_where_it_is_opaque():

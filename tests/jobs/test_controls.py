@@ -192,6 +192,17 @@ def test_a_control_acts_in_one_run_of_several_at_least(known: Settings):
     assert planned(request({"end": 0.5}, image="cut.png", strength=0.1, steps=4, detail=detail), known).control
 
 
+def test_a_picture_that_is_no_map_of_lines_is_doubted_for_a_network_of_lines(known: Settings):
+    lines = np.zeros((40, 80, 3), np.uint8)
+    Image.fromarray(np.full_like(lines, (200, 60, 40))).save("photo.png")
+    lines[::10] = 255
+    Image.fromarray(lines).save("lines.png")
+    controls = [{"image": "lines.png"}, {"image": "photo.png"}, {"image": "photo.png", "preprocess": "canny"}]
+    [doubt] = [note for note in planned(request(*controls), known).notes if "lines on black" in note]
+    assert doubt.startswith("photo.png is no map")
+    assert "set preprocess of control.1 to canny" in doubt
+
+
 def test_poses_and_a_picture_for_all_are_not_given_together():
     fields = {"control": [CONTROL], "poses": ["cut.png"]}
     with pytest.raises(InvalidRequest, match=r"poses would take the place of the image of options\.control\.0"):

@@ -101,6 +101,8 @@ def test_what_an_old_recipe_has_no_hash_of_is_said_to_be_unchecked() -> None:
     now = {"model": "15012c538f" + "0" * 54}
     assert other_weights({"model": "15012c538f"}, now) == ()
     assert "was not checked" in other_weights({"model": None}, now)[0]
+    assert "was not checked" in other_weights(now, {"model": None})[0]
+    assert other_weights({"model": None}, {"model": None}) == ()
     assert "is another file" in other_weights({"model": "0123456789"}, now)[0]
 
 

@@ -278,8 +278,14 @@ class Components:
                 part = addition.read(addition.path, cast(Any, unet.config))
                 self._additions[key] = addition, versions[key], part
                 self.onloaded = None
-        files = {one.name: versions[key][0] if one.path.is_file() else None for key, one in additions.items()}
-        self.provenance.note_additions(files)
+        self.provenance.note_additions({one.name: self._weights_file(key) for key, one in additions.items()})
+
+    def _weights_file(self, key: str) -> FileVersion | None:
+        """The one file that holds the weights of an addition; None where several do."""
+        _, versions, part = self._additions[key]
+        read = part.weights.files
+        found = [version for version in versions if version.path in read]
+        return found[0] if len(found) == 1 else None
 
     def lora_patches(self, name: str) -> tuple[Patch, ...]:
         """The patches of the LoRAs on a network, below those of layer files."""

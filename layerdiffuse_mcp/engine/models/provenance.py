@@ -48,7 +48,7 @@ class Provenance:
         self._hashes.start(*versions)
 
     def note_additions(self, versions: Mapping[str, FileVersion | None]) -> None:
-        """These networks are beside the base now, by name, and no others; None where one is a folder."""
+        """These networks are beside the base now, by name, and no others; None where one is several files."""
         self._additions = dict(versions)
         self._hashes.start(*(version for version in versions.values() if version))
 

@@ -41,6 +41,12 @@ class Weights(Mapping[str, Tensor]):
     def __init__(self, origins: Mapping[str, tuple[Mapping[str, Tensor], Origin]]):
         self._origins = dict(origins)
 
+    @property
+    def files(self) -> set[Path]:
+        """The files that they lie in, links followed."""
+        sources = (source for source, _ in self._origins.values())
+        return {source.path.resolve() for source in sources if isinstance(source, TensorFile)}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._origins)
 
