@@ -282,7 +282,9 @@ def _print(made: Outcome, previews: int) -> None:
         say("latent", printable(latent))
     say("model", f"{made.model} on {made.device}, {made.timings.total:.1f} s")
     if made.licences:
-        say("licence", ", ".join(dict.fromkeys(made.licences.values())))
+        from layerdiffuse_mcp.recipes.told import licence_words
+
+        say("licences", licence_words(made.licences))
     for warning in made.warnings:
         warn(warning)
 

@@ -15,6 +15,7 @@ from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.identify import identify
+from layerdiffuse_mcp.hub.remedies import cannot
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import printable
@@ -29,10 +30,7 @@ def family_of(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
     """
     family = _card(entry, _who_can(task, settings), settings)
     if task not in family.routes:
-        raise ModelNotFound(
-            f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}"
-            f"{_who_can(task, settings)}"
-        )
+        raise ModelNotFound(f"{cannot(entry, task)}{_who_can(task, settings)}")
     return family
 
 
