@@ -27,14 +27,17 @@ def set_of(
     fields: Mapping[str, Any] | None = None,
 ) -> SetRequest:
     """The request for a set. `fields` are those that all its drawings have in common, `name` that of the files,
-    and `poses` pictures, one a subject, that the first of its controls follows.
+    and `poses` pictures, one a subject, that the first of its controls follows; equal subjects are numbered then.
 
     Raises:
         InvalidRequest: a subject is empty or said twice, there are too many, a seed passes the largest, or there is not
             one pose a subject.
     """
     said = [" ".join(subject.split()) for subject in subjects]
-    _check(said)
+    common = dict(fields or {})
+    name, poses = common.pop("name", ""), common.pop("poses", None)
+    named = said if poses is None else _numbered(said)
+    _check(named)
     first = min(draw_seed(), MAX_SEED - MAX_SUBJECTS) if seed == DRAW_SEED else seed
     step = 1 if seeds == "counted" else 0
     if (last := first + step * (len(said) - 1)) > MAX_SEED:
@@ -42,8 +45,6 @@ def set_of(
             f"The last of {len(said)} pictures would have the seed {last}, and the largest is {MAX_SEED}: choose a "
             "smaller seed."
         )
-    common = dict(fields or {})
-    name, poses = common.pop("name", ""), common.pop("poses", None)
     controls = _posed(common.pop("control", []), poses, len(said))
     drawings = tuple(
         validated(
@@ -54,7 +55,7 @@ def set_of(
         )
         for number, subject in enumerate(said)
     )
-    return SetRequest(subjects=tuple(said), pictures=drawings, cell=cell, sheet=sheet, name=name)
+    return SetRequest(subjects=tuple(named), pictures=drawings, cell=cell, sheet=sheet, name=name)
 
 
 def _posed(
@@ -70,6 +71,14 @@ def _posed(
     return [[{**control[0], "image": pose}, *control[1:]] for pose in poses]
 
 
+def _numbered(subjects: Sequence[str]) -> list[str]:
+    """Those that are said several times with their number behind them."""
+    folded = [subject.casefold() for subject in subjects]
+    places = [folded[: number + 1].count(subject) for number, subject in enumerate(folded)]
+    several = [folded.count(subject) > 1 for subject in folded]
+    return [f"{one} {place}" if more else one for one, place, more in zip(subjects, places, several, strict=True)]
+
+
 def _check(subjects: Sequence[str]) -> None:
     if not 1 <= len(subjects) <= MAX_SUBJECTS:
         advice = "make several sets" if subjects else "say what to draw, as in ['a red apple', 'a pear']"
@@ -81,5 +90,5 @@ def _check(subjects: Sequence[str]) -> None:
         if (before := folded.index(subject)) != number:
             raise InvalidRequest(
                 f"subjects.{before} and subjects.{number} are equal ({quoted(subjects[number])}): each gets a picture "
-                "and a name of its own. Leave one out, or say how they differ."
+                "and a name of its own. Leave one out, say how they differ, or give options.poses."
             )

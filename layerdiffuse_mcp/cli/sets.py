@@ -12,7 +12,7 @@ from layerdiffuse_mcp.api.sets import SEEDS, set_of
 from layerdiffuse_mcp.cli.drawing import NOT_FLAGS, draw, split
 from layerdiffuse_mcp.cli.flags import Commands, add_flag, add_output, given_fields, settings_of
 
-OF_ONE = {"image", "mask", "strength", "resize_mode", "count", "width", "height", "fit", "want"}
+OF_ONE = {"image", "mask", "strength", "count", "width", "height", "fit", "want"}
 """Fields of a request that mean nothing for a set: the cell says how large its pictures are."""
 COMMON = [name for name in GenerateRequest.model_fields if name not in NOT_FLAGS | OF_ONE]
 
@@ -28,6 +28,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seeds", choices=tuple(SEEDS), default="same", help=rules)
     for name, field in Cell.model_fields.items():
         add_flag(parser, "cell" if name == "size" else name, field, name)
+    parser.add_argument(
+        "--poses",
+        nargs="+",
+        metavar="FILE",
+        help="a picture a subject, for the first of --control to follow",
+    )
     parser.add_argument("--no-sheet", dest="sheet", action="store_false", help="the pictures alone, without a sheet")
     for name in COMMON:
         add_flag(parser, name, GenerateRequest.model_fields[name])
@@ -36,7 +42,7 @@ def add(commands: Commands) -> None:
 
 
 def _set(options: argparse.Namespace) -> int:
-    fields = split(given_fields(options, COMMON))
+    fields = split(given_fields(options, [*COMMON, "poses"]))
     request = set_of(
         options.subjects,
         options.style,

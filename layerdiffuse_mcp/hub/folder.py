@@ -197,10 +197,12 @@ def _dropped_base(path: Path, family: str) -> list[ModelEntry]:
 
 def _diffusers_base(path: Path) -> list[ModelEntry]:
     try:
-        pipeline = str(_json(path / INDEX).get("_class_name"))
-        spec = folder_family(path.name, pipeline, lambda network: _json(path / network / CONFIG))
+        index = _json(path / INDEX)
+        spec = folder_family(path.name, str(index.get("_class_name")), lambda network: _json(path / network / CONFIG))
         size = spec.native_size_of(_json(path / spec.denoiser / CONFIG))
         taken = sum(file.stat().st_size for file in path.rglob("*" + SUFFIX))
+        sigmas = index.get("sample_sigmas")  # as diffusers writes what a base's makers set, for as many steps
+        advice = {"steps": len(sigmas)} if sigmas else {}
     except (CheckpointError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return []  # it is of no use here; naming it in a call still says why
     return [
@@ -209,6 +211,7 @@ def _diffusers_base(path: Path) -> list[ModelEntry]:
             family=spec.id,
             native_size=size if size in NATIVE_SIZES else spec.native_size,
             licence=spec.licence,
+            advice=advice,
             path=path,
             bytes=taken,
             description=f"Your own base, the diffusers folder {printable(path.name)}",
@@ -231,6 +234,7 @@ def _listed_base(row: BaseRow, folder: Path) -> ModelEntry:
         family=family,
         native_size=row.native_size or (facts.native_size if facts else FAMILIES[family].native_size if family else 0),
         licence=row.licence or (facts.licence if facts else None),
+        advice=facts.advice if facts else {},
         path=path,
         remote=row.remote,
         bytes=facts.bytes if facts else None,

@@ -125,7 +125,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     fitted = {picture: size for picture, size in sizes.items() if picture != REFERENCE}  # that has a size of its own
     for picture, size in fitted.items():
         check_fits(size, drawn if picture in ("image", "mask") else seen, planned.resize_mode, picture)
-    notes = (*planned.notes, *cropped(planned, fitted, drawn))
+    notes = (*planned.notes, *cropped(planned, fitted, drawn, sized=request.width is not None))
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
     return Planned((planned,), inputs, downloads, _onto_background(planned, seen) or _into_document(planned, request))
 
@@ -153,11 +153,6 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
     from layerdiffuse_mcp.images.sets import set_grid
 
     first = request.pictures[0]
-    if first.fit is not None:
-        raise InvalidRequest(
-            "fit would change nothing: pictures of a set are drawn near the model's own size, and cell.fit says how "
-            "they come to their cells. Leave it out of options."
-        )
     size: dict[str, int] = {}
     shape = request.cell.pixels or ((1, 1) if any(picture.control for picture in request.pictures) else None)
     if shape:  # drawn in the cell's shape, at about the size that the model draws best

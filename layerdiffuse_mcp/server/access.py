@@ -58,7 +58,7 @@ class OpenedFile:
 def open_readable(name: str | Path, settings: Settings) -> OpenedFile:
     """Open a file below an allowed folder.
 
-    Relative names are taken from the output folder first, then from the working directory.
+    Relative names are taken from the output folder first, then from the working directory and the other folders.
 
     Raises:
         AccessDenied: it lies outside the allowed folders, or was moved out of them meanwhile.
@@ -69,7 +69,9 @@ def open_readable(name: str | Path, settings: Settings) -> OpenedFile:
     try:
         opened = OpenedFile(path, open_regular(path, follow=False))
     except FileNotFoundError:
-        raise ImageError(f"There is no file {_shown(name)}. Give the absolute path of an existing file.") from None
+        raise ImageError(
+            f"There is no file {_shown(name)}. Give its absolute path, or its path below a folder that may be read."
+        ) from None
     except OSError as error:
         why = error.strerror or error
         raise ImageError(f"{_shown(name)} cannot be read ({why}). Give the path of a regular file.") from None
@@ -109,7 +111,8 @@ def _resolved(name: str | Path, settings: Settings, allowed: list[Path]) -> Path
     """The real path of the file that a name means; it lies below an allowed folder."""
     try:
         given = Path(name).expanduser()
-        candidates = [given] if given.is_absolute() else [settings.output / given, Path.cwd() / given]
+        below = [settings.output, Path.cwd(), *allowed]
+        candidates = [given] if given.is_absolute() else [folder / given for folder in below]
         real = [candidate.resolve() for candidate in candidates]
         inside = [path for path in real if _is_below(path, allowed)]
         found = next((path for path in inside if os.path.lexists(path)), inside[0] if inside else None)

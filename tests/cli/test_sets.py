@@ -13,7 +13,8 @@ from layerdiffuse_mcp.cli.parser import main, make_parser
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.read import read_picture
 from layerdiffuse_mcp.recipes.recipe import read_recipe
-from layerdiffuse_mcp.server.tools.parameters import Options, Output
+from layerdiffuse_mcp.server.tools.parameters import Output, SetOptions
+from tests.narrow import write_control
 
 MODEL = ["--model", "tiny-sd15", "--steps", "1", "--seed", "3"]
 
@@ -47,12 +48,29 @@ def test_a_set_without_a_sheet_has_neither_sheet_nor_atlas(lines, tmp_path) -> N
 def test_whatever_the_tool_for_sets_takes_has_a_flag() -> None:
     parsed = make_parser().parse_args(["set", "a cup"])
     elsewhere = {
-        "loras": "in the style, <lora:...>", "layer_prompts": "the style", "preview": "a file", "wait_seconds": "waits",
+        "loras": "in the style, <lora:...>", "preview": "a file", "wait_seconds": "waits",
         "key": "for calls", "pictures": "its subjects", "kind": "the command", "size": "--cell", "cell": "its fields",
     }  # fmt: skip
-    idle = {"strength", "resize_mode", "fit"}  # the tool refuses them, too
-    wanted = {name for kind in (Options, Output, SetRequest, Cell) for name in kind.model_fields}
-    assert wanted - vars(parsed).keys() - idle - elsewhere.keys() == set()
+    wanted = {name for kind in (SetOptions, Output, SetRequest, Cell) for name in kind.model_fields}
+    assert wanted - vars(parsed).keys() - elsewhere.keys() == set()
+
+
+def test_poses_are_a_picture_a_subject(narrow, lines, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "models"
+    write_control(folder / "controlnet" / "edges.safetensors", "sd15")
+    for path in narrow.iterdir():
+        (folder / path.name).symlink_to(path)
+    monkeypatch.setenv("LAYERDIFFUSE_MODELS_DIR", str(folder))
+    for number, left in enumerate((0, 24)):
+        square = Image.new("RGBA", (64, 64))
+        square.paste((255, 0, 0, 255), (left, 8, left + 40, 56))
+        square.save(tmp_path / f"pose{number}.png")
+    control = ["--control", json.dumps([{"model": "edges", "preprocess": "alpha_edge"}])]
+    poses = ["--poses", *(str(tmp_path / f"pose{number}.png") for number in range(2))]
+    assert main(["set", "a cup", "a cup", "--no-sheet", *control, *poses, *MODEL]) == 0
+    printed = lines()
+    first, second = (read_picture(Path(printed[name])).rgba for name in ("a cup 1", "a cup 2"))
+    assert (first != second).any()
 
 
 WRONG: dict[str, tuple[list[str], str]] = {

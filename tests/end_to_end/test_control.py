@@ -128,6 +128,9 @@ async def test_each_picture_of_a_set_follows_a_pose_of_its_own(client: Client, f
 
     same, moved = [await drawn_set(client, options(*poses)) for poses in ((first, first), (first, other))]
     assert [bool(levels_apart(*pair)) for pair in zip(same, moved, strict=True)] == [False, True]
+    one = await drawn_set(client, {**options(first, other), "subjects": ["a cup", "a cup"]})
+    assert ["a-cup-1" in one[0].name, "a-cup-2" in one[1].name] == [True, True]
+    assert levels_apart(*one)
     refused = await client.call_tool("generate_set", options(first))
     assert "1 poses and 2 subjects: give one pose a subject" in text_of(refused)
 

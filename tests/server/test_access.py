@@ -43,7 +43,8 @@ def allowed(tmp_path: Path) -> Path:
     for name in ("allowed", "outside"):
         (tmp_path / name).mkdir()
     (tmp_path / "allowed" / "cup.png").write_bytes(b"a cup")
-    (tmp_path / "outside" / "cup.png").write_bytes(SECRET)
+    for name in ("cup.png", "secret.png"):
+        (tmp_path / "outside" / name).write_bytes(SECRET)
     return tmp_path / "allowed"
 
 
@@ -73,10 +74,15 @@ def test_a_relative_name_is_one_file_that_of_the_output_folder_first(
     settings: Settings, allowed: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(outside)
-    with pytest.raises(ImageError, match=r"There is no file cup\.png"):  # that of the working directory is not allowed
-        content("cup.png", settings)
-    monkeypatch.chdir(allowed)
-    assert content("cup.png", settings) == b"a cup"
+    with pytest.raises(
+        ImageError, match=r"There is no file secret\.png"
+    ):  # that of the working directory is not allowed
+        content("secret.png", settings)
+    assert content("cup.png", settings) == b"a cup"  # nor is its own of this name
+    (allowed / "here").mkdir()
+    (allowed / "here" / "cup.png").write_bytes(b"a cup that is here")
+    monkeypatch.chdir(allowed / "here")
+    assert content("cup.png", settings) == b"a cup that is here"
     (allowed / "out").mkdir()
     (allowed / "out" / "cup.png").write_bytes(b"another cup")
     assert content("cup.png", settings) == b"another cup"

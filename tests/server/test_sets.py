@@ -182,8 +182,8 @@ async def test_a_set_that_does_not_end_well_leaves_no_file(connect: Connect, set
     ({"subjects": ["a cup"], "cell": "64x64"}, "cell"),
     ({"subjects": [f"thing {n}" for n in range(64)], "cell": {"size": "2000x2000"}}, "million pixels"),
     ({"subjects": [f"thing {n}" for n in range(9)], "cell": {"size": "4096x1800"}}, "The sheet would have"),
-    ({"subjects": ["a cup"], "options": {"strength": 0.5}}, "strength would change nothing"),
-    ({"subjects": ["a cup"], "options": {"fit": "cover"}}, "cell.fit says"),
+    ({"subjects": ["a cup"], "options": {"strength": 0.5}}, "strength"),
+    ({"subjects": ["a cup"], "options": {"fit": "cover"}}, "fit"),
     ({"subjects": ["a cup"], "prompt": "a cup"}, "no parameter 'prompt'"),
     ({}, "needs subjects"),
 ])  # fmt: skip

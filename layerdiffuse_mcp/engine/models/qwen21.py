@@ -8,8 +8,10 @@ text encoder and by the transformer, from its latent, beside the noise: so there
 what becomes of it.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -47,6 +49,11 @@ class Qwen21(PipelineBase):
         scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler")
         return QwenImage21Pipeline(scheduler=scheduler, processor=read_processor(self.folder / "processor"), **networks)
 
+    @cached_property
+    def sigmas(self) -> list[float] | None:
+        """The noise levels that a base's makers set, of one that draws in as many steps."""
+        return json.loads((self.folder / "model_index.json").read_text(encoding="utf-8")).get("sample_sigmas")
+
     def noise_shape(self, plan: DrawPlan) -> tuple[int, ...]:
         """One latent."""
         return (1, *self.latent.shape(plan.width, plan.height))
@@ -80,6 +87,7 @@ class Qwen21(PipelineBase):
             "negative_prompt": guided,
             "image": edit and [Image.fromarray(np.ascontiguousarray(edit.images[0]))],
             "num_inference_steps": stage.steps,
+            "sigmas": self.sigmas if len(self.sigmas or ()) == stage.steps else None,
             "true_cfg_scale": stage.guidance_scale,
             "output_resolution": math.sqrt(max(plan.width * plan.height, 2 * least)),
         }

@@ -192,20 +192,9 @@ class Detailed(Described):
     strength: Strength = STRENGTH
 
 
-class Options(Redrawing):
+class Drawing(Redrawing):
     """What is rarely set; whatever is left out is as the model's and the layer method's authors advise."""
 
-    layer_prompts: Omittable[
-        Annotated[
-            LayerPrompts,
-            Field(
-                description="Own prompts of single layers, where a tool draws several (SD1.5 only)",
-                examples=[{"background": "a sunny meadow"}],
-            ),
-        ]
-    ] = None
-    strength: Omittable[Denoising] = None
-    fit: Omittable[Fit] = None
     resize_mode: Omittable[ResizeMode] = None
     detail: Omittable[
         Annotated[
@@ -219,7 +208,7 @@ class Options(Redrawing):
     ] = None
 
 
-class SetOptions(Options):
+class SetOptions(Drawing):
     """The same, for a set."""
 
     poses: Omittable[
@@ -228,11 +217,27 @@ class SetOptions(Options):
             Field(
                 max_length=MAX_SUBJECTS,
                 description="Pictures (paths or ids), one a subject in their order, each followed by the first of "
-                "control in place of an image of its own",
+                "control in place of an image of its own; the subjects may be equal",
                 examples=[["walk-1.png", "walk-2.png"]],
             ),
         ]
     ] = None
+
+
+class Options(Drawing):
+    """The same, for a tool that may draw several layers, or start from a picture."""
+
+    layer_prompts: Omittable[
+        Annotated[
+            LayerPrompts,
+            Field(
+                description="Own prompts of single layers, where a tool draws several (SD1.5 only)",
+                examples=[{"background": "a sunny meadow"}],
+            ),
+        ]
+    ] = None
+    strength: Omittable[Denoising] = None
+    fit: Omittable[Fit] = None
 
 
 class OptionsWithCount(Options):

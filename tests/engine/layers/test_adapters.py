@@ -85,6 +85,11 @@ def plain(unet: torch.nn.Module, x: Tensor, t: Tensor, text: Conditioning) -> Te
     return unet(x, t, text.context).sample
 
 
+def alike(first: Tensor, second: Tensor) -> bool:
+    """Equal but for rounding: a kernel may depend on where weights lie, which is a mapped file or memory."""
+    return torch.allclose(first, second, atol=1e-5)
+
+
 def layered(model: StableDiffusion15, *methods: LayerMethod, strength: float = 0.5) -> Tensor:
     """What the denoiser computes with the methods on it, one on top of the other; the base is asked in between."""
     given = batch()
@@ -94,7 +99,7 @@ def layered(model: StableDiffusion15, *methods: LayerMethod, strength: float = 0
         for method in methods:
             on = stack.enter_context(ADAPTERS[method.adapter].applied(model, on, method, strength))
         output = on.layered(*given)
-        assert torch.equal(on.base(*given), plain(networks("sd15")[0], *given))
+        assert alike(on.base(*given), plain(networks("sd15")[0], *given))
         assert torch.equal(on.layered(*given), output)
     return output
 
@@ -114,22 +119,22 @@ def test_an_offset_and_attention_sharing_give_what_they_give_by_hand(
     model: StableDiffusion15, folder: Path, order: tuple[LayerMethod, ...]
 ) -> None:
     both = layered(model, *order)
-    assert torch.equal(both, by_hand(folder, OFFSET, shared=True))
+    assert alike(both, by_hand(folder, OFFSET, shared=True))
     for alone in (by_hand(folder, OFFSET), by_hand(folder, shared=True)):
         assert not torch.allclose(both, alone, atol=1e-3)
 
 
 def test_two_offsets_are_both_added_in_their_order(model: StableDiffusion15, folder: Path) -> None:
-    assert torch.equal(layered(model, OFFSET, OTHER), by_hand(folder, OFFSET, OTHER))
-    assert torch.equal(layered(model, OTHER, OFFSET), by_hand(folder, OTHER, OFFSET))
+    assert alike(layered(model, OFFSET, OTHER), by_hand(folder, OFFSET, OTHER))
+    assert alike(layered(model, OTHER, OFFSET), by_hand(folder, OTHER, OFFSET))
 
 
 def test_an_adapter_alone_is_what_it_was_before_another_came_and_went(model: StableDiffusion15, folder: Path) -> None:
     given, unet = batch(), model.network()
     with ADAPTERS[SHARING.adapter].applied(model, Networks.of(unet), SHARING, 1.0) as first:
         with ADAPTERS[OFFSET.adapter].applied(model, first, OFFSET, 0.5) as second:
-            assert torch.equal(second.layered(*given), by_hand(folder, OFFSET, shared=True))
-        assert torch.equal(first.layered(*given), by_hand(folder, shared=True))
+            assert alike(second.layered(*given), by_hand(folder, OFFSET, shared=True))
+        assert alike(first.layered(*given), by_hand(folder, shared=True))
 
 
 @pytest.mark.parametrize(("second", "error"), [(ABSENT, ModelNotFound), (DAMAGED, LayerFileError)])

@@ -1,6 +1,7 @@
 """Qwen-Image-2.1's pipeline in our engine, with random weights: equal to diffusers' own, from words or a picture."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,20 @@ def test_a_size_between_patches_is_drawn_larger_and_cut(engine: Engine, folder: 
     assert latents_of(drawn)[0].shape == (CHANNELS, 6, 6)
 
 
+def test_the_steps_of_a_base_that_draws_in_few_are_its_own(folder: Path, own: QwenImage21Pipeline):
+    index = write(folder / "models" / "turbo") / "model_index.json"
+    sigmas = [1.0, 0.8, 0.35]
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"sample_sigmas": sigmas}))
+    engine = engine_of(folder)
+    try:
+        few, more = (latents_of(engine.drawn(request(model="turbo", steps=steps)))[0] for steps in (None, 4))
+    finally:
+        engine.close()
+    for drawn, settings in ((few, {"sigmas": sigmas}), (more, {"num_inference_steps": 4})):
+        latent = by_hand(own, "latent", **settings)[0].T.reshape(CHANNELS, SIDE // 16, -1)
+        assert torch.allclose(drawn, latent, atol=1e-5)
+
+
 def test_a_prompt_asks_for_transparency_once():
     assert asked("a red apple") == APPLE
     assert asked(" A fox! ").count(" A fox! The image has alpha channel") == 1
@@ -181,6 +196,16 @@ def test_a_picture_is_the_same_at_every_offload_level(engine: Engine, folder: Pa
         assert torch.equal(latents_of(offloading.drawn(wanted))[0], latents_of(engine.drawn(wanted))[0])
     finally:
         offloading.close()
+
+
+def test_it_draws_in_the_number_format_that_a_gpu_has(folder: Path):
+    engine = engine_of(folder, dtype="bfloat16", offload="in_turn")
+    try:
+        drawn = engine.drawn(request(image=folder / "photo.png", guidance_scale=2))
+    finally:
+        engine.close()
+    assert drawn.dtype == "bfloat16"
+    assert np.ptp(pixels_of(drawn, folder), axis=(0, 1)).min() > 0
 
 
 def test_only_the_networks_of_one_phase_are_on_the_device(folder: Path):
