@@ -241,7 +241,7 @@ def methods_for(entry: ModelEntry, task: Task) -> tuple[str, ...]:
     """The methods that do `task` with this base.
 
     Raises:
-        InvalidRequest: its family has no layer files for the task.
+        InvalidRequest: its family does not do the task.
     """
     for family in families_for(task):
         if family == entry.family:

@@ -25,7 +25,7 @@ def family_of(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
     """The card of a base that can do the task.
 
     Raises:
-        ModelNotFound: its family has no layer files for the task, which models do; or its file is missing.
+        ModelNotFound: its family does not do the task, and models that do are named; or its file is missing.
         InvalidRequest: it is of no family.
     """
     family = _card(entry, _who_can(task, settings), settings)

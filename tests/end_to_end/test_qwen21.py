@@ -50,7 +50,7 @@ async def test_a_call_draws_a_picture_with_alpha_and_says_its_licence(drawn: Any
     [image] = facts_of(drawn)["images"]
     assert pixels(image["path"]).shape == (64, 64, 4)
     assert image["alpha"]["has_transparency"]
-    assert f"Licence of the weights: {LICENCE}." in text_of(drawn)
+    assert f"Licences: base {LICENCE} (not for commercial use)." in text_of(drawn)
     assert facts_of(drawn)["licences"] == {"model": LICENCE}
     recipe = read_recipe(Path(image["path"]))
     assert recipe["licences"] == {"model": LICENCE}

@@ -162,7 +162,7 @@ async def test_licences_stand_in_the_result_in_the_picture_and_in_the_list(clien
         "layer_sd15_vae_transparent_decoder.safetensors",
     }
     assert "Licences: base, layer files Apache-2.0." in text_of(apple)
-    assert re.search(r"Drawn by \w+, 3 steps, guidance 7\.\n", text_of(apple))
+    assert re.search(r"Drawn by \w+, 3 steps, guidance 4\.\n", text_of(apple))
     assert read_recipe(Path(facts["images"][0]["path"]))["licences"] == facts["licences"]
     listed = await client.call_tool("list_models", {})
     assert "licence creativeml-openrail-m" in text_of(listed)
