@@ -10,7 +10,14 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
-OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not allocate",
+    "allocation failed",
+    "not enough memory",
+    "out of memory",
+)
 """How allocators say so, in any case of letters: torch's for CPUs, on Linux and on Windows, for MPS, and the system's
 where a file is mapped."""
 
