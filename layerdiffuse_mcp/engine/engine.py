@@ -136,6 +136,8 @@ class Engine:
         """Draw plans of one batch (see `plan.batch_key`); an outcome for each."""
         clock = _Clock()
         given = {name: self._read(picture, inputs) for name, picture in plans[0].pictures.items()}
+        for name in given.keys() & {"mask", REFERENCE_MASK}:
+            _check_mask(name, given[name].rgba)
         with clock("load"):
             model = self._model(plans[0].model, meter, plans[0])
         as_drawn = [plan.as_drawn for plan in plans]
@@ -294,6 +296,15 @@ def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture
     image = fitted_picture(pictures["image"].rgba, *size, plan.resize_mode)
     mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
     return Pictures(layers, Edit([image], mask), control, *referred)
+
+
+def _check_mask(name: str, rgba: Bytes) -> None:
+    """Refuse a mask by which nothing would happen."""
+    if not (rgba[..., :3].any(axis=-1) & (rgba[..., 3] > 0)).any():
+        raise ImageError(
+            f"The {name} picture is black or transparent everywhere, so nothing would happen. Make it white where "
+            "something is to, or leave it out."
+        )
 
 
 def _extent(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """What has to be said of a drawing before it begins, for it may not be what was meant: a result's first warnings.
 
-    notes = (*opaque(request, methods, max_pixels), *unknown(request, entry, methods)[0], *cropped(plan, sizes, seen))
+    doubts, no_subject = unknown(request, entry, methods)
+    notes = (*opaque(request, methods, max_pixels), *doubts, *cropped(plan, sizes, seen, sized=True))
 
 The planner (`jobs/planner.py`) puts them into the plan.
 """
@@ -64,10 +65,16 @@ def unknown(
     return tuple(doubts.values()), (request.layer_prompts.get("foreground") or request.prompt) in doubts
 
 
-def cropped(plan: DrawPlan, sizes: Mapping[str, tuple[int, int]], seen: tuple[int, int]) -> tuple[str, ...]:
-    """What to say of given pictures of which the model does not see all; of one that is composed onto, that says it."""
+def cropped(
+    plan: DrawPlan, sizes: Mapping[str, tuple[int, int]], seen: tuple[int, int], *, sized: bool
+) -> tuple[str, ...]:
+    """What to say of given pictures of which the model does not see all; of one that is composed onto, that says it.
+
+    sized: the request says how large the result is to be.
+    """
     if plan.resize_mode != CROP or plan.task is Task.FOREGROUND_FROM_BACKGROUND:
         return ()
+    instead = "Leave size out to draw in its shape, or set" if sized else "Give one of that shape, or set"
     doubts: list[str] = []
     for name, (width, height) in sizes.items():
         left = min(1.0, seen[0] / seen[1] * height / width), min(1.0, seen[1] / seen[0] * width / height)
@@ -75,7 +82,6 @@ def cropped(plan: DrawPlan, sizes: Mapping[str, tuple[int, int]], seen: tuple[in
             part = f"{round(left[0] * width)}x{round(left[1] * height)}"
             doubts.append(
                 f"The model saw only the middle {part} of the {name} picture's {width}x{height}, for it draws "
-                f"{seen[0]}x{seen[1]}. Leave size out to draw in its shape, or set options.resize_mode: "
-                f"'{FILL}' shows all of it."
+                f"{seen[0]}x{seen[1]}. {instead} options.resize_mode: '{FILL}' shows all of it."
             )
     return tuple(doubts)

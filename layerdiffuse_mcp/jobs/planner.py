@@ -125,7 +125,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     fitted = {picture: size for picture, size in sizes.items() if picture != REFERENCE}  # that has a size of its own
     for picture, size in fitted.items():
         check_fits(size, drawn if picture in ("image", "mask") else seen, planned.resize_mode, picture)
-    notes = (*planned.notes, *cropped(planned, fitted, drawn))
+    notes = (*planned.notes, *cropped(planned, fitted, drawn, sized=request.width is not None))
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
     return Planned((planned,), inputs, downloads, _onto_background(planned, seen) or _into_document(planned, request))
 

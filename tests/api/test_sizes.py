@@ -70,6 +70,15 @@ def test_a_given_picture_that_the_model_does_not_see_whole_is_said_to_be_cropped
     notes = " ".join(planned(settings, **given, **sides, resize_mode=resize_mode).notes)
     assert ("saw only the middle" in notes) == (said is not None)
     assert (said or "") in notes
+    assert ("Leave size out" in notes) == (said is not None)
+
+
+def test_a_mask_of_another_shape_is_said_to_be_cropped_where_no_size_was_given(settings: Settings, tmp_path: Path):
+    for name, size in {"cup": (96, 96), "mask": (96, 48)}.items():
+        Image.new("RGBA", size, (255, 255, 255, 128)).save(tmp_path / f"{name}.png")
+    notes = " ".join(planned(settings, image=tmp_path / "cup.png", mask=tmp_path / "mask.png").notes)
+    assert "middle 48x48 of the mask picture's 96x48" in notes
+    assert "Give one of that shape" in notes
 
 
 def test_opaque_layers_fill_their_pictures(settings: Settings):

@@ -185,6 +185,14 @@ def test_outside_the_mask_not_a_pixel_changes(engine, folder) -> None:
     assert not np.array_equal(result[:32], original[:32])
 
 
+@pytest.mark.parametrize("colour", [(0, 0, 0, 255), (255, 255, 255, 0)], ids=["black", "transparent"])
+def test_a_mask_by_which_nothing_would_happen_is_refused(engine, folder, colour) -> None:
+    Image.new("RGBA", (64, 64), colour).save(folder / "nothing.png")
+    Image.new("RGBA", (64, 64), (255, 0, 0, 128)).save(folder / "soft.png")
+    with pytest.raises(ImageError, match="mask picture is black or transparent everywhere"):
+        draw(engine, image=folder / "soft.png", mask=folder / "nothing.png", strength=0.9)
+
+
 def test_below_stop_at_the_layer_file_no_longer_acts(engine) -> None:
     whole, half, none = (draw(engine, steps=6, stop_at=share).images[0].path for share in (1.0, 0.5, 0.0))
     assert len({pixels(path).tobytes() for path in (whole, half, none)}) == 3
