@@ -83,7 +83,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed for what is allocated next, where it is glibc and the user has not set it.
 
     Otherwise every large tensor is fetched from the system and zeroed page by page, and goes back as soon as it is
-    freed: 14% of an SD 1.5 call at 256 px on a CPU, 7% at 512 px. `engine.placement.trim_heap` gives back what is kept.
+    freed: 14% of an SD 1.5 call at 256 px on a CPU, 7% at 512 px. `device.memory.trim_heap` gives back what is kept.
     """
     if sys.platform != "linux" or MALLOC.keys() & os.environ.keys():
         return

@@ -10,9 +10,12 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
-OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
-"""How allocators say so, in any case of letters: torch's for CPUs, on Linux and on Windows, for MPS, and the system's
-where a file is mapped."""
+OUT_OF_MEMORY = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "allocation failed",
+    "could not allocate",
+)  # fmt: skip
+"""How allocators say so, in any case of letters: torch's for CPUs, on Linux and on Windows, for MPS, the system's where
+a file is mapped, and torch's reader of files."""
 
 
 def memory_free(device: torch.device) -> tuple[int, int]:
@@ -41,7 +44,7 @@ def release_memory() -> None:
 
 
 def trim_heap() -> None:
-    """Give the memory that the C library keeps (see `runtime.keep_freed_memory`) back to the system.
+    """Give the memory that the C library keeps (see `startup.keep_freed_memory`) back to the system.
 
     A matter of milliseconds, and of as many for what is allocated next.
     """
@@ -50,8 +53,10 @@ def trim_heap() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whichever device."""
+    """Whether an error, or what caused it, says that memory ran out, on whichever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
