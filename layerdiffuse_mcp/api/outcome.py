@@ -114,7 +114,7 @@ class Outcome(Frozen):
 
     An engine hands over `encoded` files; `outputs.writer.saved` puts them on disk and makes `images` and `latents` of
     them, which is what everybody else sees. `files` are neither pictures nor latents: a sheet's atlas, by name and in
-    order. `licences` of the base, as `model`, and of the other files that it was drawn with, as far as they are known.
+    order. `licences` of the base, as `model`, and of the other files that it was drawn with, or unknown.
     With a `sheet` the last picture is one of all the others. `dated` is the time that the files are named by,
     where one of them names another.
     """

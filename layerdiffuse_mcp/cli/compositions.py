@@ -58,13 +58,13 @@ def _compose(options: argparse.Namespace) -> int:
     replace = {name: _fields(text, "--replace") for name, text in changes.items()}
     canvas = validated(Canvas, given_fields(options, Canvas.model_fields))
     source = Path(options.source) if options.source else None
-    kept = None
+    kept, before = None, ".png"
     if source:
         with opened_file(source) as file:
-            kept = kept_by(file, source, opened_file, settings.max_pixels)
+            kept, before = kept_by(file, source, opened_file, settings.max_pixels)
     placed = [validated(PlacedLayer, layer) for layer in layers]
     wanted = Wanted.of(placed, canvas, options.background, kept, replace)
-    suffix = f".{options.format}" if options.format else source.suffix.lower() if source else ".png"
+    suffix = f".{options.format}" if options.format else before
 
     def find(picture: GivenPicture) -> Path:
         return _found(picture, source, settings)

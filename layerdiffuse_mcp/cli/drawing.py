@@ -281,8 +281,10 @@ def _print(made: Outcome, previews: int) -> None:
     for latent in made.latents:
         say("latent", printable(latent))
     say("model", f"{made.model} on {made.device}, {made.timings.total:.1f} s")
-    if licences := ", ".join(dict.fromkeys(made.licences.values())):
-        say("licence", printable(licences, 200))
+    if made.licences:
+        from layerdiffuse_mcp.recipes.told import licence_words
+
+        say("licences", licence_words(made.licences))
     for warning in made.warnings:
         warn(warning)
 

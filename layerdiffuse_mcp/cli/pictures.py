@@ -118,7 +118,7 @@ def _cut_out(options: argparse.Namespace) -> int:
         )
     cut = _done(task, memory)
     facts = PictureFacts(role="foreground", width=cut.width, height=cut.height, seed=0, alpha=cut.alpha)
-    name = file_name(options.image.stem, 0, "cutout")
+    name = file_name(options.image.stem, None, "cutout")
     _saved(settings, [EncodedFile(name=name, data=cut.data, picture=facts)], ["cut-out"], cut.warnings)
     say("how", cut.how)
     return 0

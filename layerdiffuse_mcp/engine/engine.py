@@ -50,6 +50,7 @@ from layerdiffuse_mcp.errors import ImageError, InvalidRequest, LayerDiffuseErro
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import LatentFormat, Role
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.licences import UNKNOWN
 from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.files import sha256
@@ -198,7 +199,7 @@ class Engine:
             latent = encode_picture(model, picture.rgba, meter)
         with clock("write"):
             saved = latents.SavedLatent(latent, width, height, model.spec.id, model.name, 0)
-            name = file_name(task.name or Path(task.image.name).stem, 0, "latent", latents.SUFFIX)
+            name = file_name(task.name or Path(task.image.name).stem, None, "latent", latents.SUFFIX)
             file = EncodedFile(name=name, data=latents.latent_bytes(saved))
         return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
 
@@ -229,10 +230,10 @@ class Engine:
             return read_picture(file, self._settings.max_pixels)
 
     def _licences(self, model: DiffusionModel) -> dict[str, str]:
-        """Those that are known of the files that a drawing was made with, by the names of `Model.weights`."""
+        """Those of the files that a drawing was made with, by the names of `Model.weights`."""
         entry = catalog.find(model.name, self._settings)
         known = {BASE: entry.licence, **catalog.licences(entry, self._settings)}
-        return {name: licence for name in model.weights if (licence := known.get(name))}
+        return {name: known.get(name) or UNKNOWN for name in model.weights}
 
     def _outcome(self, model: DiffusionModel, clock: "_Clock", **facts: Any) -> Outcome:
         placement = model.placement

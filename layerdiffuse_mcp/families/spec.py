@@ -47,6 +47,20 @@ class Task(StrEnum):
     DECOMPOSE = "decompose"
 
 
+TOOLS: Mapping[Task, str] = {
+    Task.TRANSPARENT: "generate_transparent",
+    Task.LAYERS: "generate_layers",
+    Task.BACKGROUND_FROM_FOREGROUND: "generate_background_from_foreground",
+    Task.FOREGROUND_FROM_BACKGROUND: "generate_foreground_from_background",
+    Task.BLENDED_FROM_FOREGROUND: "generate_background_from_foreground",
+    Task.BLENDED_FROM_BACKGROUND: "generate_foreground_from_background",
+    Task.EXTRACT_FOREGROUND: "extract_layer",
+    Task.EXTRACT_BACKGROUND: "extract_layer",
+    Task.DECOMPOSE: "decompose_image",
+}
+"""What messages call the tools by which an agent wishes for a task."""
+
+
 @dataclass(frozen=True)
 class Advice:
     """The settings that the authors recommend; used wherever a request leaves one open."""

@@ -32,7 +32,7 @@ from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub.folder import ModelsFolder, read_models_folder
 from layerdiffuse_mcp.hub.licences import is_free, layer_licences
 from layerdiffuse_mcp.hub.places import folder_here, indexed, on_disk
-from layerdiffuse_mcp.hub.remedies import by_hand, command, method_of, source, to_convert
+from layerdiffuse_mcp.hub.remedies import by_hand, cannot, command, method_of, source, terms, to_convert
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -147,9 +147,17 @@ def lora(name: str, settings: Settings) -> Path:
     if entry.remote is not None:
         raise ModelNotFound(
             f"The LoRA {entry.name} is not on this machine. Fetch it: {command(entry.name)} "
-            f"({source(entry.remote)}, licence {entry.licence or 'not known'}). {by_hand(entry.remote, settings)}"
+            f"({source(entry.remote)}, {terms(entry.licence)}). {_without(entry, settings)}"
         )
     raise ModelNotFound(f"The LoRA {entry.name} is listed in models.toml, but its file is not there. Correct its path.")
+
+
+def _without(entry: LoraEntry, settings: Settings) -> str:
+    """What else can be done where a LoRA is not here."""
+    published = entry.name in {lora.name for lora in LORAS}
+    put = f"Or put the file into {printable(settings.models_dir / 'loras')} as {entry.name}.safetensors."
+    hand = put if published or entry.remote is None else by_hand(entry.remote, settings)
+    return f"{hand} Or leave speed or the LoRA out, and set steps." if entry.speed else hand
 
 
 def find_lora(name: str, settings: Settings) -> LoraEntry:
@@ -227,12 +235,13 @@ def base_file(entry: ModelEntry, settings: Settings) -> Path:
         folder = printable(settings.models_dir)
         raise ModelNotFound(
             f"The model {entry.name} is not on this machine. Fetch it: {command(entry.name)} and task={task.value!r} "
-            f"({size} from the hub repository {entry.folder[0].repo}, licence {entry.licence or 'not known'}). Or put "
-            f"the repository's folder into {folder}."
+            f"({size} from the hub repository {entry.folder[0].repo}, {terms(entry.licence)}). Or put the "
+            f"repository's folder into {folder}."
         )
     raise ModelNotFound(
         f"The model {entry.name} is not on this machine. Fetch it with its layer files: {command(entry.name)} "
-        f"({source(entry.remote)}). {by_hand(entry.remote, settings)} model='pocket' works at once."
+        f"({source(entry.remote)}, {terms(entry.licence)}). {by_hand(entry.remote, settings)} "
+        "model='pocket' works at once."
     )
 
 
@@ -245,15 +254,12 @@ def methods_for(entry: ModelEntry, task: Task) -> tuple[str, ...]:
     """The methods that do `task` with this base.
 
     Raises:
-        InvalidRequest: its family has no layer files for the task.
+        InvalidRequest: its family does not do the task.
     """
     for family in families_for(task):
         if family == entry.family:
             return ROUTES[task, family]
-    raise InvalidRequest(
-        f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}. "
-        f"Name a model of the family {' or '.join(families_for(task))}."
-    )
+    raise InvalidRequest(f"{cannot(entry, task)}. Name a model of the family {' or '.join(families_for(task))}.")
 
 
 def needed(entry: ModelEntry | LoraEntry | MattingNetwork, methods: Collection[str] | None = None) -> list[HubFile]:

@@ -7,6 +7,8 @@ is_free(entry)               # False where one of them forbids commercial use
 from layerdiffuse_mcp.families.entries import ModelEntry, is_commercial
 from layerdiffuse_mcp.families.registry import EMBEDDED, FAMILIES
 
+UNKNOWN = "unknown"
+
 
 def layer_licences(entry: ModelEntry) -> dict[str, str]:
     """The licences of a base's layer and transparency files; one under a published name is taken for that file."""

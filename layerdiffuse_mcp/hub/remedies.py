@@ -6,9 +6,9 @@ f"{name} is not here. Fetch it: {command(entry.name, name)} ({source(remote)}). 
 import shlex
 from pathlib import Path
 
-from layerdiffuse_mcp.families.entries import HubFile
-from layerdiffuse_mcp.families.registry import KNOWN_NAMES, METHODS, ROUTES
-from layerdiffuse_mcp.families.spec import LayerMethod
+from layerdiffuse_mcp.families.entries import HubFile, ModelEntry, is_commercial
+from layerdiffuse_mcp.families.registry import FAMILIES, KNOWN_NAMES, METHODS, ROUTES
+from layerdiffuse_mcp.families.spec import TOOLS, LayerMethod, Task
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -23,6 +23,18 @@ def by_hand(remote: HubFile, settings: Settings) -> str:
     if remote.name in KNOWN_NAMES:
         return f"Or put {remote.name} into {folder}."
     return f"Or put the file anywhere and give its path in {folder}/models.toml, in place of repo and file."
+
+
+def cannot(entry: ModelEntry, task: Task) -> str:
+    """The beginning of a sentence: that a base does not do a task, and what it does."""
+    able = dict.fromkeys(TOOLS[one] for one in (FAMILIES[entry.family].routes if entry.family else ()))
+    return f"The model {entry.name} does not do {task.value} ({TOOLS[task]}): it is for {', '.join(able)}"
+
+
+def terms(licence: str | None) -> str:
+    """The licence of what is fetched, and what that means for it."""
+    said = f"licence {licence or 'not known'}"
+    return said if is_commercial(licence) else f"{said}, not for commercial use: prepare_model asks its user first"
 
 
 def command(name: str, file: str = "") -> str:

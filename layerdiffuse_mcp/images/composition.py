@@ -34,7 +34,12 @@ from layerdiffuse_mcp.wording import quoted, short, valid_text
 FORMAT = 1
 ENTRY = "layerdiffuse/layers.json"
 """Of an OpenRaster archive."""
-KEEPERS = (".png", ".ora", ".psd")
+KEEPERS = {b"\x89PNG": ".png", b"PK\x03\x04": ".ora", b"8BPS": ".psd"}
+"""What files begin with that keep compositions, and what the names of such end with."""
+NONE = (
+    "holds no composition. Give a png, ora or psd that compose_layers made and no other program has rewritten since; "
+    "webp and jpg keep none."
+)
 
 
 class KeptLayer(LayerOptions):
@@ -94,10 +99,7 @@ def read_kept(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Kept:
     name = name_of(file)
     text = _text(file, max_pixels)
     if text is None:
-        raise ImageError(
-            f"{short(name)} holds no composition. Give a png, ora or psd that compose_layers made and no other program "
-            "has rewritten since; webp and jpg keep none."
-        )
+        raise ImageError(f"{short(name)} {NONE}")
     try:
         given = json.loads(text)
         if isinstance(given, dict) and given.get("format") != FORMAT:
@@ -112,15 +114,24 @@ def read_kept(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Kept:
 
 def kept_by(
     file: BinaryIO, path: Path, open_other: Callable[[Path], AbstractContextManager[BinaryIO]], max_pixels: int
-) -> Kept:
-    """The composition of an open document at `path`: inside a PNG or ORA, beside a PSD. Errors as `read_kept`."""
+) -> tuple[Kept, str]:
+    """The composition of an open document at `path`, inside a PNG or ORA, beside a PSD; and the suffix of its format.
+
+    Which that is the content says, whatever the file's name. Errors as `read_kept`; the record of a PSD is none.
+    """
     file.seek(0)
-    if file.read(4) != b"8BPS":
-        return read_kept(file, max_pixels)
+    suffix = KEEPERS.get(file.read(4))
+    if suffix is None and path.name.endswith(BESIDE):
+        psd = short(path.name.removesuffix(BESIDE) + ".psd")
+        raise ImageError(f"{short(path.name)} is a record, no picture: leave it there, and give {psd} beside it.")
+    if suffix is None:
+        raise ImageError(f"{short(path.name)} {NONE}")
+    if suffix != ".psd":
+        return read_kept(file, max_pixels), suffix
     beside = path.with_name(path.stem + BESIDE)
     try:
         with open_other(beside) as record:
-            return read_kept(record, max_pixels)
+            return read_kept(record, max_pixels), suffix
     except ImageError as error:
         raise ImageError(
             f"{short(path.name)} is a psd, whose composition is kept beside it in {short(beside.name)}: {error}"

@@ -25,12 +25,14 @@ SHINES_THROUGH = re.compile(
 
 class Asked(NamedTuple):
     """What a picture was to show: its prompt, if that is known, and whether the base has no word for its subject; and
-    of one that was redrawn larger, which share of its alpha is elsewhere since.
+    of one that was redrawn larger, which share of its alpha is elsewhere since; and of layers, by how much of 255 they
+    together differ on average from the picture that was taken apart.
     """
 
     prompt: str | None = None
     unknown_subject: bool = False
     drifted: float = 0.0
+    difference: float = 0.0
 
 
 NOT_KNOWN = Asked()
@@ -62,6 +64,10 @@ def _partial_for_no_reason(facts: AlphaFacts, asked: Asked) -> float:
     if not visible or asked.prompt is None or SHINES_THROUGH.search(asked.prompt):
         return 0.0
     return facts.partial / visible
+
+
+def _difference(facts: AlphaFacts, asked: Asked) -> float:
+    return asked.difference
 
 
 class Rule(NamedTuple):
@@ -105,8 +111,17 @@ RULES = (
 )  # fmt: skip
 
 
-CUT_OUT = "foreground"
-RULES_OF: Mapping[str, tuple[Rule, ...]] = {CUT_OUT: RULES}
+CUT_OUT, TOGETHER = "foreground", "layers together"
+RULES_OF: Mapping[str, tuple[Rule, ...]] = {
+    CUT_OUT: RULES,
+    TOGETHER: (
+        Rule(
+            "doubtful", _difference, 20,
+            "the layers do not make up the picture, from which they differ by {measure:.0f} of 255. Try another seed, "
+            "more steps, or a prompt that says all that it shows",
+        ),
+    ),
+}  # fmt: skip
 """By what a picture is called (`PictureFacts.label`). Others have to keep none: backgrounds and blended pictures are
 opaque, sheets and compositions fill their frames, and of the layers that a model names itself one may do either.
 """

@@ -132,7 +132,7 @@ def compose(task: ComposeTask, report: Report) -> Composed:
         facts = alpha_facts(flat)
         notes.append("A jpg has no transparency: what shows through is white. Give a background for another colour.")
     shown = _shown([flat], CHECKERBOARD) if task.preview else None
-    kept = record(_kept(task)) if task.keep and task.suffix in KEEPERS else None
+    kept = record(_kept(task)) if task.keep and task.suffix in KEEPERS.values() else None
     encoding = _part(report, FLATTENED, 1.0, f"encoding {task.suffix}")
     return Composed(
         data=encoded(composition, flat, task.suffix, encoding, kept),

@@ -15,6 +15,7 @@ from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.identify import identify
+from layerdiffuse_mcp.hub.remedies import cannot
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import printable
@@ -24,15 +25,12 @@ def family_of(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
     """The card of a base that can do the task.
 
     Raises:
-        ModelNotFound: its family has no layer files for the task, which models do; or its file is missing.
+        ModelNotFound: its family does not do the task, and models that do are named; or its file is missing.
         InvalidRequest: it is of no family.
     """
     family = _card(entry, _who_can(task, settings), settings)
     if task not in family.routes:
-        raise ModelNotFound(
-            f"The model {entry.name} is of the family {entry.family}, which has no layer files for {task.value}"
-            f"{_who_can(task, settings)}"
-        )
+        raise ModelNotFound(f"{cannot(entry, task)}{_who_can(task, settings)}")
     return family
 
 

@@ -14,6 +14,7 @@ from layerdiffuse_mcp.backends.backend import Report
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images.tasks import BESIDE, COMPOSED, DocumentLayer, DocumentTask, OnPictureTask, SetTask
+from layerdiffuse_mcp.images.verdict import TOGETHER, Asked, judge
 from layerdiffuse_mcp.outputs.names import dated, file_name, slug
 from layerdiffuse_mcp.outputs.writer import with_ids
 from layerdiffuse_mcp.wording import printable
@@ -152,9 +153,10 @@ async def _into_document(
         if len(layers) < finish.planned:
             warnings.append(f"{finish.planned - len(layers)} of {finish.planned} layers are empty and were left out.")
         differ = f"which differ from {printable(finish.name, 80)} by {made.difference:.2f} of 255 on average"
+        verdict, reason = judge(made.alpha, Asked(difference=made.difference), TOGETHER)
         facts = PictureFacts(
             role=None, name=COMPOSED, width=finish.size[0], height=finish.size[1], seed=seed, alpha=made.alpha,
-            note=f"the layers put together, {differ}",
+            note=f"the layers put together, {differ}", verdict=verdict, reason=reason,
         )  # fmt: skip
         words = _words(layers[0].name, facts)
         files.append(EncodedFile(name=file_name(words, seed, COMPOSED, ".png"), data=made.data, picture=facts))

@@ -24,9 +24,9 @@ def composition_files(composed: Composed, name: str, suffix: str) -> list[Encode
     facts = PictureFacts(
         role=None, name=COMPOSED, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
     )
-    files = [EncodedFile(name=file_name(name, 0, COMPOSED, suffix), data=composed.data, picture=facts)]
+    files = [EncodedFile(name=file_name(name, None, COMPOSED, suffix), data=composed.data, picture=facts)]
     if composed.record is not None and suffix == ".psd":
-        files.append(EncodedFile(name=file_name(name, 0, COMPOSED, BESIDE), data=composed.record.encode()))
+        files.append(EncodedFile(name=file_name(name, None, COMPOSED, BESIDE), data=composed.record.encode()))
     return files
 
 

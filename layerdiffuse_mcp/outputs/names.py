@@ -1,4 +1,4 @@
-"""Names of output files: `<output>/<date>/<time>-<slug>-<seed>-<role>.png`.
+"""Names of output files: `<output>/<date>/<time>-<slug>-<seed>-<role>.png`, without a seed where nothing was drawn.
 
 The maker of a file says what it is (`file_name`); when it is written, the writer puts date and time before that.
 `words_in` and `dated_by` read the words and the time of such a name.
@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 
 SLUG_LENGTH = 40
-_OURS = re.compile(r"([0-9]{6})-(?:(.+)-[0-9]+-[a-z0-9-]+|.+)")
+_OURS = re.compile(r"([0-9]{6})-(?:(.+)-[0-9]+-[a-z0-9-]+|(.+)-(?:composed|cutout)|.+)")
 
 
-def file_name(text: str, seed: int, role: str, suffix: str = ".png") -> str:
-    """What a file is: the first words of a text, its seed and what it holds."""
-    return f"{slug(text)}-{seed}-{slug(role)}{suffix}"
+def file_name(text: str, seed: int | None, role: str, suffix: str = ".png") -> str:
+    """What a file is: the first words of a text, the seed it was drawn by, if it was drawn, and what it holds."""
+    drawn = "" if seed is None else f"-{seed}"
+    return f"{slug(text)}{drawn}-{slug(role)}{suffix}"
 
 
 def dated(now: datetime) -> tuple[str, str]:
@@ -31,7 +32,7 @@ def slug(text: str) -> str:
 def words_in(path: Path) -> str:
     """The words that a file of ours is named by, or all of another's name."""
     ours = _OURS.fullmatch(path.stem)
-    return (ours and ours[2]) or path.stem
+    return (ours and (ours[2] or ours[3])) or path.stem
 
 
 def dated_by(path: Path) -> float | None:

@@ -6,6 +6,7 @@ line each.
 """
 
 import base64
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,14 @@ from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp.api.fields import Omittable
 from layerdiffuse_mcp.api.outcome import AlphaFacts, ImageResult, Outcome, Placement, Verdict
+from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.backends.pictures import PictureRoom
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.images.describe import describe
-from layerdiffuse_mcp.images.tasks import SheetTask, Shown
+from layerdiffuse_mcp.images.tasks import BESIDE, SheetTask, Shown
 from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.recipes.recipe import recipe_of
+from layerdiffuse_mcp.recipes.told import licence_words, told
 from layerdiffuse_mcp.server.services import IMAGES
 
 MEDIA_TYPES = {
@@ -32,6 +36,8 @@ MEDIA_TYPES = {
     ".json": "application/json",
 }
 
+WAYS = 3
+"""Lines that say with what the pictures of one job were drawn."""
 GONE = "Its file is no longer there, deleted or moved"
 URI = "For resources/read; its end is the image id that tools take"
 
@@ -115,7 +121,8 @@ class DrawingResult(LatentResult):
 
     images: tuple[PictureFacts, ...] = Field(default=(), description="The pictures made, the best results first")
     licences: Omittable[dict[str, str]] = Field(
-        default=None, description="Of the base, as model, and of other files that were drawn with"
+        default=None,
+        description="Of the base, as model, and of other files that were drawn with, or unknown",
     )
     timings: Omittable[dict[str, float]] = Field(default=None, description="Seconds by stage")
 
@@ -277,16 +284,17 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
     assert outcome is not None
     lines = [_headline(job, outcome)]
     lines += [
-        f"{picture.number}. {line_of(image)}" if several else line_of(image)
+        f"{f'{picture.number}. ' * several}{picture.uri.removeprefix(IMAGES)}: {line_of(image)}"
         for picture, image in zip(facts.images, outcome.single, strict=True)
     ]
+    lines += [f"Drawn by {drawn}." for drawn in _drawn(job, outcome)]
     lines += lines_of(facts.sheet) if facts.sheet else []
-    lines += [f"All layers: {path}" for path in facts.documents]
+    lines += _of_documents(facts)
     lines += [f"latent: {path}" for path in outcome.latents]
     if shown is not None:
         lines.append(_on_the_preview(several))
-    if names := ", ".join(dict.fromkeys(outcome.licences.values())):
-        lines.append(f"Licence of the weights: {names}.")
+    if outcome.licences:
+        lines.append(f"Licences: {licence_words(outcome.licences)}.")
     lines += [f"Warning: {warning}" for warning in outcome.warnings]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     if shown is not None:
@@ -306,6 +314,26 @@ def _headline(job: Job, outcome: Outcome) -> str:
     by = f" with {outcome.model}" if outcome.model else ""
     on = f" on {outcome.device}" if outcome.device else ""
     return f"{job.what} is done: {made}{best} in {spent:.1f} s{by}{on} ({job.id})."
+
+
+def _drawn(job: Job, outcome: Outcome) -> list[str]:
+    """With what its pictures were drawn, beyond model, size and seed: a line for each way, of many the first ones."""
+    plans = [plan for plan in job.tasks if isinstance(plan, DrawPlan)]
+    recipes = [outcome.recipe] if outcome.recipe else [recipe_of(p, weights={}, device="", dtype="") for p in plans]
+    return [line for line in dict.fromkeys(map(told, recipes)) if line][:WAYS]
+
+
+def _of_documents(facts: JobResult) -> list[str]:
+    """The files that hold all layers, and how one layer is changed; a record is none of them."""
+    lines = [
+        f"Record of the psd, to be left beside it: {path}" if path.endswith(BESIDE) else f"All layers: {path}"
+        for path in facts.documents
+    ]
+    if lines:
+        source = json.dumps(facts.images[-1].path, ensure_ascii=False)
+        change = json.dumps({facts.images[0].role: {"x": 10}}, ensure_ascii=False)
+        lines.append(f"To change one layer, call compose_layers with source={source} and replace={change}.")
+    return lines
 
 
 def line_of(image: ImageResult) -> str:

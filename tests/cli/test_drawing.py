@@ -23,7 +23,7 @@ def test_generate_prints_the_picture_its_preview_and_what_the_alpha_holds(lines)
     assert Path(printed["foreground"]).name.endswith("-a-red-apple-3-foreground.png")
     assert Path(printed["preview"]).is_file()
     assert "transparent" in printed["alpha"] or "opaque" in printed["alpha"]
-    assert printed["licence"] == "creativeml-openrail-m"
+    assert printed["licences"] == "base unknown; layer files creativeml-openrail-m"
 
 
 @pytest.fixture

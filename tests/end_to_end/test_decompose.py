@@ -63,6 +63,7 @@ async def test_the_result_says_how_far_its_layers_are_from_the_picture(taken: di
     composed = taken["images"][-1]
     apart = np.abs(seen(poster) - seen(composed["path"])).mean()
     assert f"differ from poster.png by {apart:.2f} of 255 on average" in composed["note"]
+    assert composed["verdict"] == ("doubtful" if apart >= 20 else None)
 
 
 @pytest.mark.parametrize("which", ["composed", "document"])

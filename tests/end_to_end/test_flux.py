@@ -88,7 +88,7 @@ async def test_an_option_that_does_not_act_is_refused(client: Client, option: st
 async def test_a_task_that_it_cannot_do_is_refused(client: Client):
     result = await client.call_tool("generate_layers", {"prompt": "a hill", "options": OPTIONS})
     assert result.is_error
-    assert "family flux, which has no layer files for layers" in text_of(result)
+    assert "does not do layers (generate_layers): it is for generate_transparent" in text_of(result)
 
 
 async def test_progress_rises_and_a_cancelled_call_leaves_no_file(client: Client, drawn: Any, folder: Path):

@@ -50,7 +50,7 @@ async def test_a_call_draws_a_picture_with_alpha_and_says_its_licence(drawn: Any
     [image] = facts_of(drawn)["images"]
     assert pixels(image["path"]).shape == (64, 64, 4)
     assert image["alpha"]["has_transparency"]
-    assert f"Licence of the weights: {LICENCE}." in text_of(drawn)
+    assert f"Licences: base {LICENCE} (not for commercial use)." in text_of(drawn)
     assert facts_of(drawn)["licences"] == {"model": LICENCE}
     recipe = read_recipe(Path(image["path"]))
     assert recipe["licences"] == {"model": LICENCE}
@@ -92,7 +92,7 @@ async def test_an_option_that_does_not_act_is_refused(client: Client, drawn: Any
 async def test_a_task_that_it_cannot_do_is_refused(client: Client, drawn: Any):
     result = await client.call_tool("generate_layers", {"prompt": "a hill", "options": OPTIONS})
     assert result.is_error
-    assert "family qwen21, which has no layer files for layers" in text_of(result)
+    assert "does not do layers (generate_layers): it is for generate_transparent" in text_of(result)
 
 
 async def test_progress_rises_and_a_cancelled_call_leaves_no_file(client: Client, drawn: Any, folder: Path):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from layerdiffuse_mcp.api.outcome import VERDICTS
 from layerdiffuse_mcp.images.png import ID_KEY, read_recipe
+from layerdiffuse_mcp.server.services import IMAGES
 from tests.results import facts_of, text_of
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +80,8 @@ async def test_the_best_results_come_first_and_bear_the_numbers_of_their_ids(cli
     assert [image["number"] for image in images] == list(range(1, 9))
     for image in images:
         assert image["uri"].endswith(f"-{image['number']}")
-        assert f"{image['number']}. {image['path']}" in text_of(eight)
+        id = image["uri"].removeprefix(IMAGES)
+        assert f"{image['number']}. {id}: {image['path']}" in text_of(eight)
         assert ("reason" in image) == (image["verdict"] != "good")
         found = facts_of(await client.call_tool("inspect_image", {"image": image["uri"], "preview": False}))
         assert found["recipe"]["request"]["seed"] == image["seed"]
@@ -158,7 +161,8 @@ async def test_licences_stand_in_the_result_in_the_picture_and_in_the_list(clien
         "layer_sd15_transparent_attn.safetensors",
         "layer_sd15_vae_transparent_decoder.safetensors",
     }
-    assert "Licence of the weights: Apache-2.0." in text_of(apple)
+    assert "Licences: base, layer files Apache-2.0." in text_of(apple)
+    assert re.search(r"Drawn by \w+, 3 steps, guidance 4\.\n", text_of(apple))
     assert read_recipe(Path(facts["images"][0]["path"]))["licences"] == facts["licences"]
     listed = await client.call_tool("list_models", {})
     assert "licence creativeml-openrail-m" in text_of(listed)

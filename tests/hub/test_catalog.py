@@ -319,7 +319,9 @@ def test_a_sibling_serves_until_the_published_file_is_here(settings: Settings, o
 
 
 def test_a_task_that_a_family_has_no_files_for_is_refused(settings: Settings):
-    with pytest.raises(InvalidRequest, match=r"no layer files for layers\. Name a model of the family sd15"):
+    with pytest.raises(
+        InvalidRequest, match=r"layers \(generate_layers\): it is for .*\. Name a model of the family sd15"
+    ):
         catalog.methods_for(catalog.find("sdxl", settings), Task.LAYERS)
 
 

@@ -86,7 +86,7 @@ def test_what_is_prepared_is_chosen_and_its_advice_lies_between_the_bases_and_th
     assert settings_of(planned(narrow, speed="draft", steps=6, sampler="Euler")) == ("Euler", "Automatic", 6, 1.0)
     plain = planned(narrow)
     assert planned(narrow, speed="fine").model_copy(update={"seed": plain.seed}) == plain
-    with pytest.raises(ModelNotFound, match=f"The LoRA {HYPER} is not on this machine"):
+    with pytest.raises(ModelNotFound, match=f"as {HYPER}.safetensors. Or leave speed or the LoRA out"):
         planned(narrow, speed="normal")
 
 

@@ -85,7 +85,8 @@ def test_a_psd_has_its_composition_beside_it(folder: Path):
         with pytest.raises(ImageError, match=r"kept beside it in poster\.layers\.json: There is no file"):
             kept_by(file, document, opened_file, 10_000)
         (folder / "poster.layers.json").write_text(made.record or "")
-        assert kept_by(file, document, opened_file, 10_000).layers[0].scale == 2
+        kept, suffix = kept_by(file, document, opened_file, 10_000)
+    assert (kept.layers[0].scale, suffix) == (2, ".psd")
 
 
 def test_one_layer_is_changed_and_the_others_stay(folder: Path):

@@ -14,6 +14,7 @@ from mcp import Client
 from mcp_types import Tool
 
 from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
+from layerdiffuse_mcp.families import spec as families
 from layerdiffuse_mcp.server.app import INSTRUCTIONS, create_server
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import Settings
@@ -75,6 +76,11 @@ async def test_null_is_as_good_as_left_out(connect: Connect):
         assert not (await client.call_tool("generate_layers", given)).is_error
         refused = await client.call_tool("edit_transparent", {"prompt": "x", "image": None})
     assert "edit_transparent needs image" in text_of(refused)
+
+
+def test_the_tools_that_messages_name_for_tasks_exist():
+    assert {*families.TOOLS} == {*families.Task}
+    assert {*families.TOOLS.values()} <= {*NAMES}
 
 
 def test_the_instructions_fit_into_their_budget_and_name_only_tools_that_exist():

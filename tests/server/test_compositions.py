@@ -70,7 +70,7 @@ async def test_one_layer_is_changed_in_one_call(connect: Connect, lamp: Path, fo
         change: dict[str, Any] = {"source": source, "replace": {"lamp": {"tint": "#0050ff"}}}
         kept = facts_of(await composed(client, **change))
         assert Path(kept["path"]).suffix == f".{format}"
-        assert "-a-poster-0-composed" in Path(kept["path"]).stem
+        assert "-a-poster-composed" in Path(kept["path"]).stem
         shown = facts_of(await composed(client, **change, output={"format": "png", "preview": False}))
     red, green, blue, _ = pixel(shown["path"], 8, 8)
     assert blue > green > red
@@ -128,13 +128,16 @@ async def test_a_composition_reaches_no_file_that_may_not_be_read(
 ):
     import hashlib
     import json
+    import zipfile
+
+    from layerdiffuse_mcp.images.composition import ENTRY
 
     secret = square(tmp_path_factory.mktemp("outside") / "secret.png", (1, 2, 3))
     digest = hashlib.sha256(secret.read_bytes()).hexdigest()
     for name in (str(secret), f"../{secret.parent.name}/secret.png", "..", "/"):
         layer = {"name": "a", "image": {"name": name, "sha256": digest, "bytes": secret.stat().st_size}}
-        record = lamp.with_name("a.layers.json")
-        record.write_text(json.dumps({"format": 1, "layers": [layer]}))
+        with zipfile.ZipFile(record := lamp.with_name("a.ora"), "w") as archive:
+            archive.writestr(ENTRY, json.dumps({"format": 1, "layers": [layer]}))
         async with connect() as client:
             result = await composed(client, source=str(record), output={"format": "png", "preview": False})
         assert result.is_error
@@ -182,6 +185,24 @@ async def test_what_cannot_be_composed_is_refused_with_what_to_do(connect: Conne
             assert result.is_error, name
             assert words in text_of(result), f"{name}: {text_of(result)}"
             assert "pydantic" not in text_of(result)
+
+
+async def test_a_source_is_what_its_content_says(connect: Connect, lamp: Path, tmp_path: Path):
+    async with connect() as client:
+        made = Path(facts_of(await composed(client, layers=[{"image": str(lamp)}]))["path"])
+        (tmp_path / "poster.txt").write_bytes(made.read_bytes())
+        again = facts_of(await composed(client, source=str(tmp_path / "poster.txt")))
+        assert Path(again["path"]).suffix == ".png"
+        no_sources = {
+            "poster.layers.json": "is a record, no picture: leave it there, and give poster.psd beside it",
+            "notes.txt": "holds no composition. Give a png, ora or psd",
+            "empty.png": "holds no composition. Give a png, ora or psd",
+        }
+        for name, words in no_sources.items():
+            (tmp_path / name).write_text("{}" if name != "empty.png" else "")
+            result = await composed(client, source=str(tmp_path / name))
+            assert result.is_error
+            assert f"{name} {words}" in text_of(result)
 
 
 async def test_a_name_with_quotes_is_said_as_it_has_to_be_given(connect: Connect, lamp: Path):

@@ -116,7 +116,7 @@ async def test_several_jobs_are_waited_for_in_one_call(connect: Connect):
         jobs = facts_of(result)["jobs"]
         assert [(job["job_id"], job["status"]) for job in jobs] == [(job_id, "done") for job_id in ids]
         assert [job["images"][0]["number"] for job in jobs] == [1, 2, 3]
-        assert all(f"\n{number}. /" in text_of(result) for number in (1, 2, 3))
+        assert all(f"\n{number}. job-" in text_of(result) for number in (1, 2, 3))
 
 
 async def test_there_is_one_estimate_and_nothing_empty_in_what_is_said_of_a_running_job(connect: Connect):

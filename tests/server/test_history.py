@@ -42,11 +42,12 @@ def made(
     model: str = "pocket",
     time: float = NOON,
     latent: bool = False,
+    **drawn: Any,
 ) -> ImageResult:
     """A picture that a server has drawn, and remembers."""
     facts = PictureFacts(role="foreground", width=size[0], height=size[1], seed=7, alpha=None, verdict=verdict)
     pixels = np.full((*size[::-1], 4), 255, np.uint8)
-    data = png_bytes(pixels, recipe={"format": 2, "role": "foreground", "request": {"prompt": prompt}})
+    data = png_bytes(pixels, recipe={"format": 2, "role": "foreground", "request": {"prompt": prompt, **drawn}})
     files = [EncodedFile(name=f"{job}.png", data=data, picture=facts)]
     files += [EncodedFile(name=f"{job}.safetensors", data=b"a latent")] if latent else []
     outcome = saved(
@@ -99,6 +100,19 @@ async def test_pictures_of_an_earlier_server_are_found_by_what_they_are(connect:
     assert f'job-2-1, 2026-03-02 12:00:00, foreground, 16x8, pocket, doubtful "a green pear": {image["path"]}' in (
         text_of(result)
     )
+
+
+async def test_pictures_with_one_prompt_are_told_apart(connect: Connect, settings: Settings):
+    stage = {"method": "any", "steps": 20, "guidance_scale": 7}
+    made(settings, "job-1", stages=[stage], seed=7)
+    made(settings, "job-2", stages=[stage | {"steps": 8}], seed=7, reference={"model": "plus", "strength": 0.6})
+    made(settings, "job-3", "a pear", stages=[stage])
+    async with connect() as client:
+        result = await client.call_tool("find_images", {})
+    differs = {image["image_id"]: image.get("differs") for image in facts_of(result)["images"]}
+    said = {"job-1-1": "20 steps, no reference", "job-2-1": "8 steps, reference plus 0.6", "job-3-1": None}
+    assert differs == said
+    assert all(f'"a red apple" ({text}): ' in text_of(result) for text in said.values() if text)
 
 
 async def test_the_list_comes_in_pages_of_bounded_length(connect: Connect, settings: Settings):

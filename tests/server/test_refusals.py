@@ -47,7 +47,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "a task the model cannot do": (
         "extract_layer",
         {**CUP, "blended": "here.png", "foreground": "here.png"},
-        "family sd15, which has no layer files for extract_background, and no model on this machine can do it yet",
+        "does not do extract_background (extract_layer): it is for generate_transparent, ",
     ),
     "a parameter of a tool without": (
         "server_status",

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 
 OUT_OF_MEMORY = (
-    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "allocation failed"
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "allocation failed",
+    "could not allocate",
 )  # fmt: skip
 """How allocators say so, in any case of letters: torch's for CPUs, on Linux and on Windows, for MPS, the system's where
 a file is mapped, and torch's reader of files."""

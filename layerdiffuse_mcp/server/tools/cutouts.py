@@ -134,7 +134,7 @@ async def cut_out(
         else:
             cut = await done(ctx, given)
     file = EncodedFile(
-        name=file_name(made_as.name or path.stem, 0, "cutout", f".{format}"),
+        name=file_name(made_as.name or path.stem, None, "cutout", f".{format}"),
         data=cut.data,
         picture=PictureFacts(role="foreground", width=cut.width, height=cut.height, seed=0, alpha=cut.alpha),
     )

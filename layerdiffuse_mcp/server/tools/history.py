@@ -1,7 +1,8 @@
 """The history: pictures that were made before, by this server or another, found and deleted."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
@@ -16,6 +17,8 @@ from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.outputs.index import Entry
 from layerdiffuse_mcp.outputs.query import SHAPES, wanted
 from layerdiffuse_mcp.outputs.removal import GONE, Removed, named, remove
+from layerdiffuse_mcp.recipes.recipe import read_recipe
+from layerdiffuse_mcp.recipes.told import told_apart
 from layerdiffuse_mcp.server.results import plain
 from layerdiffuse_mcp.server.services import IMAGES, Services, local_path, services
 from layerdiffuse_mcp.server.tools.parameters import file_field
@@ -42,6 +45,9 @@ class FoundImage(BaseModel):
         default=None, description="Whether it may be handed on, by its alpha and prompt"
     )
     prompt: Omittable[str] = Field(default=None, description="The beginning of its prompt")
+    differs: Omittable[str] = Field(
+        default=None, description="By what it was drawn otherwise than others of this page that have its prompt"
+    )
 
 
 class FoundImages(BaseModel):
@@ -136,7 +142,9 @@ async def find_images(
     if page > pages:
         last = f"{found.total} pictures were found, and the last page is {pages}"
         raise InvalidRequest(f"page: there is no page {page}; {last}.")
-    facts = FoundImages(images=[_facts(entry) for entry in found.entries], total=found.total, page=page, pages=pages)
+    apart = await anyio.to_thread.run_sync(_apart, found.entries)
+    images = [_facts(entry, differs or None) for entry, differs in zip(found.entries, apart, strict=True)]
+    facts = FoundImages(images=images, total=found.total, page=page, pages=pages)
     lines = [f"Found {found.total} picture{'s' * (found.total != 1)}, page {page} of {pages}, the newest first:"]
     if not found.total:
         lines = ["No picture was found. Leave out some of what is asked for, or look at all: find_images()."]
@@ -209,12 +217,32 @@ def _was_made(jobs: Jobs, name: str) -> bool:
     return any(name in names for names in images)
 
 
-def _facts(entry: Entry) -> FoundImage:
+def _apart(entries: Sequence[Entry]) -> list[str]:
+    """Of each picture by what it differs from the others with its prompt; "" where by nothing that is known."""
+    said = dict.fromkeys(range(len(entries)), "")
+    alike: dict[str, list[int]] = {}
+    for place, entry in enumerate(entries):
+        alike.setdefault(beginning(entry) or "", []).append(place)
+    for prompt, places in alike.items():
+        if prompt and len(places) > 1:
+            said |= zip(places, told_apart([_recipe(entries[place]) for place in places]), strict=True)
+    return [*said.values()]
+
+
+def _recipe(entry: Entry) -> dict[str, Any]:
+    try:
+        return read_recipe(entry.path)
+    except ImageError:
+        return {}
+
+
+def _facts(entry: Entry, differs: str | None) -> FoundImage:
     return FoundImage(
         image_id=entry.id,
         path=printable(entry.path),
         made=made_at(entry),
         prompt=beginning(entry),
+        differs=differs,
         **{name: getattr(entry, name) for name in ("role", "width", "height", "seed", "model", "verdict")},
     )
 
@@ -234,4 +262,5 @@ def _line(image: FoundImage) -> str:
     size = f"{image.width}x{image.height}" if image.width else None
     said = [image.image_id, image.made, image.role, size, image.model, image.verdict]
     prompt = f' "{image.prompt}"' if image.prompt else ""
-    return f"{', '.join(part for part in said if part)}{prompt}: {image.path}"
+    differs = f" ({image.differs})" if image.differs else ""
+    return f"{', '.join(part for part in said if part)}{prompt}{differs}: {image.path}"

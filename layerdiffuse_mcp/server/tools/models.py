@@ -343,6 +343,7 @@ def _model_line(model: ModelFacts) -> str:
     state = "ready" if model.prepared else "not on this machine"
     size = f", {model.bytes / GB:.2f} GB" if model.bytes else ""
     can = f"; can do: {', '.join(model.tasks)}" if model.tasks else ""
+    can += f"; would do: {', '.join(model.lacking)}" if model.lacking else ""
     licences = f"; licence {model.licence or 'unknown'}"
     if model.layer_licences and set(model.layer_licences) != {model.licence}:
         licences += f", of its layer files {', '.join(model.layer_licences)}"

@@ -16,6 +16,7 @@ from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask
 from layerdiffuse_mcp.outputs.compositions import NAME, composition_files, name_for
+from layerdiffuse_mcp.recipes.told import told
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import URI, Alpha, alpha_facts, image_content, image_uri, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
@@ -142,7 +143,7 @@ async def compose_layers(
         made = wanted.task(
             lambda given: known.picture(given, keep),
             lambda picture: _found(known, picture, before.path.parent if before else None, keep),
-            suffix=f".{wished.format}" if wished.format else before.path.suffix.lower() if before else ".png",
+            suffix=f".{wished.format}" if wished.format else before.suffix if before else ".png",
             preview=wished.preview,
             keep=wished.metadata == "full",
             max_pixels=known.settings.max_pixels,
@@ -202,7 +203,8 @@ async def inspect_image(
 def _holds(found: Inspected) -> str:
     """What a picture can be made again from."""
     if found.recipe:
-        return "It holds the recipe it was drawn by."
+        drawn = told(found.recipe)
+        return f"It holds the recipe it was drawn by: {drawn}." if drawn else "It holds the recipe it was drawn by."
     if not found.layers:
         return "It holds no recipe."
     names = ", ".join(printable(name) for name in found.layers)
@@ -212,6 +214,7 @@ def _holds(found: Inspected) -> str:
 class _Source(NamedTuple):
     path: Path
     kept: "Kept"
+    suffix: str
 
 
 def _source(known: Services, given: str) -> _Source:
@@ -220,8 +223,8 @@ def _source(known: Services, given: str) -> _Source:
 
     with known.readable(given) as opened:
         limit = known.settings.max_pixels
-        kept = kept_by(opened.file, opened.path, lambda path: known.readable(str(path)).file, limit)
-        return _Source(opened.path, kept)
+        kept, suffix = kept_by(opened.file, opened.path, lambda path: known.readable(str(path)).file, limit)
+        return _Source(opened.path, kept, suffix)
 
 
 def _found(known: Services, picture: GivenPicture, folder: Path | None, keep: Keep) -> Path:
