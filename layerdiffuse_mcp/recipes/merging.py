@@ -11,7 +11,6 @@ from itertools import zip_longest
 from typing import Any
 
 from layerdiffuse_mcp.api.control import CONTROL_PICTURE, REFERENCE, REFERENCE_MASK, control_names
-from layerdiffuse_mcp.wording import short
 
 OBJECTS = ("reference", "detail")
 _DECIDED = ("tiling",)
@@ -55,10 +54,10 @@ def place_of(picture: str) -> str:
 def dropped(old: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[str, ...]:
     """What to say of controls behind those that the changes name; none named are meant to be none."""
     pairs = _controls(old, changes) if changes.get("control") else []
-    gone = [short(was.get("model")) for was, now in pairs if now is None and isinstance(was, Mapping)]
+    gone = [f"control.{number}" for number, (_, now) in enumerate(pairs) if now is None]
     if not gone:
         return ()
-    return (f"The recipe's control {' and '.join(gone)} was dropped, for the changes end before it: {{}} keeps one.",)
+    return (f"Of the recipe, {' and '.join(gone)} was dropped, as the changes end before: {{}} in its place keeps it.",)
 
 
 def _controls(old: Mapping[str, Any], changes: Mapping[str, Any]) -> list[tuple[Any, Any]]:

@@ -86,7 +86,7 @@ def _parts(recipe: Mapping[str, Any]) -> dict[str, str]:
     loras = {tag.name: tag.strength for text in prompts for tag in extract_loras(text)[1]}
     said = {
         "method": " + ".join(_name(stage.method) for stage in request.stages),
-        "steps": f"{_each(stage.steps for stage in request.stages)} steps",
+        "steps": f"{(steps := _each(stage.steps for stage in request.stages))} step{'s' * (steps != '1')}",
         "guidance": f"guidance {_each(stage.guidance_scale for stage in request.stages)}",
         "LoRA": " and ".join(f"LoRA {_name(name)} {strength:g}" for name, strength in loras.items()),
         "control": " and ".join(_control(one) for one in request.control),

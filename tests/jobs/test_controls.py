@@ -133,7 +133,7 @@ def test_a_part_of_a_control_is_changed_and_the_rest_stays(known: Settings):
         assert again.notes == ()
     fewer = request_from(recipe, {"control": [{}]}, found)
     assert [*planned(fewer, known).control] == [first]
-    assert "The recipe's control sd15_canny was dropped" in fewer.notes[0]
+    assert "Of the recipe, control.1 was dropped" in fewer.notes[0]
 
 
 def test_another_control_starts_anew_and_what_is_no_control_is_refused(known: Settings):
