@@ -16,8 +16,8 @@ from layerdiffuse_mcp.recipes.recipe import BASE
 from layerdiffuse_mcp.text.emphasis import extract_loras
 from layerdiffuse_mcp.wording import printable
 
-APART = ("sampler", "seed")
-"""What is told only where drawings differ by it."""
+APART = ("model", "sampler", "seed")
+"""What is told only of a whole recipe, or where drawings differ by it."""
 NAME = 40
 """Characters of a name that are repeated."""
 
@@ -58,14 +58,18 @@ class _Request(_Said):
     layer_prompts: Annotated[dict[str, Text], Field(max_length=8)] = {}
     control: Annotated[tuple[_Control, ...], Field(max_length=16)] = ()
     reference: _Control | None = None
+    model: Text | None = None
     detail: _Detail | None = None
     strength: float = 1
     seed: int | None = None
 
 
-def told(recipe: Mapping[str, Any]) -> str:
-    """With what a recipe draws, beyond model, seed and size, on one line; "" where it cannot be read."""
-    return ", ".join(text for name, text in _parts(recipe).items() if name not in APART)
+def told(recipe: Mapping[str, Any], *, whole: bool = False) -> str:
+    """With what a recipe draws, beyond size and, unless `whole`, model, sampler and seed, on one line.
+
+    "" where it cannot be read.
+    """
+    return ", ".join(text for name, text in _parts(recipe).items() if whole or name not in APART)
 
 
 def told_apart(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -85,6 +89,7 @@ def _parts(recipe: Mapping[str, Any]) -> dict[str, str]:
     prompts = (request.prompt, *request.layer_prompts.values())
     loras = {tag.name: tag.strength for text in prompts for tag in extract_loras(text)[1]}
     said = {
+        "model": _name(request.model or ""),
         "method": " + ".join(_name(stage.method) for stage in request.stages),
         "steps": f"{(steps := _each(stage.steps for stage in request.stages))} step{'s' * (steps != '1')}",
         "guidance": f"guidance {_each(stage.guidance_scale for stage in request.stages)}",

@@ -22,7 +22,7 @@ from layerdiffuse_mcp.jobs.queue import HEARTBEAT
 from layerdiffuse_mcp.outputs.writer import save
 from layerdiffuse_mcp.server.calls import Reporter
 from layerdiffuse_mcp.server.results import image_content, image_uri, link_to, structured
-from layerdiffuse_mcp.server.services import Services, services
+from layerdiffuse_mcp.server.services import IMAGES, Services, services
 
 ON_CHECKERBOARD = "The attached picture is a small preview on a checkerboard; the file holds the real transparency."
 SMALL = "The attached picture is a small preview."
@@ -87,7 +87,8 @@ def picture_result(
 ) -> CallToolResult:
     """A result of one picture: text that stands alone, a preview, a link, and facts."""
     about = ON_CHECKERBOARD if image.alpha is not None and image.alpha.has_transparency else SMALL
-    text = [*lines[:1], *([about] if shown else []), *lines[1:]]
+    id = image_uri(job, 1).removeprefix(IMAGES)
+    text = [*lines[:1], f"Its image id: {id}.", *([about] if shown else []), *lines[1:]]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(text))]
     content += [image_content(shown)] if shown else []
     content.append(link_to(image.path, image_uri(job, 1)))

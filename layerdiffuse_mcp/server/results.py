@@ -350,7 +350,8 @@ def line_of(image: ImageResult) -> str:
 def lines_of(sheet: SheetFacts) -> list[str]:
     """A sheet and its atlas in lines."""
     return [
-        f"Sheet: {sheet.path} ({sheet.width}x{sheet.height}, cells of {sheet.cell[0]}x{sheet.cell[1]}, "
+        f"Sheet {sheet.uri.removeprefix(IMAGES)}: {sheet.path} ({sheet.width}x{sheet.height}, "
+        f"cells of {sheet.cell[0]}x{sheet.cell[1]}, "
         f"{sheet.columns} a row){': its file is gone, deleted or moved' * sheet.gone}",
         f"Atlas, frames by name: {sheet.atlas}",
         f"Atlas, frames in order: {sheet.atlas_array}",

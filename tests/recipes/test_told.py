@@ -30,6 +30,12 @@ def test_one_line_says_with_what_is_drawn(case: str):
     assert told(recipe(**fields)) == f"layer_sd15_joint, 20 steps, guidance 7{more}"
 
 
+def test_of_a_whole_recipe_model_sampler_and_seed_are_said_too():
+    assert told(recipe(model="tiny"), whole=True) == (
+        "tiny, layer_sd15_joint, 20 steps, guidance 7, Euler Karras, seed 1"
+    )
+
+
 def test_of_a_picture_that_is_changed_the_strength_is_said():
     assert told(recipe(strength=0.5) | {"pictures": {"image": {}}}).endswith(", strength 0.5")
 

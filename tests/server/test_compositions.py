@@ -57,6 +57,7 @@ async def test_the_answer_names_every_layer_and_its_rectangle(connect: Connect, 
         {"name": "lamp", "x": 42, "y": 24, "width": 16, "height": 16, "visible": True},
         {"name": "lamp 2", "x": 0, "y": 0, "width": 16, "height": 16, "visible": False},
     ]
+    assert "Its image id: job-" in text_of(result)
     assert "back 0,0 (32x32); lamp 42,24 (16x16); lamp 2 0,0 (16x16, hidden)" in text_of(result)
 
 

@@ -203,7 +203,7 @@ async def inspect_image(
 def _holds(found: Inspected) -> str:
     """What a picture can be made again from."""
     if found.recipe:
-        drawn = told(found.recipe)
+        drawn = told(found.recipe, whole=True)
         return f"It holds the recipe it was drawn by: {drawn}." if drawn else "It holds the recipe it was drawn by."
     if not found.layers:
         return "It holds no recipe."
