@@ -17,7 +17,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 PYTEST := $(BIN)/python -m pytest
-# three for two cores, as many tests wait; long files come early, as their folders do
+# tests start processes by the hundred: what these import is compiled once
+unexport PYTHONDONTWRITEBYTECODE
+# three for two cores, as many tests wait; files come in the order of tests/conftest.py
 PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # no network computes there, and no worker starts
 QUICK := $(addprefix tests/,api hub images jobs outputs recipes text test_house.py test_settings.py)
