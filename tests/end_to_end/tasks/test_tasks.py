@@ -180,7 +180,7 @@ async def test_long_jobs_are_listed_awaited_and_cancelled_without_a_call_that_bl
 MEADOW = "the photograph"
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a family that is not here": ("generate_transparent", {"prompt": "x", "options": {"model": "sdxl"}}, "prepare"),
-    "a model of another kind": ("generate_transparent", {"prompt": "x", "options": {"model": "flux"}}, "Larger"),
+    "a model of another kind": ("generate_transparent", {"prompt": "x", "options": {"model": "sd3"}}, "Larger"),
     "an address": ("cut_out", {"image": "https://example.org/cat.png"}, "addresses are not fetched"),
     "a colour without its sign": ("inspect_image", {"image": MEADOW, "background": "0a3d62"}, "#0a3d62"),
     "no prompt": ("generate_transparent", {"seed": 3}, "generate_transparent needs prompt"),
