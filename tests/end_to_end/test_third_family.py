@@ -139,7 +139,7 @@ async def test_an_option_that_the_family_does_not_accept_is_refused(client: Clie
 async def test_a_task_that_it_cannot_do_is_refused(client: Client):
     result = await client.call_tool("generate_transparent", {"prompt": "a bird", "options": STROKES})
     assert result.is_error
-    assert "painted" in text_of(result)
+    assert "it is for generate_layers" in text_of(result)
 
 
 async def test_the_models_list_shows_it_as_any_other(client: Client, strokes: Path):
