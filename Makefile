@@ -19,8 +19,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PYTEST := $(BIN)/python -m pytest
 # tests start processes by the hundred: what these import is compiled once
 unexport PYTHONDONTWRITEBYTECODE
-# four for two cores, as many tests wait; files come in the order of tests/conftest.py
-PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# three for two cores, as many tests wait; files come in the order of tests/conftest.py
+PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # no network computes there, and no worker starts
 QUICK := $(addprefix tests/,api hub images jobs outputs recipes text test_house.py test_settings.py)
 NOT_QUICK := $(addprefix tests/,hub/test_engine_downloads.py images/test_memory.py jobs/test_workers.py)

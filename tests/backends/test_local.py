@@ -206,8 +206,11 @@ async def test_a_request_that_takes_no_step_is_ended_with_its_worker(settings: S
 
 async def test_a_request_cancelled_while_the_worker_starts_is_never_begun(settings: Settings, rehearsal: str):
     async with open_backend(settings, rehearsal) as backend:
-        with anyio.move_on_after(0.01):
-            await obey(backend, "stuck 0")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(obey, backend, "stuck 0")
+            while backend.state()[0].phase != "starting":
+                await anyio.sleep(0)
+            tasks.cancel_scope.cancel()
         await obey(backend, "steps 1")
         await anyio.sleep(0.1)
         assert backend.state()[0].engine["done"] == ["steps 1"]
