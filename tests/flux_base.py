@@ -1,7 +1,9 @@
 """A FLUX.1-dev base of few and random weights and its layer files: the real classes, saved by diffusers as a folder."""
 
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -121,3 +123,13 @@ def write(folder: Path, name: str = "flux-small") -> Path:
     pipeline().save_pretrained(folder / name)
     write_layers(folder)
     return folder / name
+
+
+class Harm:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)

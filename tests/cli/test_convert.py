@@ -1,9 +1,7 @@
 """`models convert`: in a process of its own, all or nothing, and never over what is there."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from layerdiffuse_mcp.backends import conversion
 from layerdiffuse_mcp.cli.parser import main
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.families.flux import CODEC, PICKLE
-from tests.flux_base import pickled
+from tests.flux_base import Harm, pickled
 
 Lines = Callable[[], dict[str, str]]
 
@@ -23,16 +21,6 @@ def published(tmp_path: Path) -> Path:
     path = tmp_path / "fetched" / PICKLE
     path.write_bytes(pickled())
     return path
-
-
-class Harm:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.mark}",)
 
 
 def names(folder: Path) -> list[str]:

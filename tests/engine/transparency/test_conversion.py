@@ -1,6 +1,5 @@
 """A codec that is published as a pickle becomes the files that are read here, and nothing that it carries runs."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from layerdiffuse_mcp.engine.transparency.conversion import convert
 from layerdiffuse_mcp.engine.transparency.networks import load_decoder, load_offset_encoder
 from layerdiffuse_mcp.errors import LayerFileError
 from layerdiffuse_mcp.families.flux import CODEC
-from tests.flux_base import CHANNELS, codec, pickled
+from tests.flux_base import CHANNELS, Harm, codec, pickled
 
 
 @pytest.fixture
@@ -21,16 +20,6 @@ def published(tmp_path: Path) -> Path:
     path = tmp_path / "TransparentVAE.pth"
     path.write_bytes(pickled())
     return path
-
-
-class Harm:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.mark}",)
 
 
 def test_both_networks_are_written_as_the_released_files_are(published: Path, tmp_path: Path):
