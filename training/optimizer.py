@@ -12,6 +12,8 @@ from collections import defaultdict
 
 import torch
 
+from training.common import has_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -20,11 +22,12 @@ def orthogonal(matrices: torch.Tensor, rounds: int = 5) -> torch.Tensor:
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.transpose(1, 2) if tall else matrices
+    x = x.bfloat16() if has_bfloat16() else x  # exact enough: the singular values come out between 0.7 and 1.2 anyway
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.transpose(1, 2) if tall else x
+    return (x.transpose(1, 2) if tall else x).to(matrices)
 
 
 class Muon(torch.optim.Optimizer):
