@@ -20,6 +20,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from layerdiffuse_mcp.engine.device.cancellation import check
+from layerdiffuse_mcp.engine.weights.empty import without_weights
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
 from layerdiffuse_mcp.hub.identify import identify
@@ -171,7 +172,7 @@ class SharingModel(nn.Module):
     ) -> "SharingModel":
         """The model of a file's `tensors`, as `read` does; `name` stands in errors."""
         frames, rank, control_width = _traits(tensors, unet, name)
-        with torch.device("meta"):
+        with without_weights():
             model = cls(unet, frames, rank, control_width > 0, control_width)
         wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
         found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}

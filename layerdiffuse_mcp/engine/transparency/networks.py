@@ -25,6 +25,7 @@ from diffusers.models.unets.unet_2d_blocks import (
 from torch import Tensor, nn
 
 from layerdiffuse_mcp.engine.device.cancellation import check
+from layerdiffuse_mcp.engine.weights.empty import without_weights
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile
 from layerdiffuse_mcp.errors import LayerFileError
 from layerdiffuse_mcp.hub.identify import identify
@@ -173,7 +174,7 @@ def load_decoder(
     widths = tuple(file.shapes[name][0] for name in names[1:])
     if any(width % NORM_GROUPS for width in widths) or any(width % HEAD_WIDTH for width in widths[-ATTENTION_LEVELS:]):
         raise LayerFileError(f"{path.name}: a transparent decoder cannot have the widths {widths} found here.")
-    with torch.device("meta"):
+    with without_weights():
         decoder = TransparentDecoder(widths, file.shapes[names[0]][1])
     _fill(decoder, file, "transparent decoder", dtype, device)
     # convolutions of this network are measurably faster with the channels last
@@ -197,7 +198,7 @@ def load_offset_encoder(
     file = _opened(path, names, "offset encoder")
     widths = tuple(file.shapes[name][0] for name in names[:4])
     scale = _encoder_scale(path, file["blocks.16.weight"])
-    with torch.device("meta"):
+    with without_weights():
         encoder = OffsetEncoder(widths, scale, file.shapes[names[4]][0])
     _fill(encoder, file, "offset encoder", dtype, device)
     return encoder

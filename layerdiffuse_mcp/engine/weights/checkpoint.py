@@ -26,6 +26,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from layerdiffuse_mcp.engine.text.clip import TextEncoder
+from layerdiffuse_mcp.engine.weights.empty import without_weights
 from layerdiffuse_mcp.engine.weights.ldm_names import Origin
 from layerdiffuse_mcp.engine.weights.tensor_file import TensorFile, is_finite
 from layerdiffuse_mcp.errors import CheckpointError
@@ -81,7 +82,7 @@ class Part:
     def build(self, dtype: torch.dtype | None, device: str | torch.device, where: str) -> nn.Module:
         """The network, filled. `where` names the file in errors. Raises `CheckpointError`."""
         try:
-            with torch.device("meta"):
+            with without_weights():
                 module = self.make()
         except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as reason:  # as the library checks
             raise CheckpointError(
