@@ -4,6 +4,7 @@ import io
 import re
 import sys
 from pathlib import Path
+from shutil import copy2
 
 import pytest
 from PIL import Image
@@ -26,11 +27,24 @@ def test_generate_prints_the_picture_its_preview_and_what_the_alpha_holds(lines)
     assert printed["licences"] == "base unknown; layer files creativeml-openrail-m"
 
 
-@pytest.fixture
-def cup(lines) -> Path:
+@pytest.fixture(scope="module")
+def drawn_cup(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture drawn alone."""
-    main(["generate", "a cup", "--model", "tiny-sd15", "--steps", "2", "--seed", "4"])
-    return Path(lines()["foreground"])
+    folder = tmp_path_factory.mktemp("cup")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAYERDIFFUSE_MODELS_DIR", str(models))
+        patch.setenv("LAYERDIFFUSE_DEVICE", "cpu")
+        given = ["--model", "tiny-sd15", "--steps", "2", "--seed", "4", "--output", str(folder)]
+        assert main(["generate", "a cup", *given]) == 0
+    [cup] = (path for path in folder.rglob("*-foreground.png"))
+    return cup
+
+
+@pytest.fixture
+def cup(drawn_cup: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The picture in the test's own folder."""
+    capsys.readouterr()
+    return Path(copy2(drawn_cup, tmp_path / drawn_cup.name))
 
 
 def test_reproduce_draws_the_picture_again_and_calls_it_identical(cup, lines) -> None:
