@@ -1,12 +1,14 @@
 """A pytest plugin: the test run and all its processes together stay below a limit of resident memory.
 
-A thread looks at the whole tree every few seconds (workers of xdist, servers, their workers, clients). Memory that
-processes share counts once, as PSS, where the system tells it; else what each has alone (USS). Over the limit the run
+A thread looks at the whole tree every few seconds (workers of xdist, servers, their workers, clients). What is resident
+counts, which is told at once; only where that is above the limit, memory that processes share counts once (PSS where
+the system tells it, else what each has alone, USS), for which it goes through their pages. Over the limit the run
 fails, and its end says which tests ran at the peak.
 """
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import psutil
 import pytest
@@ -17,21 +19,25 @@ EVERY = 4.0
 """Seconds between two looks."""
 
 
-def tree_memory(root: psutil.Process) -> int:
-    """Bytes resident of a process and all below it; a process that ends meanwhile counts as nothing."""
+def tree_memory(root: psutil.Process, limit: int) -> int:
+    """Bytes that a process and all below it take: exact above `limit`, below it no less than they are. A process that
+    ends meanwhile counts as nothing.
+    """
     try:
         tree = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
-    return sum(map(_resident, tree))
+    resident = sum(_taken(process.memory_info, "rss") for process in tree)
+    return resident if resident <= limit else sum(_taken(process.memory_full_info, "pss", "uss") for process in tree)
 
 
-def _resident(process: psutil.Process) -> int:
+def _taken(look: Callable[[], Any], *names: str) -> int:
+    """The first of these figures that the system tells."""
     try:
-        memory = process.memory_full_info()
+        memory = look()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
-    return getattr(memory, "pss", None) or memory.uss
+    return next(getattr(memory, name) for name in names if hasattr(memory, name))
 
 
 class MemoryLimit:
@@ -39,7 +45,7 @@ class MemoryLimit:
 
     def __init__(self, limit: int = LIMIT, measure: Callable[[], int] | None = None) -> None:
         self.limit = limit
-        self.measure = measure or (lambda: tree_memory(psutil.Process()))
+        self.measure = measure or (lambda: tree_memory(psutil.Process(), limit))
         self.peak = 0
         self.at_peak: tuple[str, ...] = ()
         self._running: dict[str, None] = {}

@@ -22,11 +22,11 @@ def test_memory_of_a_grandchild_counts():
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
-        assert HELD < tree_memory(psutil.Process(child.pid)) < 2 * HELD
+        assert HELD < tree_memory(psutil.Process(child.pid), limit=HELD) < 2 * HELD
         child.stdin.write("\n")
 
 
-def test_memory_that_processes_share_counts_once():
+def test_memory_that_processes_share_counts_once_where_it_would_be_above_the_limit():
     forked = textwrap.dedent(f"""
         import os, sys
         held = os.urandom({HELD})
@@ -43,7 +43,9 @@ def test_memory_that_processes_share_counts_once():
         assert child.stdout is not None
         for _ in range(4):
             assert child.stdout.readline() == "held\n"
-        assert HELD < tree_memory(psutil.Process(child.pid)) < 2 * HELD
+        tree = psutil.Process(child.pid)
+        assert HELD < tree_memory(tree, limit=2 * HELD) < 2 * HELD
+        assert tree_memory(tree, limit=20 * HELD) > 2 * HELD
         child.stdin.write("\n" * 4)
 
 
