@@ -37,7 +37,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
@@ -57,23 +57,29 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leaves the user's cache and state folders alone."""
+    """Leaves the user's cache and state folders and settings alone."""
     with TemporaryDirectory(prefix="ld-") as state, pytest.MonkeyPatch.context() as patch:  # a socket's path is short
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_STATE_HOME", state)
+        for name in Settings.model_fields:
+            patch.delenv(f"LAYERDIFFUSE_{name.upper()}", raising=False)
         yield
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path) -> Settings:
     """Settings that leave this machine's own folders alone."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"LAYERDIFFUSE_{name.upper()}", raising=False)
-    return Settings(output_dir=tmp_path / "out", read_dirs=(tmp_path,), models_dir=tmp_path / "models", warm_up=False)
+    return settings_in(tmp_path)
 
 
-@pytest.fixture
-def rehearsal(monkeypatch: pytest.MonkeyPatch) -> str:
+def settings_in(folder: Path) -> Settings:
+    """Settings that read and write below a folder alone."""
+    return Settings(output_dir=folder / "out", read_dirs=(folder,), models_dir=folder / "models", warm_up=False)
+
+
+@pytest.fixture(scope="session")
+def rehearsal() -> Iterator[str]:
     """Name of an engine that obeys its prompt, importable in worker processes."""
-    monkeypatch.syspath_prepend(PROGRAMS)
-    return "rehearsal:Engine"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PROGRAMS)
+        yield "rehearsal:Engine"

@@ -18,11 +18,10 @@ import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult
 from PIL import Image, PngImagePlugin
 
 from tests.conftest import PROGRAMS
-from tests.results import facts_of, text_of
+from tests.results import check_files, facts_of, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -89,25 +88,6 @@ async def test_tools_are_listed_while_the_worker_still_imports_torch(connect: Co
         assert facts_of(await client.call_tool("server_status", {}))["worker"] == "starting"
 
 
-def test_nothing_but_protocol_is_written_to_standard_output(program: Callable[..., StdioServerParameters]):
-    with start(program()) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(greeting())
-        call = {"name": "generate_transparent", "arguments": APPLE, "_meta": {"progressToken": 1}}
-        process.stdin.write(request(2, "tools/call", **call))
-        process.stdin.flush()
-        lines: list[dict[str, Any]] = []
-        while not lines or lines[-1].get("id") != 2:
-            lines.append(json.loads(process.stdout.readline()))
-        process.stdin.close()
-        rest = process.stdout.read()
-    assert all(line["jsonrpc"] == "2.0" for line in lines)
-    assert lines[-1]["result"]["structuredContent"]["status"] == "done"
-    assert rest == b""
-    assert process.returncode == 0
-
-
 @pytest.mark.parametrize("stderr", [subprocess.PIPE, None], ids=["heard", "closed"])
 def test_what_libraries_print_goes_to_stderr_until_the_process_has_ended(
     stderr: int | None, program: Callable[..., StdioServerParameters]
@@ -128,30 +108,6 @@ def test_what_libraries_print_goes_to_stderr_until_the_process_has_ended(
         assert b"printed before" in told
         wanted = (f"{how} {when}" for how in ("printed", "written") for when in ("meanwhile", "after"))
         assert all(text.encode() in told for text in wanted)
-
-
-async def test_a_worker_killed_in_a_job_fails_that_job_and_the_next_is_drawn(connect: Connect):
-    async with connect() as client:
-        drawing = anyio.Event()
-        results: list[CallToolResult] = []
-
-        async def hear(progress: float, total: float | None, message: str | None) -> None:
-            if message and message.startswith("denoising"):
-                drawing.set()
-
-        async def long_call() -> None:
-            results.append(await client.call_tool("generate_transparent", LONG, progress_callback=hear))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(long_call)
-            await drawing.wait()
-            servers = [pid for pid in children_of(os.getpid()) if "layerdiffuse_mcp" in command_of(pid)]
-            workers = [child for pid in servers for child in children_of(pid) if "spawn_main" in command_of(child)]
-            assert len(workers) == 1
-            os.kill(workers[0], signal.SIGKILL)
-        assert results[0].is_error
-        assert "SIGKILL" in text_of(results[0])
-        assert facts_of(await client.call_tool("generate_transparent", APPLE))["status"] == "done"
 
 
 def command_of(pid: int) -> str:
@@ -197,24 +153,45 @@ async def test_no_process_is_left_when_one_is_killed_in_a_job(
     assert set(folder.rglob("*.png")) == before
 
 
-async def test_a_client_that_leaves_ends_server_and_worker(program: Callable[..., StdioServerParameters]):
-    with start(program()) as process:
+PHASES = ("starting", "denoising", "decoding", "writing")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_client_that_leaves_in_any_phase_has_read_protocol_alone_and_leaves_no_process_and_no_half_file(
+    program: Callable[..., StdioServerParameters], tmp_path: Path, phase: str
+):
+    out = tmp_path / "out"
+    arguments = {
+        **APPLE,
+        "count": 2,
+        "options": {"steps": 8, "fit": "as_is"},
+        "output": {**OUTPUT, "save_latent": True},
+    }
+    call = {"name": "generate_transparent", "arguments": arguments, "_meta": {"progressToken": 1}}
+    with start(program(output_dir=out)) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(greeting())
-        process.stdin.write(request(2, "tools/list"))
+        process.stdin.write(greeting() + request(2, "tools/call", **call))
         process.stdin.flush()
-        process.stdout.readline(), process.stdout.readline()
-        deadline = time.monotonic() + 20
-        while not (below := descendants(process.pid)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        lines: list[dict[str, Any]] = []
+        if phase == "starting":
+            deadline = time.monotonic() + 60
+            while not workers_of(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        else:
+            for line in process.stdout:
+                lines.append(json.loads(line))
+                message = lines[-1].get("params", {}).get("message") or ""
+                if message.startswith(phase) or (phase == PHASES[-1] and lines[-1].get("id") == 2):
+                    break
+        below = descendants(process.pid)
         assert below
         process.stdin.close()
-        began = time.monotonic()
-        process.wait(60)
-        assert time.monotonic() - began < LIMIT
-    assert process.returncode == 0
-    assert await all_gone(below)
+        lines += map(json.loads, process.stdout)
+        assert process.wait(LIMIT) == 0
+        assert await all_gone(below)
+    assert all(line["jsonrpc"] == "2.0" for line in lines)
+    check_files(out)
 
 
 LIMIT = 40

@@ -33,11 +33,6 @@ MOST_SHARE = 0.005  # of a picture's values, that may differ
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def folder(golden: GoldenSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project folder with `models/` and every given picture and latent as a file; gone when the module is done."""
     folder = tmp_path_factory.mktemp("whole-runs")

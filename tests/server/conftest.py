@@ -1,6 +1,7 @@
 """Clients that talk in memory to a server whose engine obeys its prompt.
 
-They speak today's protocol; what tests the protocol itself speaks both eras.
+They speak today's protocol; what tests the protocol itself speaks both eras. A test has the `client` of its module, or
+opens its own by `connect` where what others did there would show.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,7 @@ from mcp import Client
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
+from tests.conftest import settings_in
 
 ERAS = {"2026-07-28": "2026-07-28", "2025-11-25": "legacy"}
 
@@ -23,10 +25,10 @@ Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "era" in metafunc.fixturenames and metafunc.module.__name__.rpartition("test_")[2] in IN_BOTH:
-        metafunc.parametrize("era", ERAS.values(), ids=ERAS.keys())
+        metafunc.parametrize("era", ERAS.values(), ids=ERAS.keys(), scope="module")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def era() -> str:
     """The protocol era that the client speaks."""
     return "2026-07-28"
@@ -44,3 +46,12 @@ def connect(settings: Settings, rehearsal: str, era: str) -> Connect:
             yield client
 
     return open_client
+
+
+@pytest.fixture(scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory, rehearsal: str, era: str) -> AsyncIterator[Client]:
+    """A client on a server for a whole module, which may read what the tests have in their folders."""
+    kept = settings_in(tmp_path_factory.mktemp("kept"))
+    settings = kept.model_copy(update={"read_dirs": (tmp_path_factory.getbasetemp(),)})
+    async with Client(create_server(settings, lambda given: LocalBackend(given, rehearsal)), mode=era) as opened:
+        yield opened

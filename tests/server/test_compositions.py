@@ -42,14 +42,13 @@ def pixel(path: str, x: int, y: int) -> list[int]:
         return [*picture.convert("RGBA").getpixel((x, y))]  # pyright: ignore
 
 
-async def test_the_answer_names_every_layer_and_its_rectangle(connect: Connect, lamp: Path):
+async def test_the_answer_names_every_layer_and_its_rectangle(client: Client, lamp: Path):
     layers = [
         {"image": str(lamp), "name": "back", "scale": 2},
         {"image": str(lamp), "anchor": "bottom-right", "offset": [-2, 0], "rotate": 90, "shadow": {}},
         {"image": str(lamp), "visible": False},
     ]
-    async with connect() as client:
-        result = await composed(client, layers=layers, canvas={"size": "60x40"}, background="#0a3d62")
+    result = await composed(client, layers=layers, canvas={"size": "60x40"}, background="#0a3d62")
     facts = facts_of(result)
     assert facts["layers"] == [
         {"name": "background", "x": 0, "y": 0, "width": 60, "height": 40, "visible": True},
@@ -112,16 +111,15 @@ async def test_further_layers_lie_on_top_of_a_composition(connect: Connect, lamp
     assert pixel(made["path"], 8, 8) == [0, 0, 255, 255]
 
 
-async def test_a_composition_tells_nobody_where_its_pictures_lay(connect: Connect, lamp: Path, tmp_path: Path):
-    async with connect() as client:
-        for format in ("png", "ora", "psd"):
-            output = {"format": format, "preview": False}
-            facts = facts_of(await composed(client, layers=[{"image": str(lamp)}], output=output))
-            for path in (facts["path"], facts.get("kept_in", facts["path"])):
-                assert str(tmp_path).encode() not in Path(path).read_bytes()
-        bare = facts_of(await composed(client, layers=[{"image": str(lamp)}], output={**SMALL, "metadata": "none"}))
-        assert b"lamp" not in Path(bare["path"]).read_bytes()
-        assert "holds no composition" in text_of(await composed(client, source=bare["path"]))
+async def test_a_composition_tells_nobody_where_its_pictures_lay(client: Client, lamp: Path, tmp_path: Path):
+    for format in ("png", "ora", "psd"):
+        output = {"format": format, "preview": False}
+        facts = facts_of(await composed(client, layers=[{"image": str(lamp)}], output=output))
+        for path in (facts["path"], facts.get("kept_in", facts["path"])):
+            assert str(tmp_path).encode() not in Path(path).read_bytes()
+    bare = facts_of(await composed(client, layers=[{"image": str(lamp)}], output={**SMALL, "metadata": "none"}))
+    assert b"lamp" not in Path(bare["path"]).read_bytes()
+    assert "holds no composition" in text_of(await composed(client, source=bare["path"]))
 
 
 async def test_a_composition_reaches_no_file_that_may_not_be_read(
@@ -170,7 +168,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-async def test_what_cannot_be_composed_is_refused_with_what_to_do(connect: Connect, lamp: Path):
+async def test_what_cannot_be_composed_is_refused_with_what_to_do(client: Client, lamp: Path):
     def filled(value: Any) -> Any:
         match value:
             case {**items}:
@@ -180,12 +178,11 @@ async def test_what_cannot_be_composed_is_refused_with_what_to_do(connect: Conne
             case _:
                 return str(lamp) if value == L else value
 
-    async with connect() as client:
-        for name, (arguments, words) in REFUSED.items():
-            result = await composed(client, **filled(arguments))
-            assert result.is_error, name
-            assert words in text_of(result), f"{name}: {text_of(result)}"
-            assert "pydantic" not in text_of(result)
+    for name, (arguments, words) in REFUSED.items():
+        result = await composed(client, **filled(arguments))
+        assert result.is_error, name
+        assert words in text_of(result), f"{name}: {text_of(result)}"
+        assert "pydantic" not in text_of(result)
 
 
 async def test_a_source_is_what_its_content_says(connect: Connect, lamp: Path, tmp_path: Path):
@@ -206,9 +203,8 @@ async def test_a_source_is_what_its_content_says(connect: Connect, lamp: Path, t
             assert f"{name} {words}" in text_of(result)
 
 
-async def test_a_name_with_quotes_is_said_as_it_has_to_be_given(connect: Connect, lamp: Path):
-    async with connect() as client:
-        made = await composed(client, layers=[{"image": str(lamp), "name": 'the "old" lamp'}])
+async def test_a_name_with_quotes_is_said_as_it_has_to_be_given(client: Client, lamp: Path):
+    made = await composed(client, layers=[{"image": str(lamp), "name": 'the "old" lamp'}])
     assert r'replace={"the \"old\" lamp": {...}}' in text_of(made)
 
 
@@ -232,11 +228,8 @@ async def test_a_layer_to_replace_that_is_not_there_is_answered_with_those_that_
         ("preview", False, "`output.preview`"),
     ],
 )
-async def test_a_parameter_of_old_is_told_its_new_place(
-    connect: Connect, lamp: Path, name: str, value: Any, place: str
-):
-    async with connect() as client:
-        result = await composed(client, layers=[{"image": str(lamp)}], **{name: value})
+async def test_a_parameter_of_old_is_told_its_new_place(client: Client, lamp: Path, name: str, value: Any, place: str):
+    result = await composed(client, layers=[{"image": str(lamp)}], **{name: value})
     assert f"`{name}` is now {place}" in text_of(result)
 
 

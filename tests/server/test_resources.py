@@ -46,15 +46,14 @@ async def compose(client: Client, picture: Path, **more: Any) -> dict[str, Any]:
     return result.structured_content
 
 
-async def test_a_composition_can_be_read_by_its_address(connect: Connect, picture: Path):
-    async with connect() as client:
-        made = await compose(client, picture, canvas={"trim": True})
-        assert (made["width"], made["height"]) == (8, 8)
-        read = (await client.read_resource(made["uri"])).contents[0]
-        assert isinstance(read, BlobResourceContents)
-        job = (await client.read_resource(made["uri"].replace("images", "jobs").removesuffix("-1"))).contents[0]
-        assert isinstance(job, TextResourceContents)
-        assert json.loads(job.text)["images"][0]["path"] == made["path"]
+async def test_a_composition_can_be_read_by_its_address(client: Client, picture: Path):
+    made = await compose(client, picture, canvas={"trim": True})
+    assert (made["width"], made["height"]) == (8, 8)
+    read = (await client.read_resource(made["uri"])).contents[0]
+    assert isinstance(read, BlobResourceContents)
+    job = (await client.read_resource(made["uri"].replace("images", "jobs").removesuffix("-1"))).contents[0]
+    assert isinstance(job, TextResourceContents)
+    assert json.loads(job.text)["images"][0]["path"] == made["path"]
 
 
 async def test_the_list_comes_in_pages_newest_first(connect: Connect, picture: Path):
@@ -69,19 +68,17 @@ async def test_the_list_comes_in_pages_newest_first(connect: Connect, picture: P
         assert second.next_cursor is None
 
 
-async def test_a_made_up_cursor_is_refused(connect: Connect):
-    async with connect() as client:
-        with pytest.raises(MCPError, match="cursor"):
-            await client.list_resources(cursor="nonsense")
+async def test_a_made_up_cursor_is_refused(client: Client):
+    with pytest.raises(MCPError, match="cursor"):
+        await client.list_resources(cursor="nonsense")
 
 
 @pytest.mark.parametrize(
     "uri", ["layerdiffuse://images/job-0-1", "layerdiffuse://jobs/job-0", "layerdiffuse://images/1"]
 )
-async def test_what_was_never_made_is_not_found(connect: Connect, uri: str):
-    async with connect() as client:
-        with pytest.raises(MCPError, match="There is no"):
-            await client.read_resource(uri)
+async def test_what_was_never_made_is_not_found(client: Client, uri: str):
+    with pytest.raises(MCPError, match="There is no"):
+        await client.read_resource(uri)
 
 
 async def test_ids_models_samplers_and_schedules_are_completed(connect: Connect, picture: Path):
@@ -100,9 +97,8 @@ async def test_ids_models_samplers_and_schedules_are_completed(connect: Connect,
     assert found[3] == []
 
 
-async def test_the_templates_say_a_media_type_where_all_that_they_lead_to_has_one(connect: Connect):
-    async with connect() as client:
-        templates = (await client.list_resource_templates()).resource_templates
+async def test_the_templates_say_a_media_type_where_all_that_they_lead_to_has_one(client: Client):
+    templates = (await client.list_resource_templates()).resource_templates
     assert {template.name: template.mime_type for template in templates} == {
         "image": None,
         "view": None,
@@ -110,25 +106,23 @@ async def test_the_templates_say_a_media_type_where_all_that_they_lead_to_has_on
     }
 
 
-async def test_prompts_name_only_tools_that_exist(connect: Connect):
+async def test_prompts_name_only_tools_that_exist(client: Client):
     values = {"subjects": "a, b", "product": "a cup", "subject": "a cat", "scene": "a wood", "model": "pocket"}
     known, named = {row.name for row in TOOLS}, set[str]()
-    async with connect() as client:
-        for prompt in (await client.list_prompts()).prompts:
-            assert prompt.title
-            assert all(argument.description for argument in prompt.arguments or ())
-            needed = {argument.name: values[argument.name] for argument in prompt.arguments or () if argument.required}
-            message = (await client.get_prompt(prompt.name, {**needed, "model": "pocket"})).messages[0]
-            assert isinstance(message.content, TextContent)
-            text = message.content.text
-            named |= set(re.findall(r"\b(?:generate|compose|inspect|list|edit|make|cut|redraw)_\w+", text))
-            assert "pocket" in text
+    for prompt in (await client.list_prompts()).prompts:
+        assert prompt.title
+        assert all(argument.description for argument in prompt.arguments or ())
+        needed = {argument.name: values[argument.name] for argument in prompt.arguments or () if argument.required}
+        message = (await client.get_prompt(prompt.name, {**needed, "model": "pocket"})).messages[0]
+        assert isinstance(message.content, TextContent)
+        text = message.content.text
+        named |= set(re.findall(r"\b(?:generate|compose|inspect|list|edit|make|cut|redraw)_\w+", text))
+        assert "pocket" in text
     assert {"generate_set", "redraw_image", "make_sheet", "cut_out", "compose_layers"} <= named <= known
 
 
-async def test_an_inspection_says_what_alpha_holds(connect: Connect, picture: Path):
-    async with connect() as client:
-        result = await client.call_tool("inspect_image", {"image": str(picture), "background": "black"})
+async def test_an_inspection_says_what_alpha_holds(client: Client, picture: Path):
+    result = await client.call_tool("inspect_image", {"image": str(picture), "background": "black"})
     assert result.structured_content is not None
     assert result.structured_content["alpha"]["bbox"] == [4, 4, 12, 12]
     assert result.structured_content["alpha"]["transparent"] == 0.75
@@ -143,18 +137,17 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("case", UNUSUAL)
-async def test_an_unusual_picture_is_read_and_it_is_said_how(connect: Connect, tmp_path: Path, case: str):
+async def test_an_unusual_picture_is_read_and_it_is_said_how(client: Client, tmp_path: Path, case: str):
     format, mode, words = UNUSUAL[case]
     frames = [Image.new(mode, (16, 16), colour) for colour in (200 if mode == "I;16" else "red", 0)]
     more = {"save_all": True, "append_images": frames[1:]} if case == "animated" else {}
     frames[0].save(tmp_path / f"unusual.{format.lower()}", format, **more)
-    async with connect() as client:
-        result = await client.call_tool("inspect_image", {"image": str(tmp_path / f"unusual.{format.lower()}")})
+    result = await client.call_tool("inspect_image", {"image": str(tmp_path / f"unusual.{format.lower()}")})
     assert not result.is_error, result.content
     assert words in str(result.content[0])
 
 
-async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Connect, tmp_path: Path):
+async def test_layers_that_do_not_fit_into_memory_are_refused_unread(client: Client, tmp_path: Path):
     import struct
     import zlib
 
@@ -164,14 +157,13 @@ async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Co
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 6, 0, 0, 0)
     huge = tmp_path / "huge.png"
     huge.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
-    async with connect() as client:
-        for tool, arguments in {
-            "inspect_image": {"image": str(huge)},
-            "compose_layers": {"layers": [{"image": str(huge)}]},
-        }.items():
-            result = await client.call_tool(tool, arguments)
-            assert result.is_error
-            assert "too large" in str(result.content[0])
+    for tool, arguments in {
+        "inspect_image": {"image": str(huge)},
+        "compose_layers": {"layers": [{"image": str(huge)}]},
+    }.items():
+        result = await client.call_tool(tool, arguments)
+        assert result.is_error
+        assert "too large" in str(result.content[0])
 
 
 @pytest.mark.parametrize(
@@ -189,10 +181,9 @@ async def test_layers_that_do_not_fit_into_memory_are_refused_unread(connect: Co
     ],
 )
 async def test_a_bad_composition_is_refused_in_words(
-    connect: Connect, picture: Path, arguments: dict[str, Any], words: str
+    client: Client, picture: Path, arguments: dict[str, Any], words: str
 ):
     layers = [{**layer, "image": layer["image"].replace("dot.png", str(picture))} for layer in arguments["layers"]]
-    async with connect() as client:
-        result = await client.call_tool("compose_layers", {**arguments, "layers": layers})
+    result = await client.call_tool("compose_layers", {**arguments, "layers": layers})
     assert result.is_error
     assert words in str(result.content[0])

@@ -39,11 +39,10 @@ def files_of(settings: Settings) -> list[Path]:
     return [path for path in files_below(settings.output) if path.suffix != ".sqlite"]
 
 
-async def test_a_set_of_eight_with_its_sheet_and_atlas_is_one_call(connect: Connect):
-    async with connect() as client:
-        result = await draw(client, SQUARES, style="flat", cell={"size": "48x32", "anchor": "bottom"})
-        facts = facts_of(result)
-        [listed] = facts_of(await client.call_tool("list_jobs", {}))["jobs"]
+async def test_a_set_of_eight_with_its_sheet_and_atlas_is_one_call(client: Client):
+    result = await draw(client, SQUARES, style="flat", cell={"size": "48x32", "anchor": "bottom"})
+    facts = facts_of(result)
+    [listed] = facts_of(await client.call_tool("list_jobs", {"limit": 1}))["jobs"]
     assert (listed["job_id"], listed["images"]) == (facts["job_id"], len(SQUARES))
     assert len(result.model_dump_json()) < 60_000
     [preview] = [block for block in result.content if isinstance(block, ImageContent)]
@@ -61,10 +60,9 @@ async def test_a_set_of_eight_with_its_sheet_and_atlas_is_one_call(connect: Conn
     assert "the best first" not in text_of(result)
 
 
-async def test_the_sheet_and_its_atlas_hold_every_picture_under_its_subject(connect: Connect):
-    async with connect() as client:
-        facts = facts_of(await draw(client, SQUARES[:5], cell={"size": "40x40"}))
-        again = facts_of(await client.call_tool("inspect_image", {"image": facts["sheet"]["uri"], "preview": False}))
+async def test_the_sheet_and_its_atlas_hold_every_picture_under_its_subject(client: Client):
+    facts = facts_of(await draw(client, SQUARES[:5], cell={"size": "40x40"}))
+    again = facts_of(await client.call_tool("inspect_image", {"image": facts["sheet"]["uri"], "preview": False}))
     sheet, layout = picture_at(facts["sheet"]["path"]), facts["sheet"]
     assert (again["width"], again["height"]) == sheet.size == (layout["width"], layout["height"])
     assert layout["path"] not in [one["path"] for one in facts["images"]]
@@ -78,43 +76,38 @@ async def test_the_sheet_and_its_atlas_hold_every_picture_under_its_subject(conn
         assert np.array_equal(cell, np.asarray(picture_at(one["path"])))
 
 
-async def test_each_picture_of_a_set_can_be_drawn_again(connect: Connect):
-    async with connect() as client:
-        facts = facts_of(await draw(client, SQUARES[:2], style="soft", seeds="counted"))
-        second = facts["images"][1]
-        again = facts_of(await client.call_tool("redraw_image", {"image": second["uri"], "output": {"name": "again"}}))
-        held = facts_of(await client.call_tool("inspect_image", {"image": again["images"][0]["uri"]}))
+async def test_each_picture_of_a_set_can_be_drawn_again(client: Client):
+    facts = facts_of(await draw(client, SQUARES[:2], style="soft", seeds="counted"))
+    second = facts["images"][1]
+    again = facts_of(await client.call_tool("redraw_image", {"image": second["uri"], "output": {"name": "again"}}))
+    held = facts_of(await client.call_tool("inspect_image", {"image": again["images"][0]["uri"]}))
     assert again["images"][0]["seed"] == second["seed"] == 8
     assert held["recipe"]["request"]["prompt"] == "square lime, soft"
 
 
 @pytest.mark.parametrize(("seeds", "expected"), [("same", [7, 7, 7]), ("counted", [7, 8, 9])])
-async def test_seeds_are_the_same_or_counted(connect: Connect, seeds: str, expected: list[int]):
-    async with connect() as client:
-        facts = facts_of(await draw(client, SQUARES[:3], seeds=seeds, sheet=False, output={"preview": False}))
+async def test_seeds_are_the_same_or_counted(client: Client, seeds: str, expected: list[int]):
+    facts = facts_of(await draw(client, SQUARES[:3], seeds=seeds, sheet=False, output={"preview": False}))
     assert [one["seed"] for one in facts["images"]] == expected
     assert "sheet" not in facts
 
 
-async def test_without_a_seed_one_is_drawn_for_all(connect: Connect):
-    async with connect() as client:
-        facts = facts_of(await client.call_tool("generate_set", {"subjects": SQUARES[:3]}))
+async def test_without_a_seed_one_is_drawn_for_all(client: Client):
+    facts = facts_of(await client.call_tool("generate_set", {"subjects": SQUARES[:3]}))
     assert len({one["seed"] for one in facts["images"]}) == 1
 
 
-async def test_a_webp_set_with_latents_keeps_each_latent_beside_its_picture(connect: Connect):
-    async with connect() as client:
-        output = {"format": "webp", "save_latent": True, "name": "Shapes", "preview": False}
-        facts = facts_of(await draw(client, SQUARES[:2], output=output))
+async def test_a_webp_set_with_latents_keeps_each_latent_beside_its_picture(client: Client):
+    output = {"format": "webp", "save_latent": True, "name": "Shapes", "preview": False}
+    facts = facts_of(await draw(client, SQUARES[:2], output=output))
     assert [Path(path).stem for path in facts["latents"]] == [Path(one["path"]).stem for one in facts["images"]]
     for path in (facts["sheet"]["path"], *(one["path"] for one in facts["images"])):
         assert picture_at(path).format == "WEBP"
         assert "-shapes-" in path
 
 
-async def test_what_all_drawings_warn_of_is_said_once(connect: Connect):
-    async with connect() as client:
-        facts = facts_of(await draw(client, SQUARES[:4]))
+async def test_what_all_drawings_warn_of_is_said_once(client: Client):
+    facts = facts_of(await draw(client, SQUARES[:4]))
     assert facts["warnings"] == ["as always"]
 
 
@@ -135,15 +128,14 @@ async def test_the_progress_is_that_of_all_drawings(connect: Connect):
     assert all(progress < 66 for progress, message in heard if message.startswith("2 of 3"))
 
 
-async def test_subjects_that_are_drawn_together_are_told_of_together(connect: Connect):
+async def test_subjects_that_are_drawn_together_are_told_of_together(client: Client):
     heard: list[str] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(message or "")
 
-    async with connect() as client:
-        subjects = ["steps 3", "square blue", "square red"]
-        await client.call_tool("generate_set", {"subjects": subjects, "sheet": False}, progress_callback=hear)
+    subjects = ["steps 3", "square blue", "square red"]
+    await client.call_tool("generate_set", {"subjects": subjects, "sheet": False}, progress_callback=hear)
     assert any(message.startswith("1-3 of 3: step 1/3") for message in heard)
 
 
@@ -198,13 +190,12 @@ async def test_what_makes_no_set_is_refused_before_anything_is_drawn(
     assert files_of(settings) == []
 
 
-async def test_a_foreground_comes_on_the_given_picture_itself(connect: Connect, settings: Settings, tmp_path: Path):
+async def test_a_foreground_comes_on_the_given_picture_itself(client: Client, tmp_path: Path):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (600, 300), (10, 20, 30)).save(photo)
-    async with connect() as client:
-        drawing = {"prompt": "square red", "background": str(photo), "size": "128x128", "seed": 3}
-        result = await client.call_tool("generate_foreground_from_background", drawing)
-        facts = facts_of(result)
+    drawing = {"prompt": "square red", "background": str(photo), "size": "128x128", "seed": 3}
+    result = await client.call_tool("generate_foreground_from_background", drawing)
+    facts = facts_of(result)
     foreground, composed, blended = facts["images"]
     assert (composed["role"], composed["width"], composed["height"]) == ("composed", 600, 300)
     assert composed["placement"] == {
