@@ -3,8 +3,12 @@
 The weights are random but sane: every capability runs on them in seconds, though nothing is recognisable.
 """
 
+import atexit
 import json
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -94,17 +98,26 @@ def write_base(folder: Path, family: str, name: str = "") -> Path:
 
 def write_models(folder: Path, families: tuple[str, ...] = ("sd15", "sdxl")) -> None:
     """Write `tiny-<family>.safetensors` and all layer and transparency files of the families into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for family in families:
-        unet = networks(family)[0]
-        write_base(folder, family, f"tiny-{family}")
-        for method in METHODS.values():
-            if method.family == family:
-                save_file(layer_tensors(method, unet), folder / method.file)
-        codec = FAMILIES[family].codec
-        assert codec is not None
-        save_file(OffsetEncoder((4, 4, 8, 8)).state_dict(), folder / codec.encoder)
-        save_file(TransparentDecoder((8, 8, 8, 8, 16, 16, 16)).state_dict(), folder / codec.decoder)
+        shutil.copytree(_models(family), folder, dirs_exist_ok=True)
+
+
+@cache
+def _models(family: str) -> Path:
+    """The family's files, made once in a process; the folder goes with it."""
+    made = TemporaryDirectory()
+    folder = Path(made.name)
+    atexit.register(made.cleanup)
+    unet = networks(family)[0]
+    write_base(folder, family, f"tiny-{family}")
+    for method in METHODS.values():
+        if method.family == family:
+            save_file(layer_tensors(method, unet), folder / method.file)
+    codec = FAMILIES[family].codec
+    assert codec is not None
+    save_file(OffsetEncoder((4, 4, 8, 8)).state_dict(), folder / codec.encoder)
+    save_file(TransparentDecoder((8, 8, 8, 8, 16, 16, 16)).state_dict(), folder / codec.decoder)
+    return folder
 
 
 def layer_tensors(method: LayerMethod, unet: UNet2DConditionModel) -> dict[str, Tensor]:

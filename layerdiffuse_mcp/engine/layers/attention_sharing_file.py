@@ -175,7 +175,7 @@ class SharingModel(nn.Module):
         with without_weights():
             model = cls(unet, frames, rank, control_width > 0, control_width)
         wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-        found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        found = _shapes(tensors)
         problems = {
             "lacks": [key for key in wanted if key not in found],
             "has keys that have no place in the network:": [key for key in found if key not in wanted],
@@ -235,7 +235,7 @@ def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str
     found = [int(match[1]) for key in tensors if (match := re.match(r"hookers\.layers\.\d+\.to_q_lora\.(\d+)\.", key))]
     down = next((tensor for key, tensor in tensors.items() if key.endswith("_lora.0.down.weight")), None)
     if not found or down is None:
-        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        shapes = _shapes(tensors)
         raise LayerFileError(
             f"{name} is {identify(shapes).title}, not an SD 1.5 layer file; its keys begin with {_some(list(shapes))}. "
             "Use one of the layer_sd15_* files."
@@ -246,6 +246,12 @@ def _traits(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, name: str
         )
     control = next((tensor for key, tensor in tensors.items() if CONTROL_INPUT.match(key)), None)
     return max(found) + 1, down.shape[0], 0 if control is None else control.shape[1]
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    if isinstance(tensors, TensorFile):  # its header has them
+        return tensors.shapes
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
 def _some(keys: Sequence[str]) -> str:
