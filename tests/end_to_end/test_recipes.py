@@ -12,7 +12,7 @@ from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-STEPS = 2
+STEPS = 1
 CALLS = recipes(PAGE.read_text())
 MADE = {
     "1": [["foreground"] * 4, ".png", ".psd"],
@@ -58,7 +58,7 @@ async def test_the_calls_of_a_recipe_make_what_it_says(number: str, client: Clie
 
 
 def in_few_steps(call: Call) -> Call:
-    """The call, in a tenth of the time if it draws."""
+    """The call, in a twentieth of the time if it draws."""
     if not {"prompt", "subjects"} & call.arguments.keys():
         return call
     return Call(call.tool, call.arguments | {"options": {"steps": STEPS} | call.arguments.get("options", {})})
