@@ -77,7 +77,9 @@ def restore(pocket: Path, work: Path) -> None:
             module = state["module"]
             assert isinstance(module, dict)
             text.load_state_dict({key.removeprefix("text."): module[key] for key in module if key.startswith("text.")})
-            warm_up(text, subjects, steps=400, rate=1e-3, known=known(pocket, subjects))
+            learnt = known(pocket, subjects)
+            if len(learnt.subjects) < len(subjects) or len(learnt.looks) < len(LOOKS):
+                warm_up(text, subjects, steps=400, rate=1e-3, known=learnt)
             module |= {f"text.{key}": value for key, value in text.state_dict().items()}
         torch.save(state, file)
         print("restored", file, flush=True)

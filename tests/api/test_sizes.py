@@ -163,7 +163,7 @@ def test_an_opaque_foreground_is_said_to_hide_what_is_behind_it(settings: Settin
 
 
 @pytest.mark.parametrize(("fields", "doubted"), [
-    ({"prompt": "a sword"}, True), ({"prompt": "coin"}, True), ({"prompt": "ein roter Apfel"}, True),
+    ({"prompt": "a harp"}, True), ({"prompt": "purse"}, True), ({"prompt": "ein roter Apfel"}, True),
     ({"prompt": "a red apple"}, False), ({"prompt": "a sunny meadow"}, True),
     ({"prompt": "a sunny meadow", "task": Task.LAYERS}, False),
     ({"prompt": "an apple", "task": Task.LAYERS, "layer_prompts": {"background": "a dusty attic"}}, True),
@@ -174,7 +174,7 @@ def test_a_prompt_that_the_pocket_model_knows_nothing_of_is_said(
     assert any("knows no subject" in note for note in planned(settings, **fields).notes) is doubted
 
 
-NOT_LEARNT = "a sword; coin; ein roter Apfel; a xylophone; a wizard casting spells; Excalibur; 剣; a stapler; qwe; épée"
+NOT_LEARNT = "a harp; purse; ein roter Apfel; a xylophone; a wizard casting spells; Excalibur; 剣; a stapler; qwe; épée"
 LEARNT = "a red apple; apples; an orange; a glass of water; a cat; chair; a fish; a cup; two cats; a (red:1.2) apple"
 
 
@@ -187,8 +187,6 @@ def test_a_cut_out_is_doubtful_whose_subject_the_base_has_not_learnt(settings: S
 
 
 def test_of_layers_the_foregrounds_own_prompt_counts(settings: Settings):
-    own = {"task": Task.LAYERS, "layer_prompts": {"foreground": "a sword"}}
+    own = {"task": Task.LAYERS, "layer_prompts": {"foreground": "a harp"}}
     assert planned(settings, prompt="a red apple", **own).unknown_subject
-    assert not planned(
-        settings, prompt="a sword", **own | {"layer_prompts": {"foreground": "an apple"}}
-    ).unknown_subject
+    assert not planned(settings, prompt="a harp", **own | {"layer_prompts": {"foreground": "an apple"}}).unknown_subject

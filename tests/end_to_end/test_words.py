@@ -12,14 +12,14 @@ from tests.results import facts_of, text_of
 pytestmark = pytest.mark.anyio
 
 OUTPUT = {"wait_seconds": 600, "save_latent": True, "preview": False}
-SWORD = {"prompt": "a sword", "seed": 7, "size": "256x192", "options": {"steps": 2}, "output": OUTPUT}
+HARP = {"prompt": "a harp", "seed": 7, "size": "256x192", "options": {"steps": 2}, "output": OUTPUT}
 
 
 async def test_an_unknown_subject_at_another_size_is_drawn_fitted_and_said(client: Client):
-    result = await client.call_tool("generate_transparent", SWORD)
+    result = await client.call_tool("generate_transparent", HARP)
     made = facts_of(result)
     [image], [latent] = made["images"], made["latents"]
-    assert any("pocket knows no subject that 'a sword' names" in warning for warning in made["warnings"])
+    assert any("pocket knows no subject that 'a harp' names" in warning for warning in made["warnings"])
     assert (image["verdict"], "knows no subject" in image["reason"]) == ("doubtful", True)
     assert any("256x192 has 3 times the area" in warning for warning in made["warnings"])
     assert "it was drawn as 144x112" in text_of(result)

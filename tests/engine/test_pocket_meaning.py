@@ -71,10 +71,9 @@ def softness(picture: np.ndarray) -> float:
 
 
 def test_alpha_is_as_soft_as_the_words_say(engine: Engine):
-    brick, cloud, smoke, glass = (
-        softness(pixels(layer(draw(engine, prompt)))) for prompt in ("a brick", "a cloud", "blue smoke", "a glass fish")
+    brick, smoke, glass = (
+        softness(pixels(layer(draw(engine, prompt)))) for prompt in ("a brick", "blue smoke", "a glass fish")
     )
-    assert brick < cloud
     assert 2 * brick < min(smoke, glass)
 
 

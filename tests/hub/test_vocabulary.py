@@ -35,8 +35,8 @@ def test_a_subject_is_known_however_it_is_written(pocket: Vocabulary, prompt: st
 @pytest.mark.parametrize(
     ("prompt", "near"),
     [
-        ("coin", "corn"), ("gold coin", "corn"), ("a glass sword in the snow", "glass"),
-        ("an orange sword", "orange"),
+        ("horn", "corn"), ("gold horn", "corn"), ("a glass sofa in the snow", "glass"),
+        ("an orange sofa", "orange"),
         ("icon of a hous", "house"), ("ein roter Apfel", "rooster"),
         ("die Katze", ""), ("motorcyle", "motorcycle"),
     ],
@@ -56,9 +56,9 @@ def test_a_language_that_it_never_saw_is_doubted(pocket: Vocabulary, prompt: str
 
 
 def test_what_is_spelled_otherwise_is_not_named(pocket: Vocabulary):
-    for prompt in ("ein Igel", "a sword"):
+    for prompt in ("ein Igel", "a harp"):
         assert "by spelling" not in (pocket.doubt(prompt) or "")
-    assert "English" not in (pocket.doubt("a sword") or "")
+    assert "English" not in (pocket.doubt("a harp") or "")
     assert "English" not in (pocket.doubt("icon of a hous") or "")
 
 

@@ -54,8 +54,8 @@ Draw = Callable[[int], Bytes]
 CASES: dict[str, tuple[Draw, Draw, str, str]] = {
     "it is opaque": (lambda n: holed(n, 9 * n), lambda n: box(n), "a cup", "failed"),
     "nearly nothing": (lambda n: dot(n, 10 * n), lambda n: dot(n, 110 + 10 * n), "a needle", "failed"),
-    "knows no subject": (lambda n: box(n), lambda n: box(n), "a sword", "doubtful"),
-    "its alpha changed": (lambda n: box(n), lambda n: box(n), "a sword", "doubtful"),
+    "knows no subject": (lambda n: box(n), lambda n: box(n), "a harp", "doubtful"),
+    "its alpha changed": (lambda n: box(n), lambda n: box(n), "a harp", "doubtful"),
     "all four edges": (lambda n: cross(n, 0), lambda n: cross(n, 1 + n), "a star", "doubtful"),
     "shines through": (lambda n: box(n, 128 + n), lambda n: box(n, 128, 255), "a brick", "doubtful"),
 }

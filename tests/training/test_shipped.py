@@ -17,10 +17,15 @@ from training.text import Known, contexts, warm_up
 from training.vocabulary import Subject
 
 
-def test_checkpoints_of_the_shipped_files_export_to_the_same_files(tmp_path: Path):
-    np.save(tmp_path / "pictures.npy", np.full((2, 128, 128, 4), 255, np.uint8))
+def write_pictures(work: Path) -> None:
+    """Two of an apple, one of them held out."""
+    np.save(work / "pictures.npy", np.full((2, 128, 128, 4), 255, np.uint8))
     rows = [{"name": "red apple", "style": "3d", "held_out": held} for held in (False, True)]
-    (tmp_path / "pictures.json").write_text(json.dumps(rows))
+    (work / "pictures.json").write_text(json.dumps(rows))
+
+
+def test_checkpoints_of_the_shipped_files_export_to_the_same_files(tmp_path: Path):
+    write_pictures(tmp_path)
     for name, state in shipped.states(pocket_folder()).items():
         torch.save(state, tmp_path / f"{name}.pt")
     export(tmp_path, tmp_path / "out", draft=False)
@@ -30,6 +35,13 @@ def test_checkpoints_of_the_shipped_files_export_to_the_same_files(tmp_path: Pat
         ours, again = load_file(file), load_file(tmp_path / "out" / file.name)
         assert ours.keys() == again.keys()
         assert [name for name in ours if not torch.equal(ours[name], again[name])] == []
+
+
+def test_an_encoder_that_knows_every_word_is_restored_as_it_is(tmp_path: Path):
+    write_pictures(tmp_path)
+    shipped.restore(pocket_folder(), tmp_path)
+    restored = torch.load(tmp_path / "unet.pt", weights_only=True)["module"]
+    torch.testing.assert_close(restored, shipped.states(pocket_folder())["unet"]["module"], rtol=0, atol=0)
 
 
 def test_what_the_shipped_encoder_knows_is_told_by_its_concepts():
