@@ -24,7 +24,7 @@ class _Uninitialised(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in INITIALISERS:
-            return kwargs["tensor"]  # by name: so torch.nn.init hands over to modes
+            return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
