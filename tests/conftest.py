@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +12,7 @@ import pytest
 # sleep while they wait, as in the product (startup.DEFAULTS). Torch looks at both once, when it is imported.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
+from layerdiffuse_mcp.imports import uncollected
 from layerdiffuse_mcp.settings import Settings
 from tests.memory import MemoryLimit
 
@@ -31,10 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(PROGRAMS.parent).parts[0] not in LONG)
 
 
-def pytest_collection_finish() -> None:
-    """What was imported for all tests stays: going through it at each look for garbage takes a tenth of the run."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported for all tests stays: going through it at each look for garbage takes a tenth of the run."""
+    gc.set_threshold(10 * gc.get_threshold()[0])  # two to four percent of what tests compute
+    with uncollected():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

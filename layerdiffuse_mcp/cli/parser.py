@@ -28,15 +28,15 @@ runs them; what is heavy it imports when it runs. To serve, only that command's 
 """
 
 import argparse
-import gc
 import importlib
 import sys
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.cli import surroundings
 from layerdiffuse_mcp.errors import LayerDiffuseError
+from layerdiffuse_mcp.imports import uncollected
 
 SERVING = "serving"
 MODULES = (
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")
     serving = arguments[0] == "serve"
-    with imports_uncollected() if serving else nullcontext():
+    with uncollected() if serving else nullcontext():
         options = make_parser([SERVING] if serving else MODULES).parse_args(arguments)
         if serving:
             importlib.import_module("layerdiffuse_mcp.server.app")
@@ -65,19 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-
-
-@contextmanager
-def imports_uncollected() -> Generator[None]:
-    """Import without looking for garbage: what is imported stays, and going through it all, again and again, takes a
-    fifth of the server's start. It is not gone through later either.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def make_parser(modules: Iterable[str] = MODULES) -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.plan import Inputs, Task
 from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.imports import uncollected
 from layerdiffuse_mcp.settings import Settings
 
 OURS = "layerdiffuse_mcp."
@@ -61,6 +62,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+@uncollected()
 def load_engine(name: str = ENGINE) -> Callable[[Settings], Engine]:
     """The class `module:name`, imported in half of the time that its libraries take as they come.
 

@@ -74,7 +74,7 @@ def test_reproduce_calls_a_picture_of_another_size_different(cup, lines) -> None
 
 
 def test_pictures_of_a_batch_come_back_from_their_own_recipes(tmp_path) -> None:
-    several = ["--count", "3", "--steps", "4", "--width", "192"]
+    several = ["--count", "3", "--steps", "2", "--width", "128"]
     main(["generate", "a cup", "--model", "tiny-sd15", "--seed", "4", *several])
     pictures = sorted(path for path in tmp_path.rglob("*.png") if "preview" not in path.name)
     assert len(pictures) == 3

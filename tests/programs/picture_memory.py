@@ -39,8 +39,8 @@ from layerdiffuse_mcp.images.tasks import (
 from layerdiffuse_mcp.images.transform import shadow_of, transformed
 from layerdiffuse_mcp.images.work import run
 
-SIDE = 2000
-FIXED = 48_000_000
+SIDE = 1600
+FIXED = 44_000_000
 """Bytes that any operation may take however small the picture is: what a tile needs, and the allocator."""
 FORMATS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 1},

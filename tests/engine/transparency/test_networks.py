@@ -86,13 +86,14 @@ def test_the_released_sizes_have_the_released_tensors():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_narrow_file_loads_with_its_own_widths_from_any_float_type(tmp_path, decoder, dtype):
-    save_file({k: t.to(dtype) for k, t in decoder.state_dict().items()}, tmp_path / "d.safetensors")
+    saved = {key: tensor.to(dtype) for key, tensor in decoder.state_dict().items()}
+    save_file(saved, tmp_path / "d.safetensors")
     loaded = load_decoder(tmp_path / "d.safetensors")
     assert loaded.widths == WIDTHS
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in loaded.parameters())
     for key, tensor in loaded.state_dict().items():
-        assert torch.equal(tensor, decoder.state_dict()[key].to(dtype).float())
+        assert torch.equal(tensor, saved[key].float())
 
 
 def test_a_loaded_decoder_gives_what_the_saved_one_gave(tmp_path, decoder):
