@@ -1,4 +1,4 @@
-"""The calls of docs/recipes.md, made as they stand there but for the number of steps, with the embedded model."""
+"""The calls of docs/recipes.md, made as they stand there but for steps and size, with the embedded model."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from layerdiffuse_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-STEPS = 1
+PICTURES = {"image", "foreground", "background"}
 CALLS = recipes(PAGE.read_text())
 MADE = {
     "1": [["foreground"] * 4, ".png", ".psd"],
@@ -52,16 +52,23 @@ def test_every_recipe_is_tried():
 
 @pytest.mark.parametrize("number", MADE)
 async def test_the_calls_of_a_recipe_make_what_it_says(number: str, client: Client, project: Path):
-    results = await made(client, [in_few_steps(call) for call in CALLS[number]])
+    results = await made(client, [quick(call) for call in CALLS[number]])
     assert kinds(results) == MADE[number]
     assert all(path.is_file() for path in shown(CALLS[number], results, project))
 
 
-def in_few_steps(call: Call) -> Call:
-    """The call, in a twentieth of the time if it draws."""
-    if not {"prompt", "subjects"} & call.arguments.keys():
+def quick(call: Call) -> Call:
+    """The call, in one step if it draws, and of few pixels if it draws one subject from words alone."""
+    given = call.arguments
+    options: dict[str, object] = {"steps": 1}
+    size: dict[str, object] = {}
+    if "prompt" in given:
+        options["fit"] = "as_is"
+        if not PICTURES & given.keys():
+            size["size"] = "64x64"
+    elif "subjects" not in given:
         return call
-    return Call(call.tool, call.arguments | {"options": {"steps": STEPS} | call.arguments.get("options", {})})
+    return Call(call.tool, size | given | {"options": options | given.get("options", {})})
 
 
 def kinds(results: Sequence[Facts]) -> list[list[str] | str]:
