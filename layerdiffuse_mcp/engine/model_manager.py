@@ -135,16 +135,17 @@ class ModelManager:
         )
         asked = self._settings.offload
         self._make_room(components, sizes.at("none" if asked == "auto" else asked))
-        level = fitting(sizes, self.budget) if asked == "auto" else asked
+        budget = self.budget
+        level = fitting(sizes, budget) if asked == "auto" else asked
         whole = components.sizes.at(level)
-        if whole > self.budget:
+        if whole > budget:
             raise OutOfMemory(
                 f"{model.name} takes {in_words(whole)} with offload={level}, and there are "
-                f"{in_words(self.budget)} for models. Raise LAYERDIFFUSE_MAX_MEMORY, set LAYERDIFFUSE_OFFLOAD=auto, "
+                f"{in_words(budget)} for models. Raise LAYERDIFFUSE_MAX_MEMORY, set LAYERDIFFUSE_OFFLOAD=auto, "
                 "close other programs, or name a smaller model."
             )
         components.level = LEVELS[max(LEVELS.index(loaded.at_least), LEVELS.index(level))]
-        components.reserve = max(0, self.budget - sizes.at("none")) // 2
+        components.reserve = max(0, budget - sizes.at("none")) // 2
 
     def relieve(self) -> str | None:
         """After memory ran out: free all of it, and let the model that ran take less from now on.

@@ -6,6 +6,7 @@ folder = folder_here(entry)                                         # a base pub
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from layerdiffuse_mcp.families.entries import HubFile, ModelEntry
@@ -45,20 +46,20 @@ def _is_meant(path: Path, remote: HubFile) -> bool:
     return remote.sha256 is None or len(stored) != 64 or stored.startswith(remote.sha256)
 
 
-def indexed(folder: Sequence[HubFile]) -> list[HubFile]:
+def indexed(folder: Sequence[HubFile]) -> Iterator[HubFile]:
     """The files that the indexes among a published folder's files name, as far as these are here."""
-    named: list[HubFile] = []
     for index in folder:
         path = cached(index) if index.path.endswith(INDEX) else None
         for name in shards(path) if path else ():
             where = f"{index.path.rpartition('/')[0]}/{name}"
-            named.append(index.model_copy(update={"path": where, "bytes": None}))
-    return named
+            yield index.model_copy(update={"path": where, "bytes": None})
 
 
 def folder_here(entry: ModelEntry) -> Path | None:
     """The published folder, if all of it is here at one commit."""
-    files = [*entry.folder, *indexed(entry.folder)]
-    found = [cached(file) for file in files]
-    roots = {path and Path(str(path).removesuffix(file.path)) for path, file in zip(found, files, strict=True)}
+    roots: set[Path] = set()
+    for file in chain(entry.folder, indexed(entry.folder)):
+        if (path := cached(file)) is None:
+            return None
+        roots.add(Path(str(path).removesuffix(file.path)))
     return roots.pop() if len(roots) == 1 else None

@@ -4,7 +4,7 @@ family = family_of(entry, request.task, settings)
 downloads = lacking(entry, request.task, methods, settings)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from layerdiffuse_mcp.api.plan import Download, PlannedLora
 from layerdiffuse_mcp.api.requests import GenerateRequest
@@ -28,7 +28,7 @@ def family_of(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
         ModelNotFound: its family does not do the task, and models that do are named; or its file is missing.
         InvalidRequest: it is of no family.
     """
-    family = _card(entry, _who_can(task, settings), settings)
+    family = _card(entry, lambda: _who_can(task, settings), settings)
     if task not in family.routes:
         raise ModelNotFound(f"{cannot(entry, task)}{_who_can(task, settings)}")
     return family
@@ -37,18 +37,18 @@ def family_of(entry: ModelEntry, task: Task, settings: Settings) -> FamilySpec:
 def with_codec(entry: ModelEntry, settings: Settings) -> FamilySpec:
     """The card of a base that has transparent latents; raises InvalidRequest for another, ModelNotFound as `_card`."""
     able = titles(tuple(card.id for card in FAMILIES.values() if card.encodes_alpha))
-    family = _card(entry, f". Name a model of the family {able}.", settings)
+    family = _card(entry, lambda: f". Name a model of the family {able}.", settings)
     if not family.encodes_alpha:
         raise InvalidRequest(f"{family.title} models have no transparent latents. Name a model of the family {able}.")
     return family
 
 
-def _card(entry: ModelEntry, advice: str, settings: Settings) -> FamilySpec:
+def _card(entry: ModelEntry, advice: Callable[[], str], settings: Settings) -> FamilySpec:
     if entry.family is None:
         path = catalog.base_file(entry, settings)
         header = read_header(path) if path.is_file() else None
         what = identify(header.shapes, header.metadata).title if header else "a folder of no family that is known"
-        raise InvalidRequest(f"The model {entry.name} is {what}: layer models do not fit it{advice}")
+        raise InvalidRequest(f"The model {entry.name} is {what}: layer models do not fit it{advice()}")
     return FAMILIES[entry.family]
 
 

@@ -23,7 +23,7 @@ from layerdiffuse_mcp.settings import Settings
 
 settings = Settings(model="pocket", output_dir=Path(sys.argv[1]), device="cpu")
 engine = load_engine()(settings)
-planned = plan(GenerateRequest(prompt="a red apple", steps=2), settings)
+planned = plan(GenerateRequest(prompt="a red apple", width=64, height=64, fit="as_is", steps=1), settings)
 outcome = engine.run(planned.tasks[0], planned.inputs, lambda _: None)
 assert outcome.encoded[0].data.startswith(b"\\x89PNG")
 heavy = {"transformers", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "accelerate"}
@@ -33,7 +33,8 @@ assert gc.get_freeze_count() > 100_000
 
 import diffusers, scipy.stats, torch, transformers  # whoever wants the rest gets all of it
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
-assert transformers.CLIPTextModel and scipy.stats.beta and diffusers.DPMSolverMultistepScheduler
+assert transformers.is_torch_available() and transformers.CLIPTextConfig
+assert scipy.stats.beta and diffusers.DPMSolverMultistepScheduler
 """
 
 

@@ -68,7 +68,7 @@ class Model:
         pixels: (B, P, H, W), 0..1; H and W multiples of the latent's downscale.
         """
         vae = self.vae
-        seen = (pixels * 2 - 1).to(device=vae.device, dtype=vae.dtype)
+        seen = (pixels * 2 - 1).to(next(vae.parameters()))
         posterior = vae.encode(seen[:, :, None] if self.video else seen).latent_dist
         mean, deviation = posterior.mean.float(), posterior.std.float()
         return (mean[:, :, 0], deviation[:, :, 0]) if self.video else (mean, deviation)
@@ -81,7 +81,7 @@ class Model:
             ModelError: the autoencoder's numbers overflowed.
         """
         vae = self.vae
-        scaled = to_unscaled(latents.to(device=vae.device, dtype=vae.dtype), self.latent)
+        scaled = to_unscaled(latents.to(next(vae.parameters())), self.latent)
         shown = scaled[:, :, None] if self.video else scaled
         pixels = torch.cat([vae.decode(one[None], return_dict=False)[0].float() for one in shown])
         pixels = pixels[:, :, 0] if self.video else pixels

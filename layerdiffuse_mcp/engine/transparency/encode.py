@@ -70,7 +70,7 @@ def transparent_latent(
 
     def part(box: Box) -> Tensor:
         pixels = torch.from_numpy(to_float(crop(flat, box).numpy())) * 2 - 1
-        posterior = vae.encode(pixels.to(device=vae.device, dtype=vae.dtype)).latent_dist
+        posterior = vae.encode(pixels.to(next(vae.parameters()))).latent_dist
         on_network()
         return torch.cat([posterior.mean.float(), posterior.std.float()], dim=1)
 

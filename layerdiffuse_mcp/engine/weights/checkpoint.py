@@ -54,6 +54,9 @@ class Weights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._origins)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._origins
+
     def __getitem__(self, key: str) -> Tensor:
         source, origin = self._origins[key]
         return origin.transform(source[origin.key])

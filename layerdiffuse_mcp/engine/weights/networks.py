@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
@@ -16,6 +17,11 @@ class VectorUNet(UNet2DConditionModel):
     diffusers joins pooled text and size embedding inside the network; the reference hands over the finished vector, and
     so do we. Weights, names and configuration are unchanged.
     """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights. diffusers goes through the whole network to know."""
+        return self.conv_in.weight.dtype
 
     def get_aug_embed(
         self, emb: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: dict[str, Any]

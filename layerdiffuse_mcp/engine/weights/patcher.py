@@ -270,7 +270,7 @@ class PatchStack:
 
 def misfits(patch: Patch, module: nn.Module) -> list[str]:
     """The parameters that `patch` names and the unpatched `module` does not have in a shape that fits."""
-    shapes = {name: _base_shape(module, name) for name, _ in module.named_parameters()}
+    shapes = {name: _base_shape(module, name, weight.shape) for name, weight in module.named_parameters()}
     return [
         name
         for name, offsets in patch.offsets.items()
@@ -278,9 +278,8 @@ def misfits(patch: Patch, module: nn.Module) -> list[str]:
     ]
 
 
-def _base_shape(module: nn.Module, name: str) -> torch.Size:
+def _base_shape(module: nn.Module, name: str, shape: torch.Size) -> torch.Size:
     """A weight's shape in the unpatched network: only the first convolution's is changed by patches."""
-    shape = module.get_parameter(name).shape
     if name == CONV_IN:
         shape = torch.Size((shape[0], cast(Any, module.config)["in_channels"], *shape[2:]))
     return shape

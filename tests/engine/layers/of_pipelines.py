@@ -76,9 +76,10 @@ def parts(family: str) -> dict[str, Any]:
     scheduler.set_timesteps(STEPS)
     absent = ("text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if family == "sdxl" else ()))
     vae = AutoencoderKL(
-        block_out_channels=(32,) * 4,
+        block_out_channels=(4,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=1,
         latent_channels=4,
     )
     return {"vae": vae, "scheduler": scheduler, **dict.fromkeys(absent)}

@@ -142,7 +142,7 @@ def test_a_model_that_cannot_fit_says_what_it_takes_and_what_there_is(start) -> 
 
 def test_the_model_that_was_not_used_for_longest_makes_room(start) -> None:
     engine = start()
-    draw(engine, model="first")
+    prepare(engine, "first")
     size = loaded(engine)["first"]["bytes"]
     engine = start(max_memory=(2.5 * size + MEASURED[1] * 64 * 64) / GB)
     for name, stay in (
@@ -152,7 +152,7 @@ def test_the_model_that_was_not_used_for_longest_makes_room(start) -> None:
         ("third", {"first", "third"}),
         ("second", {"second", "third"}),
     ):
-        draw(engine, model=name)
+        prepare(engine, name)
         assert set(loaded(engine)) == stay
 
 
@@ -160,13 +160,13 @@ def test_a_method_that_was_used_before_comes_back_without_products_where_memory_
     products: list[object] = []
     add_to = LowRank.add_to
     monkeypatch.setattr(LowRank, "add_to", lambda *given: products.append(given) or add_to(*given))
-    fields = {"model": "tiny-sdxl"}
+    fields = {"model": "tiny-sdxl", "steps": 1}
     counted = []
     for offload in ("none", "in_turn"):
         engine = start(offload=offload)
         first = draw(engine, **fields)
         draw(engine, task=Task.BLENDED_FROM_FOREGROUND, inputs={"foreground": first.images[0].path}, **fields)
-        draw(engine, model="tiny-sd15")  # beside it, as there is room
+        prepare(engine, "tiny-sd15")  # beside it, as there is room
         products.clear()
         assert same(first, draw(engine, **fields))
         counted.append(len(products))
@@ -192,13 +192,13 @@ SHORTAGES = {
     "of torch on a CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes."),
     "of Python": MemoryError(),
 }
+"""Each is met by one of the tests below at least."""
 
 
-@pytest.mark.parametrize("kind", SHORTAGES)
-def test_a_shortage_of_memory_steps_down_once_and_says_so(start, short_of_memory, kind) -> None:
+def test_a_shortage_of_memory_steps_down_once_and_says_so(start, short_of_memory) -> None:
     engine = start()
     plain = draw(engine)
-    short_of_memory(SHORTAGES[kind], 1)
+    short_of_memory(SHORTAGES["of a GPU"], 1)
     steps: list[float] = []
     again = draw(engine, lambda step: steps.append(step.fraction))
     assert same(again, plain)
@@ -210,24 +210,24 @@ def test_a_shortage_of_memory_steps_down_once_and_says_so(start, short_of_memory
 
 def test_each_of_a_group_hears_of_a_shortage(start, short_of_memory) -> None:
     engine = start()
-    short_of_memory(SHORTAGES["of a GPU"], 1)
+    short_of_memory(SHORTAGES["of torch on a CPU"], 1)
     pair = [GenerateRequest(prompt="a cup", model="tiny-sd15", steps=1, seed=seed) for seed in (1, 2)]
     outcome = engine.run(pair)
     assert all("ran out" in part.warnings[0] for part in outcome.parts)
 
 
 def test_a_batch_is_halved_after_a_shortage(start, short_of_memory) -> None:
-    assert_close_after_a_shortage(start(offload="layers"), short_of_memory, 4, "2 at a time")
+    assert_close_after_a_shortage(start(offload="layers"), short_of_memory, "2 at a time", count=4)
 
 
 def test_at_the_lowest_level_the_passes_of_one_picture_go_in_turn_after_a_shortage(start, short_of_memory) -> None:
-    assert_close_after_a_shortage(start(offload="layers"), short_of_memory, 1, "two passes in turn")
+    assert_close_after_a_shortage(start(offload="layers"), short_of_memory, "two passes in turn", width=128)
 
 
-def assert_close_after_a_shortage(engine: Engine, short_of_memory, count: int, words: str) -> None:
-    plain = draw(engine, count=count, width=128)
-    short_of_memory(SHORTAGES["of a GPU"], 1)
-    again = draw(engine, count=count, width=128)
+def assert_close_after_a_shortage(engine: Engine, short_of_memory, words: str, **fields) -> None:
+    plain = draw(engine, **fields)
+    short_of_memory(SHORTAGES["of Python"], 1)
+    again = draw(engine, **fields)
     assert any(words in warning for warning in again.warnings)
     for a, b in zip(again.images, plain.images, strict=True):
         near = np.abs(np.asarray(Image.open(a.path)).astype(int) - np.asarray(Image.open(b.path)))
@@ -263,7 +263,10 @@ def test_what_is_unloaded_is_given_back_to_the_system(start) -> None:
 
 
 def test_families_in_memory_together_keep_to_their_own_networks(start, folder) -> None:
-    alone = {family: draw(start(), model=f"tiny-{family}") for family in ("sd15", "sdxl")}
-    engine = start()
-    for family in ("sd15", "sdxl", "sd15", "sdxl"):
+    engine, alone = start(), {}
+    for family in ("sd15", "sdxl"):
+        engine.unload()
+        alone[family] = draw(engine, model=f"tiny-{family}")
+    for family in ("sd15", "sdxl"):
         assert same(draw(engine, model=f"tiny-{family}"), alone[family])
+    assert len(loaded(engine)) == 2
