@@ -338,13 +338,15 @@ async def answering(url: str) -> None:
             await anyio.sleep(0.1)
 
 
-async def test_a_picture_that_cannot_be_told_does_not_end_the_session(connect: Connect, folder: Path):
+async def test_a_picture_that_cannot_be_told_does_not_end_the_session(
+    connect: Connect, folder: Path, sharing: dict[str, object]
+):
     path = folder / os.fsdecode(b"half-\xff.png")
     notes = PngImagePlugin.PngInfo()
     notes.add_itxt("layerdiffuse", json.dumps({"prompt": "\ud800"}))
     Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(path, pnginfo=notes)
     (folder / "half.png").symlink_to(path)
-    async with connect() as client:
+    async with connect(**sharing) as client:
         with anyio.fail_after(60):
             assert "half-?.png" in text_of(await client.call_tool("inspect_image", {"image": str(folder / "half.png")}))
             assert (await client.list_tools()).tools
