@@ -176,7 +176,7 @@ def through(
     return predict
 
 
-def train(work: Path, method: str, minutes: float, rate: float) -> None:
+def train(work: Path, method: str, minutes: float, rate: float, steps: int | None) -> None:
     draw = single(work) if method == TRANSPARENT else scenes(work, method)
     base, text = unet.load(work)
     model = network(base, method, RANK, CONTROL_WIDTH)
@@ -188,7 +188,7 @@ def train(work: Path, method: str, minutes: float, rate: float) -> None:
     def embed(texts: list[str]) -> torch.Tensor:
         return contexts(text, tokens(texts).to(device()))
 
-    run = Run(work, method, minutes=minutes, rate=rate, warmup=20)
+    run = Run(work, method, minutes=minutes, rate=rate, warmup=20, steps=steps)
     predict = through(base, model, embed)
     learn(run, model, Muon(model, rate), Average(model, 0.995), draw, predict, METHODS[method].outputs)
 
@@ -200,5 +200,6 @@ def load(work: Path, method: str) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     parser = stage_parser(__doc__, minutes=10, rate=1e-3)
+    parser.add_argument("--steps", type=int, help="train until so many are done, however long it takes")
     parser.add_argument("--method", default=TRANSPARENT, choices=[m for m in METHODS if METHODS[m].family == "sd15"])
     train(**vars(parser.parse_args()))

@@ -29,7 +29,7 @@ STAGES: list[tuple[list[str], float | None]] = [
     (["vae_decoder"], 10),
     (["decoder", "--again"], 45),
     (["unet"], 80),
-    *((["layer", "--method", method], 12) for method in LAYERS),
+    *((["layer", "--method", method], 40) for method in LAYERS),
 ]
 
 
