@@ -23,7 +23,7 @@ from unittest import mock
 
 import psutil
 
-__all__ = ["apart", "header", "median_of", "peak_memory", "reset_peak_memory", "resident_memory", "table"]
+__all__ = ["apart", "header", "median_of", "peak_memory", "reset_peak_memory", "resident_memory", "table", "text"]
 
 
 def header(title: str) -> None:
@@ -34,7 +34,7 @@ def header(title: str) -> None:
 
 def table(rows: Sequence[Sequence[object]]) -> None:
     """Print rows as columns; the first row names them. Numbers stand right, a float has three significant digits."""
-    cells = [[_text(value) for value in row] for row in rows]
+    cells = [[text(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     last = list(rows[-1])
     for row in cells:
@@ -43,6 +43,13 @@ def table(rows: Sequence[Sequence[object]]) -> None:
             for cell, width, value in zip(row, widths, last, strict=True)
         )
         print("  ".join(aligned).rstrip(), flush=True)
+
+
+def text(value: object) -> str:
+    """A cell of a table."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return str(value)
 
 
 def median_of(rounds: int, call: Callable[[], object]) -> float:
@@ -84,12 +91,6 @@ def _seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-    return str(value)
 
 
 def _processor() -> str:

@@ -36,6 +36,7 @@ from switching import RANK, attention
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from layerdiffuse_mcp.api.outcome import Outcome, Progress
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.engine.layers.attention_sharing_file import SharingModel
 from layerdiffuse_mcp.engine.startup import DEFAULTS
@@ -233,20 +234,21 @@ def drawn_plainly(job: Job) -> tuple[float, float, float]:
 
 def drawn_by_us(job: Job) -> tuple[float, float]:
     """Seconds and gigabytes at the peak."""
+    return measured(drawing(job), job)
+
+
+def drawing(job: Job, **settings: Any) -> Callable[..., Outcome]:
+    """What draws the job's picture on our side; it takes where to report, and fields of the request that differ."""
     dtype = str(job.dtype).removeprefix("torch.")
-    settings = {"models_dir": job.folder, "output_dir": job.folder, "dtype": dtype, "device": job.device}
-    engine = Engine(Settings(**settings))
-    request = GenerateRequest(
-        prompt=PROMPT,
-        seed=1,
-        model=job.family,
-        fit="as_is",
-        width=job.size,
-        height=job.size,
-        steps=job.steps,
-        guidance_scale=GUIDANCE,
-    )
-    return measured(lambda: engine.run(request, lambda _: None), job)
+    given = {"models_dir": job.folder, "output_dir": job.folder, "dtype": dtype, "device": job.device}
+    engine = Engine(Settings(**given, **settings))
+    usual: dict[str, Any] = {"prompt": PROMPT, "seed": 1, "model": job.family, "fit": "as_is", "steps": job.steps}
+    usual |= {"width": job.size, "height": job.size, "guidance_scale": GUIDANCE}
+
+    def draw(report: Callable[[Progress], None] = lambda _: None, **other: Any) -> Outcome:
+        return engine.run(GenerateRequest(**usual | other), report)
+
+    return draw
 
 
 def measured(call: Callable[[], object], job: Job) -> tuple[float, float]:
