@@ -2,6 +2,7 @@
 # make test      install and run every test that a plain install can run
 # make test-all  those, then what needs Node, Chromium and the extras packaging, ray and train; what is missing fails
 # make test-newest  the tests, in an environment of their own, on the versions of constraints-newest.txt
+# make gpu       what needs a CUDA device: its tests, the golden cases on it, and tables of speed and memory
 # make quick     the quick tests of what decides and of what is written, in under a minute
 # make fuzz      hostile input for longer, other input each time
 # make check     lint and types
@@ -25,7 +26,7 @@ PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 QUICK := $(addprefix tests/,api hub images jobs outputs recipes text test_house.py test_settings.py)
 NOT_QUICK := $(addprefix tests/,hub/test_engine_downloads.py images/test_memory.py jobs/test_workers.py)
 
-.PHONY: demo test test-all test-newest chromium quick fuzz check format bench dist mcpb train clean
+.PHONY: demo test test-all test-newest gpu chromium quick fuzz check format bench dist mcpb train clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -61,6 +62,11 @@ chromium:
 
 test-newest:
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=constraints-newest.txt
+
+gpu: $(VENV)/.dev
+	$(PYTEST) -m gpu tests/gpu
+	NVIDIA_TF32_OVERRIDE=0 $(PYTEST) tests/golden --device cuda
+	$(BIN)/python benchmarks/gpu.py
 
 quick: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL) $(QUICK) $(NOT_QUICK:%=--ignore %)

@@ -23,6 +23,10 @@ LONG = {"end_to_end", "engine", "golden", "training"}
 """Folders of files that take long: these are begun first, so that no process ends long after the others."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", help="of the tests of a device (default: cuda) and of the golden cases (default: cpu)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the one process above all others
         config.pluginmanager.register(MemoryLimit(), "memory-limit")

@@ -8,7 +8,8 @@ A test says which file it answers for, and runs once for each key that the file 
 
 `case` instead of `key` gives it the whole runs of `cases.json` one by one. A file that is missing, or that has none of
 the keys asked for, fails the run. `pytest tests/golden --golden-dir DIR` runs the same tests against another set (its
-own salt, seeds, sizes and prompts).
+own salt, seeds, sizes and prompts); with `--device cuda` samplers and whole runs are computed there, in float32, at
+ten times the tolerance.
 """
 
 import json
@@ -26,7 +27,7 @@ from layerdiffuse_mcp.api.choices import SAMPLERS, SCHEDULES
 from .recipe import Recipe
 
 DATA = Path(__file__).parent / "data"
-TOLERANCE = 1e-4  # of the relative L2 error
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}  # of the relative L2 error, by the device
 
 
 class GoldenSet(Recipe):
@@ -35,10 +36,10 @@ class GoldenSet(Recipe):
     seeds: the seeds of a batch; latent: (height, width) of a latent picture, from the folder's `set.json`.
     """
 
-    def __init__(self, folder: Path, errors: dict[str, tuple[float, str]]) -> None:
+    def __init__(self, folder: Path, errors: dict[str, tuple[float, str]], device: str = "cpu") -> None:
         described = json.loads((folder / "set.json").read_text())
         super().__init__(described["salt"])
-        self.folder = folder
+        self.folder, self.device = folder, device
         self.seeds: list[int] = described["seeds"]
         self.latent: tuple[int, int] = (described["latent"][0], described["latent"][1])
         self._errors = errors
@@ -71,8 +72,9 @@ class GoldenSet(Recipe):
         if name not in self._errors or not error <= self._errors[name][0]:
             self._errors[name] = (error, key)
 
-    def check(self, name: str, key: str, ours: Tensor, tolerance: float = TOLERANCE) -> None:
+    def check(self, name: str, key: str, ours: Tensor, tolerance: float | None = None) -> None:
         """Assert that ours equals the file's tensor in shape and in relative L2 error, which is kept for the report."""
+        tolerance = tolerance or TOLERANCE[self.device]
         gold = self.file(name)[key].to(torch.float64)
         assert ours.shape == gold.shape
         error = float(torch.linalg.vector_norm(ours.detach().cpu().to(torch.float64) - gold))
@@ -104,7 +106,7 @@ def _golden_set(config: pytest.Config) -> GoldenSet:
     folder: Path = config.getoption("--golden-dir", DATA)
     if not (folder / "set.json").exists():
         raise pytest.UsageError(f"{folder} is no folder of golden cases: it holds no set.json.")
-    return GoldenSet(folder, config.stash.setdefault(_errors, {}))
+    return GoldenSet(folder, config.stash.setdefault(_errors, {}), config.getoption("--device") or "cpu")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
