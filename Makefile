@@ -66,7 +66,7 @@ test-newest:
 gpu: $(VENV)/.dev
 	$(PYTEST) -m gpu tests/gpu
 	NVIDIA_TF32_OVERRIDE=0 $(PYTEST) tests/golden --device cuda
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python -m benchmarks.gpu --minutes 60
 
 quick: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL) $(QUICK) $(NOT_QUICK:%=--ignore %)

@@ -7,8 +7,8 @@ A part that is done is a JSON file in `--out`, and is not measured again; after 
 the same command goes on with what is left. All that is done is printed, and joined into `gpu.md`. Model files are
 written once into `--out`. "Plain" is diffusers' pipeline as `picture.py` has it, with and without channels last. Its
 layer file is left out: fused, it changes the values of weights and not the work. Nothing is compiled on either side.
-Seconds are medians (5 rounds, 3 where the batch grows), the device synchronised before and after; memory is the peak of
-what torch has allocated on the device.
+Seconds are medians (5 rounds, 3 where the batch grows; loading and switching happen once), the device synchronised
+before and after; memory is the peak of what torch has allocated on the device.
 """
 
 import argparse
