@@ -1,5 +1,6 @@
-"""The log file, beside what goes to stderr: for whoever's client throws that away.
+"""Where warnings and errors go: to stderr, and to a file for whoever's client throws that away.
 
+log_to_stderr()
 log_to(settings.log_file)                # at most 4 files of 5 MB: x.log, x.log.1, x.log.2, x.log.3
 log_to(settings.log_file, "worker")      # of another process: x-worker.log, for two must not turn over one file
 
@@ -16,6 +17,15 @@ from layerdiffuse_mcp.wording import printable
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LARGEST, KEPT = 5_000_000, 3
 """Bytes of a file, and how many older ones there are."""
+
+
+def log_to_stderr() -> None:
+    """Log to stderr, from now on, unless something does already.
+
+    Called before the SDK's server is made, which else sets up a handler that imports what it shows errors with at the
+    first of them: where that cannot be read, as without descriptors, logging an error ends the server.
+    """
+    logging.basicConfig(level=logging.WARNING, format=FORMAT)
 
 
 def log_to(path: Path | None, process: str = "") -> None:

@@ -77,7 +77,7 @@ class PictureRoom:
 
         Raises:
             OutOfMemory: it needs more memory than a process may take.
-            WorkerDied: its process ended.
+            WorkerDied: its process ended, or none could be started.
             LayerDiffuseError: whatever the work raised.
         """
         report(WAITING)
@@ -120,7 +120,13 @@ class PictureRoom:
         }
         process = None
         with anyio.CancelScope(shield=True):  # nobody could end a process that was spawned and forgotten
-            process = await anyio.open_process(command, stdin=subprocess.PIPE, stderr=None, env=environment)
+            try:
+                process = await anyio.open_process(command, stdin=subprocess.PIPE, stderr=None, env=environment)
+            except OSError as error:  # no descriptors, no memory
+                raise WorkerDied(
+                    f"No process for work on pictures could be started ({error}). Close other programs, or try again "
+                    "later."
+                ) from error
         assert process is not None
         self._living.add(process)
         return process

@@ -36,7 +36,7 @@ from layerdiffuse_mcp.errors import AccessDenied
 from layerdiffuse_mcp.hub import leftovers
 from layerdiffuse_mcp.jobs.dispatcher import Dispatcher
 from layerdiffuse_mcp.jobs.queue import Jobs
-from layerdiffuse_mcp.logs import log_to
+from layerdiffuse_mcp.logs import log_to, log_to_stderr
 from layerdiffuse_mcp.outputs import writer
 from layerdiffuse_mcp.server import contents
 from layerdiffuse_mcp.server.apps import viewer
@@ -178,6 +178,7 @@ def serve_stdio(settings: Settings) -> int:
     """Serve one client on standard input and output until it goes; returns the exit status."""
     if settings.share_workers == "auto":
         settings = settings.model_copy(update={"share_workers": sys.platform != "win32"})
+    log_to_stderr()
     server = create_server(settings)
     log_to(settings.log_file)
     return anyio.run(server.serve_stdio)
@@ -221,6 +222,7 @@ def serve_http(
     from layerdiffuse_mcp.server import http
     from layerdiffuse_mcp.server.tokens import guarding
 
+    log_to_stderr()
     tokens = guarding(token, settings)
     server = create_server_for(tokens, settings)
     log_to(settings.log_file)

@@ -10,6 +10,7 @@ that happens to be JSON stays text, and an error reaches the agent without a pre
 not every client follows, and say in words what lies deeper than agents fill in well (`server.schemas`).
 """
 
+import errno
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_worl
 FETCHES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=True)
 FREES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 STOPS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Why the system opens nothing more, not even a module that is imported late."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +129,10 @@ class StrictTool(Tool):
             match error.__cause__:
                 case LayerDiffuseError() as cause:
                     raise ToolError(str(cause)) from cause
+                case OSError(errno=number, strerror=why) as cause if number in SHORTAGES:
+                    raise ToolError(
+                        f"The server can open nothing more now: {why}. Close other programs, or call again later."
+                    ) from cause
                 case ValidationError() as cause if not isinstance(error, UnexpectedToolError):
                     raise ToolError(explain(cause)) from cause
                 case _:

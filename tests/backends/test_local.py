@@ -7,8 +7,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -20,6 +20,7 @@ from layerdiffuse_mcp.api.plan import GroupPlan
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.settings import Settings
+from tests.limits import no_descriptors
 from tests.tasks import drawing
 
 pytestmark = pytest.mark.anyio
@@ -163,20 +164,6 @@ async def test_a_worker_that_cannot_be_started_is_an_error_and_the_next_one_can(
             with pytest.raises(WorkerDied, match="could not be started"):
                 await obey(backend, "steps 1")
         assert pid_of(await obey(backend, "steps 1"))
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Nothing more can be opened."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    probe = os.open(os.devnull, os.O_RDONLY)
-    os.close(probe)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_cancelling_stops_at_a_step_and_keeps_the_worker(settings: Settings, rehearsal: str):

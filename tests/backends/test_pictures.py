@@ -21,6 +21,7 @@ from layerdiffuse_mcp.backends.pictures import Corner, PictureRoom
 from layerdiffuse_mcp.backends.pictures_worker import OVER_LIMIT
 from layerdiffuse_mcp.errors import ImageError, OutOfMemory, WorkerDied
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask, PlacedFile, SheetTask
+from tests.limits import no_descriptors
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +55,13 @@ async def test_a_task_is_done_in_a_process_that_is_kept_for_the_next(dot: Path):
     assert (first.width, first.height, first.preview is not None) == (8, 8, True)
     assert (second.width, second.height, second.data[:4]) == (10, 10, b"\x89PNG")
     assert len(pids) == 1
+
+
+async def test_a_process_that_cannot_be_started_is_an_error_and_the_next_one_can(dot: Path):
+    async with PictureRoom() as room:
+        with no_descriptors(), pytest.raises(WorkerDied, match=r"could be started.*Too many open files"):
+            await room.run(InspectTask(dot))
+        assert (await room.run(InspectTask(dot))).width == 8
 
 
 async def test_who_has_much_to_do_leaves_a_place_to_others(dot: Path):

@@ -198,12 +198,14 @@ async def test_a_server_out_of_file_descriptors_says_so_and_goes_on_once_there_a
         "server_status": {},
         "list_jobs": {},
     }
-    for tool, arguments in calls.items():
-        with anyio.fail_after(PATIENCE):
-            result = await client.call_tool(tool, arguments)
-        if result.is_error:
-            check_words(text_of(result))
-    server.rlimit(psutil.RLIMIT_NOFILE, usual)
+    try:
+        for tool, arguments in calls.items():
+            with anyio.fail_after(PATIENCE):
+                result = await client.call_tool(tool, arguments)
+            if result.is_error:
+                check_words(text_of(result))
+    finally:
+        server.rlimit(psutil.RLIMIT_NOFILE, usual)
     for tool, arguments in calls.items():
         with anyio.fail_after(PATIENCE):
             facts_of(await client.call_tool(tool, arguments))
