@@ -15,6 +15,7 @@ import anyio
 from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.plan import Download, Inputs, Task
 from layerdiffuse_mcp.backends.backend import Report, WorkerState
+from layerdiffuse_mcp.backends.messages import Run
 from layerdiffuse_mcp.backends.process import EXIT_GRACE, Work, WorkerProcess, ignore
 from layerdiffuse_mcp.errors import WorkerDied
 
@@ -102,8 +103,6 @@ class Worker:
 
     async def run(self, task: Task, inputs: Inputs, report: Report) -> Outcome:
         """Run one task after what it does now; see `Backend.run`."""
-        from layerdiffuse_mcp.backends.messages import Run
-
         async with self._turn:
             log = ""
             for _ in range(ATTEMPTS):
