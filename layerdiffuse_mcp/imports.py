@@ -1,7 +1,7 @@
 """Importing much at once, as a process does that starts.
 
 with uncollected():
-    import torch
+    importlib.import_module("layerdiffuse_mcp.server.app")
 """
 
 import gc
