@@ -6,7 +6,8 @@
 A part that is done is a JSON file in `--out`, and is not measured again; after `--minutes` no further part begins, and
 the same command goes on with what is left. All that is done is printed, and joined into `gpu.md`. Model files are
 written once into `--out`. "Plain" is diffusers' pipeline as `picture.py` has it, with and without channels last. Its
-layer file is left out: fused, it changes the values of weights and not the work. Nothing is compiled on either side.
+layer file is left out: fused, it changes the values of weights and not the work. Nothing is compiled on either side;
+the tables named `tune_...` and `streamed` say what compiling and other ways would bring (see `_tuning.py`).
 Seconds are medians (5 rounds, 3 where the batch grows; loading and switching happen once), the device synchronised
 before and after; memory is the peak of what torch has allocated on the device.
 """
