@@ -295,8 +295,8 @@ def _pictures(plan: DrawPlan, size: tuple[int, int], pictures: dict[str, Picture
     if plan.kept:
         size = plan.width, plan.height
     image = fitted_picture(pictures["image"].rgba, *size, plan.resize_mode)
-    mask = fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode) if "mask" in pictures else None
-    return Pictures(layers, Edit([image], mask), control, *referred)
+    masks = [fitted_mask(pictures["mask"].rgba, *size, plan.resize_mode)] if "mask" in pictures else []
+    return Pictures(layers, Edit([image], masks), control, *referred)
 
 
 def _check_mask(name: str, rgba: Bytes) -> None:

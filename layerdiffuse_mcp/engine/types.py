@@ -206,13 +206,13 @@ class AlphaCodec(Protocol):
 
 @dataclass(frozen=True)
 class Edit:
-    """The pictures to redraw, (H, W, 4) or (H, W, 3), and the mask (H, W), 255 where to draw anew; uint8, drawn size.
+    """The pictures to redraw, (H, W, 4) or (H, W, 3), and masks (H, W), 255 where to draw anew; uint8, drawn size.
 
-    images: one for all that is drawn together, or one for each (image, frame).
+    images, masks: one for all that is drawn together, or one for each (image, frame). Without masks all is drawn anew.
     """
 
     images: Sequence[Bytes]
-    mask: Bytes | None = None
+    masks: Sequence[Bytes] = ()
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,20 @@ def test_a_textual_inversion_acts_where_its_name_is_and_its_file_is_in_the_recip
     assert digest.startswith(held[1])
 
 
+def test_two_names_of_one_textual_inversion_act_alike(engine, folder) -> None:
+    path = folder / "models" / "embeddings" / "zebrax.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file({"emb_params": torch.full((2, TEXT_WIDTH), 3.0)}, path)
+    path.with_stem("quaggax").symlink_to(path.name)
+    names = ("zebrax", "quaggax", "donkeyx")
+    first, second, unknown = (
+        read_latent(draw(engine, model="tiny-sd15", prompt=f"a {name}", save_latent=True).latents[0]).latent
+        for name in names
+    )
+    assert first.equal(second)
+    assert not first.equal(unknown)
+
+
 def test_a_lora_that_is_not_there_is_named_with_those_that_are(engine, folder) -> None:
     write_lora(folder / "models" / "loras" / "watercolour.safetensors")
     with pytest.raises(ModelNotFound, match="watercolour"):

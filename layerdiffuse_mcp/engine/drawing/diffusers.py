@@ -39,7 +39,7 @@ def draw(
         ModelError: the numbers overflowed.
         Cancelled: the meter's callback stopped the run.
     """
-    if len(plans[0].stages) > 1 or (pictures.edit and pictures.edit.mask is not None):
+    if len(plans[0].stages) > 1 or (pictures.edit and pictures.edit.masks):
         raise InvalidRequest(f"{model.spec.title} models draw in one stage and all of a picture. Leave mask out.")
     results, plan = results_of(plans), padded(plans[0], model.latent)
     pixels = (model.noise_shape(plan)[0] + plan.reads) * plan.width * plan.height

@@ -79,7 +79,7 @@ def _draw_batch(
     larger = plan.as_detailed
     if larger is None:
         return layers
-    edits = redrawings(larger, drawn, pictures.edit and pictures.edit.mask, model.latent)
+    edits = redrawings(larger, drawn, pictures.edit.masks if pictures.edit else (), model.latent)
     again = [Result(result.plan.as_detailed or larger, result.seed) for result in batch]
     return _draw_stages(larger, model, again, pictures, edits, referred, meter, show)
 

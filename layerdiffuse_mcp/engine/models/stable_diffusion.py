@@ -46,7 +46,7 @@ class StableDiffusion(Model, ABC):
 
     _embeddings: OrderedDict[Any, Embeddings] = field(default_factory=OrderedDict[Any, Embeddings])
     _taught: tuple[Taught, ...] = ()
-    _inversions: tuple[FileVersion, ...] = ()
+    _inversions: tuple[tuple[str, FileVersion], ...] = ()
 
     @cached_property
     def sigmas(self) -> SigmaTable:
@@ -75,14 +75,14 @@ class StableDiffusion(Model, ABC):
             LayerFileError: a file is damaged or does not fit the base.
         """
         paths = {name: self.components.files.inversions[name] for name in names}
-        files = tuple(file_version(path) for path in paths.values())
-        if files != self._inversions:
+        named = tuple((name, file_version(path)) for name, path in paths.items())
+        if named != self._inversions:
             encoders = cast(tuple[TextEncoder, ...], self.components.networks("text"))
             widths = [encoder.embeddings.token_embedding.weight.shape[1] for encoder in encoders]
             self._inversions, self._taught = (), ()
             self._taught = read_inversions(paths, widths) if paths else ()
-            self._inversions = files
-        self.components.provenance.note_inversions(files)
+            self._inversions = named
+        self.components.provenance.note_inversions([version for _, version in named])
 
     def control(self, name: str) -> Any:
         """The ControlNet of that name, one of those in use, on the device with the denoiser."""

@@ -34,13 +34,14 @@ def decode(
     """
     width, height, tiling = batch[0].plan.width, batch[0].plan.height, batch[0].plan.tiling
     frames: list[tuple[int, Role]] = [(result.seed, role) for result in batch for role in method.outputs]
-    originals = itertools.cycle(edit.images if edit else [None])
-    for latent, original, (seed, role) in zip(latents, originals, frames, strict=False):
+    given = (edit.images, edit.masks) if edit else ((), ())
+    originals, masks = (itertools.cycle(pictures or [None]) for pictures in given)
+    for latent, original, mask, (seed, role) in zip(latents, originals, masks, frames, strict=False):
         drifted = 0.0
         if role == method.transparent:
             pixels = codec_of(model).decode(latent, on_view, tiling)
-            if edit is not None and edit.mask is not None and original is not None:
-                pixels = original_outside(edit.mask, original, pixels)
+            if mask is not None and original is not None:
+                pixels = original_outside(mask, original, pixels)
             if tiling is not None and original is not None:
                 drifted = alpha_drift(original, pixels)
         else:

@@ -59,9 +59,9 @@ def prepare(
         return Start(noise, run)
     encoded = [_encoded(image, model, plan.tiling, on_network) for image in edit.images]
     latent = torch.cat(encoded).to(noise.device)
-    if edit.mask is None:
+    if not edit.masks:
         return Start(noise, run, latent)
-    mask = mask_latent(edit.mask, model.latent.downscale).to(noise.device)
+    mask = torch.cat([mask_latent(one, model.latent.downscale) for one in edit.masks]).to(noise.device)
     return Start(noise, run, latent, Inpainting.of(latent, mask, noise))
 
 

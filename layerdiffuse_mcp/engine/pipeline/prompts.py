@@ -86,7 +86,7 @@ def joined(prompts: Sequence[Prompts], frames: int) -> Prompts:
 
 def _rows(conditionings: Sequence[Conditioning], frames: int) -> Conditioning:
     first = conditionings[0]
-    if all(one.context is first.context for one in conditionings):
+    if len({tuple(map(id, (one.context, *one.frames))) for one in conditionings}) == 1:
         return first
     vectors = [one.vector for one in conditionings if one.vector is not None]
     framed = zip(*(one.frames for one in conditionings), strict=True)

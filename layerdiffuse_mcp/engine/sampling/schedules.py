@@ -188,7 +188,11 @@ def sigmas(schedule: str, steps: int, table: SigmaTable, sampler: Sampler) -> Te
 
 
 def img2img_sigmas(levels: Tensor, steps: int, strength: float) -> Tensor:
-    """The end of a whole run's levels that img2img at `strength` (0..1) goes through: at least one step."""
+    """The end of a whole run's levels that img2img at `strength` (0..1) goes through: at least one step.
+
+    Counted from the start in the `steps` that were asked for, as in the reference, unless there are fewer levels.
+    """
+    steps = min(steps, len(levels) - 1)
     return levels[steps - encoding_steps(steps, strength) - 1 :]
 
 

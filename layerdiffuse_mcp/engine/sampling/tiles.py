@@ -43,7 +43,7 @@ class Tiles:
         return right - left, bottom - top
 
     def holding(self, mask: Tensor | None, cell: int) -> frozenset[Box]:
-        """Those where a mask (1, 1, H, W), in cells of so many pixels, is not 0; all without one or if it is empty."""
+        """Those where a mask (B, 1, H, W), in cells of so many pixels, is not 0; all without one or if it is empty."""
         some = frozenset(box for box in self.boxes if mask is not None and bool(crop(mask, box, cell).any()))
         return some or frozenset(self.boxes)
 

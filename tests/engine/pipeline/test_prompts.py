@@ -181,3 +181,15 @@ def test_a_prompt_changes_alike_alone_and_in_a_batch(base: Callable[[str], Stabl
     both = drawn(model, *plans)
     alone = [drawn(model, one) for one in plans]
     assert 10 * apart(both, torch.cat(alone)) < apart(*alone)
+
+
+def test_frames_keep_their_own_text_where_the_common_one_is_that_of_others_of_the_batch(
+    base: Callable[[str], StableDiffusion],
+):
+    """A bar in the text of a frame makes all of it literal, so that it does not change with the prompt."""
+    fields = {"task": Task.LAYERS, "layer_prompts": {"background": "left | right"}, "width": 64, "height": 64}
+    model = base("sd15")
+    plans = [plan(f"[cat:{later}:0.5]", "sd15", **fields) for later in ("dog", "hat")]
+    both = drawn(model, *plans)
+    alone = [drawn(model, one) for one in plans]
+    assert 10 * apart(both, torch.cat(alone)) < apart(*alone)

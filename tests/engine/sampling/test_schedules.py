@@ -1,5 +1,6 @@
 """Noise levels: what every schedule promises, and what a run is planned from."""
 
+import itertools
 import math
 
 import pytest
@@ -152,6 +153,24 @@ def test_every_plan_steps_down_from_where_it_starts(sampler, steps, strength):
     assert run.noise_scale > 0
     assert (run.latent_scale == 0) == (strength is None)
     assert 0 < run.lowest <= run.highest < TABLE.highest * 1.001
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_however_many_steps_are_asked_for_img2img_makes_one_or_more_downwards(sampler, schedule):
+    """Where a schedule has more steps than its table has levels, "Simple" repeats some, as in the reference."""
+    for steps, strength in itertools.product((1, 2, 3, 50, 60, 150), (0.02, 0.1, 0.5, 1)):
+        run = plan(SAMPLERS[sampler], schedule, steps, TABLE, strength)
+        few = schedule == "Simple" and steps > len(TABLE.sigmas) // SAMPLERS[sampler].timestep_stride
+        assert run.steps >= 1
+        assert bool(run.sigmas.isfinite().all())
+        assert bool((run.sigmas.diff() < (1e-9 if few else 0)).all())
+
+
+def test_half_of_a_run_that_has_fewer_levels_than_steps_is_half_of_its_levels():
+    whole, half = (plan(SAMPLERS["LCM"], "DDIM", 150, TABLE, strength) for strength in (1, 0.5))
+    assert whole.steps == 49
+    assert half.steps == 25
 
 
 def test_a_start_has_noise_of_the_first_level_around_the_latent():
