@@ -67,6 +67,13 @@ class Folder:
             return Folder(self.path / name, None)
         return Folder(self.path / name, os.open(name, _OPEN_FOLDER | _NO_LINK, dir_fd=self.handle))
 
+    def is_there(self) -> bool:
+        """Whether its path still leads to it."""
+        try:
+            return os.path.samestat(os.lstat(self.path), self._identity)
+        except OSError:
+            return False
+
     def names(self) -> list[str]:
         """What lies in it."""
         self._check()
