@@ -16,7 +16,18 @@ import numpy as np
 
 from layerdiffuse_mcp.api.layers import MAX_SIDE
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, Box, Bytes, Floats, tiles, to_bytes, to_float, visible_box
+from layerdiffuse_mcp.images.alpha import (
+    MAX_INVISIBLE,
+    MIN_OPAQUE,
+    PRACTICALLY_OPAQUE,
+    Box,
+    Bytes,
+    Floats,
+    tiles,
+    to_bytes,
+    to_float,
+    visible_box,
+)
 from layerdiffuse_mcp.images.blend import NORMAL, blended
 from layerdiffuse_mcp.images.layout import Rectangle, Size
 from layerdiffuse_mcp.images.tasks import BACKGROUND, Colour
@@ -61,6 +72,13 @@ class Layer:
         """Where it lies on the canvas."""
         return Rectangle(self.x, self.y, self.image.shape[1], self.image.shape[0])
 
+    def backs(self, box: Box) -> bool:
+        """Whether nothing of a part of the canvas shows through it, but for a hole or rounded corners."""
+        if not self.visible or self.opacity < 1 or around([box, self.rectangle.box]) != self.rectangle.box:
+            return False
+        alpha = self.image[_rows_and_columns(self, box)][..., 3]
+        return bool(np.count_nonzero(alpha >= MIN_OPAQUE) >= PRACTICALLY_OPAQUE * alpha.size)
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -103,6 +121,7 @@ def arrange(
     canvas: Size | None = None,
     background: Bytes | Colour | None = None,
     *,
+    background_at: tuple[int, int] = (0, 0),
     room: Size | None = None,
     trim: bool = False,
     pad: int = 0,
@@ -111,8 +130,9 @@ def arrange(
 
     Args:
         layers: the lowest first.
-        canvas: (width, height); by default the background picture's, else `room`, and all that is visible beyond.
+        canvas: (width, height); by default the background picture's, else `room`, and what lies beyond (`holding`).
         background: what lies below all layers: a colour (red, green, blue), 0 to 1, or a picture (H, W, 4), uint8.
+        background_at: where the background picture begins.
         room: (width, height) of the canvas from (0, 0) that is grown; by default as far as the layers reach.
         trim: cut the canvas down to what is visible of the layers (the background does not count).
         pad: pixels added on every side, after trimming.
@@ -126,8 +146,9 @@ def arrange(
             raise InvalidRequest(f"Layer {layer.name}: opacity is {layer.opacity}, allowed is 0 to 1.")
     picture = None if isinstance(background, tuple) else background
     below = None if picture is None else (picture.shape[1], picture.shape[0])
-    size = room or canvas_size([layer.rectangle for layer in layers], canvas, below, trim=trim, pad=pad)
-    whole = (0, 0, *size)
+    reach = [layer.rectangle for layer in layers if not layer.thrown]
+    size = room or canvas_size(reach, canvas, below, trim=trim, pad=pad)
+    whole = (0, 0, *size) if canvas or below is None else Rectangle(*background_at, *below).box
     if trim:
         box = _visible_part(layers, None if below is None else whole)
         if box is None:
@@ -139,7 +160,7 @@ def arrange(
     _check_canvas(width, height)
     moved = [replace(layer, x=layer.x - left + pad, y=layer.y - top + pad) for layer in layers]
     if picture is not None:
-        moved.insert(0, Layer(picture, BACKGROUND, pad - left, pad - top))
+        moved.insert(0, Layer(picture, BACKGROUND, background_at[0] - left + pad, background_at[1] - top + pad))
     elif isinstance(background, tuple):
         pixel = to_bytes(np.array((*background, 1), np.float32))
         moved.insert(0, Layer(np.broadcast_to(pixel, (height, width, 4)), BACKGROUND))
@@ -186,9 +207,23 @@ def _check_canvas(width: int, height: int) -> None:
 
 
 def holding(box: Box, layers: Sequence[Layer]) -> Box:
-    """A part of the canvas, grown until it holds all that is visible of some layers."""
+    """A part of the canvas, grown until it holds all that is visible of some layers, the lowest first.
+
+    A shadow falls on what lies below: where a layer there backs all that the layers fill, it grows nothing.
+    """
+    box = _grown(box, [layer for layer in layers if not layer.thrown])
+    return _grown(box, [layer for layer in fallen_beyond(box, layers) if layer.thrown])
+
+
+def fallen_beyond(box: Box, layers: Sequence[Layer]) -> Sequence[Layer]:
+    """Of some layers, the lowest first, those below which none backs a part of the canvas: their shadows show there."""
+    backing = (number for number, layer in enumerate(layers) if not layer.thrown and layer.backs(box))
+    return layers[: next(backing, len(layers)) + 1]
+
+
+def _grown(box: Box, layers: Sequence[Layer]) -> Box:
     seen = _visible_part(layers)
-    return box if seen is None else _around([box, seen])
+    return box if seen is None else around([box, seen])
 
 
 def share_outside(layer: Layer, width: int, height: int) -> float:
@@ -208,13 +243,13 @@ def _visible_part(layers: Sequence[Layer], within: Box | None = None) -> Box | N
     boxes: list[Box] = []
     for layer in layers:
         place = layer.rectangle
-        box = within or (place.x, place.y, place.x + place.width, place.y + place.height)
+        box = within or place.box
         left, top = max(layer.x, box[0]), max(layer.y, box[1])
         alpha = layer.image[..., 3][_rows_and_columns(layer, box)]
         seen = visible_box(alpha >= _least_seen(layer.opacity)) if layer.visible else None
         if seen is not None:
             boxes.append((seen[0] + left, seen[1] + top, seen[2] + left, seen[3] + top))
-    return _around(boxes) if boxes else None
+    return around(boxes) if boxes else None
 
 
 def _rows_and_columns(layer: Layer, box: Box) -> tuple[slice, slice]:
@@ -226,7 +261,8 @@ def _rows_and_columns(layer: Layer, box: Box) -> tuple[slice, slice]:
     )
 
 
-def _around(boxes: Sequence[Box]) -> Box:
+def around(boxes: Sequence[Box]) -> Box:
+    """The box that holds some others."""
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
 

@@ -17,6 +17,7 @@ from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
 from layerdiffuse_mcp.errors import ImageError
 from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, MIN_OPAQUE, Bytes, alpha_facts
 from layerdiffuse_mcp.images.cutout import Background, Cut, border_colour, cut_from_known, cut_from_two
+from layerdiffuse_mcp.images.describe import percent
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
 from layerdiffuse_mcp.images.matting import matte
 from layerdiffuse_mcp.images.own_colour import with_own_colour
@@ -107,8 +108,8 @@ def read_opaque(path: Path, limit: int) -> Picture:
     seen_through = np.count_nonzero(picture.rgba[..., 3] < MIN_OPAQUE) / picture.rgba[..., 3].size
     if seen_through > NOTHING:
         raise ImageError(
-            f"{path.name[:80]} is transparent already, in {seen_through:.0%} of its pixels; a cut-out is made of an "
-            "opaque picture. Use it as it is, or first lay it on one colour: compose_layers with background."
+            f"{path.name[:80]} is transparent already, in {percent(seen_through)} of its pixels; a cut-out is made of "
+            "an opaque picture. Use it as it is, or first lay it on one colour: compose_layers with background."
         )
     return picture
 

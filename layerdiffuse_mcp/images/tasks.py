@@ -93,7 +93,11 @@ class PlacedFile:
 
 @dataclass(frozen=True)
 class ComposeTask(PictureTask[Composed]):
-    """Put layers together, the lowest first, and encode them as a file with `suffix`; `keep` its record in it."""
+    """Put layers together, the lowest first, and encode them as a file with `suffix`; `keep` its record in it.
+
+    Of a composition that was made before, `before` is the size of its canvas, which stays unless `canvas` gives
+    another, and `background_at` where its background picture lies on that.
+    """
 
     layers: tuple[PlacedFile, ...]
     canvas: Canvas = FITTING
@@ -102,6 +106,23 @@ class ComposeTask(PictureTask[Composed]):
     preview: bool = False
     keep: bool = True
     max_pixels: int = MAX_PIXELS
+    before: tuple[int, int] | None = None
+    background_at: tuple[int, int] = (0, 0)
+
+    @property
+    def room(self) -> tuple[int, int] | None:
+        """What anchored layers lie against, if it is given."""
+        return self.canvas.pixels or self.before
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Of the canvas, before padding, if it is given."""
+        return None if self.canvas.trim and not self.canvas.size else self.room
+
+    @property
+    def fits(self) -> bool:
+        """Whether the canvas is as large as its layers need."""
+        return self.room is None and not isinstance(self.background, Path) and not self.canvas.trim
 
 
 @dataclass(frozen=True, kw_only=True)

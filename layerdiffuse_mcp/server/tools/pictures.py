@@ -105,7 +105,13 @@ async def compose_layers(
         ),
     ] = [],  # noqa: B006 - nobody changes it
     source: Omittable[
-        Annotated[str, file_field("A png, ora or psd that this tool made: its composition is put together again")]
+        Annotated[
+            str,
+            file_field(
+                "A png, ora or psd that this tool made: its composition is put together again, on its canvas, where "
+                "layers lie as its answer said"
+            ),
+        ]
     ] = None,
     replace: Annotated[
         dict[str, dict[str, Any]],
