@@ -36,6 +36,9 @@ MAX_CANVAS_PIXELS = 64_000_000
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML, or any encoding of Unicode, has no room for."""
 
+CUT = 0.01
+"""Share of a layer's visible pixels that may be cut off by the canvas without a word."""
+
 Report = Callable[[float], None]
 """Hears how much is done, 0 to 1."""
 
@@ -226,7 +229,7 @@ def _grown(box: Box, layers: Sequence[Layer]) -> Box:
     return box if seen is None else around([box, seen])
 
 
-def share_outside(layer: Layer, width: int, height: int) -> float:
+def _share_outside(layer: Layer, width: int, height: int) -> float:
     """Of the visible pixels of a layer, how many lie outside a canvas; 0 where none is visible."""
     place = layer.rectangle
     inside = place.x >= 0 and place.y >= 0 and place.x + place.width <= width and place.y + place.height <= height
@@ -236,6 +239,45 @@ def share_outside(layer: Layer, width: int, height: int) -> float:
     total = np.count_nonzero(seen)
     left = np.count_nonzero(seen[_rows_and_columns(layer, (0, 0, width, height))])
     return 1 - left / total if total else 0.0
+
+
+def cut_notes(composition: Composition) -> list[str]:
+    """Which layers the canvas cuts, in words; of shadows those that fall on no picture."""
+    notes: list[str] = []
+    width, height = composition.width, composition.height
+    beyond = len(fallen_beyond((0, 0, width, height), composition.layers))
+    for number, layer in enumerate(composition.layers):
+        share = 0.0 if layer.thrown and number >= beyond else _share_outside(layer, width, height)
+        if share == 1:
+            notes.append(
+                f"{layer.label} lies wholly outside the canvas of {width}x{height}: nothing of it is seen. Give it "
+                "another place, or a larger canvas."
+            )
+        elif share >= CUT:
+            notes.append(
+                f"{layer.label} is cut by the canvas: {share:.0%} of what is visible of it lies outside. Give it "
+                "another place, or the canvas a pad."
+            )
+    return notes
+
+
+def growth_notes(composition: Composition, layers: Sequence[Layer], pad: int) -> list[str]:
+    """By which layers a canvas is larger than the opaque picture that they lie on, in words."""
+    lowest = next(number for number, layer in enumerate(layers) if not layer.thrown)
+    below, above = layers[lowest], layers[lowest + 1 :]
+    size = composition.width - 2 * pad, composition.height - 2 * pad
+    width, height = below.rectangle.width, below.rectangle.height
+    if size == (width, height) or not below.backs(below.rectangle.box):
+        return []
+    beyond = [layer for layer in above if layer.visible and below.rectangle.is_left_by(layer.rectangle)]
+    names = [layer.label for layer in beyond if not layer.thrown] or [layer.label for layer in beyond]
+    if not names:
+        return []
+    return [
+        f"The canvas grew from {width}x{height} to {size[0]}x{size[1]}: {', '.join(names)[:80]} "
+        f"reach{'es' * (len(names) == 1)} beyond {below.label}. To keep it, give canvas a size, or {below.label} as "
+        "background."
+    ]
 
 
 def _visible_part(layers: Sequence[Layer], within: Box | None = None) -> Box | None:

@@ -28,6 +28,9 @@ COMPOSED = "composed"
 BESIDE = ".layers.json"
 """What the file with a PSD's composition is named by, after the PSD's stem."""
 
+BORDER = "border"
+"""A background of one colour that is background only where it joins the picture's border."""
+
 Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 Report = Callable[[Progress], None]
 
@@ -209,7 +212,8 @@ class CutOut(PictureResult):
 class CutOutTask(PictureTask[CutOut]):
     """Cut the subject out of a picture whose background is known, as `images.cutout` does; encode it with `suffix`.
 
-    A background that is not given is the one colour of its picture's border.
+    A background that is not given is the one colour of its picture's border. `joined`: it is that only where it joins
+    the border.
     """
 
     path: Path
@@ -217,6 +221,7 @@ class CutOutTask(PictureTask[CutOut]):
     second: Path | None = None
     second_background: Path | Colour | None = None
     translucent: bool = False
+    joined: bool = False
     suffix: str = ".png"
     preview: bool = False
     max_pixels: int = MAX_PIXELS

@@ -29,10 +29,10 @@ from layerdiffuse_mcp.images.compose import (
     Layer,
     arrange,
     canvas_size,
-    fallen_beyond,
+    cut_notes,
     flatten,
+    growth_notes,
     holding,
-    share_outside,
 )
 from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_picture, read_kept, record
 from layerdiffuse_mcp.images.cutting import cut_out, matted
@@ -72,8 +72,6 @@ from layerdiffuse_mcp.images.view import view
 
 MAX_EMBEDDED = 20_000
 """Characters of embedded text that a result may carry."""
-CUT = 0.01
-"""Share of a layer's visible pixels that may be cut off by the canvas without a word."""
 READ, FLATTENED = 0.3, 0.5
 """Shares of a composition's progress at which its layers are read, and flattened."""
 
@@ -125,7 +123,8 @@ def compose(task: ComposeTask, report: Report) -> Composed:
         background_at=task.background_at, room=room, trim=task.canvas.trim, pad=task.canvas.pad,
     )  # fmt: skip
     composition = in_format(composition, task.suffix)
-    notes += _cut(composition) + (_grown(composition, layers, task.canvas.pad) if task.fits else [])
+    notes += cut_notes(composition)
+    notes += growth_notes(composition, layers, task.canvas.pad) if task.fits else []
     del layers, made, background
 
     flat = flatten(composition, _part(report, READ, FLATTENED, "putting layers together"))
@@ -302,44 +301,6 @@ def _in_room(task: ComposeTask, shapes: Sequence[Shape], room: Box, made: Sequen
             group = [replace(one, x=one.x + left + place.x, y=one.y + top + place.y) for one in group]
         layers += group
     return layers
-
-
-def _cut(composition: Composition) -> list[str]:
-    """Which layers the canvas cuts, in words; of shadows those that fall on no picture."""
-    notes: list[str] = []
-    width, height = composition.width, composition.height
-    beyond = len(fallen_beyond((0, 0, width, height), composition.layers))
-    for number, layer in enumerate(composition.layers):
-        share = 0.0 if layer.thrown and number >= beyond else share_outside(layer, width, height)
-        if share == 1:
-            notes.append(
-                f"{layer.label} lies wholly outside the canvas of {width}x{height}: nothing of it is seen. Give it "
-                "another place, or a larger canvas."
-            )
-        elif share >= CUT:
-            notes.append(
-                f"{layer.label} is cut by the canvas: {share:.0%} of what is visible of it lies outside. Give it "
-                "another place, or the canvas a pad."
-            )
-    return notes
-
-
-def _grown(composition: Composition, layers: Sequence[Layer], pad: int) -> list[str]:
-    """By which layers a canvas is larger than the opaque picture that they lie on, in words."""
-    lowest = next(number for number, layer in enumerate(layers) if not layer.thrown)
-    below, above = layers[lowest], layers[lowest + 1 :]
-    size = composition.width - 2 * pad, composition.height - 2 * pad
-    width, height = below.rectangle.width, below.rectangle.height
-    if size == (width, height) or not below.backs(below.rectangle.box):
-        return []
-    beyond = [layer.label for layer in above if layer.visible and below.rectangle.is_left_by(layer.rectangle)]
-    if not beyond:
-        return []
-    return [
-        f"The canvas grew from {width}x{height} to {size[0]}x{size[1]}: {', '.join(beyond)[:80]} "
-        f"reach{'es' * (len(beyond) == 1)} beyond {below.label}. To keep it, give canvas a size, or {below.label} as "
-        "background."
-    ]
 
 
 def _placed(layer: Layer) -> Placed:

@@ -300,7 +300,7 @@ def test_a_shadow_enlarges_the_canvas_only_where_no_opaque_layer_fills_it(folder
     if below.keys() - {"x", "shadow"} or size == (90, 60):
         assert grew == []
     else:
-        assert grew[0].startswith(f"The canvas grew from 90x60 to {size[0]}x{size[1]}: dot shadow")
+        assert grew[0].startswith(f"The canvas grew from 90x60 to {size[0]}x{size[1]}: dot ")
         assert "beyond photo. To keep it" in grew[0]
 
 

@@ -108,8 +108,8 @@ async def compose_layers(
         Annotated[
             str,
             file_field(
-                "A png, ora or psd that this tool made: its composition is put together again, on its canvas, where "
-                "layers lie as its answer said"
+                "A png, ora or psd that this tool made: its composition is put together again, on the same canvas, "
+                "where layers lie at the x and y that were answered"
             ),
         ]
     ] = None,
