@@ -9,6 +9,7 @@ size of the pictures: a level at which one result fits, and then as many of them
 wrong, `relieve` takes less for a while.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ class ModelManager:
         checkpoint = read_checkpoint(files.base)
         if files.vae is not None:
             checkpoint = with_vae(checkpoint, files.vae)
-        provenance = Provenance(self._hashes, versions[0] if files.base.is_file() else None)
+        provenance = Provenance(self._hashes, versions[0] if os.path.isfile(files.base) else None)
         placement = self.placement.suited(checkpoint.spec.half)
         components = Components(checkpoint, placement, files, provenance)
         return _Loaded(model_class(checkpoint.spec)(name, components), components, versions)
