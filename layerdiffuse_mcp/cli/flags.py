@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from layerdiffuse_mcp.api.fields import OneOf, explain
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import ROLES
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.settings import Settings
 
 Commands = Any  # argparse's subparsers, whose type has no public name
@@ -91,7 +92,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise InvalidRequest(
-            f"A setting cannot be used: {explain(error)} `layerdiffuse-mcp settings --help` says where each stands."
+            f"A setting cannot be used: {explain(error)} `{program()} settings --help` says where each stands."
         ) from None
 
 
