@@ -2,7 +2,7 @@
 
 for name, field in GenerateRequest.model_fields.items():
     add_flag(parser, name, field)
-add_output(parser)                  # -o/--output, for a command that writes pictures
+add_output(parser)                  # -o/--output, for a command that writes pictures or looks for them
 settings = settings_of(options)     # the environment, and what was given for this one command
 """
 
@@ -50,7 +50,7 @@ def add_roles(parser: Any) -> None:
 
 
 def add_output(parser: Any) -> None:
-    """Add -o/--output, the folder for this command's files."""
+    """Add -o/--output, the folder of the pictures that this command writes or looks for."""
     field = Settings.model_fields["output_dir"]
     parser.add_argument("-o", "--output", dest=f"{SETTING}output_dir", metavar="DIR", help=field.description)
 
