@@ -8,9 +8,10 @@ Pixels, degrees clockwise, and shares of 0 to 1. `images.layout` says what the f
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from layerdiffuse_mcp.api.fields import Omittable, OneOf, bounded, near
+from layerdiffuse_mcp.api.lenient import Lenient
 from layerdiffuse_mcp.wording import quoted
 
 MAX_LAYERS = 64
@@ -33,20 +34,16 @@ ANCHORS = {
 """Shares of the room left over that lie left of a layer and above it."""
 
 
-def _hyphenated(name: Any) -> Any:
-    return name.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(name, str) else name
-
-
 Pixels = Annotated[int, Field(ge=-MAX_SIDE, le=MAX_SIDE)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Colour = Annotated[str, Field(min_length=1, max_length=50)]
-Anchor = Annotated[str, OneOf(tuple(ANCHORS), "anchor"), BeforeValidator(_hyphenated)]
-Fit = Annotated[str, OneOf(FITS, "fit"), BeforeValidator(_hyphenated)]
-Flip = Annotated[str, OneOf(FLIPS, "flip"), BeforeValidator(_hyphenated)]
-Blend = Annotated[str, OneOf(BLENDS, "blend mode"), BeforeValidator(_hyphenated)]
+Anchor = Annotated[str, OneOf(tuple(ANCHORS), "anchor")]
+Fit = Annotated[str, OneOf(FITS, "fit")]
+Flip = Annotated[str, OneOf(FLIPS, "flip")]
+Blend = Annotated[str, OneOf(BLENDS, "blend mode")]
 
 
-class Options(BaseModel):
+class Options(Lenient):
     """An object of an agent's; a field that it has not is refused with those that it has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -148,6 +145,8 @@ class LayerOptions(Options):
 class PlacedLayer(LayerOptions):
     """A picture and where it goes."""
 
+    alone: ClassVar[str | None] = "image"
+
     image: Annotated[str, Field(min_length=1, max_length=4096, description="Path or image id of a picture")]
 
 
@@ -155,6 +154,7 @@ class Canvas(Options):
     """What the layers lie on."""
 
     what: ClassVar[str] = "canvas"
+    alone: ClassVar[str | None] = "size"
 
     size: Omittable[
         Annotated[

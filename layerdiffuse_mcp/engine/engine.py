@@ -95,7 +95,8 @@ class Engine:
                 return _noted(self._run(task, inputs, meter), notes)
             except (RuntimeError, OSError, MemoryError) as error:
                 if not is_out_of_memory(error):
-                    raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
+                    said = str(error).partition("\n")[0]  # CUDA's goes on with advice for those who wrote the kernel
+                    raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {said}") from error
             # only here is the failed run's memory free: the error held its tensors
             self._exhausted = True
             note = None if notes else self._manager.relieve()
