@@ -7,7 +7,6 @@ Nothing is imported to see whether it is here.
 """
 
 import sys
-from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,12 +25,12 @@ COMMANDS = {
 """How an extra comes, by what installed the package."""
 
 
-def program() -> str:
-    """How a command line that runs this program begins."""
+def program(extra: str = "") -> str:
+    """How a command line begins that runs this program; under uvx one with an extra, where one is named."""
     if _installer() != "uvx":
         return PACKAGE
-    here = [extra for extra in EXTRAS if not lacking(extra)]
-    return COMMANDS["uvx"].format(_with(here)) if here else f"{UVX} {PACKAGE}"
+    extras = _and_those_here(extra)
+    return COMMANDS["uvx"].format(extras) if "[" in extras else f"{UVX} {PACKAGE}"
 
 
 def lacking(extra: str) -> tuple[str, ...]:
@@ -40,14 +39,15 @@ def lacking(extra: str) -> tuple[str, ...]:
 
 
 def install(extra: str) -> str:
-    """The command that brings an extra; under uvx the one that starts this program with it. What is here stays."""
-    return COMMANDS[_installer()].format(_with({extra, *(other for other in EXTRAS if not lacking(other))}))
+    """The command that brings an extra; what is here stays."""
+    how = _installer()
+    return f"{program(extra)} --version" if how == "uvx" else COMMANDS[how].format(_and_those_here(extra))
 
 
 def remedy(extra: str) -> str:
     """What to do to have an extra, as the end of a sentence."""
     if _installer() == "uvx":
-        return f"start the server as `{install(extra)}`"
+        return f"start this program as `{program(extra)}`"
     return f"run `{install(extra)}` and restart the server"
 
 
@@ -62,8 +62,10 @@ def check(extra: str, what: str, otherwise: str = "") -> None:
         raise ModelNotFound(f"{lacks} {otherwise}".rstrip())
 
 
-def _with(extras: Collection[str]) -> str:
-    return f"'{PACKAGE}[{','.join(sorted(extras))}]'"
+def _and_those_here(extra: str) -> str:
+    """The package with an extra and with all that are here, as a shell takes it."""
+    extras = sorted({extra, *(other for other in EXTRAS if not lacking(other))} - {""})
+    return f"'{PACKAGE}[{','.join(extras)}]'" if extras else PACKAGE
 
 
 def _installer() -> str:

@@ -80,13 +80,13 @@ def missing(settings: Settings) -> list[Missing]:
     from layerdiffuse_mcp.hub.libraries import unmet
 
     found: list[Missing] = []
-    prepare = f"{program()} models prepare"
     if not _writable(settings):
         folder = printable(settings.output)
         command = "export LAYERDIFFUSE_OUTPUT_DIR=~/Pictures/layerdiffuse"
         found.append(Missing(f"an output folder that can be written: {folder} cannot", command))
     entries = [entry for entry in catalog.models(settings) if entry.name != catalog.POCKET]
     for family, card in FAMILIES.items():
+        prepare = f"{program(card.extra)} models prepare"
         bases = [entry for entry in entries if entry.family == family]
         here = [entry for entry in bases if entry.prepared]
         if bases and (extra := unmet(bases[0], settings)):
@@ -106,7 +106,7 @@ def missing(settings: Settings) -> list[Missing]:
         found.append(Missing(what, install(extra)))
     if not any(catalog.located(network.remote, settings) for network in MATTING.values()):
         what = f"a matting network, for cut-outs of photographs: {in_words(network.remote.bytes or 0)}"
-        found.append(Missing(what, f"{prepare} {network.name}"))
+        found.append(Missing(what, f"{program(network.extra)} models prepare {network.name}"))
     return found
 
 

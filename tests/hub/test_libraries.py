@@ -1,5 +1,6 @@
 """What cannot be computed with here is neither fetched nor asked about: every door says what to install first."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -78,8 +79,16 @@ def test_workers_of_a_cluster_look_at_their_own_libraries(settings: Settings):
 
 def test_doctor_brings_libraries_before_what_needs_them(settings: Settings):
     commands = [one.command for one in missing(settings)]
-    for extra, needing in {"layered": "prepare qwen_layered", "cutout": "prepare birefnet-lite"}.items():
-        assert commands.index(installed.install(extra)) < commands.index(f"layerdiffuse-mcp models {needing}")
+    for extra, name in {"layered": "qwen_layered", "cutout": "birefnet-lite"}.items():
+        assert commands.index(installed.install(extra)) < commands.index(f"layerdiffuse-mcp models prepare {name}")
+
+
+def test_under_uvx_doctor_prepares_what_needs_an_extra_with_it(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "prefix", "/home/x/.cache/uv/archive-v0/x1")
+    commands = {one.command for one in missing(settings)}
+    assert f"{installed.program()} models prepare sdxl" in commands
+    for extra, name in {"layered": "qwen_layered", "cutout": "birefnet-lite"}.items():
+        assert f"{installed.program(extra)} models prepare {name}" in commands
 
 
 @pytest.mark.anyio
