@@ -36,6 +36,7 @@ ANCHORS = {
 
 Pixels = Annotated[int, Field(ge=-MAX_SIDE, le=MAX_SIDE)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+CanvasSize = Annotated[str, Field(pattern=r"^[0-9]{1,5}x[0-9]{1,5}$")]
 Colour = Annotated[str, Field(min_length=1, max_length=50)]
 Anchor = Annotated[str, OneOf(tuple(ANCHORS), "anchor")]
 Fit = Annotated[str, OneOf(FITS, "fit")]
@@ -158,10 +159,10 @@ class Canvas(Options):
 
     size: Omittable[
         Annotated[
-            str,
+            CanvasSize,
             Field(
-                pattern=r"^[0-9]{1,5}x[0-9]{1,5}$",
-                description='"1200x630"; default: the background picture\'s, else all that the layers reach',
+                description="\"1200x630\"; default: a new background picture's, else source's, else what holds all "
+                "layers, and their shadows where no opaque layer below fills it"
             ),
         ]
     ] = None
@@ -171,10 +172,15 @@ class Canvas(Options):
     @property
     def pixels(self) -> tuple[int, int] | None:
         """Width and height, if they are given."""
-        if self.size is None:
-            return None
-        width, height = self.size.split("x")
-        return int(width), int(height)
+        return pixels_of(self.size)
+
+
+def pixels_of(size: str | None) -> tuple[int, int] | None:
+    """Width and height of a canvas, if they are given."""
+    if size is None:
+        return None
+    width, height = size.split("x")
+    return int(width), int(height)
 
 
 UNCHANGED = LayerOptions()
