@@ -9,11 +9,11 @@ times the megapixels that were drawn.
 """
 
 import math
+import os
 import platform
 import shutil
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from layerdiffuse_mcp.api.outcome import Outcome
@@ -99,7 +99,7 @@ def likely_cpu(settings: Settings) -> bool:
     if settings.device != "auto":
         return settings.device == "cpu"
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    return not (apple or shutil.which("nvidia-smi") or Path("/dev/kfd").exists())
+    return not (apple or shutil.which("nvidia-smi") or os.path.exists("/dev/kfd"))
 
 
 def _with(known: dict[str, Any], device: str, model: str, latest: float) -> dict[str, Any]:
