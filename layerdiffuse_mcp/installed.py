@@ -6,6 +6,7 @@
 Nothing is imported to see whether it is here.
 """
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,6 +74,6 @@ def _installer() -> str:
     folder = Path(sys.prefix)
     if folder.parent.name.startswith("archive-v"):  # of uv's cache, where uvx keeps environments
         return "uvx"
-    if (folder / "uv-receipt.toml").is_file():
+    if os.path.isfile(folder / "uv-receipt.toml"):
         return "uv tool"
-    return "pipx" if (folder / "pipx_metadata.json").is_file() else "pip"
+    return "pipx" if os.path.isfile(folder / "pipx_metadata.json") else "pip"
