@@ -101,10 +101,11 @@ class EncodedFile(Frozen):
 
 
 class Timings(Frozen):
-    """Seconds spent, by stage."""
+    """Seconds spent, by stage; `denoise` are those of `draw` in which the denoiser made its steps."""
 
     load: float = 0.0
     draw: float = 0.0
+    denoise: float = 0.0
     write: float = 0.0
     total: float = 0.0
 
@@ -134,7 +135,7 @@ class Outcome(Frozen):
     status: dict[str, Any] | None = None
     sheet: SheetLayout | None = None
     parts: tuple["Outcome", ...] = ()
-    """Of a group: one a request; their timings are the group's."""
+    """Of a group: one a request, without timings: those of all are the group's own."""
 
     @property
     def single(self) -> tuple[ImageResult, ...]:

@@ -310,7 +310,7 @@ def _headline(job: Job, outcome: Outcome) -> str:
     gone = sum(not image.path.exists() for image in outcome.single)
     made += f", {gone if gone < count else 'all'} of them gone," * bool(gone)
     best = ", the best first" if len({image.seed for image in outcome.images}) > 1 and not is_set else ""
-    spent = outcome.timings.total or job.seconds
+    spent = job.seconds or outcome.timings.total
     by = f" with {outcome.model}" if outcome.model else ""
     on = f" on {outcome.device}" if outcome.device else ""
     return f"{job.what} is done: {made}{best} in {spent:.1f} s{by}{on} ({job.id})."
