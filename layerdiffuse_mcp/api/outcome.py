@@ -41,13 +41,13 @@ class AlphaFacts(Frozen):
 
 
 class Placement(Frozen):
-    """How a drawn foreground lies on the picture that was given as its background; pixels of that picture."""
+    """How what was drawn lies on the picture that it was drawn from; pixels of that picture."""
 
-    x: int = Field(description="Left edge of the foreground on the given picture, in its pixels")
+    x: int = Field(description="Left edge of what was drawn on the given picture, in its pixels")
     y: int = Field(description="Top edge, likewise")
-    width: int = Field(description="Of the foreground as it lies there, in pixels of the given picture")
+    width: int = Field(description="Of what was drawn as it lies there, in pixels of the given picture")
     height: int = Field(description="Likewise")
-    scale: float = Field(description="How many times as wide as its own file the foreground is there")
+    scale: float = Field(description="How many times as wide as its own file it is there")
     crop: tuple[int, int, int, int] = Field(
         description="Part of the given picture that the model saw: left, top, right, bottom, the last two exclusive"
     )
@@ -77,7 +77,9 @@ class PictureFacts(Frozen):
     verdict: Verdict | None = Field(default=None, description="Null where nothing was asked for that it could miss")
     reason: str | None = Field(default=None, description="Why the verdict is not good, and what to try")
     subject: str | None = Field(default=None, description="Of a set: what it shows")
-    placement: Placement | None = Field(default=None, description="Of a foreground put onto a given picture")
+    placement: Placement | None = Field(
+        default=None, description="On the picture that it was drawn from, of another size"
+    )
     note: str | None = Field(default=None, description="What else to know of it")
 
     @property

@@ -77,7 +77,9 @@ class PictureFacts(BaseModel):
     verdict: Omittable[Verdict] = Field(default=None, description="Whether it may be handed on, by alpha and prompt")
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
-    placement: Omittable[Placement] = Field(default=None, description="Where the foreground lies on the given picture")
+    placement: Omittable[Placement] = Field(
+        default=None, description="Where what was drawn lies on the given picture, if that has another size"
+    )
     note: Omittable[str] = Field(default=None, description="What else to know of it")
     gone: bool = Field(default=False, description=GONE)
 

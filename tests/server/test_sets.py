@@ -209,3 +209,11 @@ async def test_a_foreground_comes_on_the_given_picture_itself(client: Client, tm
     assert np.array_equal(pixels[150, 260], (255, 0, 0))
     box = np.argwhere((pixels == (255, 0, 0)).all(axis=-1))
     assert abs(box.min(axis=0) - (75, 150 + (32 - 8) * 300 / 128)).max() <= 3
+
+
+async def test_a_background_says_where_it_lies_behind_the_given_foreground(client: Client, tmp_path: Path):
+    Image.new("RGBA", (400, 400), (255, 0, 0, 128)).save(tmp_path / "cut-out.png")
+    given = {"prompt": "square red", "foreground": str(tmp_path / "cut-out.png"), "options": {"model": "pocket"}}
+    result = await client.call_tool("generate_background_from_foreground", given)
+    assert {one["placement"]["scale"] for one in facts_of(result)["images"]} == {3.125}
+    assert "it lies on cut-out.png at 0,0, 3.12 times as wide as its own file" in text_of(result)
