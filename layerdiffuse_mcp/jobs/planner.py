@@ -50,7 +50,7 @@ from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
 from layerdiffuse_mcp.jobs.bases import family_of, lacking, named_loras, with_codec
 from layerdiffuse_mcp.jobs.controls import with_controls
-from layerdiffuse_mcp.jobs.doubts import cropped, opaque, resized, unknown
+from layerdiffuse_mcp.jobs.doubts import cropped, opaque, resized, unknown, unknown_of_set
 from layerdiffuse_mcp.jobs.pace import Paces, likely_cpu
 from layerdiffuse_mcp.jobs.prompts import check_prompts
 from layerdiffuse_mcp.settings import Settings
@@ -82,7 +82,8 @@ def plan(request: Request, settings: Settings) -> Planned:
             return _preparing(request, settings)
 
 
-def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
+def _drawing(request: GenerateRequest, settings: Settings, *, of_set: bool = False) -> Planned:
+    """The drawing of a request; one `of_set` does not say what the base does not know, which the set does at once."""
     from layerdiffuse_mcp.images.resize import check_fits
 
     entry = catalog.find(request.model, settings)
@@ -101,7 +102,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     notes = (
         *request.notes,
         *opaque(request, methods, settings.max_pixels),
-        *unlearnt,
+        *(() if of_set else unlearnt),
         *checks.doubts(entry),
     )
     planned = make_plan(
@@ -158,14 +159,17 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
     from layerdiffuse_mcp.images.sets import set_grid
 
     first = request.pictures[0]
+    entry = catalog.find(first.model, settings)
     size: dict[str, int] = {}
     shape = request.cell.pixels or ((1, 1) if any(picture.control for picture in request.pictures) else None)
     if shape:  # drawn in the cell's shape, at about the size that the model draws best
-        entry = catalog.find(first.model, settings)
         width, height = fit(shape, entry.native_size, min(64, entry.native_size // 4))
         size = {"width": first.width or width, "height": first.height or height}
-    drawings = [_drawing(picture.model_copy(update=size), settings) for picture in request.pictures]
+    drawings = [_drawing(picture.model_copy(update=size), settings, of_set=True) for picture in request.pictures]
     tasks = [task for drawing in drawings for task in drawing.tasks if isinstance(task, DrawPlan)]
+    unlearnt = [name for name, task in zip(request.subjects, tasks, strict=True) if task.unknown_subject]
+    notes = (*tasks[0].notes, *unknown_of_set(unlearnt, entry))
+    tasks[0] = tasks[0].model_copy(update={"notes": notes})
     drawn = tasks[0].result
     cell = request.cell.pixels or drawn
     for width, height in (drawn, cell):

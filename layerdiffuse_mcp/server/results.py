@@ -175,7 +175,7 @@ def of_job(
     facts = facts_of(job, message, first, recipe=recipe)
     match job.status:
         case State.DONE:
-            return _finished(job, facts, shown, several=several or len(facts.images) > 1)
+            return _finished(job, facts, shown, several=several or len(facts.images) > 1, recipe=recipe)
         case State.FAILED:
             text = f"{job.id} ({job.what}) failed: {facts.error}"
         case State.INTERRUPTED:
@@ -281,14 +281,15 @@ def _on_the_preview(several: bool) -> str:
     return f"The attached picture is a small preview on a checkerboard{numbered}."
 
 
-def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) -> CallToolResult:
+def _finished(job: Job, facts: JobResult, shown: Shown | None, *, several: bool, recipe: bool) -> CallToolResult:
     outcome = job.outcome
     assert outcome is not None
     lines = [_headline(job, outcome)]
-    lines += [
-        f"{f'{picture.number}. ' * several}{picture.uri.removeprefix(IMAGES)}: {line_of(image)}"
-        for picture, image in zip(facts.images, outcome.single, strict=True)
-    ]
+    said: dict[str, int] = {}  # each reason once, with the number of its picture
+    for picture, image in zip(facts.images, outcome.single, strict=True):
+        before = said.setdefault(image.reason, picture.number) if image.reason else picture.number
+        once = image if before == picture.number else image.model_copy(update={"reason": f"as {before}"})
+        lines.append(f"{f'{picture.number}. ' * several}{picture.uri.removeprefix(IMAGES)}: {line_of(once)}")
     lines += [f"Drawn by {drawn}." for drawn in _drawn(job, outcome)]
     lines += lines_of(facts.sheet) if facts.sheet else []
     lines += _of_documents(facts)
@@ -297,6 +298,9 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) ->
         lines.append(_on_the_preview(several))
     if outcome.licences:
         lines.append(f"Licences: {licence_words(outcome.licences)}.")
+    if recipe:
+        own = "each picture that was drawn holds its own, and inspect_image reads it"
+        lines.append(f"Recipe: {json.dumps(facts.recipe, ensure_ascii=False) if facts.recipe else own}")
     lines += [f"Warning: {warning}" for warning in outcome.warnings]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     if shown is not None:

@@ -14,6 +14,11 @@ from mcp_types import ImageContent
 from PIL import Image
 
 from layerdiffuse_mcp.api.fields import MAX_SEED
+from layerdiffuse_mcp.api.outcome import ImageResult, Outcome
+from layerdiffuse_mcp.api.plan import Planned
+from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.server.results import of_job
+from layerdiffuse_mcp.server.sendable import LONGEST
 from layerdiffuse_mcp.settings import Settings
 from tests.results import facts_of, files_below, text_of
 
@@ -217,3 +222,31 @@ async def test_a_background_says_where_it_lies_behind_the_given_foreground(clien
     result = await client.call_tool("generate_background_from_foreground", given)
     assert {one["placement"]["scale"] for one in facts_of(result)["images"]} == {3.125}
     assert "it lies on cut-out.png at 0,0, 3.12 times as wide as its own file" in text_of(result)
+
+
+async def test_a_reason_that_several_pictures_share_is_said_at_the_first_of_them(tmp_path: Path):
+    def picture(number: int, reason: str | None) -> ImageResult:
+        path = tmp_path / f"{number}.png"
+        path.touch()
+        verdict = "doubtful" if reason else "good"
+        facts = {"role": "foreground", "alpha": None, "verdict": verdict, "reason": reason, "subject": f"s{number}"}
+        return ImageResult(path=path, width=8, height=8, seed=7, **facts)
+
+    job, reasons = Job("generate_set", Planned(())), [None, "it is odd", "it is odd", "it is cut off", "it is odd"]
+    job.end(State.DONE, Outcome(images=tuple(picture(number, reason) for number, reason in enumerate(reasons, 1))))
+    result = of_job(job, "")
+    lines = text_of(result).splitlines()[1:6]
+    ends = [": opaque layer", ". doubtful: it is odd.", ". doubtful: as 2.", ". doubtful: it is cut off.", ": as 2."]
+    assert [line.endswith(end) for line, end in zip(lines, ends, strict=True)] == [True] * 5
+    assert [one.get("reason") for one in facts_of(result)["images"]] == reasons
+
+
+async def test_the_text_of_the_largest_set_is_bounded_and_its_end_is_kept(client: Client):
+    subjects = [f"square red, {number} {'x' * 190}" for number in range(64)]
+    options = {"model": "pocket"}
+    result = await draw(client, subjects, sheet=False, options=options, output={"preview": False, "name": "y" * 60})
+    text = text_of(result)
+    assert 16_000 < len(text) <= LONGEST
+    assert "left out here: the structured content says it" in text
+    assert text.endswith("\nWarning: as always")
+    assert len(facts_of(result)["images"]) == 64
