@@ -72,7 +72,7 @@ class PictureFacts(Frozen):
     )
     width: int
     height: int
-    seed: int = Field(description="Seed that draws this picture alone")
+    seed: int | None = Field(default=None, description="Seed that draws this picture alone; null where none did")
     alpha: AlphaFacts | None = Field(description="Alpha facts; null for an opaque layer")
     verdict: Verdict | None = Field(default=None, description="Null where nothing was asked for that it could miss")
     reason: str | None = Field(default=None, description="Why the verdict is not good, and what to try")

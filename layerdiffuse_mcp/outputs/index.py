@@ -190,7 +190,7 @@ class Index:
             gone = _drop_gone(connection, rows)
             if len(rows) == gone:
                 self._check_names(connection, query)
-            page = f"SELECT {_COLUMNS} {WANTED} ORDER BY time DESC, path LIMIT :limit OFFSET :offset"
+            page = f"SELECT {_COLUMNS} {WANTED} ORDER BY time DESC, job, number, path LIMIT :limit OFFSET :offset"
             return Found(self._entries(connection, page, values), len(rows) - gone, complete=True)
 
         self._sure(lambda connection: None)

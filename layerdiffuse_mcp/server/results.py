@@ -73,7 +73,7 @@ class PictureFacts(BaseModel):
     uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
-    seed: int = Field(description="Seed that draws this picture alone")
+    seed: Omittable[int] = Field(default=None, description="Seed that draws this picture alone")
     verdict: Omittable[Verdict] = Field(default=None, description="Whether it may be handed on, by alpha and prompt")
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
@@ -96,8 +96,10 @@ class SheetFacts(BaseModel):
     spacing: int = Field(description="Pixels between two cells, for loaders that cut a sheet into cells")
     margin: int = Field(default=0, description="Pixels before the first cell, likewise")
     gone: bool = Field(default=False, description=GONE)
-    atlas: str = Field(description="Path of the atlas as JSON (Hash): frames by subject; PixiJS and Phaser read it")
-    atlas_array: str = Field(description="Path of the atlas as JSON (Array): frames in order")
+    atlas: Omittable[str] = Field(
+        default=None, description="Path of the atlas as JSON (Hash): frames by subject; PixiJS and Phaser read it"
+    )
+    atlas_array: Omittable[str] = Field(default=None, description="Path of the atlas as JSON (Array): frames in order")
 
 
 class JobFacts(BaseModel):
@@ -202,8 +204,8 @@ def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> 
     if (outcome := job.outcome) is not None:
         facts.images = tuple(_picture_facts(job, n, image, first) for n, image in enumerate(outcome.single, 1))
         facts.sheet = _sheet_facts(job, outcome)
-        facts.documents = () if outcome.sheet else tuple(str(path) for path in outcome.files)
-        facts.latents = tuple(str(path) for path in outcome.latents)
+        facts.documents = () if outcome.sheet else _there(outcome.files)
+        facts.latents = _there(outcome.latents)
         facts.model = outcome.model or None
         facts.licences = outcome.licences or None
         spent = {stage: round(seconds, 3) for stage, seconds in outcome.timings.model_dump().items() if seconds}
@@ -240,6 +242,11 @@ def _picture_facts(job: Job, number: int, image: ImageResult, first: int) -> Pic
     )
 
 
+def _there(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Those that nobody has deleted or moved."""
+    return tuple(str(path) for path in paths if path.exists())
+
+
 def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
     if outcome.sheet is None:
         return None
@@ -254,8 +261,8 @@ def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
         spacing=outcome.sheet.spacing,
         margin=outcome.sheet.margin,
         gone=not sheet.path.exists(),
-        atlas=str(by_name),
-        atlas_array=str(in_order),
+        atlas=next(iter(_there([by_name])), None),
+        atlas_array=next(iter(_there([in_order])), None),
     )
 
 
@@ -293,7 +300,7 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, *, several: bool,
     lines += [f"Drawn by {drawn}." for drawn in _drawn(job, outcome)]
     lines += lines_of(facts.sheet) if facts.sheet else []
     lines += _of_documents(facts)
-    lines += [f"latent: {path}" for path in outcome.latents]
+    lines += [f"latent: {path}" for path in facts.latents]
     if shown is not None:
         lines.append(_on_the_preview(several))
     if outcome.licences:
@@ -350,7 +357,8 @@ def line_of(image: ImageResult) -> str:
     what = image.subject or image.label
     if not image.path.exists():
         holds, note, doubt = "its file is gone, deleted or moved", "", ""
-    return f"{image.path} ({what}, {image.width}x{image.height}, seed {image.seed}): {holds}{note}{doubt}"
+    seed = "" if image.seed is None else f", seed {image.seed}"
+    return f"{image.path} ({what}, {image.width}x{image.height}{seed}): {holds}{note}{doubt}"
 
 
 def lines_of(sheet: SheetFacts) -> list[str]:
@@ -359,8 +367,8 @@ def lines_of(sheet: SheetFacts) -> list[str]:
         f"Sheet {sheet.uri.removeprefix(IMAGES)}: {sheet.path} ({sheet.width}x{sheet.height}, "
         f"cells of {sheet.cell[0]}x{sheet.cell[1]}, "
         f"{sheet.columns} a row){': its file is gone, deleted or moved' * sheet.gone}",
-        f"Atlas, frames by name: {sheet.atlas}",
-        f"Atlas, frames in order: {sheet.atlas_array}",
+        *([f"Atlas, frames by name: {sheet.atlas}"] if sheet.atlas else []),
+        *([f"Atlas, frames in order: {sheet.atlas_array}"] if sheet.atlas_array else []),
     ]
 
 
