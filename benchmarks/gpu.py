@@ -6,7 +6,8 @@
 A part that is done is a JSON file in `--out`, and is not measured again; after `--minutes` no further part begins, and
 the same command goes on with what is left. All that is done is printed, and joined into `gpu.md`. Model files are
 written once into `--out`. "Plain" is diffusers' pipeline as `picture.py` has it, with and without channels last. Its
-layer file is left out: fused, it changes the values of weights and not the work. Nothing is compiled on either side.
+layer file is left out: fused, it changes the values of weights and not the work. Nothing is compiled on either side;
+the tables named `tune_...` and `streamed` say what compiling and other ways would bring (see `_tuning.py`).
 Seconds are medians (5 rounds, 3 where the batch grows; loading and switching happen once), the device synchronised
 before and after; memory is the peak of what torch has allocated on the device.
 """
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # where the other scripts are, r
 
 from _full_size import SD15, fill, ldm_shapes, sdxl, unet_without_weights, write
 from _report import apart, header, table, text
+from _tuning import FAILURES, NETWORKS, streamed, ways
 from picture import BASES, Job, Plain, drawing, drawn_by_us, fresh, measured, peak_rate, work, write_files
 from switching import RANK
 from torch import Tensor
@@ -237,6 +239,11 @@ def rate(scale: Scale, out: Path) -> Rows:
     return rows
 
 
+def tuned(measure: Callable[[Job], Rows], scale: Scale, out: Path) -> Rows:
+    """A table of `_tuning`, at SDXL's size."""
+    return measure(scale.job(out, "sdxl"))
+
+
 def now(device: str) -> float:
     """The clock's seconds once the device has done all that it was given."""
     if device == "cuda":
@@ -254,6 +261,10 @@ PARTS: dict[str, tuple[str, Callable[[Scale, Path], Rows]]] = {
     "loading": ("Loading and switching, SDXL, one step", loading),
     "rate": ("Matmul rate reached", rate),
     "batch": ("Batches, SDXL", batch),
+    **{
+        f"tune_{name}": (f"What could be tuned, SDXL: {name}", partial(tuned, partial(ways, name))) for name in NETWORKS
+    },
+    "streamed": ("A step of SDXL from the computer's memory", partial(tuned, streamed)),
 }
 
 
@@ -287,7 +298,7 @@ def main() -> int:
         print(f"measuring {name}", flush=True)
         try:
             rows = apart(measure, scale, out, environment=DEFAULTS)
-        except (RuntimeError, ValueError, TypeError, LookupError, OSError, LayerDiffuseError) as error:
+        except (*FAILURES, LayerDiffuseError) as error:
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
             failed = True
             continue

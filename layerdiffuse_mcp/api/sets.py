@@ -27,16 +27,17 @@ def set_of(
     fields: Mapping[str, Any] | None = None,
 ) -> SetRequest:
     """The request for a set. `fields` are those that all its drawings have in common, `name` that of the files,
-    and `poses` pictures, one a subject, that the first of its controls follows; equal subjects are numbered then.
+    and `poses` pictures, one a subject, that the first of its controls follows. Equal subjects are numbered where poses
+    or `seeds` make their pictures differ.
 
     Raises:
-        InvalidRequest: a subject is empty or said twice, there are too many, a seed passes the largest, or there is not
-            one pose a subject.
+        InvalidRequest: a subject is empty, or two would get the same picture; there are too many, a seed passes the
+            largest, or there is not one pose a subject.
     """
     said = [" ".join(subject.split()) for subject in subjects]
     common = dict(fields or {})
     name, poses = common.pop("name", ""), common.pop("poses", None)
-    named = said if poses is None else _numbered(said)
+    named = _numbered(said) if poses is not None or seeds == "counted" else said
     _check(named)
     first = min(draw_seed(), MAX_SEED - MAX_SUBJECTS) if seed == DRAW_SEED else seed
     step = 1 if seeds == "counted" else 0
@@ -65,7 +66,10 @@ def _posed(
     if poses is None:
         return [[*control]] * count
     if not control:
-        raise InvalidRequest("poses are followed by a ControlNet: name it in options.control, without an image.")
+        raise InvalidRequest(
+            "poses are followed by a ControlNet: name one that list_models lists in options.control, without an image, "
+            "and a base that it fits. Without poses, seeds counted make equal subjects differ."
+        )
     if len(poses) != count:
         given = f"{counted(len(poses), 'pose')} and {counted(count, 'subject')}"
         raise InvalidRequest(f"{given}: give one pose a subject, in their order.")
@@ -95,6 +99,6 @@ def _check(subjects: Sequence[str]) -> None:
     for number, subject in enumerate(folded):
         if (before := folded.index(subject)) != number:
             raise InvalidRequest(
-                f"subjects.{before} and subjects.{number} are equal ({quoted(subjects[number])}): each gets a picture "
-                "and a name of its own. Leave one out, say how they differ, or give options.poses."
+                f"subjects.{before} and subjects.{number} are equal ({quoted(subjects[number])}) and would get the "
+                "same picture: let seeds be counted, say how they differ, or leave one out."
             )

@@ -152,6 +152,9 @@ class Worker:
             return State(engine.status())
         except LayerDiffuseError as error:
             return State({"error": str(error), **({EXHAUSTED: True} if isinstance(error, OutOfMemory) else {})})
+        except Exception as error:  # a device that was lost says so whatever it is asked, to this process
+            logger.exception("the engine cannot tell its state")
+            return State({"error": f"{type(error).__name__}: {error}", EXHAUSTED: True})
 
     def _listen(self, client: Client) -> None:
         client.hear(self._take)

@@ -96,7 +96,7 @@ def _cut_out(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.backends.pictures import MEMORY
     from layerdiffuse_mcp.cli.terminal import say
     from layerdiffuse_mcp.hub import catalog
-    from layerdiffuse_mcp.outputs.names import file_name
+    from layerdiffuse_mcp.outputs.names import file_name, words_in
     from layerdiffuse_mcp.server.tools.cutouts import check_runs, check_together
 
     settings = settings_of(options)
@@ -118,7 +118,7 @@ def _cut_out(options: argparse.Namespace) -> int:
         )
     cut = _done(task, memory)
     facts = PictureFacts(role="foreground", width=cut.width, height=cut.height, alpha=cut.alpha)
-    name = file_name(options.image.stem, None, "cutout")
+    name = file_name(words_in(options.image), None, "cutout")
     _saved(settings, [EncodedFile(name=name, data=cut.data, picture=facts)], ["cut-out"], cut.warnings)
     say("how", cut.how)
     return 0

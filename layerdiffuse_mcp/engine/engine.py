@@ -55,7 +55,7 @@ from layerdiffuse_mcp.images.alpha import Bytes
 from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.files import sha256
 from layerdiffuse_mcp.images.read import Picture, opened_file, read_picture
-from layerdiffuse_mcp.outputs.names import file_name
+from layerdiffuse_mcp.outputs.names import file_name, words_in
 from layerdiffuse_mcp.recipes.recipe import BASE, other_weights
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.chunks import count_tokens
@@ -95,7 +95,8 @@ class Engine:
                 return _noted(self._run(task, inputs, meter), notes)
             except (RuntimeError, OSError, MemoryError) as error:
                 if not is_out_of_memory(error):
-                    raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {error}") from error
+                    said = str(error).partition("\n")[0]  # CUDA's goes on with advice for those who wrote the kernel
+                    raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {said}") from error
             # only here is the failed run's memory free: the error held its tensors
             self._exhausted = True
             note = None if notes else self._manager.relieve()
@@ -184,7 +185,7 @@ class Engine:
         with clock("draw"):
             pixels = decode_plain(model, saved) if task.plain else decode_latent(model, saved, meter)
         with clock("write"):
-            words = task.name or Path(task.latent.name).stem
+            words = task.name or words_in(Path(task.latent.name))
             name = file_name(words, saved.seed, "decoded", f".{task.format}")
             picture = facts_of(LayerImage("foreground", saved.seed, pixels, saved.latent))
             file = EncodedFile(name=name, data=picture_bytes(pixels, task.format), picture=picture)
@@ -202,7 +203,7 @@ class Engine:
             latent = encode_picture(model, picture.rgba, meter)
         with clock("write"):
             saved = latents.SavedLatent(latent, width, height, model.spec.id, model.name, 0)
-            name = file_name(task.name or Path(task.image.name).stem, None, "latent", latents.SUFFIX)
+            name = file_name(task.name or words_in(Path(task.image.name)), None, "latent", latents.SUFFIX)
             file = EncodedFile(name=name, data=latents.latent_bytes(saved))
         return self._outcome(model, clock, encoded=(file,), warnings=picture.notes)
 

@@ -5,11 +5,20 @@ The maker of a file says what it is (`file_name`); when it is written, the write
 """
 
 import re
+import sys
+import unicodedata
 from datetime import datetime
 from pathlib import Path
 
-SLUG_LENGTH = 40
-_OURS = re.compile(r"([0-9]{6})-(?:(.+)-[0-9]+-[a-z0-9-]+|(.+)-(?:composed|cutout)|.+)")
+SLUG_LENGTH, SLUG_BYTES = 40, 80
+"""Of a slug at most: file systems take names of 255 bytes, and some hold two slugs."""
+_OURS = re.compile(
+    r"([0-9]{6})-(?:(.+)-(?:composed|cutout)(?:-[0-9]+)?|(.+)-[0-9]+-[^\sA-Z_]+|(.+)-latent(?:-[0-9]+)?|(.+))"
+)
+_LATIN = str.maketrans({
+    "ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "þ": "th", "ð": "d", "đ": "d", "ħ": "h", "ł": "l", "ı": "i",
+})  # fmt: skip
+"""Letters that are more than a plain one with an accent."""
 
 
 def file_name(text: str, seed: int | None, role: str, suffix: str = ".png") -> str:
@@ -24,15 +33,25 @@ def dated(now: datetime) -> tuple[str, str]:
 
 
 def slug(text: str) -> str:
-    """The first words of a text as part of a file name: lower-case letters, digits and hyphens."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    return words[:SLUG_LENGTH].rstrip("-") or "picture"
+    """The first words of a text as part of a file name: lower-case letters without accents, digits and hyphens.
+
+    Letters of other scripts stay, with their marks, as NFC; those that this system's file names cannot hold go.
+    """
+    kept = ""
+    for char in unicodedata.normalize("NFKD", text.lower().translate(_LATIN)):
+        if unicodedata.category(char)[0] != "M":
+            kept += char if char.isalnum() else "-"
+        elif not kept[-1:].isascii():
+            kept += char
+    words = unicodedata.normalize("NFC", re.sub("-+", "-", kept).strip("-"))
+    held = words[:SLUG_LENGTH].encode(sys.getfilesystemencoding(), "ignore")[:SLUG_BYTES]
+    return held.decode(sys.getfilesystemencoding(), "ignore").strip("-") or "picture"
 
 
 def words_in(path: Path) -> str:
-    """The words that a file of ours is named by, or all of another's name."""
+    """The words that a file of ours is named by, without what we put around them, or all of another's name."""
     ours = _OURS.fullmatch(path.stem)
-    return (ours and (ours[2] or ours[3])) or path.stem
+    return ours[ours.lastindex or 0] if ours else path.stem
 
 
 def dated_by(path: Path) -> float | None:

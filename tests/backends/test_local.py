@@ -111,6 +111,14 @@ async def test_a_worker_that_ends_after_its_answer_is_replaced(settings: Setting
         assert pid_of(await obey(backend, "steps 1")) != before
 
 
+async def test_a_worker_that_lost_its_device_says_why_and_is_replaced(settings: Settings, rehearsal: str):
+    async with open_backend(settings, rehearsal) as backend:
+        before = pid_of(await obey(backend, "steps 1"))
+        with pytest.raises(LayerDiffuseError, match="unspecified launch failure"):
+            await obey(backend, "lost")
+        assert pid_of(await obey(backend, "steps 1")) != before
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals here")
 async def test_a_worker_ended_by_a_real_time_signal_is_told_of_by_its_name(settings: Settings, rehearsal: str):
     async with open_backend(settings, rehearsal) as backend:

@@ -75,6 +75,7 @@ def test_poses_are_a_picture_a_subject(narrow, lines, tmp_path, monkeypatch) -> 
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "twice": (["a cup", "A  cup"], "are equal"),
+    "poses": (["a cup", "a cup", "--poses", "a.png", "b.png"], "seeds counted make equal subjects differ"),
     "cell": (["a cup", "--cell", "big"], "128x128"),
     "seed": (["a cup", "--seed", "x"], "seed must be a whole number"),
     "last seed": (["a cup", "a pen", "--seed", str(2**32 - 1), "--seeds", "counted"], "choose a smaller seed"),

@@ -10,6 +10,7 @@ draw           as many pictures as are asked for, of no pixels
 square red 3   a red square on nothing, off its picture's middle; after three steps, if a number is given
 signal 34      its process is ended by that signal
 unfit          an error of ours, after which its process ends by itself
+lost           an error that says why, after which it can tell no state
 long ...       nothing: a prompt to make it as long as is wanted
 
 A group obeys each prompt that is not steps, then the steps of the first, and has a square or an empty picture for each
@@ -40,8 +41,11 @@ class Engine:
         self.done: list[str] = []
         self.loads: list[str] = []
         self.model: str | None = None
+        self.lost = False
 
     def status(self) -> dict[str, Any]:
+        if self.lost:
+            raise RuntimeError("the device is lost")
         loaded = [{"model": self.model}] if self.model else []
         return {"pid": os.getpid(), "done": list(self.done), "loaded": loaded, "loads": list(self.loads)}
 
@@ -140,6 +144,9 @@ class Engine:
             case "unfit":
                 threading.Timer(0.05, os._exit, [3]).start()
                 raise OutOfMemory("Too large, and no longer fit.")
+            case "lost":
+                self.lost = True
+                raise LayerDiffuseError("The engine failed: an unspecified launch failure.")
             case "broken":
                 raise ZeroDivisionError("a bug")
             case "refused":

@@ -1,5 +1,6 @@
 """compose_layers as a client meets it: an editor's layers, compositions that are changed, and what is refused."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -77,6 +78,20 @@ async def test_one_layer_is_changed_in_one_call(connect: Connect, lamp: Path, fo
     assert pixel(shown["path"], 24, 8) == [255, 0, 0, 255]
     assert [layer["name"] for layer in shown["layers"]] == ["lamp", "other"]
     assert ("kept_in" in kept) == (format == "psd")
+
+
+@pytest.mark.parametrize(("wished", "words"), [(None, "composition"), ("红苹果", "红苹果"), ("Äpfel 2", "apfel-2")])
+async def test_a_composition_keeps_its_words_however_often_it_is_changed(
+    client: Client, lamp: Path, wished: str | None, words: str
+):
+    output = {**SMALL, "name": wished}
+    made = facts_of(await composed(client, layers=[{"image": str(lamp)}], background="lime", output=output))
+    for _ in range(2):
+        made = facts_of(await composed(client, source=made["path"]))
+        assert re.fullmatch(rf"\d{{6}}-{words}-composed(-\d+)?", Path(made["path"]).stem)
+    cut = await client.call_tool("cut_out", {"image": made["path"], "background": "lime", "output": SMALL})
+    assert re.fullmatch(rf"\d{{6}}-{words}-cutout(-\d+)?", Path(facts_of(cut)["path"]).stem)
+    assert made["path"] in text_of(await client.call_tool("find_images", {"words": words.partition("-")[0]}))
 
 
 async def test_a_layer_is_found_again_by_its_content_and_after_a_restart(connect: Connect, lamp: Path, tmp_path: Path):

@@ -99,6 +99,13 @@ async def test_seeds_are_the_same_or_counted(client: Client, seeds: str, expecte
     assert "sheet" not in facts
 
 
+async def test_equal_subjects_are_a_set_where_their_seeds_differ(client: Client):
+    facts = facts_of(await draw(client, ["square red", "square lime", "square  red"], seeds="counted"))
+    drawn = [(one["subject"], one["seed"]) for one in facts["images"]]
+    assert drawn == [("square red 1", 7), ("square lime", 8), ("square red 2", 9)]
+    assert list(json.loads(Path(facts["sheet"]["atlas"]).read_text())["frames"]) == [name for name, _ in drawn]
+
+
 async def test_without_a_seed_one_is_drawn_for_all(client: Client):
     facts = facts_of(await client.call_tool("generate_set", {"subjects": SQUARES[:3]}))
     assert len({one["seed"] for one in facts["images"]}) == 1
@@ -172,6 +179,7 @@ async def test_a_set_that_does_not_end_well_leaves_no_file(connect: Connect, set
     ({"subjects": ["a cup", ""]}, "subjects.1 is empty"),
     ({"subjects": ["a cup", " \t"]}, "subjects.1 is empty"),
     ({"subjects": ["a cup", "a pen", "A  cup "]}, "subjects.0 and subjects.2 are equal"),
+    ({"subjects": ["a cup", "a cup"]}, "let seeds be counted, say how they differ, or leave one out"),
     ({"subjects": ["a cup"], "seeds": "random"}, "Allowed: same, counted"),
     ({"subjects": ["a cup", "a pen"], "seed": MAX_SEED, "seeds": "counted"}, "choose a smaller seed"),
     ({"subjects": ["a cup"], "cell": {"size": "big"}}, "128x128"),

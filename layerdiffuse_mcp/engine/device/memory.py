@@ -10,19 +10,33 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
+from layerdiffuse_mcp.errors import OutOfMemory
+
 OUT_OF_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "allocation failed",
-    "could not allocate",
+    "could not allocate", "alloc_failed", "allocation_failed", "unable to find a valid cudnn algorithm",
+    "find was unable to find an engine",
 )  # fmt: skip
 """How allocators say so, in any case of letters: torch's for CPUs, on Linux and on Windows, for MPS, the system's where
-a file is mapped, and torch's reader of files."""
+a file is mapped, torch's reader of files, NVIDIA's libraries, and cuDNN where no algorithm finds what it wants."""
 
 
 def memory_free(device: torch.device) -> tuple[int, int]:
-    """Bytes free and bytes in all on a device (the machine's memory for cpu and mps), after `trim_heap`."""
+    """Bytes free and bytes in all on a device (the machine's memory for cpu and mps), after `trim_heap`.
+
+    Raises:
+        OutOfMemory: not even what a process needs for itself is free on a GPU.
+    """
     trim_heap()
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
+        try:
+            free, total = torch.cuda.mem_get_info(device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                "The GPU's memory is taken by other programs. Close them, or set LAYERDIFFUSE_DEVICE=cpu."
+            ) from error
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
     machine = psutil.virtual_memory()
     return machine.available, machine.total

@@ -20,7 +20,7 @@ from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.extras import check_installed
 from layerdiffuse_mcp.images.tasks import CutOutTask, MatteTask, PictureTask
-from layerdiffuse_mcp.outputs.names import file_name
+from layerdiffuse_mcp.outputs.names import file_name, words_in
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import URI, Alpha, alpha_facts, image_uri
@@ -134,7 +134,7 @@ async def cut_out(
         else:
             cut = await done(ctx, given)
     file = EncodedFile(
-        name=file_name(made_as.name or path.stem, None, "cutout", f".{format}"),
+        name=file_name(made_as.name or words_in(path), None, "cutout", f".{format}"),
         data=cut.data,
         picture=PictureFacts(role="foreground", width=cut.width, height=cut.height, alpha=cut.alpha),
     )

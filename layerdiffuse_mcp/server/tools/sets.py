@@ -45,7 +45,8 @@ async def generate_set(
     subjects: Annotated[
         list[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]],
         Field(
-            description=f"What to draw, 1 to {MAX_SUBJECTS} different subjects: one picture of each, in this order",
+            description=f"What to draw, 1 to {MAX_SUBJECTS} subjects: one picture of each, in this order; equal ones "
+            "need seeds counted",
             examples=[["a sword", "a shield", "a red potion"]],
         ),
     ],
