@@ -93,7 +93,8 @@ def test_what_is_drawn_from_a_picture_of_another_size_says_so_and_where_it_lies(
         "x": 0, "y": 0, "width": 400, "height": 400, "scale": 3.125, "crop": (0, 0, 400, 400)
     }  # fmt: skip
     [said] = [note for note in task.notes if "compose_layers" in note]
-    assert said.startswith(f"The {what.split()[0]} picture has 400x400 pixels, and the result 128x128")
+    assert said.startswith("The picture" if what == "image" else f"The {what.split()[0]} picture")
+    assert "has 400x400 pixels, and the result 128x128" in said
     assert "x=0, y=0, width=400, height=400" in said
     task, finish = planned((400, 400), width=120, height=120)
     assert isinstance(finish, OverGiven)
