@@ -4,6 +4,7 @@ raise ModelNotFound(f"There is no model {quoted(name)}.")
 """
 
 import os
+import re
 from collections.abc import Sequence
 
 MB, GB = 10**6, 10**9
@@ -29,6 +30,11 @@ def short(given: object) -> str:
     text = given if isinstance(given, str) else repr(given)
     text = text[: QUOTED - 1] + "…" if len(text) > QUOTED else text
     return valid_text(text).replace("\0", "\\0")
+
+
+def spelled(name: str) -> str:
+    """A name as it counts where neither case nor what stands between its words does: "DPM++ 2M" as "dpmpp_2m"."""
+    return re.sub(r"[\s_-]+", "", name.casefold()).replace("+", "p")
 
 
 def valid_text(text: str) -> str:

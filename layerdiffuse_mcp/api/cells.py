@@ -38,6 +38,7 @@ class Cell(Options):
     """The canvas that all pictures of a set have, and how each lies on it."""
 
     what: ClassVar[str] = "cell"
+    alone: ClassVar[str | None] = "size"
 
     size: Omittable[
         Annotated[

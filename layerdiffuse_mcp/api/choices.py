@@ -10,6 +10,8 @@ imports no torch. What a row names by `function` is a function of `engine/sampli
 from dataclasses import dataclass
 from typing import Literal
 
+from layerdiffuse_mcp.wording import spelled
+
 NoiseKind = Literal["none", "ancestral", "brownian"]
 NoiseSource = Literal["nvidia", "cpu"]
 
@@ -208,14 +210,16 @@ def encoding_steps(steps: int, strength: float) -> int:
 def find_sampler(name: str) -> tuple[Sampler, str | None]:
     """The row that a name means, and the schedule if the name carries one ("DPM++ 2M SDE Karras", as A1111 once wrote).
 
-    Case does not matter, and the reference's ids ("k_euler_a") are understood. KeyError if there is no such sampler.
+    Neither case nor separators matter, and the reference's ids ("k_euler_a") are understood, also without their "k_".
+    KeyError if there is no such sampler.
     """
-    wanted = name.strip().casefold()
-    names = {known.casefold(): row for row in SAMPLERS.values() for known in (row.name, *row.aliases)}
-    if wanted in names:
-        return names[wanted], None
+    wanted = spelled(name)
+    known = ((name, row) for row in SAMPLERS.values() for name in (row.name, *row.aliases))
+    rows = {spelling: row for name, row in known for spelling in (spelled(name), spelled(name.removeprefix("k_")))}
+    if wanted in rows:
+        return rows[wanted], None
     for schedule in SCHEDULES:
-        head = wanted.removesuffix(" " + schedule.casefold())
-        if head != wanted and head in names:
-            return names[head], schedule
+        head = wanted.removesuffix(spelled(schedule))
+        if head != wanted and head in rows:
+            return rows[head], schedule
     raise KeyError(name)

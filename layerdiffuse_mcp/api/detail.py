@@ -98,9 +98,10 @@ def planned(detail: Detail, drawn: Size, asked: Size, native_size: int, downscal
                 f"{MAX_PIXELS / 1e6:.1f} million. Choose a smaller scale."
             )
     if min(width, height) < MIN_DRAWN:
+        larger = "Choose a larger scale, or p" if MAX_SCALE * min(drawn) >= MIN_DRAWN else "P"
         raise InvalidRequest(
             f"{drawn[0]}x{drawn[1]} enlarged {detail.scale:g} times is {width}x{height}, and models draw at least "
-            f"{MIN_DRAWN} pixels a side. Choose a larger scale, or enlarge it first: compose_layers does."
+            f"{MIN_DRAWN} pixels a side. {larger}ut it on a larger canvas first: compose_layers does."
         )
     if detail.tiling is not None:
         return detail

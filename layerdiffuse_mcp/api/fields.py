@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from layerdiffuse_mcp.api.choices import EMPHASIS, FITS, NOISE_SOURCES, RESIZE_MODES, SAMPLERS, SCHEDULES, SPEEDS
 from layerdiffuse_mcp.families.registry import METHODS
 from layerdiffuse_mcp.families.spec import ROLES, Role
-from layerdiffuse_mcp.wording import QUOTED, quoted, short
+from layerdiffuse_mcp.wording import QUOTED, quoted, short, spelled
 
 MIN_SIZE, MAX_SIZE = 16, 2048
 MIN_DRAWN = 64
@@ -51,7 +51,10 @@ Omittable = Annotated[T | None, Field(json_schema_extra=_without_null)]
 """A value that may be left out."""
 
 
-MEANT = {"colour": "tint", "color": "tint"}
+MEANT = {
+    "colour": "tint", "color": "tint", "path": "image", "file": "image", "picture": "image", "src": "image",
+    "jpeg": "jpg", "centre": "center",
+}  # fmt: skip
 """What a name may stand for that is not spelled alike."""
 
 
@@ -70,16 +73,23 @@ def near(name: str, names: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotation: a string that is one of a table's names; its schema is an enum, its error lists them."""
+    """Annotation: a string that is one of a table's names, in any case and with any separators between its words.
+
+    Its schema is an enum, its error lists them.
+    """
 
     names: tuple[str, ...]
     what: str
 
     def check(self, value: str) -> str:
-        """The value itself; ValueError when it is none of the names."""
-        if value not in self.names:
-            raise ValueError(f"unknown {self.what} {quoted(value)}. {near(value, self.names)}")
-        return value
+        """The name that is meant; ValueError when it is none."""
+        if value in self.names:
+            return value
+        wanted = spelled(MEANT.get(value.casefold(), value))
+        for name in self.names:
+            if spelled(name) == wanted:
+                return name
+        raise ValueError(f"unknown {self.what} {quoted(value)}. {near(value, self.names)}")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
@@ -245,17 +255,24 @@ MISTAKES: Mapping[str, str] = {
 
 
 def explain(error: ValidationError) -> str:
-    """One line for an agent: each wrong parameter, what was given and what is allowed."""
-    parts: list[str] = []
-    for item in error.errors()[:MOST_ERRORS]:
+    """One line for an agent: each wrong parameter, what was given and what is allowed; of alike items the first."""
+    said: dict[Any, list[str]] = {}
+    for item in error.errors():
         where = ".".join(short(step) for step in item["loc"])
         given = item["input"]
         if item["type"] == "value_error":  # our own words, which quote what was given
             text = item["msg"].removeprefix("Value error, ")
-            parts.append(f"{where}: {text}" if where else text)
-            continue
-        text = MISTAKES.get(item["type"], "cannot be used as it is").format(**item.get("ctx", {}))
-        got = f" (got {quoted(given)})" if isinstance(given, str | int | float) else ""
-        parts.append(f"{where or 'what was given'} {text}{got}")
-    said = " ".join(part if part.endswith((".", "?")) else f"{part};" for part in parts)
-    return f"{said[:-1]}." if said.endswith(";") else said
+            text = f"{where}{' ' if text.startswith('must ') else ': '}{text}" if where else text
+        else:
+            text = MISTAKES.get(item["type"], "cannot be used as it is").format(**item.get("ctx", {}))
+            got = f" (got {quoted(given)})" if isinstance(given, str | int | float) else ""
+            text = f"{where or 'what was given'} {text}{got}"
+        field = tuple(step for step in item["loc"] if not isinstance(step, int))
+        alike = field != item["loc"] and (field, item["type"], type(given))
+        said.setdefault(alike or item["loc"], []).append(text)
+    parts: list[str] = []
+    for text, *others in [*said.values()][:MOST_ERRORS]:
+        alike = f"; the same is wrong in {len(others)} more" if others else ""
+        parts.append(f"{text.removesuffix('.')}{alike}." if alike else text)
+    line = " ".join(part if part.endswith((".", "?")) else f"{part};" for part in parts)
+    return f"{line[:-1]}." if line.endswith(";") else line

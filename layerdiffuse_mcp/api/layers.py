@@ -8,9 +8,10 @@ Pixels, degrees clockwise, and shares of 0 to 1. `images.layout` says what the f
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from layerdiffuse_mcp.api.fields import Omittable, OneOf, bounded, near
+from layerdiffuse_mcp.api.lenient import Lenient
 from layerdiffuse_mcp.wording import quoted
 
 MAX_LAYERS = 64
@@ -33,20 +34,17 @@ ANCHORS = {
 """Shares of the room left over that lie left of a layer and above it."""
 
 
-def _hyphenated(name: Any) -> Any:
-    return name.strip().lower().replace(" ", "-").replace("_", "-") if isinstance(name, str) else name
-
-
 Pixels = Annotated[int, Field(ge=-MAX_SIDE, le=MAX_SIDE)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+CanvasSize = Annotated[str, Field(pattern=r"^[0-9]{1,5}x[0-9]{1,5}$")]
 Colour = Annotated[str, Field(min_length=1, max_length=50)]
-Anchor = Annotated[str, OneOf(tuple(ANCHORS), "anchor"), BeforeValidator(_hyphenated)]
-Fit = Annotated[str, OneOf(FITS, "fit"), BeforeValidator(_hyphenated)]
-Flip = Annotated[str, OneOf(FLIPS, "flip"), BeforeValidator(_hyphenated)]
-Blend = Annotated[str, OneOf(BLENDS, "blend mode"), BeforeValidator(_hyphenated)]
+Anchor = Annotated[str, OneOf(tuple(ANCHORS), "anchor")]
+Fit = Annotated[str, OneOf(FITS, "fit")]
+Flip = Annotated[str, OneOf(FLIPS, "flip")]
+Blend = Annotated[str, OneOf(BLENDS, "blend mode")]
 
 
-class Options(BaseModel):
+class Options(Lenient):
     """An object of an agent's; a field that it has not is refused with those that it has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -148,6 +146,8 @@ class LayerOptions(Options):
 class PlacedLayer(LayerOptions):
     """A picture and where it goes."""
 
+    alone: ClassVar[str | None] = "image"
+
     image: Annotated[str, Field(min_length=1, max_length=4096, description="Path or image id of a picture")]
 
 
@@ -155,13 +155,14 @@ class Canvas(Options):
     """What the layers lie on."""
 
     what: ClassVar[str] = "canvas"
+    alone: ClassVar[str | None] = "size"
 
     size: Omittable[
         Annotated[
-            str,
+            CanvasSize,
             Field(
-                pattern=r"^[0-9]{1,5}x[0-9]{1,5}$",
-                description='"1200x630"; default: the background picture\'s, else all that the layers reach',
+                description="\"1200x630\"; default: a new background picture's, else source's, else what holds all "
+                "layers, and their shadows where no opaque layer below fills it"
             ),
         ]
     ] = None
@@ -171,10 +172,15 @@ class Canvas(Options):
     @property
     def pixels(self) -> tuple[int, int] | None:
         """Width and height, if they are given."""
-        if self.size is None:
-            return None
-        width, height = self.size.split("x")
-        return int(width), int(height)
+        return pixels_of(self.size)
+
+
+def pixels_of(size: str | None) -> tuple[int, int] | None:
+    """Width and height of a canvas, if they are given."""
+    if size is None:
+        return None
+    width, height = size.split("x")
+    return int(width), int(height)
 
 
 UNCHANGED = LayerOptions()

@@ -62,6 +62,7 @@ from layerdiffuse_mcp.api.fields import (
     explain,
     near,
 )
+from layerdiffuse_mcp.api.lenient import Lenient
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.registry import METHODS, ROUTES, families_for
 from layerdiffuse_mcp.families.spec import Role, Task
@@ -74,7 +75,7 @@ LAYERS, MOST_LAYERS = 4, 64
 LONGEST_ROUTE = max(map(len, ROUTES.values()))
 
 
-class _Request(BaseModel):
+class _Request(Lenient):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 

@@ -42,12 +42,17 @@ def add(commands: Commands) -> None:
     cut = commands.add_parser("cut-out", help="cut the subject out of a picture")
     cut.add_argument("image", type=Path, help="a picture with the subject")
     cut.add_argument(
-        "--background", metavar="X", help="a colour, or the same scene without the subject; default: the border's"
+        "--background",
+        metavar="X",
+        help="a colour, or the same scene without the subject; default: the border's; "
+        "border: that, only where it joins the border",
     )
     cut.add_argument("--second-image", metavar="FILE", type=Path, help="the same subject before another background")
     cut.add_argument("--second-background", metavar="X", help="what lies behind it there: a colour or a file")
     cut.add_argument(
-        "--translucent", action="store_true", help="the background shows through inside, too: glass, smoke"
+        "--translucent",
+        action="store_true",
+        help="the background shows through inside, too: glass, smoke, soft shadow",
     )
     cut.add_argument("--matting", choices=tuple(MATTING), help="for photographs: the network that finds the subject")
     add_output(cut)
@@ -97,7 +102,7 @@ def _cut_out(options: argparse.Namespace) -> int:
     from layerdiffuse_mcp.cli.terminal import say
     from layerdiffuse_mcp.hub import catalog
     from layerdiffuse_mcp.outputs.names import file_name, words_in
-    from layerdiffuse_mcp.server.tools.cutouts import check_runs, check_together
+    from layerdiffuse_mcp.server.tools.cutouts import check_runs, check_together, joins_border
 
     settings = settings_of(options)
     check_together(
@@ -106,7 +111,8 @@ def _cut_out(options: argparse.Namespace) -> int:
     )  # fmt: skip
     task: PictureTask[CutOut] = CutOutTask(
         options.image, _ground(options.background, "background"), options.second_image,
-        _ground(options.second_background, "second_background"), options.translucent, max_pixels=settings.max_pixels,
+        _ground(options.second_background, "second_background"), options.translucent,
+        joins_border(options.background), max_pixels=settings.max_pixels,
     )  # fmt: skip
     memory = MEMORY
     if options.matting:
@@ -148,8 +154,9 @@ def _sheet(options: argparse.Namespace) -> int:
 def _ground(given: str | None, what: str) -> Path | Colour | None:
     """A colour, else the path of a picture."""
     from layerdiffuse_mcp.images.colour import colour_or_picture
+    from layerdiffuse_mcp.server.tools.cutouts import joins_border
 
-    return None if given is None else colour_or_picture(given, what, picture_file)
+    return None if given is None or joins_border(given) else colour_or_picture(given, what, picture_file)
 
 
 def _done(task: PictureTask[ResultT], memory: int) -> ResultT:

@@ -136,7 +136,7 @@ def alpha_facts(picture: Bytes) -> AlphaFacts:
         columns[tile[1]] |= seen.any(axis=0)
         seen_pixels += int(np.count_nonzero(seen))
         opaque_pixels += int(np.count_nonzero(alpha >= MIN_OPAQUE))
-    visible, opaque = seen_pixels / (height * width), opaque_pixels / (height * width)
+    pixels = height * width
 
     bbox = _box(rows, columns)
     edges: list[Edge] = []
@@ -151,13 +151,18 @@ def alpha_facts(picture: Bytes) -> AlphaFacts:
         edges = [edge for edge, touches in reached.items() if touches]
 
     return AlphaFacts(
-        transparent=round(1 - visible, 4),
-        partial=round(visible - opaque, 4),
-        opaque=round(opaque, 4),
+        transparent=_share(pixels - seen_pixels, pixels),
+        partial=_share(seen_pixels - opaque_pixels, pixels),
+        opaque=_share(opaque_pixels, pixels),
         bbox=bbox,
         edges_touched=tuple(edges),
-        has_transparency=opaque < PRACTICALLY_OPAQUE,
+        has_transparency=opaque_pixels < PRACTICALLY_OPAQUE * pixels,
     )
+
+
+def _share(count: int, pixels: int) -> float:
+    """To four digits; 0 and 1 are none and all."""
+    return count / pixels if count in (0, pixels) else min(max(round(count / pixels, 4), 0.0001), 0.9999)
 
 
 def alpha_drift(before: Bytes, after: Bytes) -> float:

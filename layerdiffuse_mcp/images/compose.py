@@ -16,7 +16,18 @@ import numpy as np
 
 from layerdiffuse_mcp.api.layers import MAX_SIDE
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, Box, Bytes, Floats, tiles, to_bytes, to_float, visible_box
+from layerdiffuse_mcp.images.alpha import (
+    MAX_INVISIBLE,
+    MIN_OPAQUE,
+    PRACTICALLY_OPAQUE,
+    Box,
+    Bytes,
+    Floats,
+    tiles,
+    to_bytes,
+    to_float,
+    visible_box,
+)
 from layerdiffuse_mcp.images.blend import NORMAL, blended
 from layerdiffuse_mcp.images.layout import Rectangle, Size
 from layerdiffuse_mcp.images.tasks import BACKGROUND, Colour
@@ -24,6 +35,9 @@ from layerdiffuse_mcp.images.tasks import BACKGROUND, Colour
 MAX_CANVAS_PIXELS = 64_000_000
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML, or any encoding of Unicode, has no room for."""
+
+CUT = 0.01
+"""Share of a layer's visible pixels that may be cut off by the canvas without a word."""
 
 Report = Callable[[float], None]
 """Hears how much is done, 0 to 1."""
@@ -60,6 +74,13 @@ class Layer:
     def rectangle(self) -> Rectangle:
         """Where it lies on the canvas."""
         return Rectangle(self.x, self.y, self.image.shape[1], self.image.shape[0])
+
+    def backs(self, box: Box) -> bool:
+        """Whether nothing of a part of the canvas shows through it, but for a hole or rounded corners."""
+        if not self.visible or self.opacity < 1 or around([box, self.rectangle.box]) != self.rectangle.box:
+            return False
+        alpha = self.image[_rows_and_columns(self, box)][..., 3]
+        return bool(np.count_nonzero(alpha >= MIN_OPAQUE) >= PRACTICALLY_OPAQUE * alpha.size)
 
 
 @dataclass(frozen=True)
@@ -103,6 +124,7 @@ def arrange(
     canvas: Size | None = None,
     background: Bytes | Colour | None = None,
     *,
+    background_at: tuple[int, int] = (0, 0),
     room: Size | None = None,
     trim: bool = False,
     pad: int = 0,
@@ -111,8 +133,9 @@ def arrange(
 
     Args:
         layers: the lowest first.
-        canvas: (width, height); by default the background picture's, else `room`, and all that is visible beyond.
+        canvas: (width, height); by default the background picture's, else `room`, and what lies beyond (`holding`).
         background: what lies below all layers: a colour (red, green, blue), 0 to 1, or a picture (H, W, 4), uint8.
+        background_at: where the background picture begins.
         room: (width, height) of the canvas from (0, 0) that is grown; by default as far as the layers reach.
         trim: cut the canvas down to what is visible of the layers (the background does not count).
         pad: pixels added on every side, after trimming.
@@ -126,8 +149,9 @@ def arrange(
             raise InvalidRequest(f"Layer {layer.name}: opacity is {layer.opacity}, allowed is 0 to 1.")
     picture = None if isinstance(background, tuple) else background
     below = None if picture is None else (picture.shape[1], picture.shape[0])
-    size = room or canvas_size([layer.rectangle for layer in layers], canvas, below, trim=trim, pad=pad)
-    whole = (0, 0, *size)
+    reach = [layer.rectangle for layer in layers if not layer.thrown]
+    size = room or canvas_size(reach, canvas, below, trim=trim, pad=pad)
+    whole = (0, 0, *size) if canvas or below is None else Rectangle(*background_at, *below).box
     if trim:
         box = _visible_part(layers, None if below is None else whole)
         if box is None:
@@ -139,7 +163,7 @@ def arrange(
     _check_canvas(width, height)
     moved = [replace(layer, x=layer.x - left + pad, y=layer.y - top + pad) for layer in layers]
     if picture is not None:
-        moved.insert(0, Layer(picture, BACKGROUND, pad - left, pad - top))
+        moved.insert(0, Layer(picture, BACKGROUND, background_at[0] - left + pad, background_at[1] - top + pad))
     elif isinstance(background, tuple):
         pixel = to_bytes(np.array((*background, 1), np.float32))
         moved.insert(0, Layer(np.broadcast_to(pixel, (height, width, 4)), BACKGROUND))
@@ -186,12 +210,26 @@ def _check_canvas(width: int, height: int) -> None:
 
 
 def holding(box: Box, layers: Sequence[Layer]) -> Box:
-    """A part of the canvas, grown until it holds all that is visible of some layers."""
+    """A part of the canvas, grown until it holds all that is visible of some layers, the lowest first.
+
+    A shadow falls on what lies below: where a layer there backs all that the layers fill, it grows nothing.
+    """
+    box = _grown(box, [layer for layer in layers if not layer.thrown])
+    return _grown(box, [layer for layer in fallen_beyond(box, layers) if layer.thrown])
+
+
+def fallen_beyond(box: Box, layers: Sequence[Layer]) -> Sequence[Layer]:
+    """Of some layers, the lowest first, those below which none backs a part of the canvas: their shadows show there."""
+    backing = (number for number, layer in enumerate(layers) if not layer.thrown and layer.backs(box))
+    return layers[: next(backing, len(layers)) + 1]
+
+
+def _grown(box: Box, layers: Sequence[Layer]) -> Box:
     seen = _visible_part(layers)
-    return box if seen is None else _around([box, seen])
+    return box if seen is None else around([box, seen])
 
 
-def share_outside(layer: Layer, width: int, height: int) -> float:
+def _share_outside(layer: Layer, width: int, height: int) -> float:
     """Of the visible pixels of a layer, how many lie outside a canvas; 0 where none is visible."""
     place = layer.rectangle
     inside = place.x >= 0 and place.y >= 0 and place.x + place.width <= width and place.y + place.height <= height
@@ -203,18 +241,57 @@ def share_outside(layer: Layer, width: int, height: int) -> float:
     return 1 - left / total if total else 0.0
 
 
+def cut_notes(composition: Composition) -> list[str]:
+    """Which layers the canvas cuts, in words; of shadows those that fall on no picture."""
+    notes: list[str] = []
+    width, height = composition.width, composition.height
+    beyond = len(fallen_beyond((0, 0, width, height), composition.layers))
+    for number, layer in enumerate(composition.layers):
+        share = 0.0 if layer.thrown and number >= beyond else _share_outside(layer, width, height)
+        if share == 1:
+            notes.append(
+                f"{layer.label} lies wholly outside the canvas of {width}x{height}: nothing of it is seen. Give it "
+                "another place, or a larger canvas."
+            )
+        elif share >= CUT:
+            notes.append(
+                f"{layer.label} is cut by the canvas: {share:.0%} of what is visible of it lies outside. Give it "
+                "another place, or the canvas a pad."
+            )
+    return notes
+
+
+def growth_notes(composition: Composition, layers: Sequence[Layer], pad: int) -> list[str]:
+    """By which layers a canvas is larger than the opaque picture that they lie on, in words."""
+    lowest = next(number for number, layer in enumerate(layers) if not layer.thrown)
+    below, above = layers[lowest], layers[lowest + 1 :]
+    size = composition.width - 2 * pad, composition.height - 2 * pad
+    width, height = below.rectangle.width, below.rectangle.height
+    if size == (width, height) or not below.backs(below.rectangle.box):
+        return []
+    beyond = [layer for layer in above if layer.visible and below.rectangle.is_left_by(layer.rectangle)]
+    names = [layer.label for layer in beyond if not layer.thrown] or [layer.label for layer in beyond]
+    if not names:
+        return []
+    return [
+        f"The canvas grew from {width}x{height} to {size[0]}x{size[1]}: {', '.join(names)[:80]} "
+        f"reach{'es' * (len(names) == 1)} beyond {below.label}. To keep it, give canvas a size, or {below.label} as "
+        "background."
+    ]
+
+
 def _visible_part(layers: Sequence[Layer], within: Box | None = None) -> Box | None:
     """The box of all pixels that are visible in some layer; none of the canvas is made."""
     boxes: list[Box] = []
     for layer in layers:
         place = layer.rectangle
-        box = within or (place.x, place.y, place.x + place.width, place.y + place.height)
+        box = within or place.box
         left, top = max(layer.x, box[0]), max(layer.y, box[1])
         alpha = layer.image[..., 3][_rows_and_columns(layer, box)]
         seen = visible_box(alpha >= _least_seen(layer.opacity)) if layer.visible else None
         if seen is not None:
             boxes.append((seen[0] + left, seen[1] + top, seen[2] + left, seen[3] + top))
-    return _around(boxes) if boxes else None
+    return around(boxes) if boxes else None
 
 
 def _rows_and_columns(layer: Layer, box: Box) -> tuple[slice, slice]:
@@ -226,7 +303,8 @@ def _rows_and_columns(layer: Layer, box: Box) -> tuple[slice, slice]:
     )
 
 
-def _around(boxes: Sequence[Box]) -> Box:
+def around(boxes: Sequence[Box]) -> Box:
+    """The box that holds some others."""
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -21,10 +22,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.fields import explain, near
-from layerdiffuse_mcp.api.layers import MAX_LAYERS, Canvas, Colour, LayerOptions, PlacedLayer, merged
+from layerdiffuse_mcp.api.layers import (
+    MAX_LAYERS,
+    MAX_SIDE,
+    Canvas,
+    CanvasSize,
+    Colour,
+    LayerOptions,
+    PlacedLayer,
+    merged,
+    pixels_of,
+)
 from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
-from layerdiffuse_mcp.images.colour import colour_or_picture
+from layerdiffuse_mcp.images.colour import colour_or_picture, is_colour
 from layerdiffuse_mcp.images.files import name_of, open_regular, sha256
 from layerdiffuse_mcp.images.png import LAYERS_KEY, MAX_RECIPE, embedded_text
 from layerdiffuse_mcp.images.read import MAX_PIXELS
@@ -36,6 +47,7 @@ ENTRY = "layerdiffuse/layers.json"
 """Of an OpenRaster archive."""
 KEEPERS = {b"\x89PNG": ".png", b"PK\x03\x04": ".ora", b"8BPS": ".psd"}
 """What files begin with that keep compositions, and what the names of such end with."""
+Offset = Annotated[int, Field(ge=-2 * MAX_SIDE, le=2 * MAX_SIDE)]
 NONE = (
     "holds no composition. Give a png, ora or psd that compose_layers made and no other program has rewritten since; "
     "webp and jpg keep none."
@@ -60,7 +72,10 @@ class KeptLayer(LayerOptions):
 
 
 class Kept(BaseModel):
-    """A composition without its pixels."""
+    """A composition without its pixels: layers as they lie on its canvas.
+
+    `canvas` is what was asked for, `before` the size that came of it, `background_at` where a background picture lies.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -68,7 +83,9 @@ class Kept(BaseModel):
     software: Annotated[str, Field(max_length=200)] = f"layerdiffuse-mcp {__version__}"
     layers: Annotated[tuple[KeptLayer, ...], Field(min_length=1, max_length=MAX_LAYERS)]
     canvas: Canvas = Canvas()
+    before: CanvasSize | None = None
     background: Colour | GivenPicture | None = None
+    background_at: tuple[Offset, Offset] = (0, 0)
 
 
 def kept_picture(path: Path) -> GivenPicture:
@@ -144,11 +161,16 @@ Source = str | GivenPicture
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be put together: layers, the lowest first, a canvas, and a colour or picture below."""
+    """What is to be put together: layers, the lowest first, a canvas, and a colour or picture below.
+
+    `before` and `background_at` are those of the composition that goes on, as a `ComposeTask` has them.
+    """
 
     layers: tuple[tuple[Source, LayerOptions], ...]
     canvas: Canvas
     background: Source | None
+    before: tuple[int, int] | None = None
+    background_at: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(
@@ -160,6 +182,8 @@ class Wanted:
         replace: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> "Wanted":
         """New layers, above those of a composition if there is one, some of which are changed.
+
+        Its canvas stays, unless another is given or its size came of its layers and a picture is laid below.
 
         Raises:
             InvalidRequest: there are none, or what is to be replaced is not there.
@@ -181,7 +205,10 @@ class Wanted:
             raise InvalidRequest(
                 f"A layer is named {BACKGROUND}, and so is what background= puts below all. Give it another name."
             )
-        return cls((*before, *new), Canvas.model_validate(fields), below)
+        whole = cls((*before, *new), Canvas.model_validate(fields), below)
+        if kept is None or (background is not None and not is_colour(background)):
+            return whole
+        return replace_fields(whole, before=pixels_of(kept.before), background_at=kept.background_at)
 
     def task(self, picture: Callable[[str], Path], find: Callable[[GivenPicture], Path], **more: Any) -> ComposeTask:
         """The task, with all pictures found.
@@ -218,6 +245,7 @@ class Wanted:
             below = colour_or_picture(below, "background", picture)
         elif below is not None:
             below = file(below, "The background", 'background="..."')
+        more |= {"before": self.before, "background_at": self.background_at}
         return ComposeTask(placed, self.canvas, below, **more)
 
 

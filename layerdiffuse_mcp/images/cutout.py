@@ -32,7 +32,8 @@ FLAT_SHARE = 0.6
 BY_EYE = 0.15
 """How far a colour that somebody names may be from the one that is there."""
 TOO_ALIKE = 0.12
-"""Distance between two backgrounds below which they tell little of alpha."""
+"""Distance between two backgrounds below which they tell little of alpha; and of what closes a part of one off, which
+the ripples beside an edge that was scaled or compressed do not."""
 ALIKE_SHARE = 0.05
 CONTRADICTED = 0.2
 """How far a channel may be from what the alpha of all three says. JPEG brings fewer than 1 of 200 visible pixels beyond
@@ -138,6 +139,7 @@ def cut_from_known(
     background: Background,
     *,
     translucent: bool = False,
+    joined: bool = False,
     noise: float = 0.0,
     report: Report = ignore,
 ) -> Cut:
@@ -146,8 +148,9 @@ def cut_from_known(
     Args:
         picture: the subject before its background.
         background: a colour (red, green, blue), 0 to 1, or the same scene without the subject.
-        translucent: the subject lets the background through inside, too (glass, smoke, glow). Its strongest colours
-            are taken to be opaque then; otherwise only its edge is soft.
+        translucent: the subject lets the background through inside, too (glass, smoke, glow, a soft shadow). Its
+            strongest colours are taken to be opaque then; otherwise only its edge is soft.
+        joined: only what joins the picture's border is background; what the subject encloses stays as it is.
         noise: how far a pixel of the background may be off, 0 to 1, where the file is known to be lossy; more is taken
             where the border shows more.
 
@@ -161,13 +164,18 @@ def cut_from_known(
     for tile in tiles(height, width):
         apart[tile] = np.abs(to_float(picture[tile][..., :3]) - _at(background, tile)).max(axis=-1)
     differs = apart > tolerance
-    enclosed = _enclosed(differs)
+    enclosed = ~differs & _closed_off(apart > max(3 * tolerance, TOO_ALIKE))
+    within = _around(enclosed, differs) if joined and enclosed.any() else None
+    share = 0.0 if joined else float(enclosed.mean())
+    del enclosed
     report(0.2)
     solid = np.zeros((height, width), np.bool_) if translucent else _solid(picture, background, apart, tolerance)
     del apart
     report(0.4)
     palette = _palette(picture, background, differs, CLEAR * tolerance)
     nearest = _Nearest(picture, solid)
+    if within is not None:
+        solid |= within
     report(0.6)
     rgba = np.zeros((height, width, 4), np.uint8)
     for tile in tiles(height, width):
@@ -180,7 +188,7 @@ def cut_from_known(
             assumed, alpha = _unmixed(colour, ground, nearest.of(tile, soft), palette, tolerance)
             rgba[tile][soft] = _joined(_own_colour(colour, ground, assumed, alpha), alpha[:, None])
         report(0.6 + 0.4 * tile[0].stop / height)
-    return Cut(rgba, enclosed)
+    return Cut(rgba, share)
 
 
 def _unmixed(
@@ -251,13 +259,21 @@ def _solid(picture: Bytes, background: Background, apart: Floats, tolerance: flo
     return solid
 
 
-def _enclosed(differs: NDArray[np.bool_]) -> float:
-    """The share of pixels that equal the background and are not connected with it at the border."""
-    parts = _parts(~differs)
+def _closed_off(walls: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels within walls, which nothing connects with the border."""
+    parts = _parts(~walls)
     border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
     connected = np.zeros(int(parts.max()) + 1, np.bool_)
     connected[border] = True
-    return float((~differs & ~connected[parts]).mean())
+    connected[0] = True
+    return ~connected[parts]
+
+
+def _around(enclosed: NDArray[np.bool_], differs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What is enclosed, and the soft edge around it: what is near, and nearer to it than to the background outside."""
+    near = cv2.distanceTransform((~enclosed).astype(np.uint8), cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform((differs | enclosed).astype(np.uint8), cv2.DIST_L2, 5)
+    return near < np.minimum(outside, DEEP, out=outside)
 
 
 def _parts(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

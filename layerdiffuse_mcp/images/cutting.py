@@ -15,15 +15,16 @@ import numpy as np
 
 from layerdiffuse_mcp.api.outcome import AlphaFacts, Progress
 from layerdiffuse_mcp.errors import ImageError
-from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, MIN_OPAQUE, Bytes, alpha_facts
+from layerdiffuse_mcp.images.alpha import MAX_INVISIBLE, MIN_OPAQUE, Box, Bytes, alpha_facts
 from layerdiffuse_mcp.images.cutout import Background, Cut, border_colour, cut_from_known, cut_from_two
+from layerdiffuse_mcp.images.describe import percent
 from layerdiffuse_mcp.images.export import check_side, webp_bytes
 from layerdiffuse_mcp.images.matting import matte
 from layerdiffuse_mcp.images.own_colour import with_own_colour
 from layerdiffuse_mcp.images.png import png_bytes
 from layerdiffuse_mcp.images.preview import preview
 from layerdiffuse_mcp.images.read import Picture, picture_size, read_picture
-from layerdiffuse_mcp.images.tasks import Colour, CutOut, CutOutTask, MatteTask, Report, Shown
+from layerdiffuse_mcp.images.tasks import BORDER, Colour, CutOut, CutOutTask, MatteTask, Report, Shown
 
 MIN_DEPTH = 4
 """Pixels that any edge may reach inside."""
@@ -31,6 +32,8 @@ MAX_CUT_PIXELS = 30_000_000
 """Of a picture that is cut out: what fits into the memory of a picture process."""
 NOTHING, EVERYTHING = 0.001, 0.99
 """Shares of the pixels: below the one nothing is left, above the other everything was kept."""
+MAX_FRAME = 0.1
+"""Share of the pixels up to which a frame is taken for one: a wider margin is a background."""
 MOSTLY = 0.5
 """Share of what is left that shows through, from which the background is doubted."""
 DEEP, MUCH = 0.08, 0.03
@@ -68,8 +71,8 @@ def cut_out(task: CutOutTask, report: Report) -> CutOut:
     if task.second is None:
         step = say.part(0.1, 0.7, "cutting out")
         noise = LOSSY_NOISE if formats & LOSSY else 0.0
-        cut = cut_from_known(first, below, translucent=task.translucent, noise=noise, report=step)
-        how = f"by {_words(below)}"
+        cut = cut_from_known(first, below, translucent=task.translucent, joined=task.joined, noise=noise, report=step)
+        how = f"by {_words(below)}{' where it joins the border' * task.joined}"
     else:
         second = read(task.second)
         second_below = ground(task.second_background, second)
@@ -107,8 +110,8 @@ def read_opaque(path: Path, limit: int) -> Picture:
     seen_through = np.count_nonzero(picture.rgba[..., 3] < MIN_OPAQUE) / picture.rgba[..., 3].size
     if seen_through > NOTHING:
         raise ImageError(
-            f"{path.name[:80]} is transparent already, in {seen_through:.0%} of its pixels; a cut-out is made of an "
-            "opaque picture. Use it as it is, or first lay it on one colour: compose_layers with background."
+            f"{path.name[:80]} is transparent already, in {percent(seen_through)} of its pixels; a cut-out is made of "
+            "an opaque picture. Use it as it is, or first lay it on one colour: compose_layers with background."
         )
     return picture
 
@@ -119,8 +122,20 @@ def _doubts(facts: AlphaFacts, cut: Cut, *, translucent: bool) -> list[str]:
     if left < NOTHING:
         return ["Nothing is left: the whole picture was taken for background. Check background, or name a model."]
     doubts: list[str] = []
-    if facts.transparent < 1 - EVERYTHING:
+    if not facts.transparent:
         doubts.append("Everything was kept: no background was found. Check background, or name a model.")
+    elif frame := _frame(facts, cut.rgba):
+        left, top, right, bottom = frame
+        doubts.append(
+            f"Nearly everything was kept: all that was taken for background is a frame, {percent(facts.transparent)} "
+            f"of the picture. If it was not to be cut out alone, crop it off first, as compose_layers does with x "
+            f'{-left}, y {-top} and canvas={{"size": "{right - left}x{bottom - top}"}}; or name a model.'
+        )
+    elif facts.transparent < 1 - EVERYTHING:
+        doubts.append(
+            f"Nearly everything was kept: {percent(facts.transparent)} of the picture was taken for background. Check "
+            "background, or name a model."
+        )
     if cut.contradicted > MAX_CONTRADICTED:
         doubts.append(
             f"The two pictures contradict each other in {cut.contradicted:.0%} of what is left: the subject or its "
@@ -130,21 +145,28 @@ def _doubts(facts: AlphaFacts, cut: Cut, *, translucent: bool) -> list[str]:
     if cut.enclosed > MAX_ENCLOSED:
         doubts.append(
             f"{cut.enclosed:.1%} of the picture has the background's colour and lies within the subject: these parts "
-            "became transparent. If they are no holes, the subject has that colour: photograph or draw it before "
-            "another one, or name a model."
+            f'became transparent. If they are no holes, give background="{BORDER}": then only what joins the '
+            "picture's border goes. Or draw the subject before another colour, or name a model."
         )
     if not translucent and facts.partial > MOSTLY * left:
         doubts.append(
-            f"{facts.partial / left:.0%} of what is left shows through. Check background; for glass, smoke or glow set "
-            "translucent."
+            f"{facts.partial / left:.0%} of what is left shows through. Check background; for glass, smoke, glow or a "
+            "soft shadow set translucent."
         )
     elif not translucent and (deep := _shows_through_inside(cut.rgba, facts)) > MUCH * left:
         doubts.append(
             f"{deep / left:.0%} of what is left shows through far from its edge: there the subject is nearly as dark "
             "or as bright as the background, as a shaded side on black is. Photograph or draw it before another "
-            "colour, or name a model; for glass, smoke or glow set translucent."
+            "colour, or name a model; for glass, smoke, glow or a soft shadow set translucent."
         )
     return doubts
+
+
+def _frame(facts: AlphaFacts, rgba: Bytes) -> Box | None:
+    """The rectangle that is left of a picture where little more than a frame around that was cut out."""
+    left, top, right, bottom = facts.bbox or (0, 0, 0, 0)
+    filled = (1 - facts.transparent) * rgba.shape[0] * rgba.shape[1] >= EVERYTHING * (right - left) * (bottom - top)
+    return facts.bbox if filled and not facts.edges_touched and facts.transparent < MAX_FRAME else None
 
 
 def _shows_through_inside(rgba: Bytes, facts: AlphaFacts) -> float:

@@ -9,11 +9,13 @@ def describe(facts: AlphaFacts, kind: str = CUT_OUT) -> str:
 
     Of a `kind` of picture that is to fill its frame, nothing is said of the edges.
     """
-    if not facts.has_transparency:
+    if facts.opaque == 1:
         return "fully opaque: no transparency"
     if facts.bbox is None:
         return "100% transparent: nothing is visible"
-    shares = f"{_percent(facts.transparent)} transparent, {_percent(facts.partial)} partial"
+    shares = f"{percent(facts.transparent)} transparent, {percent(facts.partial)} partial"
+    if not facts.has_transparency:
+        return f"{shares}, {percent(facts.opaque)} opaque"
     if not has_to_keep_clear(kind):
         return shares
     match facts.edges_touched:
@@ -28,7 +30,8 @@ def describe(facts: AlphaFacts, kind: str = CUT_OUT) -> str:
     return f"{shares}; subject touches {where}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in words: none and all are said of no other."""
     if 0 < share < 0.005:
         return "<1%"
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"

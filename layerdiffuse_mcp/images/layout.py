@@ -8,8 +8,9 @@ Sizes are (width, height), places (x, y), in pixels.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from layerdiffuse_mcp.api.layers import ANCHORS, LayerOptions
+from layerdiffuse_mcp.api.layers import ANCHORS, MAX_SIDE, LayerOptions
 from layerdiffuse_mcp.images.alpha import Box
 
 Size = tuple[int, int]
@@ -29,6 +30,18 @@ class Rectangle:
     def pixels(self) -> int:
         """How many there are."""
         return self.width * self.height
+
+    @property
+    def box(self) -> Box:
+        """The same as left, top, right, bottom."""
+        return self.x, self.y, self.x + self.width, self.y + self.height
+
+    def is_left_by(self, other: "Rectangle") -> bool:
+        """Whether another lies on it in part, and in part beyond it."""
+        left, top, right, bottom = self.box
+        first, above, last, below = other.box
+        meets = first < right and last > left and above < bottom and below > top
+        return meets and (first < left or above < top or last > right or below > bottom)
 
 
 def fitted(
@@ -97,6 +110,16 @@ class Shape:
         if layer.anchor is None:
             return self.reach(layer)
         return Rectangle(*anchored(layer.anchor, canvas, self.turned, layer.offset or (0, 0)), *self.turned)
+
+
+def where_it_lies(layer: LayerOptions, place: Rectangle, canvas: Size) -> dict[str, Any]:
+    """The fields of a layer that put it at a place of a canvas, by its anchor if it has one.
+
+    What lies farther off than fields can say is put as far as they can, where it is seen no more either.
+    """
+    x, y = (0, 0) if layer.anchor is None else anchored(layer.anchor, canvas, (place.width, place.height))
+    x, y = (max(-MAX_SIDE, min(far, MAX_SIDE)) for far in (place.x - x, place.y - y))
+    return {"x": x, "y": y} if layer.anchor is None else {"offset": (x, y)}
 
 
 def _times(size: Size, factor: float) -> Size:

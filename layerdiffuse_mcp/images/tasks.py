@@ -28,6 +28,9 @@ COMPOSED = "composed"
 BESIDE = ".layers.json"
 """What the file with a PSD's composition is named by, after the PSD's stem."""
 
+BORDER = "border"
+"""A background of one colour that is background only where it joins the picture's border."""
+
 Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 Report = Callable[[Progress], None]
 
@@ -93,7 +96,11 @@ class PlacedFile:
 
 @dataclass(frozen=True)
 class ComposeTask(PictureTask[Composed]):
-    """Put layers together, the lowest first, and encode them as a file with `suffix`; `keep` its record in it."""
+    """Put layers together, the lowest first, and encode them as a file with `suffix`; `keep` its record in it.
+
+    Of a composition that was made before, `before` is the size of its canvas, which stays unless `canvas` gives
+    another, and `background_at` where its background picture lies on that.
+    """
 
     layers: tuple[PlacedFile, ...]
     canvas: Canvas = FITTING
@@ -102,6 +109,23 @@ class ComposeTask(PictureTask[Composed]):
     preview: bool = False
     keep: bool = True
     max_pixels: int = MAX_PIXELS
+    before: tuple[int, int] | None = None
+    background_at: tuple[int, int] = (0, 0)
+
+    @property
+    def room(self) -> tuple[int, int] | None:
+        """What anchored layers lie against, if it is given."""
+        return self.canvas.pixels or self.before
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Of the canvas, before padding, if it is given."""
+        return None if self.canvas.trim and not self.canvas.size else self.room
+
+    @property
+    def fits(self) -> bool:
+        """Whether the canvas is as large as its layers need."""
+        return self.room is None and not isinstance(self.background, Path) and not self.canvas.trim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +212,8 @@ class CutOut(PictureResult):
 class CutOutTask(PictureTask[CutOut]):
     """Cut the subject out of a picture whose background is known, as `images.cutout` does; encode it with `suffix`.
 
-    A background that is not given is the one colour of its picture's border.
+    A background that is not given is the one colour of its picture's border. `joined`: it is that only where it joins
+    the border.
     """
 
     path: Path
@@ -196,6 +221,7 @@ class CutOutTask(PictureTask[CutOut]):
     second: Path | None = None
     second_background: Path | Colour | None = None
     translucent: bool = False
+    joined: bool = False
     suffix: str = ".png"
     preview: bool = False
     max_pixels: int = MAX_PIXELS

@@ -29,14 +29,15 @@ from layerdiffuse_mcp.images.compose import (
     Layer,
     arrange,
     canvas_size,
+    cut_notes,
     flatten,
+    growth_notes,
     holding,
-    share_outside,
 )
 from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_picture, read_kept, record
 from layerdiffuse_mcp.images.cutting import cut_out, matted
 from layerdiffuse_mcp.images.export import check_side, encoded, in_format, on_white
-from layerdiffuse_mcp.images.layout import Rectangle, Shape, Size
+from layerdiffuse_mcp.images.layout import Rectangle, Shape, Size, where_it_lies
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.images.preview import preview, preview_in_turn
 from layerdiffuse_mcp.images.read import opened_file, picture_size, read_picture
@@ -71,8 +72,6 @@ from layerdiffuse_mcp.images.view import view
 
 MAX_EMBEDDED = 20_000
 """Characters of embedded text that a result may carry."""
-CUT = 0.01
-"""Share of a layer's visible pixels that may be cut off by the canvas without a word."""
 READ, FLATTENED = 0.3, 0.5
 """Shares of a composition's progress at which its layers are read, and flattened."""
 
@@ -119,11 +118,14 @@ def compose(task: ComposeTask, report: Report) -> Composed:
     background = read(below, len(shapes)) if below else task.background
     assert not isinstance(background, Path)
     layers = _in_room(task, shapes, (0, 0, *room), made)
-    canvas, trim, pad = task.canvas.pixels, task.canvas.trim, task.canvas.pad
-    composition = arrange(layers, canvas, background, room=room, trim=trim, pad=pad)
+    composition = arrange(
+        layers, task.size, background,
+        background_at=task.background_at, room=room, trim=task.canvas.trim, pad=task.canvas.pad,
+    )  # fmt: skip
     composition = in_format(composition, task.suffix)
+    notes += cut_notes(composition)
+    notes += growth_notes(composition, layers, task.canvas.pad) if task.fits else []
     del layers, made, background
-    notes += _cut(composition)
 
     flat = flatten(composition, _part(report, READ, FLATTENED, "putting layers together"))
     facts = alpha_facts(flat)
@@ -132,7 +134,7 @@ def compose(task: ComposeTask, report: Report) -> Composed:
         facts = alpha_facts(flat)
         notes.append("A jpg has no transparency: what shows through is white. Give a background for another colour.")
     shown = _shown([flat], CHECKERBOARD) if task.preview else None
-    kept = record(_kept(task)) if task.keep and task.suffix in KEEPERS.values() else None
+    kept = record(_kept(task, composition)) if task.keep and task.suffix in KEEPERS.values() else None
     encoding = _part(report, FLATTENED, 1.0, f"encoding {task.suffix}")
     return Composed(
         data=encoded(composition, flat, task.suffix, encoding, kept),
@@ -251,12 +253,8 @@ def _shape(layer: PlacedFile, size: Size) -> Shape:
 
 def _room(task: ComposeTask, shapes: Sequence[Shape], below: Size | None) -> Size:
     """The canvas before it is trimmed and padded; raises InvalidRequest for one that is not possible."""
-    reach: list[Rectangle] = []
-    for layer, shape in zip(task.layers, shapes, strict=True):
-        reach.append(shape.reach(layer.options))
-        if layer.options.throws and layer.options.anchor is None:
-            reach.append(_thrown(reach[-1], layer.options.throws))
-    room = canvas_size(reach, task.canvas.pixels, below, trim=task.canvas.trim, pad=task.canvas.pad)
+    reach = [shape.reach(layer.options) for layer, shape in zip(task.layers, shapes, strict=True)]
+    room = canvas_size(reach, task.size, below, trim=task.canvas.trim, pad=task.canvas.pad)
     if not task.canvas.trim:
         check_side(task.suffix, max(room) + 2 * task.canvas.pad)
     return room
@@ -290,7 +288,9 @@ def _layers(given: PlacedFile, shape: Shape, rgba: Bytes) -> list[Layer]:
 
 def _in_room(task: ComposeTask, shapes: Sequence[Shape], room: Box, made: Sequence[list[Layer]]) -> list[Layer]:
     """All layers where they go: those that are anchored lie against a canvas that holds the others."""
-    if task.canvas.pixels is None and not isinstance(task.background, Path):
+    if task.room is not None:
+        room = (0, 0, *task.room)
+    elif not isinstance(task.background, Path):
         free = [given.options.anchor is None for given in task.layers]
         room = holding(room, [layer for group, is_free in zip(made, free, strict=True) if is_free for layer in group])
     left, top, right, bottom = room
@@ -303,39 +303,35 @@ def _in_room(task: ComposeTask, shapes: Sequence[Shape], room: Box, made: Sequen
     return layers
 
 
-def _cut(composition: Composition) -> list[str]:
-    """Which layers the canvas cuts, in words."""
-    notes: list[str] = []
-    for layer in composition.layers:
-        share = 0.0 if layer.thrown else share_outside(layer, composition.width, composition.height)
-        if share == 1:
-            notes.append(
-                f"{layer.label} lies wholly outside the canvas of {composition.width}x{composition.height}: nothing of "
-                "it is seen. Give it another place, or a larger canvas."
-            )
-        elif share >= CUT:
-            notes.append(f"{layer.label} is cut by the canvas: {share:.0%} of what is visible of it lies outside.")
-    return notes
-
-
 def _placed(layer: Layer) -> Placed:
     where = layer.rectangle
     return Placed(layer.name, where.x, where.y, where.width, where.height, layer.visible)
 
 
-def _kept(task: ComposeTask) -> Kept:
-    """What is kept of a composition."""
+def _kept(task: ComposeTask, composition: Composition) -> Kept:
+    """What is kept of a composition: its layers as they lie on the finished canvas, and that canvas."""
+    size = composition.width, composition.height
+    shown = f"{size[0]}x{size[1]}"
     background = task.background
-    if isinstance(background, tuple):
-        background = hex_of(background)
+    below = composition.layers[0].rectangle.box[:2] if isinstance(background, Path) else (0, 0)
+    placed = [layer.rectangle for layer in composition.layers if not layer.thrown][-len(task.layers) :]
     layers = tuple(
-        KeptLayer.model_validate({**layer.options.said(), "name": layer.name, "image": kept_picture(layer.path)})
-        for layer in task.layers
+        KeptLayer.model_validate(
+            {
+                **layer.options.said(),
+                **where_it_lies(layer.options, place, size),
+                "name": layer.name,
+                "image": kept_picture(layer.path),
+            }
+        )
+        for layer, place in zip(task.layers, placed, strict=True)
     )
     return Kept(
         layers=layers,
-        canvas=task.canvas,
-        background=kept_picture(background) if isinstance(background, Path) else background,
+        canvas=Canvas(size=shown) if task.canvas.size else Canvas(),
+        before=shown,
+        background=hex_of(background) if isinstance(background, tuple) else background and kept_picture(background),
+        background_at=below,
     )
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from layerdiffuse_mcp import __version__
 from layerdiffuse_mcp.api.control import REFERENCE, REFERENCE_MASK, control_names
+from layerdiffuse_mcp.api.lenient import as_meant
 from layerdiffuse_mcp.api.plan import DrawPlan, GivenPicture
 from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import LONGEST_ROUTE, GenerateRequest, can_replace, validated
@@ -102,7 +103,7 @@ def request_from(
             f"Use the version of layerdiffuse-mcp that made it: {short(raw.get('software', 'unknown'))}"
         )
     old, pictures = _read(raw)
-    named = dict(changes or {})
+    named = as_meant(GenerateRequest, changes or {})
     changes = whole(old, named)
     for name in () if pictures else ("strength", "resize_mode"):
         old.pop(name, None)  # they act on pictures: earlier versions wrote them all the same

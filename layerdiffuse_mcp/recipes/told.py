@@ -95,6 +95,7 @@ def _parts(recipe: Mapping[str, Any]) -> dict[str, str]:
         return {}
     prompts = (request.prompt, *request.layer_prompts.values())
     loras = {tag.name: tag.strength for text in prompts for tag in extract_loras(text)[1]}
+    redrawn = request.strength and "image" in (recipe.get("pictures") or ())
     said = {
         "model": _name(request.model or ""),
         "method": " + ".join(_name(stage.method) for stage in request.stages),
@@ -106,7 +107,7 @@ def _parts(recipe: Mapping[str, Any]) -> dict[str, str]:
         "detail": f"detail {request.detail.scale:g}x by {request.detail.strength:g}" if request.detail else "",
         "sampler": " + ".join(dict.fromkeys(_name(f"{one.sampler} {one.schedule}") for one in request.stages)),
         "seed": f"seed {request.seed}" if request.seed is not None else "",
-        "strength": f"strength {request.strength:g}" if "image" in (recipe.get("pictures") or ()) else "",
+        "strength": f"strength {request.strength:g}" if redrawn else "",
     }
     return {name: text for name, text in said.items() if text}
 

@@ -86,7 +86,7 @@ def picture_result(
     job: Job, image: ImageResult, lines: Sequence[str], shown: Shown | None, facts: BaseModel
 ) -> CallToolResult:
     """A result of one picture: text that stands alone, a preview, a link, and facts."""
-    about = ON_CHECKERBOARD if image.alpha is not None and image.alpha.has_transparency else SMALL
+    about = ON_CHECKERBOARD if image.alpha is not None and image.alpha.opaque < 1 else SMALL
     id = image_uri(job, 1).removeprefix(IMAGES)
     text = [*lines[:1], f"Its image id: {id}.", *([about] if shown else []), *lines[1:]]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(text))]

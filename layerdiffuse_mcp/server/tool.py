@@ -12,7 +12,7 @@ not every client follows, and say in words what lies deeper than agents fill in 
 
 import errno
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, ValidationError
 
 from layerdiffuse_mcp.api.fields import explain, near
+from layerdiffuse_mcp.api.lenient import as_meant
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.server.apps import SHOWN
 from layerdiffuse_mcp.server.icons import icons_for
@@ -72,8 +73,8 @@ class Row:
         return made
 
 
-class TextAsItIs(FuncMetadata):
-    """The SDK's reading of arguments, but for text: that which happens to be JSON stays text.
+class AsMeant(FuncMetadata):
+    """The SDK's reading of arguments, but for text: that which happens to be JSON stays text. All are taken as meant.
 
     For clients that send objects and lists as JSON within a string the SDK reads any string so unless its parameter is
     nothing but `str`. `texts`: the parameters that are text.
@@ -82,8 +83,9 @@ class TextAsItIs(FuncMetadata):
     texts: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The arguments, with objects and lists that came as text read."""
-        return super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
+        """The arguments, with objects and lists that came as text read, and as they were meant."""
+        read = super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
+        return as_meant(self.arg_model, read)
 
 
 @functools.cache
@@ -106,7 +108,7 @@ class StrictTool(Tool):
         made = cast(StrictTool, super().from_function(*args, **options, structured_output=False))
         [model] = made.fn.__annotations__["return"].__metadata__
         shapes = made.parameters["properties"]
-        made.fn_metadata = TextAsItIs(
+        made.fn_metadata = AsMeant(
             arg_model=made.fn_metadata.arg_model,
             output_schema=output_schema(model),
             output_model=model,
@@ -144,7 +146,8 @@ class StrictTool(Tool):
             case {**named} if "properties" in schema:
                 for name, value in named.items():
                     if name not in schema["properties"]:
-                        raise ToolError(self._unknown(str(name), schema["properties"], where))
+                        missing = [known for known in schema.get("required", ()) if known not in named]
+                        raise ToolError(self._unknown(str(name), schema["properties"], where, missing))
                     self._check_names(value, schema["properties"][name], f"{where}{name}.")
             case bool() if schema.get("type") in ("integer", "number"):
                 raise ToolError(f"{where.removesuffix('.')}: give a number, not {str(given).lower()}.")
@@ -154,7 +157,7 @@ class StrictTool(Tool):
             case _:
                 pass
 
-    def _unknown(self, name: str, allowed: Mapping[str, Any], where: str) -> str:
+    def _unknown(self, name: str, allowed: Mapping[str, Any], where: str, missing: Sequence[str]) -> str:
         top = self.accepted["properties"]
         for parent, schema in top.items():
             if name in schema.get("properties", {}):
@@ -165,7 +168,8 @@ class StrictTool(Tool):
             if parent in top:
                 return f"`{where}{name}` is now {hint}."
         place = f"{where.removesuffix('.')} of {self.name}" if where else self.name
-        return f"{place} has no parameter {quoted(name)}. {near(name, allowed)}"
+        needs = f" needs {' and '.join(missing)}, and" if missing else ""
+        return f"{place}{needs} has no parameter {quoted(name)}. {near(name, allowed)}"
 
 
 _OWN_PROMPT = 'options.layer_prompts.{0}`, as in options={{"layer_prompts": {{"{0}": "..."}}}}'

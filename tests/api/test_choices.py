@@ -34,6 +34,9 @@ def test_every_row_is_described_in_one_sentence():
         ("dpm++ 2m sde karras", "DPM++ 2M SDE", "Karras"),
         ("DPM++ 2M SDE Heun Exponential", "DPM++ 2M SDE Heun", "Exponential"),
         ("k_euler_ancestral", "Euler a", None),
+        ("dpmpp_2m", "DPM++ 2M", None),
+        ("euler_ancestral", "Euler a", None),
+        ("DPM++ 3M-SDE SGM_uniform", "DPM++ 3M SDE", "SGM Uniform"),
         ("DPM++ 2M Align Your Steps", "DPM++ 2M", "Align Your Steps"),
     ],
 )

@@ -81,8 +81,9 @@ def test_what_cannot_be_redrawn_is_refused(fields, words) -> None:
 
 
 def test_a_picture_too_small_for_a_model_even_when_enlarged_is_refused(tmp_path) -> None:
-    with pytest.raises(InvalidRequest, match="at least 64 pixels a side"):
-        plan_of(detailed(image=tmp_path / "x.png", strength=0), picture_size=(16, 64))
+    for size, hint in (((16, 64), "Choose a larger scale, or put"), ((4000, 3), "Put")):
+        with pytest.raises(InvalidRequest, match=rf"at least 64 pixels a side\. {hint} it on a larger canvas first"):
+            plan_of(detailed(image=tmp_path / "x.png", strength=0), picture_size=size)
 
 
 def test_the_largest_result_is_four_times_the_area_of_the_largest_drawing() -> None:

@@ -16,7 +16,7 @@ WRONG = {
     "too many steps": ({"steps": 10_000}, "steps .*150"),
     "not a number": ({"guidance_scale": float("nan")}, "guidance_scale"),
     "unknown sampler": ({"sampler": "DPM2M"}, "Did you mean DPM"),
-    "unknown schedule": ({"schedule": "karras"}, "Karras"),
+    "unknown schedule": ({"schedule": "Karas"}, "Did you mean Karras"),
     "unknown parameter": ({"stepz": 3}, "stepz"),
     "negative seed": ({"seed": -2}, "seed"),
     "last seed passed": ({"seed": 2**32 - 1, "count": 2}, "smaller seed"),
@@ -33,6 +33,14 @@ def test_a_wrong_parameter_is_named_with_what_is_allowed(case) -> None:
     fields, hint = WRONG[case]
     with pytest.raises(InvalidRequest, match=hint):
         validated(GenerateRequest, {"prompt": "an apple"} | fields)
+
+
+def test_many_alike_mistakes_are_said_once() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        validated(GenerateRequest, {"prompt": "x", "control": ["a", 3, "b", {"model": "c"}]})
+    said = 'control.0 must be an object, as in {"model": ..., "image": ...} (got \'a\'); the same is wrong in 1 more.'
+    assert said in str(raised.value)
+    assert "control.3.image is missing" in str(raised.value)
 
 
 def test_a_request_survives_the_way_to_another_process() -> None:

@@ -101,7 +101,7 @@ def test_far_more_than_the_models_own_size_has_to_be_asked_for_on_a_processor(se
     assert task.drawn == (176, 96)
 
 
-@pytest.mark.parametrize("fit", ["crop", "", "AS_IS", 3])
+@pytest.mark.parametrize("fit", ["crop", "", "AS_WAS", 3])
 def test_a_fit_that_there_is_not_is_refused(fit: object):
     with pytest.raises(InvalidRequest, match="fit"):
         validated(GenerateRequest, {"prompt": "x", "fit": fit})

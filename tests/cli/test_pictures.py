@@ -15,7 +15,10 @@ from tests.images.composites import GREEN, subjects
 def test_cut_out_prints_the_file_and_what_its_alpha_holds(tmp_path: Path, lines):
     subject = subjects()[0]
     Image.fromarray(subject.on(GREEN)).save(tmp_path / "mug.png")
-    assert main(["cut-out", str(tmp_path / "mug.png"), "--output", str(tmp_path / "out")]) == 0
+    command = ["cut-out", str(tmp_path / "mug.png"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--background", "border"]) == 0
+    assert lines()["how"].endswith("where it joins the border")
+    assert main(command) == 0
     printed = lines()
     alpha = np.asarray(Image.open(printed["cut-out"]))[..., 3]
     assert np.abs(alpha - 255 * subject.alpha).mean() <= 1

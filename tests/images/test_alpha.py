@@ -71,6 +71,24 @@ def test_an_opaque_picture_has_no_transparency(alpha):
     assert describe(facts) == "fully opaque: no transparency"
 
 
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (1, "<1% transparent, 0% partial, >99% opaque"),
+        (2000, "<1% transparent, 0% partial, >99% opaque"),
+        (6000, "1% transparent, 0% partial, 99% opaque"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["foreground", "composition"])
+def test_a_hole_is_never_called_fully_opaque_however_small(pixels: int, words: str, kind: str):
+    picture = np.full((800, 800, 4), 255, np.uint8)
+    picture[10:, :, 3].flat[:pixels] = 0
+    facts = alpha_facts(picture)
+    assert not facts.has_transparency
+    assert facts.opaque < 1
+    assert describe(facts, kind) == words
+
+
 def test_a_picture_without_an_alpha_channel_counts_as_opaque():
     assert not alpha_facts(np.zeros((8, 8, 3), np.uint8)).has_transparency
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerdiffuse_mcp.api.layers import Canvas, LayerOptions, PlacedLayer, Shadow
+from layerdiffuse_mcp.api.layers import ANCHORS, Canvas, LayerOptions, PlacedLayer, Shadow
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.images.composition import ENTRY, Kept, Wanted, kept_by, read_kept, record
 from layerdiffuse_mcp.images.files import sha256
@@ -105,7 +105,7 @@ def test_one_layer_is_changed_and_the_others_stay(folder: Path):
 def test_a_canvas_and_a_background_are_changed_by_those_that_are_given(folder: Path):
     kept = kept_in(put_together(folder, lamp(folder), canvas=Canvas(size="50x40", pad=1), background=(1, 0, 0)).data)
     assert pixels(again(kept, folder))[0, 0].tolist() == [255, 0, 0, 255]
-    changed = again(kept, folder, canvas=Canvas(trim=True), background="#00ff00")
+    changed = again(kept, folder, canvas=Canvas(trim=True, pad=1), background="#00ff00")
     assert (changed.width, changed.height) == (12, 22)
     assert pixels(changed)[0, 0].tolist() == [0, 255, 0, 255]
 
@@ -197,7 +197,7 @@ def test_a_file_without_a_composition_is_told_which_have_one():
 
 
 def test_what_a_record_says_is_read_as_it_was_written(folder: Path):
-    kept = kept_in(put_together(folder, lamp(folder, **ALL), canvas=Canvas(trim=True)).data)
+    kept = kept_in(put_together(folder, lamp(folder, **ALL), canvas=Canvas(size="60x50")).data)
     with io.BytesIO(record(kept).encode()) as file:
         file.name = "a.layers.json"
         assert read_kept(file) == kept
@@ -219,7 +219,7 @@ def test_each_layer_is_told_where_it_lies_on_the_finished_canvas(folder: Path):
 def test_a_shadow_lies_below_its_layer_and_the_canvas_reaches_as_far(folder: Path):
     shadow = Shadow(dx=10, dy=6, blur=0, colour="white", opacity=0.5)
     made = put_together(folder, lamp(folder, shadow=shadow, opacity=0.8))
-    assert (made.width, made.height) == (30, 36)
+    assert (made.width, made.height) == (25, 31)
     assert [layer.name for layer in made.layers] == ["lamp"]
     picture = pixels(made)
     assert picture[10, 8].tolist() == [255, 0, 0, 204]
@@ -269,6 +269,112 @@ def test_an_anchored_layer_lies_against_the_canvas_that_holds_the_others(folder:
     assert [(layer.name, layer.x, layer.y) for layer in made.layers] == [("dot", 0, 0), ("lamp", 0, 0), ("end", 70, 0)]
 
 
+def photo(folder: Path, **fields) -> PlacedFile:
+    """A layer that is opaque but for its corners, 90 x 60."""
+    pixels = np.full((60, 90, 4), 255, np.uint8)
+    pixels[::59, ::89] = 0
+    (folder / "photo.png").write_bytes(png_bytes(pixels))
+    return PlacedFile(folder / "photo.png", "photo", LayerOptions(**fields))
+
+
+SOFT = Shadow(dy=4, blur=8)
+
+
+@pytest.mark.parametrize(
+    ("below", "fields", "size"),
+    [
+        ({}, {"x": 30, "y": 36}, (90, 60)),
+        ({}, {"anchor": "bottom-right"}, (90, 60)),
+        ({"opacity": 0.9}, {"x": 30, "y": 40}, (90, 71)),
+        ({"visible": False}, {"x": 30, "y": 40}, (90, 71)),
+        ({"shadow": OUTLINE}, {"x": 30, "y": 40}, (100, 70)),
+        ({"x": 5}, {"x": 30, "y": 40}, (95, 71)),
+        ({}, {"x": 80, "y": 10}, (107, 60)),
+        ({}, {"x": -15, "y": 10}, (112, 60)),
+    ],
+)
+def test_a_shadow_enlarges_the_canvas_only_where_no_opaque_layer_fills_it(folder: Path, below, fields, size):
+    made = put_together(folder, photo(folder, **below), dot(folder, shadow=SOFT, **fields))
+    assert (made.width, made.height) == size
+    grew = [note for note in made.notes if "grew" in note]
+    if below.keys() - {"x", "shadow"} or size == (90, 60):
+        assert grew == []
+    else:
+        assert grew[0].startswith(f"The canvas grew from 90x60 to {size[0]}x{size[1]}: dot ")
+        assert "beyond photo. To keep it" in grew[0]
+
+
+def test_a_colour_below_all_leaves_room_for_shadows(folder: Path):
+    alone = put_together(folder, dot(folder, shadow=SOFT))
+    coloured = put_together(folder, dot(folder, shadow=SOFT), background=(1.0, 1.0, 1.0))
+    assert (alone.width, alone.height) == (coloured.width, coloured.height) == (34, 34)
+
+
+@pytest.mark.parametrize("anchor", [None, *ANCHORS])
+@pytest.mark.parametrize("canvas", [Canvas(), Canvas(pad=3), Canvas(trim=True, pad=2), Canvas(size="41x37", pad=5)])
+@pytest.mark.parametrize("below", [None, "photo"])
+def test_a_composition_lies_again_as_it_lay(folder: Path, anchor: str | None, canvas: Canvas, below: str | None):
+    """Whatever its canvas was grown, trimmed and padded by."""
+    place = {"x": -7, "y": 31} if anchor is None else {"anchor": anchor, "offset": (-9, 4)}
+    layers = [dot_named(folder, "base", x=-3, y=12, shadow=SOFT), lamp(folder, rotate=30, shadow=SOFT, **place)]
+    background = photo(folder).path if below else None
+    first = put_together(folder, *layers, canvas=canvas, background=background)
+    second = again(kept_in(first.data), folder)
+    assert (second.layers, second.width, second.height) == (first.layers, first.width, first.height)
+    assert np.array_equal(pixels(second), pixels(first))
+    third = again(kept_in(second.data), folder, canvas=Canvas(pad=4))
+    assert [(layer.x - 4, layer.y - 4) for layer in third.layers] == [(layer.x, layer.y) for layer in first.layers]
+    trimmed = again(kept_in(second.data), folder, canvas=Canvas(trim=True))
+    moved = {
+        (layer.x - before.x, layer.y - before.y) for layer, before in zip(trimmed.layers, first.layers, strict=True)
+    }
+    assert len(moved) == 1
+
+
+@pytest.mark.parametrize("below", ["layer", "background"])
+def test_what_is_changed_lies_on_the_canvas_of_before(folder: Path, below: str):
+    """Places are those that were answered, and go back to where they were."""
+    cat = dot_named(folder, "cat", x=40, y=20, shadow=SOFT)
+    given = [photo(folder), cat] if below == "layer" else [cat]
+    made = put_together(folder, *given, background=photo(folder).path if below == "background" else None)
+    moved = again(kept_in(made.data), folder, replace={"cat": {"x": -5}})
+    assert (moved.width, moved.height, moved.layers[-1].x) == (90, 60, -5)
+    assert moved.notes[0].startswith("cat is cut by the canvas: 25% ")
+    back = again(kept_in(moved.data), folder, replace={"cat": {"x": 40}})
+    assert np.array_equal(pixels(back), pixels(made))
+
+
+def test_a_source_keeps_its_canvas_when_its_background_becomes_a_colour(folder: Path):
+    kept = kept_in(put_together(folder, dot(folder, x=30, y=20), background=photo(folder).path).data)
+    for background in ("white", "#ff0000"):
+        made = again(kept, folder, background=background)
+        assert (made.width, made.height) == (90, 60)
+    assert again(kept, folder, canvas=Canvas(trim=True), background="white").width == 20
+
+
+def test_a_picture_laid_below_a_source_brings_its_canvas_unless_one_was_asked_for(folder: Path):
+    photo(folder)
+    for canvas, size in ((Canvas(), (90, 60)), (Canvas(size="40x30"), (40, 30)), (Canvas(trim=True), (90, 60))):
+        kept = kept_in(put_together(folder, dot(folder), canvas=canvas).data)
+        made = again(kept, folder, background="photo.png")
+        assert (made.width, made.height) == size
+
+
+def test_a_shadow_that_a_kept_canvas_cuts_is_told_unless_it_falls_on_a_picture(folder: Path):
+    kept = kept_in(put_together(folder, dot(folder)).data)
+    cut = again(kept, folder, replace={"dot": {"shadow": {}}})
+    assert cut.width == 20
+    assert cut.notes[0].startswith("dot shadow is cut by the canvas")
+    assert again(kept, folder, replace={"dot": {"shadow": {}}}, canvas=Canvas(pad=30)).notes == ()
+    assert again(kept, folder, replace={"dot": {"shadow": {}}}, background="white").notes == ()
+
+
+def test_what_lies_far_off_a_trimmed_canvas_is_kept(folder: Path):
+    hidden = dot_named(folder, "hidden", x=-30_000, visible=False)
+    made = put_together(folder, hidden, dot(folder, x=29_000, y=29_000), canvas=Canvas(trim=True))
+    assert [layer.x for layer in again(kept_in(made.data), folder).layers] == [-30_000, 0]
+
+
 def dot_named(folder: Path, name: str, **fields) -> PlacedFile:
     return PlacedFile(dot(folder).path, name, LayerOptions(**fields))
 
@@ -298,7 +404,7 @@ def test_layers_that_the_canvas_cuts_are_named(folder: Path):
     made = put_together(folder, *layers, dot_named(folder, "inside"), canvas=Canvas(size="40x20"))
     away, cut = made.notes
     assert away.startswith("dot lies wholly outside the canvas of 40x20: nothing of it is seen.")
-    assert cut == "half is cut by the canvas: 50% of what is visible of it lies outside."
+    assert cut.startswith("half is cut by the canvas: 50% of what is visible of it lies outside. Give it")
     small = again(kept_in(put_together(folder, dot(folder, x=20)).data), folder, canvas=Canvas(size="20x20"))
     assert small.notes == (away.replace("40x20", "20x20"),)
 

@@ -1,5 +1,6 @@
 """What cut-outs are doubted for: a subject that goes over into its background shows through, and says so."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -59,6 +60,94 @@ def test_what_is_transparent_already_is_refused(tmp_path: Path, background: Colo
 
 def test_an_alpha_channel_that_hides_nothing_is_no_transparency(tmp_path: Path) -> None:
     assert doubts(np.dstack([on((0, 177, 64)), np.full((SIDE, SIDE), 254, np.uint8)]), tmp_path) == ()
+
+
+def logo(path: Path, quality: int | None = None) -> np.ndarray:
+    """A blue tile with a white letter O in it and a white bar that runs out of it, on white; twice as fine, halved."""
+    large = np.full((2 * SIDE, 2 * SIDE, 3), 255, np.uint8)
+    cv2.rectangle(large, (80, 80), (320, 320), (32, 96, 192), -1, cv2.LINE_AA)
+    cv2.circle(large, (170, 200), 50, (255, 255, 255), 24, cv2.LINE_AA)
+    cv2.rectangle(large, (280, 190), (399, 210), (255, 255, 255), -1, cv2.LINE_AA)
+    pixels = cv2.resize(large, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    Image.fromarray(pixels).save(path, quality=quality or 75)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("translucent", [False, True])
+def test_white_letters_on_white_stay_where_only_what_joins_the_border_goes(
+    tmp_path: Path, suffix: str, translucent: bool
+) -> None:
+    path = tmp_path / f"logo{suffix}"
+    given = logo(path, 92)
+    [doubt] = run(CutOutTask(path)).warnings
+    assert "lies within the subject" in doubt
+    assert 'give background="border"' in doubt
+    made = run(CutOutTask(path, joined=True, translucent=translucent))
+    assert made.warnings == ()
+    assert made.how.endswith("where it joins the border")
+    rgba = np.asarray(Image.open(io.BytesIO(made.data)))
+    letter = np.zeros((SIDE, SIDE), bool)
+    letter[70:130, 55:115] = True
+    letter &= given.min(axis=2) > (150 if translucent else 0)
+    assert np.array_equal(rgba[letter][:, :3], given[letter])
+    assert (rgba[letter][:, 3] == 255).all()
+    assert (rgba[97:103, 150:, 3] < 5).all()  # the bar runs out of the tile
+    assert (rgba[:36, :, 3] < 5).all()
+
+
+def test_a_hole_is_one_unless_only_what_joins_the_border_is_to_go(tmp_path: Path) -> None:
+    logo(tmp_path / "logo.png")
+    whole, joined = (run(CutOutTask(tmp_path / "logo.png", joined=joined)) for joined in (False, True))
+    clear = [np.asarray(Image.open(io.BytesIO(made.data)))[..., 3] == 0 for made in (whole, joined)]
+    assert clear[0][100, 60]
+    assert not clear[1][100, 60]
+    assert (clear[0] >= clear[1]).all()
+
+
+@pytest.mark.parametrize(("suffix", "quality"), [(".png", None), (".jpg", 85)])
+def test_ripples_beside_an_edge_close_nothing_off(tmp_path: Path, suffix: str, quality: int | None) -> None:
+    large = np.full((4 * SIDE, 4 * SIDE, 3), 255, np.uint8)
+    cv2.circle(large, (400, 400), 240, (32, 96, 192), -1, cv2.LINE_AA)
+    cv2.rectangle(large, (360, 320), (440, 480), (255, 255, 255), -1)
+    picture = Image.fromarray(large).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.save(tmp_path / f"logo{suffix}", quality=quality or 75)
+    alphas = [
+        np.asarray(Image.open(io.BytesIO(run(CutOutTask(tmp_path / f"logo{suffix}", joined=joined)).data)))[..., 3]
+        for joined in (False, True)
+    ]
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    assert np.array_equal(*(alpha[np.hypot(x, y) > 50] for alpha in alphas))
+    assert (alphas[1][np.hypot(x, y) < 50] == 255).all()
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_frame_that_was_taken_for_the_background_is_told_with_the_way_out(tmp_path: Path, width: int) -> None:
+    pixels = np.full((300, 400, 3), 255, np.uint8)
+    pixels[80:120, 60:90] = 30, 90, 200
+    framed = cv2.copyMakeBorder(pixels, width, width, width, width, cv2.BORDER_CONSTANT, value=(128, 128, 128))
+    [doubt] = doubts(framed, tmp_path)
+    assert "all that was taken for background is a frame" in doubt
+    assert f'x {-width}, y {-width} and canvas={{"size": "400x300"}}' in doubt
+    [doubt] = doubts(np.full((30, 40, 3), 128, np.uint8) + np.arange(40, dtype=np.uint8)[None, :, None] % 2, tmp_path)
+    assert "Nothing is left" in doubt
+
+
+def test_a_picture_before_a_margin_of_its_own_width_is_no_frame(tmp_path: Path) -> None:
+    pixels = np.full((300, 400, 3), 255, np.uint8)
+    pixels[20:280, 20:380] = 30, 90, 200
+    assert doubts(pixels, tmp_path) == ()
+
+
+def test_a_soft_shadow_is_named_among_what_shows_through(tmp_path: Path) -> None:
+    shade = np.zeros((SIDE, SIDE), np.float32)
+    shade[60:170, 50:170] = 0.6
+    shade = cv2.GaussianBlur(shade, (0, 0), 10)[..., None]
+    pixels = (255 * (1 - shade)).repeat(3, axis=2).round().astype(np.uint8)
+    pixels[40:140, 40:140] = 32, 96, 192
+    [doubt] = doubts(pixels, tmp_path)
+    assert "soft shadow set translucent" in doubt
+    assert doubts(pixels, tmp_path, translucent=True) == ()
 
 
 def of_two(path: Path, first: np.ndarray, second: np.ndarray, suffix: str = ".png") -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def test_another_control_starts_anew_and_what_is_no_control_is_refused(known: Se
         r"control\.0\.image is missing": [{"model": "other"}],
         r"control\.1\.model is missing": [{}, {"strength": 1}],
         "start is not below end": [{"start": 0.9, "end": 0.2}],
-        "control must be a list": {"strength": 1},
+        r"control\.0\.image is missing\.$": {"model": "third"},
         r"control\.0 must be an object": ["sd15_canny"],
     }
     for says, change in wrong.items():

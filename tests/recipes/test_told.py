@@ -38,6 +38,8 @@ def test_of_a_whole_recipe_model_sampler_and_seed_are_said_too():
 
 def test_of_a_picture_that_is_changed_the_strength_is_said():
     assert told(recipe(strength=0.5) | {"pictures": {"image": {}}}).endswith(", strength 0.5")
+    enlarged = recipe(strength=0, detail={"scale": 2, "strength": 0.3}) | {"pictures": {"image": {}}}
+    assert told(enlarged).endswith(", detail 2x by 0.3")
 
 
 def test_stages_that_agree_are_said_once():

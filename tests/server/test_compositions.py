@@ -94,6 +94,23 @@ async def test_a_composition_keeps_its_words_however_often_it_is_changed(
     assert made["path"] in text_of(await client.call_tool("find_images", {"words": words.partition("-")[0]}))
 
 
+async def test_a_changed_composition_stays_on_its_canvas(connect: Connect, lamp: Path, tmp_path: Path):
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (90, 60), (20, 120, 40)).save(photo)
+    layers = [{"image": str(photo)}, {"image": str(lamp), "x": 30, "y": 44, "shadow": {"blur": 12}}]
+    async with connect() as client:
+        on_layer = facts_of(await composed(client, layers=layers))
+        on_background = facts_of(await composed(client, layers=layers[1:], background=str(photo)))
+        moved = await composed(client, source=on_layer["path"], replace={"lamp": {"x": -9}})
+        white = facts_of(await composed(client, source=on_background["path"], background="white"))
+        grown = await composed(client, layers=[layers[0], {**layers[1], "x": 80}])
+    for facts in (on_layer, on_background, facts_of(moved), white):
+        assert (facts["width"], facts["height"]) == (90, 60)
+    assert facts_of(moved)["layers"][1]["x"] == -9
+    assert "lamp is cut by the canvas" in text_of(moved)
+    assert "The canvas grew from 90x60 to" in text_of(grown)
+
+
 async def test_a_layer_is_found_again_by_its_content_and_after_a_restart(connect: Connect, lamp: Path, tmp_path: Path):
     async with connect() as client:
         source = facts_of(await composed(client, layers=[{"image": str(lamp)}]))["path"]

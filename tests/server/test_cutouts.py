@@ -58,6 +58,7 @@ async def test_one_call_cuts_a_subject_out(connect: Connect, save: Callable[...,
             "image": save(disc.on(ground / 255), "scene.png"),
             "background": save(ground, "empty.png"),
         },
+        "where it joins the border": {"image": image, "background": " Border "},
         "exactly": {"image": image, "second_image": save(disc.on((1, 1, 1)), "white.png")},
     }
     async with connect() as client:
@@ -89,6 +90,10 @@ async def test_what_is_doubtful_says_so(connect: Connect, save: Callable[..., st
             result = await client.call_tool("cut_out", arguments)
             assert any(words in warning for warning in facts_of(result)["warnings"]), words
             assert f"Warning: {facts_of(result)['warnings'][0]}" in text_of(result)
+        kept = facts_of(await client.call_tool("cut_out", {"image": save(holed, "holed.png"), "background": "border"}))
+    assert "warnings" not in kept
+    with Image.open(kept["path"]) as picture:
+        assert picture.getpixel((80, 80)) == (*holed[0, 0], 255)
 
 
 async def test_what_cannot_be_cut_out_is_refused_in_words(
@@ -104,6 +109,7 @@ async def test_what_cannot_be_cut_out_is_refused_in_words(
         "give that picture too": {"image": image, "second_background": "white"},
         "leave translucent out": {"image": image, "second_image": image, "translucent": True},
         "give either model, or": {"image": image, "model": "birefnet", "background": "white"},
+        "leave background out": {"image": image, "second_image": image, "background": "border"},
         "too alike": {"image": image, "second_image": image},
         "unknown matting network": {"image": image, "model": "rmbg"},
         "give a colour such as white": {"image": image, "background": "checkerboard"},

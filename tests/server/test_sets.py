@@ -186,7 +186,7 @@ async def test_a_set_that_does_not_end_well_leaves_no_file(connect: Connect, set
     ({"subjects": ["a cup"], "cell": {"size": "5000x5000"}}, "1 to 4096"),
     ({"subjects": ["a cup"], "cell": {"anchor": "middle"}}, "Allowed: top-left"),
     ({"subjects": ["a cup"], "cell": {"rows": 2}}, "rows"),
-    ({"subjects": ["a cup"], "cell": "64x64"}, "cell"),
+    ({"subjects": ["a cup"], "cell": 64}, "cell must be an object, as in {\"size\": ...} (got 64)"),
     ({"subjects": [f"thing {n}" for n in range(64)], "cell": {"size": "2000x2000"}}, "million pixels"),
     ({"subjects": [f"thing {n}" for n in range(9)], "cell": {"size": "4096x1800"}}, "The sheet would have"),
     ({"subjects": ["a cup"], "options": {"strength": 0.5}}, "strength"),

@@ -75,7 +75,10 @@ def facts_of(layer: LayerImage, plan: DrawPlan | None = None, judged: LayerImage
     drawn = alpha if judged is None or judged is layer or alpha is None else alpha_facts(judged.pixels)
     drifted = (judged or layer).drifted
     asked = Asked(plan.prompt, plan.unknown_subject, drifted) if plan else Asked()
-    verdict, reason = judge(drawn, asked, layer.role or layer.name)
+    kind = layer.role or layer.name
+    verdict, reason = judge(drawn, asked, kind)
+    if judged is not None and reason and judge(alpha, asked, kind) != (verdict, reason):
+        reason = f"as drawn at {judged.pixels.shape[1]}x{judged.pixels.shape[0]}, {reason}"
     return PictureFacts(
         role=layer.role,
         name=None if layer.role else printable(layer.name, 80) or f"layer {layer.order}",

@@ -19,7 +19,7 @@ from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.extras import check_installed
-from layerdiffuse_mcp.images.tasks import CutOutTask, MatteTask, PictureTask
+from layerdiffuse_mcp.images.tasks import BORDER, CutOutTask, MatteTask, PictureTask
 from layerdiffuse_mcp.outputs.names import file_name, words_in
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
@@ -54,8 +54,9 @@ async def cut_out(
                 min_length=1,
                 max_length=4096,
                 description="What lies behind the subject: a colour, or a path or an image id of the same scene "
-                "without the subject; default: the one colour of the picture's border",
-                examples=["white", "#00b140", "empty-scene.png"],
+                "without the subject; default: the one colour of the picture's border. border: that colour, only where "
+                "it joins the border, so that white letters in a logo stay",
+                examples=["white", "#00b140", "empty-scene.png", BORDER],
             ),
         ]
     ] = None,
@@ -77,8 +78,8 @@ async def cut_out(
     translucent: Annotated[
         bool,
         Field(
-            description="The subject lets the background through inside, too (glass, smoke, glow); its strongest "
-            "colours are taken to be opaque. Without it only its edge is soft"
+            description="The subject lets the background through inside, too (glass, smoke, glow, a soft shadow); its "
+            "strongest colours are taken to be opaque. Without it only its edge is soft"
         ),
     ] = False,
     model: Omittable[
@@ -121,6 +122,7 @@ async def cut_out(
             known.picture(second_image, keep) if second_image is not None else None,
             _background(known, "second_background", second_background, keep),
             translucent,
+            joins_border(background),
             suffix,
             made_as.preview,
             most,
@@ -165,8 +167,17 @@ def check_together(
         )
     if second_background is not None and second_image is None:
         raise InvalidRequest("second_background is what lies behind second_image: give that picture too.")
+    if second_image is not None and joins_border(background):
+        raise InvalidRequest(
+            "With second_image every alpha is found exactly: leave background out, or give its colour."
+        )
     if second_image is not None and translucent:
         raise InvalidRequest("With second_image every alpha is found exactly: leave translucent out.")
+
+
+def joins_border(background: str | None) -> bool:
+    """Whether only what joins the picture's border is to be background."""
+    return background is not None and background.strip().lower() == BORDER
 
 
 async def _graph(ctx: Context[Services], network: MattingNetwork, *, fetch: bool) -> Path:
@@ -206,4 +217,8 @@ def _background(known: Services, name: str, given: str | None, keep: Keep) -> Pa
     """A colour, or the path of a picture, or neither."""
     from layerdiffuse_mcp.images.colour import colour_or_picture
 
-    return None if given is None else colour_or_picture(given, name, lambda file: known.picture(file, keep))
+    return (
+        None
+        if given is None or joins_border(given)
+        else colour_or_picture(given, name, lambda file: known.picture(file, keep))
+    )

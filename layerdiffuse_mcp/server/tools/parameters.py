@@ -6,9 +6,9 @@ fields = fields_of(prompt, options)                 # of a GenerateRequest, thos
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from layerdiffuse_mcp.api.choices import PREPROCESS
 from layerdiffuse_mcp.api.control import MAX_CONTROLS, MAX_STRENGTH, AddedName, ControlUse, ReferenceUse
@@ -41,6 +41,7 @@ from layerdiffuse_mcp.api.fields import (
     StopAt,
     near,
 )
+from layerdiffuse_mcp.api.lenient import Lenient
 from layerdiffuse_mcp.api.requests import MAX_SUBJECTS
 from layerdiffuse_mcp.api.sizes import fit
 from layerdiffuse_mcp.errors import InvalidRequest
@@ -98,7 +99,7 @@ LoraName = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^<>:]+$
 LoraWeight = Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)]
 
 
-class Described(BaseModel):
+class Described(Lenient):
     """An object among the parameters; the tool refuses names that it does not have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -192,6 +193,8 @@ class RedrawingWithCount(Redrawing):
 
 class Detailed(Described):
     """How what was drawn is enlarged and redrawn."""
+
+    alone: ClassVar[str | None] = "scale"
 
     scale: Scale = 2.0
     strength: Strength = STRENGTH

@@ -108,7 +108,13 @@ async def compose_layers(
         ),
     ] = [],  # noqa: B006 - nobody changes it
     source: Omittable[
-        Annotated[str, file_field("A png, ora or psd that this tool made: its composition is put together again")]
+        Annotated[
+            str,
+            file_field(
+                "A png, ora or psd that this tool made: its composition is put together again, on the same canvas, "
+                "where layers lie at the x and y that were answered"
+            ),
+        ]
     ] = None,
     replace: Annotated[
         dict[str, dict[str, Any]],

@@ -1,12 +1,12 @@
 """Sprite sheets of pictures that exist, with their atlas."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from layerdiffuse_mcp.api.cells import MAX_CELL, CellAnchor, CellFit, Defringe, Trim, cell_size
 from layerdiffuse_mcp.api.fields import Omittable
@@ -16,15 +16,15 @@ from layerdiffuse_mcp.images.tasks import MakeSheetTask, SheetOptions
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import URI, image_uri
 from layerdiffuse_mcp.server.services import Keep, Services, services
-from layerdiffuse_mcp.server.tools.parameters import PictureFile, file_field
+from layerdiffuse_mcp.server.tools.parameters import Described, PictureFile, file_field
 
 MAX_PICTURES = 256
 
 
-class SheetPicture(BaseModel):
+class SheetPicture(Described):
     """A picture of the sheet and its name in the atlas."""
 
-    model_config = ConfigDict(extra="forbid")
+    alone: ClassVar[str | None] = "image"
 
     image: Annotated[str, file_field("Path or image id of a picture")]
     name: Annotated[
@@ -36,10 +36,8 @@ class SheetPicture(BaseModel):
     ] = ""
 
 
-class SheetEdges(BaseModel):
+class SheetEdges(Described):
     """How pictures are cleaned and kept apart."""
-
-    model_config = ConfigDict(extra="forbid")
 
     trim: Trim = True
     defringe: Defringe = False
