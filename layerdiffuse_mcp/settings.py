@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import platformdirs
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from layerdiffuse_mcp.surroundings import working_directory
 from layerdiffuse_mcp.wording import quoted
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -75,6 +76,17 @@ def _separate(text: str) -> list[str]:
 def _is_foreign(path: str) -> bool:
     """Whether it is a path of Windows, elsewhere."""
     return os.name != "nt" and OF_WINDOWS.match(path) is not None
+
+
+def _is_project(folder: Path) -> bool:
+    return folder not in (Path.home(), Path(folder.anchor))
+
+
+def _own_output() -> Path:
+    here = working_directory()
+    if _is_project(here) and os.access(here, os.W_OK):
+        return here / "layerdiffuse"
+    return platformdirs.user_pictures_path() / "layerdiffuse"
 
 
 Folder = Annotated[Path, BeforeValidator(_folder)]
@@ -176,19 +188,21 @@ class Settings(BaseSettings):
                 given[name] = value
         return given
 
+    _here: Path = PrivateAttr(default_factory=working_directory)
+    _default_output: Path = PrivateAttr(default_factory=_own_output)
+
+    @property
+    def here(self) -> Path:
+        """The working directory when the settings were made, which may be gone by now."""
+        return self._here
+
     @property
     def output(self) -> Path:
         """The output folder: as set, else `layerdiffuse/` in a writable project folder, else below the pictures."""
-        if self.output_dir is not None:
-            return self.output_dir
-        here = Path.cwd()
-        if here not in (Path.home(), Path(here.anchor)) and os.access(here, os.W_OK):
-            return here / "layerdiffuse"
-        return platformdirs.user_pictures_path() / "layerdiffuse"
+        return self._default_output if self.output_dir is None else self.output_dir
 
     @property
     def readable(self) -> tuple[Path, ...]:
         """Folders that pictures may be read from: those set (else the project folder), and the output folder."""
-        here = Path.cwd()
-        project = () if here in (Path.home(), Path(here.anchor)) else (here,)
+        project = (self.here,) if _is_project(self.here) else ()
         return tuple(dict.fromkeys((*(self.read_dirs or project), self.output)))

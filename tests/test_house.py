@@ -17,7 +17,7 @@ NAME = PACKAGE.name
 HEAVY = {"torch", "diffusers", "transformers", "torchsde", "safetensors.torch"}
 
 FLOORS = (
-    {"errors", "imports", "wording", "settings", "logs", "families", "text", "__init__"},
+    {"errors", "imports", "wording", "settings", "surroundings", "logs", "families", "text", "__init__"},
     {"api"},
     {"images", "hub"},
     {"outputs", "recipes"},
@@ -124,6 +124,20 @@ def test_no_code_branches_on_a_family(path: Path):
             known = [side for side in sides if side.endswith((".family", ".spec.id")) or side == "family"]
             literal = any(isinstance(side, ast.Constant) and isinstance(side.value, str) for side in node.comparators)
             assert not (known and literal), f"{path.relative_to(PACKAGE)}:{node.lineno} compares a family"
+
+
+LOOKS = {"exists": "exists", "is_dir": "isdir", "is_file": "isfile"}
+"""Methods of paths, and what does the same without raising where a folder cannot be entered or a name is too long."""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_look_at_a_path_raises(module: str):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.args:
+            assert node.func.attr not in LOOKS, (
+                f"{module}:{node.lineno}: {node.func.attr}() raises for what cannot be reached before Python 3.14; "
+                f"os.path.{LOOKS[node.func.attr]} does not"
+            )
 
 
 def test_only_the_command_line_prints():

@@ -37,14 +37,14 @@ def convert(path: Path, folder: Path | None = None) -> list[Path]:
         OutOfMemory, WorkerDied: the process took too much.
         LayerDiffuseError: the folder cannot be written.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelNotFound(f"There is no file {printable(path)}. Give the path of the pickle that was fetched.")
     if path.suffix.lower() not in PICKLE_SUFFIXES:
         known = ", ".join(sorted(PICKLE_SUFFIXES))
         raise LayerFileError(f"{printable(path.name, 80)} is no pickle by its name: those end in {known}.")
     folder = folder or path.parent
     for name, file in LAYER_FILES.items():
-        if file.converted_from and (folder / name).exists():
+        if file.converted_from and os.path.exists(folder / name):
             raise LayerFileError(
                 f"{name} is in {printable(folder)} already, and was left as it is. Remove it, or name another folder "
                 "with --output."

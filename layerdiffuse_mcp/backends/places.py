@@ -79,7 +79,7 @@ def places(
 
 def _may_be_elsewhere() -> bool:
     """Whether there may be a device that is not NVIDIA's; how many is not known."""
-    return (platform.system() == "Darwin" and platform.machine() == "arm64") or Path("/dev/kfd").exists()
+    return (platform.system() == "Darwin" and platform.machine() == "arm64") or os.path.exists("/dev/kfd")
 
 
 def cuda_devices(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from layerdiffuse_mcp.backends.places import Place
 from layerdiffuse_mcp.errors import WorkerDied
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.settings import Settings
+from layerdiffuse_mcp.surroundings import working_directory
 from layerdiffuse_mcp.wording import printable
 
 PACKAGE = Path(layerdiffuse_mcp.__file__).parent
@@ -159,7 +160,7 @@ def private_folder() -> Path:
 def _key(folder: Path) -> bytes:
     """The secret of all servers and workers of this user."""
     path = folder / "key"
-    if not path.exists():
+    if not os.path.exists(path):
         with NamedTemporaryFile(dir=folder, delete=False) as file:  # of mode 600
             file.write(secrets.token_bytes(32))
         os.replace(file.name, path)
@@ -189,7 +190,7 @@ def pool_name(settings: Settings, engine: str, place: Place) -> str:
 
 def import_path() -> list[str]:
     """Where a worker finds modules: as this server does, without the project folder, which is no business of others."""
-    project = {os.getcwd()} - {str(PACKAGE.parent)}
+    project = {str(working_directory())} - {str(PACKAGE.parent)}
     return [entry for entry in sys.path if os.path.abspath(entry) not in project]
 
 

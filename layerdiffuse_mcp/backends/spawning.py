@@ -11,12 +11,15 @@ import threading
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 
+from layerdiffuse_mcp.surroundings import working_directory
+
 MAIN = "__main__"
 _one_at_a_time = threading.Lock()
 
 
 def start(process: BaseProcess) -> None:
     """Start a process of the "spawn" kind; raises what its own `start` does."""
+    working_directory()  # which a process takes from its parent
     with _one_at_a_time:
         main = sys.modules[MAIN]
         sys.modules[MAIN] = ModuleType(MAIN)

@@ -157,9 +157,9 @@ def _held(output: Path) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
 
 
 def _writable(settings: Settings) -> bool:
     place = _existing(settings.output)
-    return place.is_dir() and os.access(place, os.W_OK)
+    return os.path.isdir(place) and os.access(place, os.W_OK)

@@ -33,10 +33,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
-from layerdiffuse_mcp import __version__
-from layerdiffuse_mcp.cli import surroundings
+from layerdiffuse_mcp import __version__, surroundings
 from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.imports import uncollected
+from layerdiffuse_mcp.wording import printable
 
 SERVING = "serving"
 MODULES = (
@@ -57,10 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = make_parser([SERVING] if serving else MODULES).parse_args(arguments)
         if serving:
             importlib.import_module("layerdiffuse_mcp.server.app")
+    if sys.stdout is None:
+        print("error: standard output is closed: let it lead somewhere, if only to /dev/null", file=sys.stderr)
+        return 1
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
     except LayerDiffuseError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        what = "standard output" if error.filename is None else printable(str(error.filename))
+        print(f"error: {what} cannot be used ({error.strerror or error})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

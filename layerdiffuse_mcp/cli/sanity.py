@@ -9,6 +9,7 @@ not on this machine are listed, with what brings them.
 
 import argparse
 import contextlib
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def _hash(entry: ModelEntry) -> str:
     from layerdiffuse_mcp.hub.hashes import remembered_sha256
     from layerdiffuse_mcp.hub.versions import file_version
 
-    if entry.path is None or not entry.path.is_file():
+    if entry.path is None or not os.path.isfile(entry.path):
         return ""
     version, read = file_version(entry.path), 0
     with progress_bar() as on_step:

@@ -9,6 +9,7 @@ Memory is counted in bytes of weights, in the number format in which they run, a
 size of the pictures. Where the estimate was wrong, `relieve` takes less from then on.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class ModelManager:
         checkpoint = read_checkpoint(files.base)
         if files.vae is not None:
             checkpoint = with_vae(checkpoint, files.vae)
-        provenance = Provenance(self._hashes, versions[0] if files.base.is_file() else None)
+        provenance = Provenance(self._hashes, versions[0] if os.path.isfile(files.base) else None)
         placement = self.placement.suited(checkpoint.spec.half)
         components = Components(checkpoint, placement, files, provenance)
         return _Loaded(model_class(checkpoint.spec)(name, components), components, versions)

@@ -9,6 +9,7 @@ is there is all that "prepared" means. Nothing here fetches anything or imports 
     lora("watercolour", settings)
 """
 
+import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib import resources
@@ -363,7 +364,7 @@ def _layer_names(entry: ModelEntry, methods: Collection[str] | None = None) -> S
 def _layer_path(entry: ModelEntry, name: str, user_files: ModelsFolder) -> Path | None:
     if entry.name == POCKET:
         path = pocket_folder() / name
-        return path if path.is_file() else None
+        return path if os.path.isfile(path) else None
     for remote in (LAYER_FILES[name], *REPACKED[name]):
         path = on_disk(remote, user_files)
         if path is not None:

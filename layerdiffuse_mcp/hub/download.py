@@ -13,6 +13,7 @@ only for an explicit wish: `layerdiffuse-mcp models prepare`, the tool `prepare_
 """
 
 import errno
+import os
 import shutil
 import time
 from collections import deque
@@ -220,7 +221,7 @@ def _sha256(version: FileVersion, name: str, pace: "_Pace") -> str:
 def _check_space(sources: list[Source]) -> None:
     needed = sum(source.size - source.here for source in sources)
     folder = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
+    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))).free
     if sources and needed + MARGIN > free:
         raise DownloadError(
             f"Not enough disk space: {len(sources)} files need {in_words(needed)} and {in_words(MARGIN)} to spare, and "

@@ -99,7 +99,7 @@ class Source:
     @property
     def is_here(self) -> bool:
         """Whether all of it is in the cache."""
-        if not self.blob.is_file() or self.blob.stat().st_size != self.size:
+        if not os.path.isfile(self.blob) or self.blob.stat().st_size != self.size:
             return False
         return self.damaged is None or file_version(self.blob) != self.damaged
 
@@ -108,7 +108,7 @@ class Source:
         """Bytes of it that are on this machine already."""
         if self.is_here:
             return self.size
-        return min(self.partial.stat().st_size, self.size) if self.partial.is_file() else 0
+        return min(self.partial.stat().st_size, self.size) if os.path.isfile(self.partial) else 0
 
 
 def look_up(remote: HubFile, watch: Watch) -> Source:
@@ -211,7 +211,7 @@ class _Part:
         self.source, self.watch = source, watch
         self.digest = hashlib.sha256()
         self.size = 0
-        if source.partial.is_file() and source.partial.stat().st_size > source.size:
+        if os.path.isfile(source.partial) and source.partial.stat().st_size > source.size:
             watch.moved(-source.here)
             source.partial.unlink()
         source.partial.touch()

@@ -66,7 +66,7 @@ class ModelsFolder:
 
 
 def read_models_folder(folder: Path) -> ModelsFolder:
-    """Look through a models folder; one that does not exist is empty.
+    """Look through a models folder; one that does not exist, or cannot be read (`why_unread`), is empty.
 
     Raises:
         ModelError: its models.toml cannot be used; the message says which entry and why.
@@ -78,8 +78,8 @@ def read_models_folder(folder: Path) -> ModelsFolder:
     encoders: list[Path] = []
     files: dict[str, Path] = {}
     for path in _walk(folder):
-        if path.is_dir():
-            if (path / INDEX).is_file():
+        if os.path.isdir(path):
+            if os.path.isfile(path / INDEX):
                 bases += _diffusers_base(path)
             elif _says(path / CONFIG, ENCODER):
                 encoders.append(path)
@@ -112,30 +112,41 @@ def read_models_folder(folder: Path) -> ModelsFolder:
     )
 
 
+def why_unread(folder: Path) -> str | None:
+    """What keeps a models folder from being looked through, in the system's words; None where it can or is missing."""
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     """Every safetensors file and every diffusers folder, the nearest to the top first, each once."""
-    seen: set[Path] = set()
-    waiting = [folder] if folder.is_dir() else []
+    seen: set[str] = set()
+    waiting = [folder] if os.path.isdir(folder) else []
     while waiting:
         here = waiting.pop(0)
-        if (real := here.resolve()) in seen:
+        if (real := os.path.realpath(here)) in seen:
             continue
         seen.add(real)
-        if (here / INDEX).is_file() or _says(here / CONFIG, CONTROL, ENCODER):
+        if os.path.isfile(here / INDEX) or _says(here / CONFIG, CONTROL, ENCODER):
             yield here
             continue
         try:
             children = sorted(Path(child.path) for child in os.scandir(here) if not child.name.startswith("."))
         except OSError:
             continue
-        yield from (child for child in children if child.suffix.lower() == SUFFIX and child.is_file())
-        waiting += [child for child in children if child.is_dir()]
+        yield from (child for child in children if child.suffix.lower() == SUFFIX and os.path.isfile(child))
+        waiting += [child for child in children if os.path.isdir(child)]
 
 
 def _says(config: Path, *kinds: tuple[str, str]) -> bool:
     """Whether a network's configuration says one of these, by the name of a field and its value."""
     try:
-        return config.is_file() and any(_json(config).get(name) == value for name, value in kinds)
+        return os.path.isfile(config) and any(_json(config).get(name) == value for name, value in kinds)
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
@@ -225,7 +236,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _listed_base(row: BaseRow, folder: Path) -> ModelEntry:
     path = row.here(folder)
-    found = (_diffusers_base(path) if path.is_dir() else _single_base(path)) if path else []
+    found = (_diffusers_base(path) if os.path.isdir(path) else _single_base(path)) if path else []
     facts = found[0] if found else None
     family = row.family or (facts.family if facts else None)
     missing = "" if path or row.remote else f" (there is no file {printable(str(row.path), 200)})"
@@ -263,10 +274,10 @@ def _listed_lora(row: LoraRow, folder: Path) -> LoraEntry:
 
 def _named_apart(entries: list[EntryT], folder: Path) -> Iterator[EntryT]:
     """The entries without a file that an earlier one has, no two of one name: a later one is named by its path."""
-    paths: set[Path] = set()
+    paths: set[str] = set()
     names = set(RESERVED)
     for entry in entries:
-        real = entry.path.resolve() if entry.path else None
+        real = os.path.realpath(entry.path) if entry.path else None
         if real in paths:
             continue
         if real is not None:

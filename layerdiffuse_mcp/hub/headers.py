@@ -64,11 +64,11 @@ def read_header(path: Path, error: type[ModelError] = CheckpointError, *, any_dt
     is not read here; `ModelNotFound` when there is no such file.
     """
     name = printable(path.name, 80)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelNotFound(f"There is no file {printable(path)}; check the path, or prepare the model first.")
     refuse_pickle(path, error)
     with open(path, "rb") as file:
-        version = version_of(path.resolve(), os.fstat(file.fileno()))
+        version = version_of(Path(os.path.realpath(path)), os.fstat(file.fileno()))
         size = version.size
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length < 2 or length > size - 8:

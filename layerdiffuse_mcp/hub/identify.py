@@ -9,6 +9,7 @@ card; every other row exists so that an error can say what the user has given in
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -92,7 +93,7 @@ def text_layers(path: Path, spec: FamilySpec) -> int | None:
     path: a single file or a diffusers folder. Raises as `read_header` does.
     """
     names = spec.names("text")
-    if path.is_dir():
+    if os.path.isdir(path):
         counts = [_stated(path / name / "config.json", "num_hidden_layers") for name in names]
     else:
         keys = read_header(path).rows
@@ -106,7 +107,7 @@ def text_widths(path: Path, spec: FamilySpec) -> tuple[int, ...] | None:
     path: a single file or a diffusers folder. Raises as `read_header` does.
     """
     names = spec.names("text")
-    if path.is_dir():
+    if os.path.isdir(path):
         widths = [_stated(path / name / "config.json", "hidden_size") for name in names]
     else:
         shapes = read_header(path).shapes

@@ -9,7 +9,9 @@ that cannot be used have a `problem`, which whoever names them is told.
 """
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +47,13 @@ def read_inversions(models_dir: Path) -> dict[str, Inversion]:
     used."""
     found: dict[str, Inversion] = {}
     folder = models_dir / FOLDER
-    paths = [path for path in sorted(folder.rglob("*"))[:MOST_FILES] if path.is_file()] if folder.is_dir() else []
+    inside = sorted(folder.rglob("*"))[:MOST_FILES] if os.path.isdir(folder) else []
+    paths = [path for path in inside if os.path.isfile(path)]
     for path in sorted(paths, key=lambda path: (path.suffix.lower() != SUFFIX, len(path.parts))):
         if path.suffix.lower() in (SUFFIX, *PICKLE_SUFFIXES) and path.stem.lower() not in map(str.lower, found):
-            facts = path.stat()
-            found[path.stem] = _inversion(path, facts.st_mtime_ns, facts.st_size)
+            with suppress(OSError):  # it went meanwhile
+                facts = path.stat()
+                found[path.stem] = _inversion(path, facts.st_mtime_ns, facts.st_size)
     return found
 
 

@@ -28,7 +28,10 @@ def sweep() -> None:
     from huggingface_hub import constants
 
     sweep_lists()
-    for part in Path(constants.HF_HUB_CACHE).glob(f"models--*/blobs/*{PART}"):
+    parts: list[Path] = []
+    with suppress(OSError):  # a cache that cannot be reached
+        parts = list(Path(constants.HF_HUB_CACHE).glob(f"models--*/blobs/*{PART}"))
+    for part in parts:
         with suppress(OSError):  # filelock's Timeout is one
             if time.time() - part.stat().st_mtime < STALE_PART:
                 continue

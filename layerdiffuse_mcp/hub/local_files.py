@@ -74,7 +74,7 @@ def take(
         DownloadError: the folder cannot be read, holds none of the files, there is not enough space, or the models
             folder cannot be written. What is in place by then stays.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DownloadError(f"{printable(folder)} is no folder. Give the one that holds the published files.")
     if isinstance(entry, ModelEntry) and entry.folder:
         raise DownloadError(
@@ -168,9 +168,9 @@ def _files(folder: Path) -> Iterator[Path]:
             seen += 1
             if seen > MOST_FILES:
                 return
-            if child.is_dir() and not child.is_symlink():
+            if os.path.isdir(child) and not child.is_symlink():
                 waiting.append(child)
-            elif child.is_file():
+            elif os.path.isfile(child):
                 yield child
 
 
@@ -236,7 +236,7 @@ def _copied(source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
 
 def _check_space(files: Sequence[Path], folder: Path) -> None:
     needed = sum(path.stat().st_size for path in files)
-    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
+    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))).free
     if files and needed + MARGIN > free:
         raise DownloadError(
             f"Not enough disk space: {len(files)} files need {in_words(needed)} and {in_words(MARGIN)} to spare, and "

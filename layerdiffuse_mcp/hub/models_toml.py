@@ -22,6 +22,7 @@ The file:
 """
 
 import functools
+import os
 import re
 import tomllib
 from collections import Counter
@@ -124,7 +125,7 @@ def existing(folder: Path, named: Path | None) -> Path | None:
         return None
     try:
         path = folder / named.expanduser()
-        return path if path.is_file() or path.is_dir() else None
+        return path if os.path.isfile(path) or os.path.isdir(path) else None
     except (OSError, ValueError, RuntimeError):  # too long a name, a NUL, the home of a user who is none
         return None
 

@@ -4,6 +4,7 @@ path = on_disk(remote, read_models_folder(settings.models_dir))     # a file
 folder = folder_here(entry)                                         # a base published as a diffusers folder
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -30,7 +31,7 @@ def cached(remote: HubFile) -> Path | None:
 
     repository = Path(constants.HF_HUB_CACHE) / f"models--{remote.repo.replace('/', '--')}"
     found = (snapshot / remote.path for snapshot in _snapshots(repository))
-    return next((path for path in found if path.is_file() and _is_meant(path, remote)), None)
+    return next((path for path in found if os.path.isfile(path) and _is_meant(path, remote)), None)
 
 
 def _snapshots(repository: Path) -> Iterator[Path]:

@@ -28,7 +28,7 @@ def file_version(path: Path) -> FileVersion:
         ModelNotFound: there is no such file.
     """
     try:
-        real = path.resolve()
+        real = Path(os.path.realpath(path))
         return version_of(real, real.stat())
     except OSError as error:
         raise ModelNotFound(f"{printable(path)} cannot be read: {error.strerror}. Call list_models again.") from None
@@ -41,5 +41,5 @@ def version_of(path: Path, facts: os.stat_result) -> FileVersion:
 
 def versions_below(path: Path) -> tuple[FileVersion, ...]:
     """The version of a file, or of every file in a folder and below; raises as `file_version` does."""
-    files = [path] if not path.is_dir() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if not os.path.isdir(path) else sorted(file for file in path.rglob("*") if os.path.isfile(file))
     return tuple(map(file_version, files))

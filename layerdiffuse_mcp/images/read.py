@@ -204,8 +204,10 @@ def _rgba8(name: str, picture: Image.Image, notes: list[str]) -> tuple[Bytes, bo
 
 def _converted(part: Image.Image) -> Bytes:
     if part.mode.startswith("I;16"):
-        part = Image.fromarray((np.asarray(part).astype(np.uint16) >> 8).astype(np.uint8))
-    elif part.mode == "CMYK":
+        levels = np.asarray(part).astype(np.uint16)
+        alpha = np.where(levels == part.info.get("transparency"), 0, OPAQUE)
+        return np.dstack([levels >> 8] * 3 + [alpha]).astype(np.uint8)
+    if part.mode == "CMYK":
         part = part.convert("RGB")
     return np.asarray(part.convert("RGBA"))
 

@@ -4,6 +4,7 @@ family = family_of(entry, request.task, settings)
 downloads = lacking(entry, request.task, methods, settings)
 """
 
+import os
 from collections.abc import Callable, Sequence
 
 from layerdiffuse_mcp.api.plan import Download, PlannedLora
@@ -46,7 +47,7 @@ def with_codec(entry: ModelEntry, settings: Settings) -> FamilySpec:
 def _card(entry: ModelEntry, advice: Callable[[], str], settings: Settings) -> FamilySpec:
     if entry.family is None:
         path = catalog.base_file(entry, settings)
-        header = read_header(path) if path.is_file() else None
+        header = read_header(path) if os.path.isfile(path) else None
         what = identify(header.shapes, header.metadata).title if header else "a folder of no family that is known"
         raise InvalidRequest(f"The model {entry.name} is {what}: layer models do not fit it{advice()}")
     return FAMILIES[entry.family]

@@ -11,6 +11,7 @@ files: not in an event loop.
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -34,13 +35,13 @@ def keep(jobs: Iterable[Job]) -> None:
     folder = _folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        room = LARGEST - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        room = LARGEST - sum(path.stat().st_size for path in folder.rglob("*") if os.path.isfile(path))
     except OSError as error:
         logger.warning("%s cannot be used: jobs that start from pictures are not resumed (%s)", folder, error)
         return
     for job in jobs:
         own = folder / job.id
-        if own.exists():
+        if os.path.exists(own):
             continue
         try:
             room -= sum(path.stat().st_size for path in job.inputs.values())
@@ -58,7 +59,7 @@ def keep(jobs: Iterable[Job]) -> None:
 def kept(job: str, names: Mapping[str, str]) -> Inputs:
     """The copies of a job's given pictures, whose names are known by their SHA-256; none if any is missing."""
     paths = {digest: _folder() / job / digest / Path(name).name for digest, name in names.items()}
-    return paths if all(path.is_file() for path in paths.values()) else {}
+    return paths if all(os.path.isfile(path) for path in paths.values()) else {}
 
 
 def forget(job: str) -> None:

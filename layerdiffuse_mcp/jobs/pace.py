@@ -9,11 +9,11 @@ were drawn, and the rest of their time, as decoding, over the megapixels alone.
 """
 
 import math
+import os
 import platform
 import shutil
 import threading
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -125,7 +125,7 @@ def likely_cpu(settings: Settings) -> bool:
     if settings.device != "auto":
         return settings.device == "cpu"
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    return not (apple or shutil.which("nvidia-smi") or Path("/dev/kfd").exists())
+    return not (apple or shutil.which("nvidia-smi") or os.path.exists("/dev/kfd"))
 
 
 def _with(known: dict[str, Any], device: str, model: str, latest: Pace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,6 +66,13 @@ class Folder:
         if self.handle is None:
             return Folder(self.path / name, None)
         return Folder(self.path / name, os.open(name, _OPEN_FOLDER | _NO_LINK, dir_fd=self.handle))
+
+    def is_there(self) -> bool:
+        """Whether its path still leads to it."""
+        try:
+            return os.path.samestat(os.lstat(self.path), self._identity)
+        except OSError:
+            return False
 
     def names(self) -> list[str]:
         """What lies in it."""
@@ -170,3 +177,14 @@ def contents(path: Path, suffixes: Collection[str]) -> tuple[int, int]:
                 size += found.st_size
                 count += stat.S_ISREG(found.st_mode) and os.path.splitext(name)[1].lower() in suffixes
     return count, size
+
+
+def picture_files(path: Path) -> Iterator[tuple[float, Path]]:
+    """PNG and WebP files below a folder, with the times of their last changes; none hidden, no links."""
+    for root, below, names in os.walk(path):
+        below[:] = sorted((name for name in below if not name.startswith(".")), reverse=True)  # the last days first
+        for file in (Path(root, name) for name in names if name.endswith((".png", ".webp"))):
+            with contextlib.suppress(OSError):
+                found = file.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield found.st_mtime, file

@@ -9,8 +9,9 @@ One SQLite file in the user's state folder (`database.py`), for all of the user'
 below its own output folder. The pictures are the truth: where the file is lost, damaged or of another `VERSION`,
 those below the output folder that hold a recipe are read in again, in the background, and are found by the ids that
 they hold; the folder and name that the writer gave each say when it was made, else its file does. An index that cannot
-be used is warned of once, and nothing else fails. Each file is kept with its SHA-256: what has another one by now is no
-longer ours (`removal.py`). Every method may be called in any thread, and reads and writes files: not in an event loop.
+be used is warned of once, and nothing else fails: what could not be written is with the next that can. Each file is
+kept with its SHA-256: what has another one by now is no longer ours (`removal.py`). Every method may be called in any
+thread, and reads and writes files: not in an event loop.
 """
 
 import contextlib
@@ -18,10 +19,10 @@ import logging
 import os
 import re
 import sqlite3
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import islice
@@ -37,7 +38,7 @@ from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import ROLES
 from layerdiffuse_mcp.images.tasks import COMPOSED
 from layerdiffuse_mcp.outputs.database import Database
-from layerdiffuse_mcp.outputs.folder import Folder
+from layerdiffuse_mcp.outputs.folder import Folder, picture_files
 from layerdiffuse_mcp.outputs.names import dated_by
 from layerdiffuse_mcp.outputs.query import BELOW, NAMES, WANTED, Query, holds
 from layerdiffuse_mcp.settings import Settings
@@ -52,6 +53,8 @@ SEARCHED, READ, BATCH = 50_000, 2_000, 50
 PAUSE = 0.005
 """Seconds between two pictures that are read in: whatever else is done is not to feel it."""
 LONGEST_TEXT = 20_000
+WAITING = 1_000
+"""Changes that are kept for an index that cannot be written now."""
 OUR_ROLES = (*ROLES, COMPOSED)
 PICTURE_ID = re.compile(r"(job-[0-9a-z]{1,40})-([0-9]{1,6})")
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
@@ -124,6 +127,7 @@ class Index:
         """Whether anything is."""
         self._file = index_file()
         self._database = Database(self._file, _TABLES)
+        self._waiting: deque[Callable[[sqlite3.Connection], object]] = deque(maxlen=WAITING)
         self._warned = threading.Lock()  # held for good once somebody has warned: calls come from many threads
         self.rebuilding: threading.Thread | None = None
 
@@ -160,7 +164,7 @@ class Index:
             connection.executemany(f"INSERT OR REPLACE {_INSERT}", rows)
             connection.executemany("INSERT OR REPLACE INTO companions VALUES (?, ?, ?)", companions)
 
-        self.attempt(added, None)
+        self.write(added)
 
     def find(self, job: str, number: int) -> Entry | None:
         """The picture of a job, if it was made below the output folder; one whose file is gone is found once more."""
@@ -186,12 +190,15 @@ class Index:
 
         def found(connection: sqlite3.Connection) -> Found:
             connection.create_function("holds", 3, holds, deterministic=True)
-            rows = connection.execute(f"SELECT path {WANTED}", self._below | values).fetchall()
-            gone = _drop_gone(connection, rows)
-            if len(rows) == gone:
+            connection.create_function("is_there", 1, os.path.lexists)
+            rows = connection.execute(f"SELECT path, is_there(path) {WANTED}", self._below | values).fetchall()
+            _drop_gone(connection, [row for row in rows if not row[1]])
+            there = sum(row[1] for row in rows)
+            if not there:
                 self._check_names(connection, query)
-            page = f"SELECT {_COLUMNS} {WANTED} ORDER BY time DESC, job, number, path LIMIT :limit OFFSET :offset"
-            return Found(self._entries(connection, page, values), len(rows) - gone, complete=True)
+            order = "ORDER BY time DESC, job, number, path LIMIT :limit OFFSET :offset"
+            page = f"SELECT {_COLUMNS} {WANTED} AND is_there(path) {order}"
+            return Found(self._entries(connection, page, values), there, complete=True)
 
         self._sure(lambda connection: None)
         if self.rebuilding:
@@ -242,6 +249,11 @@ class Index:
                 "so, mend that file's rights or remove it: it is made anew from the pictures."
             ) from error
 
+    def write(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Do it in a transaction; where none is possible, with the next that is. Done twice it changes nothing more."""
+        if self.kept and self.attempt(lambda connection: (work(connection), True), None) is None:
+            self._waiting.append(work)
+
     def attempt(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """What `work` returns, done in one transaction; `otherwise` where there is no index, or none that works."""
         if not self.kept:
@@ -267,13 +279,21 @@ class Index:
             return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        waited: list[Callable[[sqlite3.Connection], object]] = []
+
         def done(connection: sqlite3.Connection) -> tuple[T, bool]:
+            waited[:] = self._waiting  # one thread at a time gets here: in the order in which they came
+            for write in waited:
+                write(connection)
             result = work(connection)
             known = connection.execute("SELECT 1 FROM folders WHERE path = :below", self._below).fetchone()
             return result, known is not None
 
         result, known = self._database.transaction(done)
-        if not known and not (self.rebuilding and self.rebuilding.is_alive()):
+        for write in waited:
+            with contextlib.suppress(ValueError):  # another thread did it, too
+                self._waiting.remove(write)
+        if not known and os.path.isdir(self.output) and not (self.rebuilding and self.rebuilding.is_alive()):
             self.rebuilding = threading.Thread(target=self._rebuild, daemon=True, name="index")
             self.rebuilding.start()
         return result
@@ -323,11 +343,20 @@ def _forget(connection: sqlite3.Connection, pictures: list[tuple[bytes]]) -> Non
     connection.executemany("DELETE FROM pictures WHERE path = ?", pictures)
 
 
-def _drop_gone(connection: sqlite3.Connection, rows: list[Any]) -> int:
-    """Drop the records of pictures whose file is gone, by rows that begin with its path; returns how many."""
-    gone = [row[:1] for row in rows if not os.path.lexists(row[0])]
-    _forget(connection, gone)
-    return len(gone)
+def _drop_gone(connection: sqlite3.Connection, rows: list[Any]) -> None:
+    """Drop the records of pictures whose file is gone, by rows that begin with its path."""
+    _forget(connection, [row[:1] for row in rows if _is_gone(row[0])])
+
+
+def _is_gone(path: bytes) -> bool:
+    """Whether a file was removed from its folder; one whose folder is away, too, comes back with it."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return os.path.isdir(os.path.dirname(path))
+    except OSError:  # a disk that does not answer now
+        pass
+    return False
 
 
 def _sha256(path: Path) -> str:
@@ -360,17 +389,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
 
 def _newest_files(output: Path) -> list[Path]:
     """The newest PNG and WebP files below a folder; hidden folders and links are passed over."""
-    return [path for _, path in sorted(islice(_picture_files(output), SEARCHED), reverse=True)[:READ]]
-
-
-def _picture_files(output: Path) -> Iterator[tuple[float, Path]]:
-    for root, below, names in os.walk(output):
-        below[:] = sorted((name for name in below if not name.startswith(".")), reverse=True)  # the last days first
-        for path in (Path(root, name) for name in names if name.endswith((".png", ".webp"))):
-            with contextlib.suppress(OSError):
-                found = path.lstat()
-                if stat.S_ISREG(found.st_mode):
-                    yield found.st_mtime, path
+    return [path for _, path in sorted(islice(picture_files(output), SEARCHED), reverse=True)[:READ]]
 
 
 def _remove(file: Path) -> None:

@@ -38,7 +38,8 @@ def slug(text: str) -> str:
     Letters of other scripts stay, with their marks, as NFC; those that this system's file names cannot hold go.
     """
     kept = ""
-    for char in unicodedata.normalize("NFKD", text.lower().translate(_LATIN)):
+    small = unicodedata.normalize("NFKD", text).lower().translate(_LATIN)  # a letter of mathematics is small now, too
+    for char in unicodedata.normalize("NFKD", small):
         if unicodedata.category(char)[0] != "M":
             kept += char if char.isalnum() else "-"
         elif not kept[-1:].isascii():

@@ -83,7 +83,7 @@ class JobRecords:
             connection.execute(_OLDER, {"folder": self._folder, "latest": LATEST})
 
         if records:
-            self._index.attempt(keep, None)
+            self._index.write(keep)
 
     def adopted(self) -> list[Record]:
         """Jobs of servers that are gone, the oldest first; from now on they are this server's."""
@@ -96,7 +96,7 @@ class JobRecords:
             connection.executemany("UPDATE jobs SET server = ? WHERE id = ?", taken)
             return [Record(*row[1:]) for row in rows]
 
-        return self._index.attempt(adopt, []) if index_file().exists() else []
+        return self._index.attempt(adopt, []) if os.path.exists(index_file()) else []
 
     def leave(self) -> None:
         """Let other servers adopt what is this one's."""
@@ -105,8 +105,8 @@ class JobRecords:
             _make(connection)
             connection.execute("UPDATE jobs SET server = '' WHERE server = ?", (self.server,))
 
-        if index_file().exists():
-            self._index.attempt(leave, None)
+        if os.path.exists(index_file()):
+            self._index.write(leave)
 
 
 def _make(connection: sqlite3.Connection) -> None:

@@ -103,7 +103,7 @@ def with_ids(files: Sequence[EncodedFile], job: str | None) -> list[EncodedFile]
 
 def sweep(output: Path) -> None:
     """Remove what killed writers left below the output folder; whatever cannot be removed stays."""
-    if not output.is_dir():
+    if not os.path.isdir(output):
         return
     with contextlib.suppress(OSError), Folder.open(output) as root:
         for name in root.names():
@@ -141,14 +141,14 @@ def _opened(output: Path) -> Folder:
     is_new = not os.path.lexists(output)
     root = Folder.open(output)
     with contextlib.suppress(OSError):  # which would not keep a picture from being written
-        if is_new and _in_project(output.resolve()):
+        if is_new and _in_project(Path(os.path.realpath(output))):
             root.write(".gitignore", b"*\n")
     return root
 
 
 def _in_project(output: Path) -> bool:
     """Whether a folder lies in the working directory or in a git work tree."""
-    return Path.cwd() in output.parents or any((parent / ".git").exists() for parent in output.parents)
+    return Path.cwd() in output.parents or any(os.path.exists(parent / ".git") for parent in output.parents)
 
 
 @contextlib.contextmanager

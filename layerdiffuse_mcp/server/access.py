@@ -64,7 +64,7 @@ def open_readable(name: str | Path, settings: Settings) -> OpenedFile:
         AccessDenied: it lies outside the allowed folders, or was moved out of them meanwhile.
         ImageError: there is no such file, it is no regular file, or larger than any picture that may be read.
     """
-    allowed = [folder.resolve() for folder in settings.readable]
+    allowed = [Path(os.path.realpath(folder)) for folder in settings.readable]
     path = _resolved(name, settings, allowed)
     try:
         opened = OpenedFile(path, open_regular(path, follow=False))
@@ -112,7 +112,7 @@ def _resolved(name: str | Path, settings: Settings, allowed: list[Path]) -> Path
     """The real path of the file that a name means; it lies below an allowed folder."""
     try:
         given = Path(name).expanduser()
-        below = [settings.output, Path.cwd(), *allowed]
+        below = [settings.output, settings.here, *allowed]
         candidates = [given] if given.is_absolute() else [folder / given for folder in below]
         real = [candidate.resolve() for candidate in candidates]
         inside = [path for path in real if _is_below(path, allowed)]

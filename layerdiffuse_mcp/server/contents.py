@@ -51,9 +51,10 @@ class Contents:
         try:
             return self._copied(opened)
         except OSError as error:
+            folder = tempfile.tempdir or "the folder for temporary files"
             raise OutputError(
-                f"There is no room for a copy of {opened.path.name} in {tempfile.gettempdir()} "
-                f"({error.strerror or error}). Free space there."
+                f"There is no room for a copy of {opened.path.name} in {folder} ({error.strerror or error}). Free "
+                "space there, or have TMPDIR name a folder that can be written."
             ) from error
 
     @contextlib.contextmanager
@@ -115,7 +116,7 @@ class Contents:
             path = temporary.parent / digest.hexdigest() / name
             with self._lock:
                 path.parent.mkdir(exist_ok=True)
-                if not self._uses[path]:
+                if not (self._uses[path] and os.path.lexists(path)):
                     temporary.replace(path)
                 self._uses[path] += 1
         finally:
@@ -124,6 +125,9 @@ class Contents:
 
     def _made(self) -> Path:
         with self._lock:
+            if self._folder is not None and not self._folder.is_there():
+                with self._folder:  # whatever tidies up there removed it
+                    self._folder = None
             if self._folder is None:
                 self._folder = Folder.open(Path(tempfile.mkdtemp(prefix=PREFIX)))
                 self._folder.lock()
@@ -132,7 +136,10 @@ class Contents:
 
 def sweep() -> None:
     """Remove the copies of servers that were killed; whatever cannot be removed stays."""
-    for path in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+    paths: list[Path] = []
+    with contextlib.suppress(OSError):  # there is no such folder
+        paths += Path(tempfile.gettempdir()).glob(PREFIX + "*")
+    for path in paths:
         with contextlib.suppress(OSError):
             found = path.lstat()
             age = time.time() - found.st_mtime

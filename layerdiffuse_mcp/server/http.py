@@ -5,7 +5,7 @@ web page can reach it. Where there are tokens (`tokens.py`) every request but th
 `Authorization: Bearer TOKEN`; a session of MCP is for the token that opened it alone.
 
 SIGTERM drains the server: it goes on answering, takes no new jobs, and ends when those that run have ended or their
-time is over. SIGINT gives them none; a second signal ends the process at once.
+time is over, and whoever waited has its answer. SIGINT gives them none; a second signal ends the process at once.
 """
 
 import ipaddress
@@ -24,6 +24,7 @@ from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.transport_security import TransportSecuritySettings
+from sse_starlette.sse import AppStatus
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,7 +42,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"0.0.0.0", "::", "0", ""})
 """Addresses that stand for all of a machine's."""
 SHUTDOWN_SECONDS = 1
-"""How long requests may go on once the server ends."""
+"""How long answers may take once all jobs have ended, and other requests after them."""
+ANSWERED = 0.02
+"""Seconds between two looks whether all are."""
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +118,23 @@ class TokenGuard:
                 under_way.cancel()
 
 
+class Answering:
+    """Counts the calls that wait for their answer: `under_way`. Streams that clients listen on are none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through."""
+        is_call = scope["type"] == "http" and scope["method"] == "POST"
+        self.under_way += is_call
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.under_way -= is_call
+
+
 def http_app(server: LayerServer, host: str, tokens: Guard, allowed_hosts: Collection[str] = ()) -> ASGIApp:
     """The ASGI application that serves `server` at `PATH`.
 
@@ -158,9 +178,10 @@ def serve(
     """Serve until a signal comes; `drain_seconds` are what running jobs get then. Raises as `http_app` does."""
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"There is no port {port}: give one from 1 to 65535, or 0 for any that is free.")
-    app = http_app(server, host, tokens, allowed_hosts)
+    AppStatus.disable_automatic_graceful_drain()  # which ends every stream at the signal, before its answer
+    app = Answering(http_app(server, host, tokens, allowed_hosts))
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
-    running = _Server(config, server, drain_seconds)
+    running = _Server(config, server, app, drain_seconds)
     running.run()
     if not running.started:  # the address is taken, or none of this machine's; uvicorn has said so
         sys.exit(1)
@@ -169,9 +190,10 @@ def serve(
 class _Server(uvicorn.Server):
     """uvicorn's server, drained and then ended in time whatever its requests do; at the second signal at once."""
 
-    def __init__(self, config: uvicorn.Config, server: LayerServer, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, server: LayerServer, calls: Answering, drain_seconds: float) -> None:
         super().__init__(config)
         self._served = server
+        self._calls = calls
         self._drain_seconds = drain_seconds
         self._ending = Ending()
 
@@ -179,7 +201,7 @@ class _Server(uvicorn.Server):
         """What SIGINT and SIGTERM do."""
         if sig != signal.SIGTERM:
             self._drain_seconds = 0
-        self._ending.signalled(sig, self._drain_seconds + SHUTDOWN_SECONDS + GRACE)
+        self._ending.signalled(sig, self._drain_seconds + 2 * SHUTDOWN_SECONDS + GRACE)
         super().handle_exit(sig, frame)
 
     async def main_loop(self) -> None:
@@ -189,6 +211,10 @@ class _Server(uvicorn.Server):
         if running and self._drain_seconds:
             logger.warning("%s running, with %g s to end; another signal ends all", running, self._drain_seconds)
         await self._served.clients.drain(self._drain_seconds)
+        with anyio.move_on_after(SHUTDOWN_SECONDS):
+            while self._calls.under_way:
+                await anyio.sleep(ANSWERED)
+        AppStatus.should_exit = True  # the streams that are left end
 
 
 def is_loopback(host: str) -> bool:

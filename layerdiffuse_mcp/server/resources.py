@@ -7,6 +7,7 @@ shows a picture otherwise without leaving a file: a process for pictures makes i
 
 import base64
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ from layerdiffuse_mcp.server.icons import CLOCK, PICTURE
 from layerdiffuse_mcp.server.results import facts_of, image_uri, media_type, structured
 from layerdiffuse_mcp.server.services import IMAGES, JOBS, Services, services
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import quoted
+from layerdiffuse_mcp.wording import in_words, quoted
 
 VIEW = UriTemplate.parse(IMAGES + "{id}/view{?width,format,background,crop}")
 PAGE = 50
@@ -56,6 +57,8 @@ VOCABULARY = {
 """What completes a prompt's arguments, where the default model knows few words."""
 SEVERAL = "subjects"
 """The argument that names several, separated by commas: the last of them is completed."""
+LARGEST = 16_000_000
+"""Bytes of a file that is sent: it goes as text in one message, and while that is written nobody else is answered."""
 COMPLETIONS = 100
 """Most values that the protocol lets a completion have."""
 
@@ -227,7 +230,7 @@ def _entries(job: Job) -> list[Resource]:
     for number in _numbers(job):
         made = job.image(number)
         assert made is not None
-        if made.path.is_file():
+        if os.path.isfile(made.path):
             facts.append(_image_entry(job, number, made.path))
     return facts
 
@@ -240,6 +243,11 @@ def _image_entry(job: Job, number: int, path: Path) -> Resource:
 def _content(path: Path, settings: Settings) -> bytes:
     """The bytes of a picture of ours, if the file in its place is one below the output folder."""
     with _opened(path, settings) as opened:
+        if opened.size > LARGEST:
+            raise ResourceError(
+                f"{opened.shown} has {in_words(opened.size)}, and at most {in_words(LARGEST)} are sent. Open it by its "
+                "path, or read a smaller view of it: the same address with /view?width=1024 behind it."
+            )
         return opened.file.read()
 
 

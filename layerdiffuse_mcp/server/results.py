@@ -8,6 +8,7 @@ line each.
 import base64
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -238,13 +239,13 @@ def _picture_facts(job: Job, number: int, image: ImageResult, first: int) -> Pic
         placement=image.placement,
         note=image.note,
         alpha=alpha_facts(image.alpha),
-        gone=not image.path.exists(),
+        gone=not os.path.exists(image.path),
     )
 
 
 def _there(paths: Sequence[Path]) -> tuple[str, ...]:
     """Those that nobody has deleted or moved."""
-    return tuple(str(path) for path in paths if path.exists())
+    return tuple(str(path) for path in paths if os.path.exists(path))
 
 
 def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
@@ -260,7 +261,7 @@ def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
         columns=outcome.sheet.columns,
         spacing=outcome.sheet.spacing,
         margin=outcome.sheet.margin,
-        gone=not sheet.path.exists(),
+        gone=not os.path.exists(sheet.path),
         atlas=next(iter(_there([by_name])), None),
         atlas_array=next(iter(_there([in_order])), None),
     )
@@ -320,7 +321,7 @@ def _finished(job: Job, facts: JobResult, shown: Shown | None, *, several: bool,
 def _headline(job: Job, outcome: Outcome) -> str:
     count, is_set = len(outcome.single), any(image.subject for image in outcome.images)
     made = f"{count} picture{'s' * (count != 1)}" if count else "nothing to show"
-    gone = sum(not image.path.exists() for image in outcome.single)
+    gone = sum(not os.path.exists(image.path) for image in outcome.single)
     made += f", {gone if gone < count else 'all'} of them gone," * bool(gone)
     best = ", the best first" if len({image.seed for image in outcome.images}) > 1 and not is_set else ""
     spent = job.seconds or outcome.timings.total
@@ -355,7 +356,7 @@ def line_of(image: ImageResult) -> str:
     doubt = f". {image.verdict}: {image.reason}." if image.reason else ""
     note = f"; {image.note}" if image.note else ""
     what = image.subject or image.label
-    if not image.path.exists():
+    if not os.path.exists(image.path):
         holds, note, doubt = "its file is gone, deleted or moved", "", ""
     seed = "" if image.seed is None else f", seed {image.seed}"
     return f"{image.path} ({what}, {image.width}x{image.height}{seed}): {holds}{note}{doubt}"
@@ -374,7 +375,7 @@ def lines_of(sheet: SheetFacts) -> list[str]:
 
 def link_to(path: Path, uri: str) -> ResourceLink:
     """A link that `resources/read` follows."""
-    size = path.stat().st_size if path.is_file() else None
+    size = path.stat().st_size if os.path.isfile(path) else None
     return ResourceLink(type="resource_link", name=path.name, uri=uri, mime_type=media_type(path), size=size)
 
 

@@ -3,16 +3,19 @@
     status = anyio.run(serve, server)   # a low-level server of the SDK
 
 The SDK's transport reads and writes. Around it stands what it lacks: a message that cannot be
-written costs its request an error instead of silencing the session, the end of the client is noticed and acted upon
-whatever else is stuck, and what libraries print never comes between, before or after messages.
+written costs its request an error instead of silencing the session, a line that is no message is answered with an
+error, the end of the client is noticed and acted upon whatever else is stuck, and what libraries print never comes
+between, before or after messages.
 """
 
 import asyncio
+import json
 import logging
 import math
 import os
 import sys
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -20,9 +23,11 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
-from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCResponse
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCResponse
+from pydantic import ValidationError
 
 from layerdiffuse_mcp.server.ending import Ending
+from layerdiffuse_mcp.wording import valid_text
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +75,7 @@ async def _serve(
     from_server, answers = anyio.create_memory_object_stream[SessionMessage]()
     gone = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_listen, incoming, heard, gone, ending)
+        tasks.start_soon(_listen, incoming, heard, from_server.clone(), gone, ending)
         tasks.start_soon(_answer, answers, outgoing)
         try:
             await server.run(to_server, from_server, server.create_initialization_options())
@@ -86,14 +91,53 @@ async def _serve(
 async def _listen(
     incoming: ReadStream[SessionMessage | Exception],
     heard: MemoryObjectSendStream[SessionMessage | Exception],
+    replies: MemoryObjectSendStream[SessionMessage],
     gone: anyio.Event,
     ending: Ending,
 ) -> None:
-    async with heard:
+    async with heard, replies, anyio.create_task_group() as replying:
         async for message in incoming:
+            if isinstance(message, Exception):
+                if reply := refusal(message):
+                    replying.start_soon(_reply, replies, reply)  # whoever reads nothing may still go on or leave
+                continue
             heard.send_nowait(message)
         gone.set()
         ending.begin()
+
+
+async def _reply(replies: MemoryObjectSendStream[SessionMessage], reply: SessionMessage) -> None:
+    with suppress(*GONE):
+        await replies.send(reply)
+
+
+def refusal(unread: Exception) -> SessionMessage | None:
+    """The answer to a line that is no message, by what was wrong with it: an error with the request's id, or with none.
+
+    None where nobody waits for one: an empty line, a notification.
+    """
+    if not isinstance(unread, ValidationError):
+        return None
+    found = unread.errors(include_url=False)
+    whole: Any = next((one["input"] for one in found if one["type"] in ("json_invalid", "model_type", "missing")), None)
+    if found[0]["type"] == "json_invalid":
+        if not whole.strip():
+            return None
+        code, text = PARSE_ERROR, f"This line is no JSON in UTF-8: {found[0]['msg'].removeprefix('Invalid JSON: ')}."
+        try:
+            whole = json.loads(whole.lstrip("\ufeff"))  # which reads halves of characters, too
+        except (ValueError, RecursionError):
+            whole = None
+    else:
+        code, text = INVALID_REQUEST, "This is no message of JSON-RPC 2.0, one to a line: send single requests."
+    logger.warning("what the client sent was not understood: %s", text)
+    request = cast("dict[str, Any]", whole) if isinstance(whole, dict) and "method" in whole else {}
+    number = request.get("id")
+    if request and number is None:
+        return None
+    known = isinstance(number, int) or (isinstance(number, str) and number == valid_text(number))
+    error = JSONRPCError(jsonrpc="2.0", id=number if known else None, error=ErrorData(code=code, message=text))
+    return SessionMessage(error)
 
 
 async def _answer(answers: MemoryObjectReceiveStream[SessionMessage], outgoing: WriteStream[SessionMessage]) -> None:

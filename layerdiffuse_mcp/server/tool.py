@@ -29,7 +29,7 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.server.apps import SHOWN
 from layerdiffuse_mcp.server.icons import icons_for
 from layerdiffuse_mcp.server.schemas import brief, inlined, shallow
-from layerdiffuse_mcp.wording import quoted
+from layerdiffuse_mcp.wording import printable, quoted, short
 
 # What a hint is when it is left out: not read-only, destructive, not idempotent, open to the world.
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
@@ -137,6 +137,12 @@ class StrictTool(Tool):
                     ) from cause
                 case ValidationError() as cause if not isinstance(error, UnexpectedToolError):
                     raise ToolError(explain(cause)) from cause
+                case OSError(filename=path) as cause if path is not None:
+                    text = f"{self.name} could not use {printable(str(path))} ({cause.strerror or cause})."
+                    raise UnexpectedToolError(f"{text} Mend that, or give another file or folder.") from cause
+                case Exception() as cause if isinstance(error, UnexpectedToolError):
+                    text = f"{self.name} failed unexpectedly ({type(cause).__name__}: {short(str(cause))})."
+                    raise UnexpectedToolError(f"{text} The server's log says where; other calls work.") from cause
                 case _:
                     raise
 

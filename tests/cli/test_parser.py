@@ -106,6 +106,15 @@ def test_a_setting_of_the_environment_that_cannot_be_used_is_named(name, value, 
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
+@pytest.mark.parametrize("output", ["> /dev/full", ">&-"])
+def test_without_a_usable_standard_output_one_line_says_so(output: str) -> None:
+    line = f'exec "{sys.executable}" -m layerdiffuse_mcp token anna {output}'
+    ran = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert re.fullmatch("error: standard output .*\n", ran.stderr)
+
+
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
         "import sys; from layerdiffuse_mcp.cli.parser import main\n"

@@ -24,7 +24,7 @@ from tests.server.served import connected
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 TOKEN = new_token()
-MODERN = "2026-07-28"
+ERAS = ["2026-07-28", "legacy"]
 
 
 @contextmanager
@@ -73,14 +73,19 @@ async def begun(client: Client, job: str) -> None:
             await anyio.sleep(0.05)
 
 
-async def test_a_server_that_is_told_to_end_finishes_what_runs_and_keeps_what_waits(tmp_path: Path):
+@pytest.mark.parametrize("mode", ERAS)
+async def test_a_server_that_is_told_to_end_finishes_what_runs_and_keeps_what_waits(mode: str, tmp_path: Path):
     results: dict[str, dict[str, Any]] = {}
     with serving(tmp_path, 60) as (process, url):
         assert await ready(url) == (200, {"ready": True})
-        async with connected(url, MODERN, TOKEN) as client:
+        async with connected(url, mode, TOKEN) as client:
 
             async def waits(name: str, prompt: str) -> None:
                 results[name] = await drawn(client, prompt, 100)
+
+            async def follows(name: str, job: str) -> None:
+                asked = {"job_ids": [job], "wait_seconds": 100}
+                results[name] = facts_of(await client.call_tool("get_job", asked))["jobs"][0]
 
             picture = Path(facts_of(await client.call_tool("server_status", {}))["output_folder"], "given.png")
             picture.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +93,7 @@ async def test_a_server_that_is_told_to_end_finishes_what_runs_and_keeps_what_wa
             async with anyio.create_task_group() as tasks:
                 running = (await drawn(client, "steps 60", 0))["job_id"]
                 await begun(client, running)
+                tasks.start_soon(follows, "running", running)
                 tasks.start_soon(waits, "waiting", "draw")
                 while not facts_of(await client.call_tool("list_jobs", {"status": "queued"})).get("total"):
                     await anyio.sleep(0.02)
@@ -100,14 +106,13 @@ async def test_a_server_that_is_told_to_end_finishes_what_runs_and_keeps_what_wa
                         await anyio.sleep(0.02)
                 refused = await client.call_tool("generate_transparent", {"prompt": "draw"})
                 assert "takes no new jobs" in text_of(refused)
-            found = facts_of(await client.call_tool("get_job", {"job_ids": [running]}))["jobs"][0]
-        assert found["status"] == "done"
+        assert results["running"]["status"] == "done"
         assert results["waiting"]["status"] == "queued"
         assert "the next one does this job" in results["waiting"]["message"]
         assert process.wait(30) == -signal.SIGTERM
     with serving(tmp_path, 600) as (process, url):  # the next one, which a second signal ends at once
         await ready(url)
-        async with connected(url, MODERN, TOKEN) as client:
+        async with connected(url, mode, TOKEN) as client:
             jobs = [results["waiting"]["job_id"], edited, running]
             again = facts_of(await client.call_tool("get_job", {"job_ids": jobs}))
             await begun(client, (await drawn(client, "steps 1000000", 0))["job_id"])

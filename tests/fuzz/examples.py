@@ -11,6 +11,7 @@ often, other inputs each time; hypothesis then prints how to repeat what failed.
 """
 
 import os
+import re
 import resource
 import sys
 import time
@@ -66,6 +67,7 @@ def check_words(text: str) -> None:
     text.encode()
     for inner in ("Traceback", "pydantic", "Error executing", "object at 0x", "failed unexpectedly (Unicode"):
         assert inner not in text, text[:500]
+    assert not re.match("[a-z_]+ (failed unexpectedly|could not use)", text), text[:500]
 
 
 def peak() -> int:

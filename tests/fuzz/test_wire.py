@@ -118,6 +118,11 @@ def test_after_a_wrong_message_the_server_answers(wire: Wire, number: int):
     wire.ping()
 
 
+def test_a_request_that_is_no_json_has_its_answer(wire: Wire):
+    wire.send(CALL.replace(b'"prompt": ""', b'"prompt": "a cat \\ud83d"'))
+    assert wire.answer_to(7)["error"]["code"] == -32700
+
+
 @examples(100)
 @given(line=st.sampled_from(RIGHT).flatmap(damaged))
 def test_after_a_damaged_message_the_server_answers(wire: Wire, line: bytes):

@@ -65,6 +65,16 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     assert picture.notes == ("16 bits a channel reduced to 8",)
 
 
+def test_the_transparent_level_of_sixteen_bit_grey_is_transparent_and_no_other(tmp_path):
+    row = b"\0" + struct.pack(">3H", 0x1234, 0x1235, 0xFFFF)
+    header = png_header(3, 1, depth=16, colour=0)
+    chunks = png_chunk(b"tRNS", struct.pack(">H", 0x1234)) + png_chunk(b"IDAT", zlib.compress(row))
+    (tmp_path / "p.png").write_bytes(header + chunks + png_chunk(b"IEND", b""))
+    picture = read_picture(tmp_path / "p.png")
+    assert picture.has_alpha
+    assert picture.rgba[0].tolist() == [[0x12] * 3 + [0], [0x12] * 3 + [255], [255] * 4]
+
+
 def test_sixteen_bit_colour_is_reduced_and_said(tmp_path):
     row = b"\0" + struct.pack(">4H", 0xFFFF, 0x8000, 0, 0x4000)
     data = png_header(1, 1, depth=16) + png_chunk(b"IDAT", zlib.compress(row)) + png_chunk(b"IEND", b"")

@@ -214,6 +214,43 @@ def test_values_that_look_like_sql_are_values(settings: Settings):
         index.search(Query(model="pocket' OR '1'='1"))
 
 
+@pytest.mark.parametrize("of_the_day", [False, True])
+def test_a_folder_that_was_away_for_a_while_brings_its_pictures_back(settings: Settings, of_the_day: bool):
+    index = Index(settings)
+    images = draw(settings, count=2)
+    index.add(images, "pocket", "job-1")
+    folder = images[0].path.parent if of_the_day else settings.output
+    away = folder.rename(settings.output.with_name("away"))
+    assert index.search(Query()).total == 0
+    assert Index(settings).search(Query()).total == 0
+    away.rename(folder)
+    assert index.search(Query()).total == Index(settings).search(Query()).total == 2
+
+
+def test_an_index_that_is_made_while_the_output_folder_is_away_reads_it_in_when_it_is_back(settings: Settings):
+    draw(settings)
+    away = settings.output.rename(settings.output.with_name("away"))
+    assert rebuilt(Index(settings)) == []
+    away.rename(settings.output)
+    assert len(rebuilt(Index(settings))) == 1
+
+
+def test_what_could_not_be_written_is_with_the_next_that_can(settings: Settings, state: Path):
+    index, records = Index(settings), []
+    assert index.search(Query()).total == 0
+    first, second, third = draw(settings, count=3)
+    state.rename(state.with_name("full"))
+    state.write_text("no folder")
+    for image, job in ((first, "job-1"), (second, "job-2")):
+        index.add([image], "pocket", job)
+    index.write(lambda connection: records.append(1))
+    state.unlink()
+    state.with_name("full").rename(state)
+    index.add([third], "pocket", "job-3")
+    assert [index.find(f"job-{number}", 1) is not None for number in (1, 2, 3)] == [True] * 3
+    assert records == [1]
+
+
 def test_a_search_passes_over_what_is_gone_and_fills_its_page(settings: Settings):
     index = Index(settings)
     images = draw(settings, count=6)

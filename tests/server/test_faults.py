@@ -2,18 +2,24 @@
 
 import os
 import re
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
 import psutil
 import pytest
+from huggingface_hub import constants
 from mcp import Client
+from PIL import Image
 
 from layerdiffuse_mcp.backends.local import LocalBackend
+from layerdiffuse_mcp.server import contents
 from layerdiffuse_mcp.server.app import create_server
 from layerdiffuse_mcp.settings import Settings
 from tests.results import facts_of, text_of
@@ -81,6 +87,72 @@ async def test_closing_a_server_whose_worker_is_stopped_leaves_no_process(
         for _ in range(20):
             await client.call_tool("generate_transparent", {"prompt": prompt, "output": {"wait_seconds": 0}})
     assert await gone(worker)
+
+
+OUT_OF_REACH = "a" * 300
+"""The name of a folder that no system has: whoever looks there has an error and not an empty folder."""
+ALIVE = {"server_status": {}, "list_models": {}, "list_jobs": {}, "find_images": {}}
+DRAWN = {"prompt": "draw", "output": {"preview": False}}
+
+
+@pytest.mark.parametrize("folder", ["output_dir", "models_dir", "XDG_STATE_HOME", "HF_HUB_CACHE", "TMPDIR"])
+async def test_a_folder_out_of_reach_ends_no_server_and_is_named_by_what_needs_it(
+    folder: str, settings: Settings, rehearsal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    away = tmp_path / OUT_OF_REACH
+    given = tmp_path / "given.png"
+    Image.new("RGBA", (8, 8)).save(given)
+    if folder in Settings.model_fields:
+        settings = settings.model_copy(update={folder: away})
+    elif folder == "HF_HUB_CACHE":
+        monkeypatch.setattr(constants, folder, str(away))
+    elif folder == "TMPDIR":
+        monkeypatch.setattr(tempfile, "tempdir", str(away))
+    else:
+        monkeypatch.setenv(folder, str(away))
+    async with serve(settings, rehearsal) as client:
+        said = {name: text_of(await client.call_tool(name, asked)) for name, asked in ALIVE.items()}
+        said["generate_transparent"] = text_of(await client.call_tool("generate_transparent", DRAWN))
+        edit = {**DRAWN, "image": str(given)}
+        said["edit_transparent"] = text_of(await client.call_tool("edit_transparent", edit))
+    assert not [text for text in said.values() if "unexpectedly" in text or "Error executing" in text]
+    named = {name for name, text in said.items() if "File name too long" in text}
+    assert named == {
+        "output_dir": {"generate_transparent", "edit_transparent"},
+        "models_dir": {"list_models"},
+        "XDG_STATE_HOME": {"find_images"},
+        "TMPDIR": {"edit_transparent"},
+    }.get(folder, set())
+
+
+async def test_what_is_kept_of_given_pictures_has_a_new_folder_where_the_old_one_was_removed(
+    settings: Settings, rehearsal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    Image.new("RGBA", (8, 8)).save(tmp_path / "given.png")
+    edit = {**DRAWN, "image": str(tmp_path / "given.png")}
+    async with serve(settings, rehearsal) as client:
+        for _ in range(2):
+            assert not (await client.call_tool("edit_transparent", edit)).is_error
+            [kept] = (tmp_path / "temporary").glob(contents.PREFIX + "*")
+            shutil.rmtree(kept)
+
+
+async def test_a_working_directory_that_is_removed_changes_nothing(
+    rehearsal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    settings = Settings(models_dir=tmp_path / "models", warm_up=False)
+    shutil.rmtree(project)
+    async with serve(settings, rehearsal) as client:
+        drawn = facts_of(await client.call_tool("generate_transparent", DRAWN))
+        status = facts_of(await client.call_tool("server_status", {}))
+    assert drawn["status"] == "done"
+    assert status["output_folder"] == str(project / "layerdiffuse")
+    assert status["readable_folders"] == [str(project), str(project / "layerdiffuse")]
 
 
 async def test_a_clock_that_goes_back_gives_no_negative_times(

@@ -20,6 +20,7 @@ from mcp_types import (
 from PIL import Image
 
 from layerdiffuse_mcp.api.choices import SAMPLERS
+from layerdiffuse_mcp.server import resources
 from layerdiffuse_mcp.server.resources import PAGE
 from layerdiffuse_mcp.server.tools import TOOLS
 
@@ -54,6 +55,17 @@ async def test_a_composition_can_be_read_by_its_address(client: Client, picture:
     job = (await client.read_resource(made["uri"].replace("images", "jobs").removesuffix("-1"))).contents[0]
     assert isinstance(job, TextResourceContents)
     assert json.loads(job.text)["images"][0]["path"] == made["path"]
+
+
+async def test_a_picture_that_is_too_large_to_be_sent_is_named_with_what_can_be(
+    client: Client, picture: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = await compose(client, picture)
+    monkeypatch.setattr(resources, "LARGEST", Path(made["path"]).stat().st_size - 1)
+    with pytest.raises(MCPError, match=r"are sent\. Open it by its path, or read a smaller view") as caught:
+        await client.read_resource(made["uri"])
+    assert made["path"] in str(caught.value)
+    assert (await client.read_resource(made["uri"] + "/view?width=8")).contents
 
 
 async def test_the_list_comes_in_pages_newest_first(connect: Connect, picture: Path):

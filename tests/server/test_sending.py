@@ -12,11 +12,21 @@ import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, JSONRPCError, JSONRPCNotification, JSONRPCResponse
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
 from PIL import Image, PngImagePlugin
+from pydantic import ValidationError
 
 from layerdiffuse_mcp.server.sendable import utf8
-from layerdiffuse_mcp.server.stdio import checked
+from layerdiffuse_mcp.server.stdio import checked, refusal
 from layerdiffuse_mcp.wording import quoted
 from tests.results import text_of
 
@@ -44,6 +54,44 @@ def test_an_answer_that_is_json_stays_as_it_is_and_a_notification_that_is_not_is
     fine = answer(found="é?")
     assert checked(fine) is fine
     assert checked(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="x", params={"a": "\ud800"}))) is None
+
+
+CALL = '{"jsonrpc":"2.0","id":7,"method":"tools/call","params":%s}'
+
+
+@pytest.mark.parametrize(
+    ("line", "id", "code"),
+    [
+        (CALL % r'{"prompt":"a cat \ud83d"}', 7, PARSE_ERROR),
+        (CALL.replace("7", r'"\ud83d"') % "{}", None, PARSE_ERROR),
+        ("\ufeff" + CALL % "{}", 7, PARSE_ERROR),
+        ("hello", None, PARSE_ERROR),
+        ("[" * 100_000, None, PARSE_ERROR),
+        (CALL % "5", 7, INVALID_REQUEST),
+        (f"[{CALL % '{}'}]", None, INVALID_REQUEST),
+        (r'{"jsonrpc":"2.0","id":7,"result":"\ud83d"}', None, PARSE_ERROR),
+    ],
+)
+def test_a_line_that_is_no_message_is_answered_with_an_error_and_logged(
+    line: str, id: int | None, code: int, caplog: pytest.LogCaptureFixture
+):
+    answered = refusal(misread(line))
+    assert answered is not None
+    assert isinstance(answered.message, JSONRPCError)
+    assert (answered.message.id, answered.message.error.code) == (id, code)
+    assert len(json.loads(answered.message.model_dump_json())["error"]["message"]) < 200
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("line", ["", " \n", r'{"jsonrpc":"2.0","method":"notifications/x","params":"\ud83d"}'])
+def test_an_empty_line_and_a_damaged_notification_are_not_answered(line: str):
+    assert refusal(misread(line)) is None
+
+
+def misread(line: str) -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        jsonrpc_message_adapter.validate_json(line, by_name=False)
+    return caught.value
 
 
 def test_lone_surrogates_are_replaced_wherever_they_are():

@@ -1,12 +1,18 @@
 """What every tool does with what it is given: it is taken as it was meant, or its true form is said."""
 
+import logging
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from mcp import Client
+from mcp.server.mcpserver import MCPServer
+from mcp_types import CallToolResult
 from PIL import Image
 
+from layerdiffuse_mcp.server.tool import READS, Row
+from layerdiffuse_mcp.server.tools.models import ServerStatus
 from layerdiffuse_mcp.server.tools.parameters import Options, fields_of
 from tests.results import facts_of, text_of
 
@@ -73,3 +79,29 @@ async def test_what_cannot_be_told_is_refused_by_its_true_form(client: Client, c
     result = await client.call_tool(tool, arguments)
     assert result.is_error
     assert says in text_of(result)
+
+
+UNFORESEEN = {
+    "path": (PermissionError(13, "Permission denied", "/models"), r"could not use /models \(Permission denied\)"),
+    "no path": (OSError(5, "Input/output error"), r"failed unexpectedly \(OSError: .*Input/output error\)"),
+    "long": (ValueError("x" * 9000), r"failed unexpectedly \(ValueError: x{79}…\)"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("case", UNFORESEEN)
+async def test_an_error_that_nobody_foresaw_is_told_in_words_and_logged(case: str, caplog: pytest.LogCaptureFixture):
+    error, words = UNFORESEEN[case]
+
+    def server_status() -> Annotated[CallToolResult, ServerStatus]:
+        """Fail."""
+        raise error
+
+    server_status.__module__ = "layerdiffuse_mcp.server.tools.models"
+    server = MCPServer("broken", tools=[Row(server_status, "Broken", READS).tool])
+    with caplog.at_level(logging.ERROR):
+        async with Client(server) as client:
+            result = await client.call_tool("server_status", {})
+    assert result.is_error
+    assert re.search(f"server_status {words}", text_of(result))
+    assert any(record.exc_info for record in caplog.records)

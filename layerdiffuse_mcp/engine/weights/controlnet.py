@@ -7,6 +7,7 @@ A ControlNet is a copy of a UNet's first half, so what a single file's shapes do
 """
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read_controlnet(path: Path, unet: Mapping[str, Any]) -> Part:
         ModelNotFound: there is nothing at `path`.
         CheckpointError: it is damaged, a pickle, or no ControlNet.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         config = read_config(path)
         weights = {key: (file, Origin(key)) for file in weight_files(path) for key in file}
     else:

@@ -7,6 +7,7 @@ Configurations are the folder's own; which class a network is of the card says, 
 
 import itertools
 import json
+import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +40,7 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 def read_folder(path: Path) -> Checkpoint:
     """Open a diffusers folder; loads no weights. Raises `ModelNotFound` or `CheckpointError`, saying what is wrong."""
     index_path = path / "model_index.json"
-    if not index_path.is_file():
+    if not os.path.isfile(index_path):
         raise ModelNotFound(
             f"{path} holds no model_index.json, so it is not a diffusers folder; "
             "give the folder that has unet/, vae/ and text_encoder/ in it, or a single .safetensors file."
@@ -47,14 +48,14 @@ def read_folder(path: Path) -> Checkpoint:
     pipeline = str(_json(index_path).get("_class_name", "unnamed pipeline"))
 
     def config(network: str) -> dict[str, Any]:
-        return _json(path / network / "config.json") if (path / network).is_dir() else {}
+        return _json(path / network / "config.json") if os.path.isdir(path / network) else {}
 
     spec = folder_family(path.name, pipeline, config)
     vae_config = config(spec.names("pictures")[0])
     scheduler_path = path / "scheduler" / "scheduler_config.json"
-    scheduler = _json(scheduler_path) if scheduler_path.is_file() else {}
+    scheduler = _json(scheduler_path) if os.path.isfile(scheduler_path) else {}
     prediction = "v_prediction" if scheduler.get("prediction_type") == "v_prediction" else "epsilon"
-    parts = {one.name: _part(path / one.name, one) for one in spec.components if (path / one.name).is_dir()}
+    parts = {one.name: _part(path / one.name, one) for one in spec.components if os.path.isdir(path / one.name)}
     return Checkpoint(
         path=path,
         spec=spec,
@@ -118,15 +119,15 @@ def weight_files(folder: Path, stems: Sequence[str] = (STEM,)) -> list[TensorFil
     """The files that hold a network's weights, called by the first of `stems` that is there; raises CheckpointError."""
     for stem, variant in itertools.product(stems, VARIANTS):
         index = folder / f"{stem}.safetensors.index{variant}.json"
-        if not index.is_file():
+        if not os.path.isfile(index):
             index = folder / f"{stem}{variant}.safetensors.index.json"
-        if index.is_file():
+        if os.path.isfile(index):
             names = sorted(set(_json(index)["weight_map"].values()))
             if any(Path(name).name != name for name in names):
                 raise CheckpointError(f"{index} names files outside its folder; fetch the model again.")
             return [TensorFile(folder / name) for name in names]
         single = folder / f"{stem}{variant}.safetensors"
-        if single.is_file():
+        if os.path.isfile(single):
             return [TensorFile(single)]
     pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES]
     only = f" but only {pickles[0]}, a pickle, which can run any code it carries" if pickles else ""

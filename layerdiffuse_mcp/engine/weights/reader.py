@@ -23,7 +23,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     family: the message says what it is instead.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return read_folder(path)
     file = TensorFile(path)
     kind = identify(file.shapes, file.metadata)

@@ -22,6 +22,7 @@ from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.controls import adapters, controls
+from layerdiffuse_mcp.hub.folder import why_unread
 from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
 from layerdiffuse_mcp.hub.licences import is_free, layer_licences
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
@@ -151,6 +152,8 @@ async def list_models(
         lines.append(f"Textual inversions, used where a prompt has their name: {names}.")
     folder = printable(settings.models_dir)
     lines.append(f"Own bases and layer files (.safetensors) go into {folder}.")
+    if why := await anyio.to_thread.run_sync(why_unread, settings.models_dir):
+        lines[-1] += f" It cannot be read now ({why}): mend its rights, or set LAYERDIFFUSE_MODELS_DIR."
     return plain("\n".join(lines), ModelList(models=found, matting=networks, vocabularies=words, models_folder=folder))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from layerdiffuse_mcp.cli import surroundings
+from layerdiffuse_mcp import surroundings
 
 
 @pytest.fixture

@@ -21,10 +21,16 @@ def complete() -> None:
         Path.home()
     except RuntimeError:  # a user without an account, as in a container
         os.environ[HOME] = _own_folder()
+    working_directory()
+
+
+def working_directory() -> Path:
+    """Where this process stands; where that folder was deleted it stands at the root from now on."""
     try:
-        os.getcwd()
-    except OSError:  # it was deleted
+        return Path.cwd()
+    except OSError:
         os.chdir(os.path.abspath(os.sep))
+        return Path.cwd()
 
 
 def _own_folder() -> str:
