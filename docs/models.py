@@ -71,11 +71,7 @@ def memory() -> str:
             f"{family.native_size} px",
             place,
             *(
-                gigabytes(
-                    estimated_sizes(family, placement)
-                    .drawing(family.frames * pixels, pixels, placement.dtype.itemsize)
-                    .at(level)
-                )
+                gigabytes(estimated_sizes(family, placement).drawing(family.frames * pixels, pixels).at(level))
                 for level in LEVELS
             ),
         )

@@ -103,7 +103,9 @@ class Settings(BaseSettings):
     model: str = Field("auto", description="Model used when a call names none; auto takes a prepared base, else pocket")
     output_dir: Folder | None = Field(None, description="Folder that pictures are written to, the only one")
     read_dirs: Annotated[Folders, NoDecode] = Field(
-        (), description="Folders that pictures may be read from, joined by the path separator; the output folder always"
+        (),
+        description="Folders that pictures may be read from instead of the project folder, joined by the path "
+        "separator; the output folder always",
     )
     models_dir: Folder = Field(
         platformdirs.user_data_path("layerdiffuse") / "models",

@@ -13,12 +13,17 @@ from jsonschema import Draft202012Validator
 from docs.recipes import PAGE, PICTURES, recipes
 from docs.tools import CALLS
 from layerdiffuse_mcp.cli.parser import make_parser
+from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.families.spec import TOOLS as TASK_TOOLS
+from layerdiffuse_mcp.installed import COMMANDS
+from layerdiffuse_mcp.server.tokens import guarding
 from layerdiffuse_mcp.server.tools import TOOLS
 from layerdiffuse_mcp.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 README = ROOT / "README.md"
+CARD = ROOT / "layerdiffuse_mcp/pocket/MODEL_CARD.md"
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (README, *sorted((ROOT / "docs").glob("*.md")))}
 HOSTED = "https://raw.githubusercontent.com/layerdiffuse-mcp/layerdiffuse-mcp/main/"
 each_page = pytest.mark.parametrize("page", PAGES)
@@ -159,3 +164,34 @@ def test_the_calls_of_a_recipe_fit_the_schemas_and_its_picture_is_there(number: 
 
 def test_the_pictures_of_the_recipes_are_small():
     assert sum(path.stat().st_size for path in PICTURES.iterdir()) < 1_000_000
+
+
+WRITTEN = {path: path.read_text() for path in (*PAGES.values(), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")}
+
+
+def test_every_pytorch_that_is_to_be_installed_is_one_that_the_package_takes():
+    """Else pip replaces it by the newest of the index that fits, which on Linux brings CUDA."""
+    commands = re.compile(r"pip install [^`\n]*?'?(torch\S*?)'? --index")
+    written = [bound for text in WRITTEN.values() for bound in commands.findall(text)]
+    assert len(written) >= 3
+    bound = re.search(r'"torch>=[\d.]+,(<[\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    pinned = re.search(r"^torch(==[\d.]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert {*written} <= {f"torch{found[1]}" for found in (bound, pinned) if found}
+
+
+def test_tokens_that_are_shown_are_long_enough(tmp_path: Path):
+    shown = {token for text in WRITTEN.values() for token in re.findall(r"(?:--token|Bearer) ([A-Z-]{6,})", text)}
+    assert shown
+    for token in shown:
+        guarding(token, Settings(output_dir=tmp_path))
+
+
+def test_the_page_of_models_has_every_way_to_bring_an_extra():
+    page = PAGES["docs/models.md"].read_text()
+    assert [way for way in COMMANDS.values() if way.format("'layerdiffuse-mcp[layered]'") not in page] == []
+
+
+def test_the_model_card_names_the_tools_that_need_another_model():
+    able = {TASK_TOOLS[task] for task in FAMILIES["sd15"].routes}
+    [line] = [line for line in CARD.read_text().splitlines() if "all other tools work" in line]
+    assert set(re.findall(r"`([a-z_]+)`", line)) == {*TASK_TOOLS.values()} - able

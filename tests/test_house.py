@@ -17,7 +17,7 @@ NAME = PACKAGE.name
 HEAVY = {"torch", "diffusers", "transformers", "torchsde", "safetensors.torch"}
 
 FLOORS = (
-    {"errors", "imports", "wording", "settings", "surroundings", "logs", "families", "text", "__init__"},
+    {"errors", "imports", "installed", "wording", "settings", "surroundings", "logs", "families", "text", "__init__"},
     {"api"},
     {"images", "hub"},
     {"outputs", "recipes"},

@@ -233,7 +233,8 @@ def train(arguments: argparse.Namespace) -> None:
 def main(given: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", required=True, choices=[*METHODS])
+    methods = [name for name, method in METHODS.items() if method.family in TRAINEES]
+    parser.add_argument("--method", required=True, choices=methods)
     parser.add_argument("--base", type=Path, required=True, help="a .safetensors file or diffusers folder")
     parser.add_argument("--encoder", type=Path, required=True, help="the family's vae_transparent_encoder file")
     parser.add_argument("--cutouts", type=Path, required=True, help="folder of pictures with alpha")

@@ -37,6 +37,7 @@ from layerdiffuse_mcp.backends.ray_versions import Survey
 from layerdiffuse_mcp.backends.workers import CANCEL_GRACE, Worker, Workers
 from layerdiffuse_mcp.engine.startup import ENGINE
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied, WorkerLost
+from layerdiffuse_mcp.installed import remedy
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import short
 
@@ -203,8 +204,7 @@ def _connect(settings: Settings) -> tuple[Any, Survey, list[Mapping[str, Any]]]:
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise LayerDiffuseError(
-            f"Ray is not installed here ({error}). Install it with pip install 'layerdiffuse-mcp[ray]', or set "
-            "LAYERDIFFUSE_BACKEND=local."
+            f"Ray is not installed here ({error}): {remedy('ray')}, or set LAYERDIFFUSE_BACKEND=local."
         ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # once it is left, a late question starts no other cluster

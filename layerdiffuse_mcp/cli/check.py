@@ -14,6 +14,7 @@ from layerdiffuse_mcp.api.plan import DecodePlan, GivenPicture, Planned
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.cli.flags import Commands, settings_of
 from layerdiffuse_mcp.errors import LayerDiffuseError, ModelNotFound
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.settings import Settings
 
 PROMPT, SEED = "an apple", 12345
@@ -51,9 +52,7 @@ def tested(name: str, settings: Settings) -> tuple[str, bool]:
     catalog.base_file(entry, settings)
     planned = plan(GenerateRequest(prompt=PROMPT, seed=SEED, model=entry.name, save_latent=True), settings)
     if planned.downloads:
-        raise ModelNotFound(
-            f"{entry.name} lacks files: fetch them with `layerdiffuse-mcp models prepare {entry.name}`."
-        )
+        raise ModelNotFound(f"{entry.name} lacks files: fetch them with `{program()} models prepare {entry.name}`.")
     with io.BytesIO(_plain(planned, entry.name, settings)) as seen:
         seen.name = "drawn.png"
         background = checks.background_in(read_picture(seen).rgba)

@@ -8,7 +8,6 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +17,12 @@ from layerdiffuse_mcp.errors import LayerDiffuseError
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.registry import FAMILIES
+from layerdiffuse_mcp.installed import install, lacking, program
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
 PACKAGES = ("layerdiffuse-mcp", "torch", "diffusers", "mcp")
 PICTURE_SUFFIXES = frozenset(f".{format}" for format in COMPOSED)
-CLEAN = "layerdiffuse-mcp clean --older-than 30d"
-PREPARE = "layerdiffuse-mcp models prepare"
 
 
 class Missing(NamedTuple):
@@ -79,6 +77,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def missing(settings: Settings) -> list[Missing]:
     """What is not here, the most useful first."""
     from layerdiffuse_mcp.hub import catalog
+    from layerdiffuse_mcp.hub.libraries import unmet
 
     found: list[Missing] = []
     if not _writable(settings):
@@ -87,24 +86,27 @@ def missing(settings: Settings) -> list[Missing]:
         found.append(Missing(f"an output folder that can be written: {folder} cannot", command))
     entries = [entry for entry in catalog.models(settings) if entry.name != catalog.POCKET]
     for family, card in FAMILIES.items():
+        prepare = f"{program(card.extra)} models prepare"
         bases = [entry for entry in entries if entry.family == family]
         here = [entry for entry in bases if entry.prepared]
+        if bases and (extra := unmet(bases[0], settings)):
+            what = f"{' and '.join(lacking(extra))}, which bases of the family {card.title} are drawn with"
+            found.append(Missing(what, install(extra)))
         if bases and not here:
             what = f"a base of the family {card.title}, with its layer files: {_size(bases[0], settings)}"
-            found.append(Missing(what, f"{PREPARE} {family}"))
+            found.append(Missing(what, f"{prepare} {family}"))
         for entry in here:
             if files := catalog.missing(entry, settings):
                 what = f"{len(files)} layer files of {entry.name}: {_size(entry, settings)}"
-                found.append(Missing(what, f"{PREPARE} {shlex.quote(entry.name)}"))
+                found.append(Missing(what, f"{prepare} {shlex.quote(entry.name)}"))
                 break  # they serve every base of the family
-    if not all(find_spec(package) for package in ("onnx", "onnxruntime")):
-        found.append(
-            Missing("what runs matting networks, for cut-outs of photographs", "pip install 'layerdiffuse-mcp[cutout]'")
-        )
+    network = next(iter(MATTING.values()))
+    if extra := unmet(network, settings):
+        what = f"{' and '.join(lacking(extra))}, which run matting networks, for cut-outs of photographs"
+        found.append(Missing(what, install(extra)))
     if not any(catalog.located(network.remote, settings) for network in MATTING.values()):
-        network = next(iter(MATTING.values()))
         what = f"a matting network, for cut-outs of photographs: {in_words(network.remote.bytes or 0)}"
-        found.append(Missing(what, f"{PREPARE} {network.name}"))
+        found.append(Missing(what, f"{program(network.extra)} models prepare {network.name}"))
     return found
 
 
@@ -153,7 +155,8 @@ def _held(output: Path) -> str:
     from layerdiffuse_mcp.outputs.folder import contents
 
     count, size = contents(output, PICTURE_SUFFIXES)
-    return f"{count} picture{'s' * (count != 1)}, {in_words(size)}; to delete older ones: {CLEAN}"
+    clean = f"{program()} clean --older-than 30d"
+    return f"{count} picture{'s' * (count != 1)}, {in_words(size)}; to delete older ones: {clean}"
 
 
 def _existing(folder: Path) -> Path:

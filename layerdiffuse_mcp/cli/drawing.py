@@ -137,9 +137,8 @@ def _decompose(options: argparse.Namespace) -> int:
 
 def _redraw(options: argparse.Namespace) -> int:
     """Draw again by what a picture or a text says, but for the flags that were given."""
-    from layerdiffuse_mcp.images.read import opened_file
     from layerdiffuse_mcp.recipes import a1111, infotext
-    from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
+    from layerdiffuse_mcp.recipes.recipe import request_from
 
     if (options.file is None) == (options.parameters is None):
         raise InvalidRequest("redraw takes either a picture or --parameters: give one of them.")
@@ -149,9 +148,7 @@ def _redraw(options: argparse.Namespace) -> int:
     if options.parameters is not None:
         request = a1111.request_from(infotext.parse(read_text(options.parameters)), changes, settings)
     else:
-        with opened_file(options.file) as picture:
-            recipe = read_recipe(picture, settings.max_pixels)
-        request = request_from(recipe, changes, _Finder(options.file, settings).find)
+        request = request_from(_recipe(options.file, settings), changes, _Finder(options.file, settings).find)
     draw(request, settings)
     return 0
 
@@ -163,17 +160,29 @@ def _reproduce(options: argparse.Namespace) -> int:
     depends on how many pictures were drawn at once.
     """
     from layerdiffuse_mcp.cli.terminal import say
-    from layerdiffuse_mcp.images.read import levels_apart, opened_file
-    from layerdiffuse_mcp.recipes.recipe import read_recipe, request_from
+    from layerdiffuse_mcp.images.read import levels_apart
+    from layerdiffuse_mcp.recipes.recipe import request_from
 
     file, settings = options.file, settings_of(options)
-    with opened_file(file) as picture:
-        recipe = read_recipe(picture, settings.max_pixels)
-    request = request_from(recipe, find=_Finder(file, settings).find)
+    request = request_from(_recipe(file, settings), find=_Finder(file, settings).find)
     apart = [levels_apart(file, path) for path in draw(request, settings)]
     nearest = min((levels for levels in apart if levels is not None), default=None)
     say("reproduced", _sameness(nearest))
     return 0 if nearest is not None and nearest <= 1 else 1
+
+
+def _recipe(file: Path, settings: Settings) -> dict[str, Any]:
+    """The recipe inside a picture; raises ImageError, which says what the picture is that holds none."""
+    from layerdiffuse_mcp.images.read import opened_file
+    from layerdiffuse_mcp.outputs.index import Index
+    from layerdiffuse_mcp.outputs.undrawn import undrawn
+    from layerdiffuse_mcp.recipes.recipe import read_recipe
+
+    limit = settings.max_pixels
+    with opened_file(file) as picture:
+        return read_recipe(
+            picture, limit, lambda: undrawn(picture, file.absolute(), Index(settings), opened_file, limit).instead
+        )
 
 
 def _sameness(levels: int | None) -> str:

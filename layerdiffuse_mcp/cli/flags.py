@@ -2,7 +2,7 @@
 
 for name, field in GenerateRequest.model_fields.items():
     add_flag(parser, name, field)
-add_output(parser)                  # -o/--output, for a command that writes pictures
+add_output(parser)                  # -o/--output, for a command that writes pictures or looks for them
 settings = settings_of(options)     # the environment, and what was given for this one command
 """
 
@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from layerdiffuse_mcp.api.fields import OneOf, explain
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import ROLES
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.settings import Settings
 
 Commands = Any  # argparse's subparsers, whose type has no public name
@@ -49,7 +50,7 @@ def add_roles(parser: Any) -> None:
 
 
 def add_output(parser: Any) -> None:
-    """Add -o/--output, the folder for this command's files."""
+    """Add -o/--output, the folder of the pictures that this command writes or looks for."""
     field = Settings.model_fields["output_dir"]
     parser.add_argument("-o", "--output", dest=f"{SETTING}output_dir", metavar="DIR", help=field.description)
 
@@ -91,7 +92,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise InvalidRequest(
-            f"A setting cannot be used: {explain(error)} `layerdiffuse-mcp settings --help` says where each stands."
+            f"A setting cannot be used: {explain(error)} `{program()} settings --help` says where each stands."
         ) from None
 
 

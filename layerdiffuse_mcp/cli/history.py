@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from layerdiffuse_mcp.api.dates import FORMS, moment
 from layerdiffuse_mcp.api.outcome import VERDICTS
-from layerdiffuse_mcp.cli.flags import Commands, settings_of
+from layerdiffuse_mcp.cli.flags import Commands, add_output, settings_of
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.outputs.query import SHAPES
 from layerdiffuse_mcp.wording import in_words, printable, quoted
@@ -45,6 +45,8 @@ def add(commands: Commands) -> None:
     clean = commands.add_parser("clean", help="delete the older pictures made here")
     clean.add_argument("--older-than", required=True, metavar="X", help=f"made before: {FORMS}")
     clean.set_defaults(run=_clean)
+    for command in (find, delete, clean):
+        add_output(command)
     for command in (delete, clean):
         command.add_argument("--yes", action="store_true", help="delete without asking, for scripts")
 

@@ -20,6 +20,7 @@ from layerdiffuse_mcp.families.entries import HubFile
 from layerdiffuse_mcp.families.matting import MATTING
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.families.spec import Task
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.wording import in_words, printable
 
 
@@ -57,26 +58,31 @@ def add(commands: Commands) -> None:
 def _list(options: argparse.Namespace) -> int:
     """List the models and what each can do with the layer files that are here."""
     from rich.table import Table
+    from rich.text import Text
 
     from layerdiffuse_mcp.cli.terminal import OUT
     from layerdiffuse_mcp.hub import catalog
     from layerdiffuse_mcp.hub.controls import adapters, controls
+    from layerdiffuse_mcp.hub.libraries import needs
     from layerdiffuse_mcp.hub.vocabulary import vocabulary_of
 
     settings = settings_of(options)
     table = Table("model", "family", "size", "here", "can do now", "licence", "what it is")
     for entry in catalog.models(settings):
         able = [task.value for task, ready in catalog.tasks(entry, settings).items() if ready] if entry.prepared else []
-        table.add_row(
+        cells = (
             entry.name, entry.family or "?", in_words(entry.bytes) if entry.bytes else "",
-            "yes" if entry.prepared else "no", ", ".join(able), entry.licence or "", entry.description,
+            "yes" if entry.prepared else "no", ", ".join(able), entry.licence or "",
+            entry.description + needs(entry, settings),
         )  # fmt: skip
+        table.add_row(*map(Text, cells))
     OUT.print(table)
     print_ = partial(OUT.print, markup=False)
     for network in MATTING.values():
         here = "not here" if catalog.missing(network, settings) else "here"
         size, licence = in_words(network.remote.bytes or 0), network.remote.licence
-        print_(f"cut-out --matting {network.name}: {here}, {size}, {licence}. {network.description}")
+        description = network.description + needs(network, settings)
+        print_(f"cut-out --matting {network.name}: {here}, {size}, {licence}. {description}")
     for lora in catalog.loras(settings):
         where = printable(lora.path) if lora.path else "not here"
         said = [f"say: {lora.trigger}"] if lora.trigger else []
@@ -94,7 +100,7 @@ def _list(options: argparse.Namespace) -> int:
             print_(f"{words.model} knows: {', '.join(words.matching(options.subjects).subjects) or 'no such subject'}")
         else:
             print_(f"{words.model} knows {len(words.subjects)} subjects: --subjects WORD lists those with it, '' all")
-    print_(f"Fetch one: layerdiffuse-mcp models prepare NAME (or {', '.join(FAMILIES)})")
+    print_(f"Fetch one: {program()} models prepare NAME (or {', '.join(FAMILIES)})")
     print_(
         f"Your own bases, LoRAs, ControlNets and layer files (.safetensors) go into {printable(settings.models_dir)}"
     )
@@ -105,16 +111,19 @@ def _prepare(options: argparse.Namespace) -> int:
     """Fetch what a model needs, showing a bar; print each file that was fetched."""
     from layerdiffuse_mcp.cli.terminal import progress_bar, say, warn
     from layerdiffuse_mcp.hub import catalog, download
+    from layerdiffuse_mcp.hub.libraries import check_libraries
 
     if options.source is not None:
         return _take(options)
     if options.name is None:
-        raise InvalidRequest(f"Which model? Name one of `layerdiffuse-mcp models`, or {' or '.join(FAMILIES)}.")
+        raise InvalidRequest(f"Which model? Name one of `{program()} models`, or {' or '.join(FAMILIES)}.")
     settings = settings_of(options)
     task = Task(options.task) if options.task else None
     methods = catalog.methods_for(catalog.find(options.name, settings), task) if task else None
+    entry = catalog.find_any(options.name, settings)
+    check_libraries(entry, settings)
     if not options.yes:
-        _ask_licences(catalog.missing(catalog.find_any(options.name, settings), settings, methods))
+        _ask_licences(catalog.missing(entry, settings, methods))
     with progress_bar() as on_step:
         done = download.prepare(options.name, settings, on_step, methods=methods, verify=options.verify)
     for note in done.notes:

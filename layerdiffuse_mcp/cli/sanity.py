@@ -20,6 +20,7 @@ from layerdiffuse_mcp.api.plan import Planned
 from layerdiffuse_mcp.cli.flags import Commands, add_output, settings_of
 from layerdiffuse_mcp.errors import InvalidRequest, ModelNotFound
 from layerdiffuse_mcp.families.entries import ModelEntry
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.recipes.infotext import Infotext
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import printable, short
@@ -109,7 +110,7 @@ def _sorted(texts: Sequence[str], settings: Settings) -> tuple[list[Check], list
         try:
             planned = plan(request_from(info, changes, settings), settings)
         except ModelNotFound as error:
-            command = f"layerdiffuse-mcp models prepare {shlex.quote(base.name)}"
+            command = f"{program()} models prepare {shlex.quote(base.name)}"
             lacking.append(Lacking(_title(number, info), str(error).partition(". ")[0] + ".", command))
         except InvalidRequest as error:
             raise InvalidRequest(f"Text {_title(number, info)}: {error}") from None

@@ -1,6 +1,7 @@
 """The command `serve`, which is also what runs when no command is named."""
 
 import argparse
+import sys
 
 from layerdiffuse_mcp.cli.flags import Commands, add_settings, settings_of
 
@@ -28,6 +29,10 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = settings_of(options)
     if options.http:
-        app.serve_http(settings, options.host, options.port, options.token, options.allowed_host)
+        app.serve_http(settings, options.host, options.port, options.token, options.allowed_host, _say_where)
         return 0
     return app.serve_stdio(settings)
+
+
+def _say_where(address: str) -> None:
+    print(f"serving on {address}, until Ctrl-C", file=sys.stderr)

@@ -15,7 +15,7 @@ between tasks. Runs one task at a time, in one thread.
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from layerdiffuse_mcp.engine.device.memory import is_out_of_memory
 from layerdiffuse_mcp.engine.drawing.drawers import drawer_of
 from layerdiffuse_mcp.engine.drawing.files import drawing_recipe, encoded, facts_of
 from layerdiffuse_mcp.engine.drawing.latents import decode_latent, decode_plain, encode_picture
-from layerdiffuse_mcp.engine.model_manager import ModelManager
+from layerdiffuse_mcp.engine.model_manager import Extent, ModelManager
 from layerdiffuse_mcp.engine.models.additions import additions_of
 from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, passes, pixels_of_result, tiles_of
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted as fitted_picture
@@ -89,21 +89,20 @@ class Engine:
             return self._run_or_relieve(task, inputs, report)
 
     def _run_or_relieve(self, task: Task, inputs: Inputs, report: OnStep) -> Outcome:
-        meter, notes = Meter(report), ()
+        meter, again = Meter(report), False
         while True:
             try:
-                return _noted(self._run(task, inputs, meter), notes)
+                return _noted(self._run(task, inputs, meter), self._manager.reduced())
             except (RuntimeError, OSError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     said = str(error).partition("\n")[0]  # CUDA's goes on with advice for those who wrote the kernel
                     raise LayerDiffuseError(f"The engine failed: {type(error).__name__}: {said}") from error
             # only here is the failed run's memory free: the error held its tensors
             self._exhausted = True
-            note = None if notes else self._manager.relieve()
-            if note is None:
+            if again or not self._manager.relieve():
                 break
-            self._exhausted = False
-            meter, notes = Meter(report, meter.reached), (note,)
+            self._exhausted, again = False, True
+            meter = Meter(report, meter.reached)
         self._manager.unload()
         raise OutOfMemory(
             f"The request does not fit into the memory of {self._manager.placement.title}. {_smaller(task)}, "
@@ -141,12 +140,9 @@ class Engine:
         for name in given.keys() & {"mask", REFERENCE_MASK}:
             _check_mask(name, given[name].rgba)
         with clock("load"):
-            model = self._model(plans[0].model, meter, plans[0])
+            model = self._model(plans[0].model, meter, partial(_extent, plans), plans[0])
         as_drawn = [plan.as_drawn for plan in plans]
         width, height = drawn_size(as_drawn[0], model.latent)
-        count = sum(plan.count for plan in plans)
-        together, each = _extent(as_drawn[0], model.latent)
-        self._manager.fit(model, count * together, each)
         with clock("draw"), previews(self._settings, model.latent) as show:
             pictures = _pictures(plans[0], (width, height), given)
             drawn = drawer_of(model.spec)(as_drawn, model, pictures, meter, show)
@@ -177,8 +173,7 @@ class Engine:
         clock = _Clock()
         saved = latents.read_latent(inputs[task.latent.sha256])
         with clock("load"):
-            model = self._model(task.model, meter)
-        self._manager.fit(model, 0, saved.width * saved.height)
+            model = self._model(task.model, meter, lambda _: Extent(0, 0, saved.width * saved.height))
         with clock("draw"):
             pixels = decode_plain(model, saved) if task.plain else decode_latent(model, saved, meter)
         with clock("write"):
@@ -194,8 +189,7 @@ class Engine:
         picture = self._read(task.image, inputs)
         height, width = picture.rgba.shape[:2]
         with clock("load"):
-            model = self._model(task.model, meter)
-        self._manager.fit(model, 0, width * height)
+            model = self._model(task.model, meter, lambda _: Extent(0, 0, width * height))
         with clock("draw"):
             latent = encode_picture(model, picture.rgba, meter)
         with clock("write"):
@@ -215,13 +209,15 @@ class Engine:
             codec_of(model).load()
         return self._outcome(model, clock)
 
-    def _model(self, name: str, meter: Meter, plan: DrawPlan | None = None) -> DiffusionModel:
-        """The model in memory, and beside it what a plan names."""
+    def _model(
+        self, name: str, meter: Meter, extent: Callable[[LatentFormat], Extent], plan: DrawPlan | None = None
+    ) -> DiffusionModel:
+        """The model in memory, with room for what is to be computed, and beside it what a plan names."""
         entry = catalog.find(name, self._settings)
         if plan is None:
-            return self._manager.get(entry, meter.report)
+            return self._manager.get(entry, meter.report, extent)
         loras, additions = [lora.name for lora in plan.loras], additions_of(plan, self._settings)
-        return self._manager.get(entry, meter.report, loras, additions, plan.inversions)
+        return self._manager.get(entry, meter.report, extent, loras, additions, plan.inversions)
 
     def _read(self, picture: GivenPicture, inputs: Inputs) -> Picture:
         """A given picture, which is what it was when the plan was made, or an ImageError."""
@@ -309,11 +305,16 @@ def _check_mask(name: str, rgba: Bytes) -> None:
         )
 
 
-def _extent(plan: DrawPlan, latent: LatentFormat) -> tuple[int, int]:
-    """Pixels of a result that are denoised together, and of a picture that are encoded or decoded at once: the most."""
-    tiles = [tiles_of(one, latent).tile for one in passes(plan)]
-    together = max(pixels_of_result(one, latent) for one in passes(plan))
-    return together, max(width * height for width, height in tiles)
+def _extent(plans: Sequence[DrawPlan], latent: LatentFormat) -> Extent:
+    """What plans of one batch compute at once: the most of all their passes."""
+    drawn = plans[0].as_drawn
+    tiles = [tiles_of(one, latent).tile for one in passes(drawn)]
+    return Extent(
+        sum(plan.count for plan in plans),
+        max(pixels_of_result(one, latent) for one in passes(drawn)),
+        max(width * height for width, height in tiles),
+        [stage.method for stage in drawn.stages],
+    )
 
 
 def _noted(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:

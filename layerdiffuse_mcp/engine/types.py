@@ -79,13 +79,13 @@ class DiffusionModel(Protocol):
     """A base in memory, as whoever keeps it or uses its autoencoder sees it; drawers know more of theirs.
 
     name: the catalogue's. weights: the files of the last drawing, as `identify` found them. pixels_at_once: how many
-    pixels may be drawn as one batch. batch: the results in the batch that is being drawn, and the pixels of each.
+    pixels may be drawn as one batch. batch: the results in the batch that is being drawn.
     """
 
     name: str
     weights: dict[str, str | None]
     pixels_at_once: int
-    batch: tuple[int, int]
+    batch: int
 
     @property
     def spec(self) -> FamilySpec:

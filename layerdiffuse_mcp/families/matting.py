@@ -12,7 +12,8 @@ class MattingNetwork(Frozen):
     """A published network from a photograph to its subject's alpha, as an ONNX graph.
 
     It takes one float32 tensor (1, 3, side, side): RGB, 0 to 1, less `mean`, over `deviation`. It gives (1, 1, H, W):
-    alpha, or where `logits` is true its logits. `memory` is what running it takes, in bytes.
+    alpha, or where `logits` is true its logits. `memory` is what running it takes, in bytes, `extra` what has to be
+    installed beside the package for it.
     """
 
     name: str
@@ -23,6 +24,7 @@ class MattingNetwork(Frozen):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
     logits: bool = True
+    extra: str = "cutout"
 
 
 _NETWORKS = (

@@ -165,7 +165,7 @@ SD15 = FamilySpec(
     adapters=(controlnet(ID, "SD 1.5", vector=False), ip_adapter(ID, "SD 1.5", lambda layers: layers == 16)),
     pipelines=frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}),
     folder_problem=_folder_problem,
-    parameters=Parameters(text=123 * MB, denoiser=860 * MB, block=60 * MB, pictures=189 * MB),
+    parameters=Parameters(text=123 * MB, denoiser=860 * MB, block=60 * MB, pictures=189 * MB, layer=293 * MB),
     heads=8,
     steps_table=(14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
 )  # fmt: skip

@@ -184,13 +184,14 @@ class Codec:
 class Parameters:
     """Parameters of a family's published networks: what a base takes of which there is no file yet.
 
-    block: of the denoiser's largest block and all that is in none.
+    block: of the denoiser's largest block and all that is in none. layer: of what its usual method adds.
     """
 
     text: int
     denoiser: int
     block: int
     pictures: int
+    layer: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ from layerdiffuse_mcp.families.registry import (
 )
 from layerdiffuse_mcp.families.spec import Task
 from layerdiffuse_mcp.hub.folder import ModelsFolder, read_models_folder
+from layerdiffuse_mcp.hub.libraries import unmet
 from layerdiffuse_mcp.hub.licences import is_free, layer_licences
 from layerdiffuse_mcp.hub.places import folder_here, indexed, on_disk
-from layerdiffuse_mcp.hub.remedies import by_hand, cannot, command, method_of, source, terms, to_convert
+from layerdiffuse_mcp.hub.remedies import by_hand, cannot, command, method_of, source, task_of, terms, to_convert
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -185,15 +186,17 @@ def matting_file(network: MattingNetwork, settings: Settings) -> Path:
     return path
 
 
-def layer_file(entry: ModelEntry, name: str, settings: Settings) -> Path:
+def layer_file(entry: ModelEntry, name: str, settings: Settings, methods: Collection[str] = ()) -> Path:
     """Where the layer or transparency file `name`, or a re-packed sibling of it, lies on this machine.
+
+    methods: all those that are to draw, for which the message says what to fetch.
 
     Raises:
         ModelNotFound: it is not there; the message says how large it is and how to prepare it.
     """
     path = _layer_path(entry, name, read_models_folder(settings.models_dir))
     if path is None:
-        raise ModelNotFound(_absent(entry, name, settings))
+        raise ModelNotFound(_absent(entry, name, settings, methods))
     return path
 
 
@@ -222,33 +225,26 @@ def licences(entry: ModelEntry, settings: Settings) -> dict[str, str]:
     return {**layer_licences(entry), **own}
 
 
-def base_file(entry: ModelEntry, settings: Settings) -> Path:
-    """Where the base itself lies; raises ModelNotFound as `layer_file` does."""
+def base_file(entry: ModelEntry, settings: Settings, methods: Collection[str] = ()) -> Path:
+    """Where the base itself lies; takes `methods` and raises ModelNotFound as `layer_file` does."""
     if entry.path is not None:
         return entry.path
     if not entry.published:
         raise ModelNotFound(
             f"The model {entry.name} is listed in models.toml, but its file is not there. Correct its path there."
         )
-    if entry.remote is None:
-        size = in_words(sum(file.bytes or 0 for file in entry.folder))
-        [task] = FAMILIES[entry.family or ""].routes
-        folder = printable(settings.models_dir)
-        raise ModelNotFound(
-            f"The model {entry.name} is not on this machine. Fetch it: {command(entry.name)} and task={task.value!r} "
-            f"({size} from the hub repository {entry.folder[0].repo}, {terms(entry.licence)}). Or put the "
-            f"repository's folder into {folder}."
-        )
+    folder = printable(settings.models_dir)
+    hand = by_hand(entry.remote, settings) if entry.remote else f"Or put the repository's folder into {folder}."
     raise ModelNotFound(
-        f"The model {entry.name} is not on this machine. Fetch it with its layer files: {command(entry.name)} "
-        f"({source(entry.remote)}, {terms(entry.licence)}). {by_hand(entry.remote, settings)} "
-        "model='pocket' works at once."
+        f"The model {entry.name} is not on this machine. Fetch it with what it needs: "
+        f"{_fetching(entry, settings, methods)}, {terms(entry.licence)}). {hand}"
     )
 
 
 def tasks(entry: ModelEntry, settings: Settings) -> dict[Task, bool]:
-    """What the base's family can do, and whether every layer file for it is on this machine."""
-    return _tasks(entry, read_models_folder(settings.models_dir))
+    """What the base's family can do, and whether every layer file and library for it is on this machine."""
+    found = _tasks(entry, read_models_folder(settings.models_dir))
+    return dict.fromkeys(found, False) if unmet(entry, settings) else found
 
 
 def methods_for(entry: ModelEntry, task: Task) -> tuple[str, ...]:
@@ -313,12 +309,20 @@ def located(remote: HubFile, settings: Settings) -> Path | None:
     return on_disk(remote, read_models_folder(settings.models_dir))
 
 
-def _absent(entry: ModelEntry, name: str, settings: Settings) -> str:
+def _fetching(entry: ModelEntry, settings: Settings, methods: Collection[str]) -> str:
+    """How to fetch what a base lacks to draw by `methods`, how much that is and from where; a bracket stays open."""
+    task = task_of(entry.family or "", methods)
+    files = missing(entry, settings, ROUTES[task, entry.family or ""] if task else None)
+    return f"{command(entry.name, task, all_files=task is None)} ({source(*files)}"
+
+
+def _absent(entry: ModelEntry, name: str, settings: Settings, methods: Collection[str] = ()) -> str:
     """That a layer file is not here, how large it is and how to fetch it."""
     method = method_of(name)
     what = f" (the layer file for '{method.title}')" if method else ""
     remote = LAYER_FILES[name]
-    fetch = f"Fetch it: {command(entry.name, name)} ({source(remote)}). {by_hand(remote, settings)}"
+    drawing = methods or ([method.id] if method else ())
+    fetch = f"Fetch it: {_fetching(entry, settings, drawing)}). {by_hand(remote, settings)}"
     if remote.converted_from:
         pickle = located(remote.fetched, settings)
         fetch = to_convert(remote, pickle) + ("" if pickle else f" {command(entry.name)} fetches that.")

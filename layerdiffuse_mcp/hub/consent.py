@@ -16,6 +16,8 @@ from layerdiffuse_mcp.families.entries import MB, HubFile, ModelEntry
 from layerdiffuse_mcp.families.memory import in_16_bits
 from layerdiffuse_mcp.families.registry import FAMILIES
 from layerdiffuse_mcp.hub import catalog
+from layerdiffuse_mcp.hub.libraries import check_libraries
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -25,12 +27,16 @@ NOTHING, ANY_SIZE = -1, math.inf
 
 
 def lacking(downloads: Iterable[Download], settings: Settings) -> list[HubFile]:
-    """The files that downloads would fetch; looks at the disk, so it belongs in a thread."""
-    found = (
-        file
-        for download in downloads
-        for file in catalog.missing(catalog.find_any(download.model, settings), settings, download.methods)
-    )
+    """The files that downloads would fetch; looks at the disk, so it belongs in a thread.
+
+    Raises:
+        ModelNotFound: there is no such model, or what computes with it is not installed.
+    """
+    found: list[HubFile] = []
+    for download in downloads:
+        entry = catalog.find_any(download.model, settings)
+        check_libraries(entry, settings)
+        found += catalog.missing(entry, settings, download.methods)
     return list(dict.fromkeys(found))
 
 
@@ -75,6 +81,6 @@ def check_licences(downloads: Iterable[Download], settings: Settings) -> None:
                 raise ConsentNeeded(
                     f"{printable(file.name, 200)} is under the licence {printable(file.licence or '', 200)}, which is "
                     "not free for commercial use: it comes when its user says yes, and could not be asked here. "
-                    f"Nothing was fetched. In a terminal, `layerdiffuse-mcp models prepare "
+                    f"Nothing was fetched. In a terminal, `{program()} models prepare "
                     f"{shlex.quote(download.model)}` asks. Or name another model."
                 )

@@ -43,6 +43,7 @@ from layerdiffuse_mcp.hub.fetch import SHA256, Source, fetch, look_up
 from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import file_sha256, read_header
 from layerdiffuse_mcp.hub.leftovers import sweep
+from layerdiffuse_mcp.hub.libraries import check_libraries
 from layerdiffuse_mcp.hub.remedies import by_hand
 from layerdiffuse_mcp.hub.versions import FileVersion, file_version
 from layerdiffuse_mcp.settings import Settings
@@ -92,13 +93,14 @@ def prepare(
         verify: check every file that is here already against its checksum too; without it only their headers are read.
 
     Raises:
-        ModelNotFound: there is no such model.
+        ModelNotFound: there is no such model, or what computes with it is not installed.
         DownloadError: something could not be fetched, what is here by then stays, and the next call goes on from there;
             or a file that only its owner may replace is damaged, or of a number format that is not read here.
     """
     progress = _Pace(report)
     sweep()
     entry = model if isinstance(model, ModelEntry) else catalog.find_any(model, settings)
+    check_libraries(entry, settings)
     if not (entry.published if isinstance(entry, ModelEntry) else entry.remote):  # nobody but the user can bring it
         _ = catalog.base_file(entry, settings) if isinstance(entry, ModelEntry) else catalog.lora(entry.name, settings)
     fetched: list[Fetched] = []

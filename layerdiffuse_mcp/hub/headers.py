@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from layerdiffuse_mcp.errors import CheckpointError, DownloadError, ModelError, ModelNotFound
 from layerdiffuse_mcp.hub.versions import FileVersion, version_of
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.wording import printable, short
 
 DTYPES = frozenset(
@@ -152,7 +153,7 @@ def refuse_pickle(path: Path, error: type[ModelError] = CheckpointError) -> None
         raise error(
             f"{what}, and opening a pickle can run any code it carries; only .safetensors files are read. "
             "Look for the .safetensors version of the model; of a codec for transparency that is published as a pickle "
-            "alone, `layerdiffuse-mcp models convert PATH` makes what is read."
+            f"alone, `{program()} models convert PATH` makes what is read."
         )
 
 

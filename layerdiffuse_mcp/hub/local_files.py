@@ -29,6 +29,7 @@ from layerdiffuse_mcp.hub.hashes import remember
 from layerdiffuse_mcp.hub.headers import HASH_CHUNK, read_header
 from layerdiffuse_mcp.hub.versions import file_version
 from layerdiffuse_mcp.images.files import open_regular
+from layerdiffuse_mcp.installed import program
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import in_words, printable
 
@@ -109,7 +110,7 @@ def take(
         names = " and ".join(sorted(LAYER_FILES)[:2])
         raise DownloadError(
             f"{printable(folder)} holds none of the published files. They are looked for by their published names, "
-            f"such as {names}; `layerdiffuse-mcp models prepare NAME --from {printable(folder)}` lists a model's."
+            f"such as {names}; `{program()} models prepare NAME --from {printable(folder)}` lists a model's."
         )
     return done
 

@@ -20,7 +20,7 @@ from PIL import Image
 from layerdiffuse_mcp.errors import CheckpointError
 from layerdiffuse_mcp.families.matting import MattingNetwork
 from layerdiffuse_mcp.images.alpha import Bytes, Floats, to_float
-from layerdiffuse_mcp.images.extras import check_installed
+from layerdiffuse_mcp.installed import check, program
 
 OPERATORS = frozenset({"", "ai.onnx", "com.microsoft"})
 """Domains of the operators that onnxruntime ships."""
@@ -42,7 +42,7 @@ def matte(picture: Bytes, path: Path, network: MattingNetwork, report: Report = 
         CheckpointError: the file is not the published one, or not such a graph.
         MemoryError: there is too little.
     """
-    check_installed()
+    check(network.extra, network.name)
     failures: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     report(0.05)
     try:
@@ -131,7 +131,7 @@ def _session(path: Path, network: MattingNetwork) -> Any:
     if hashlib.sha256(content).hexdigest() != network.remote.sha256:
         raise CheckpointError(
             f"The file of {network.name} is not the published one. Fetch it again: "
-            f"`layerdiffuse-mcp models prepare {network.name} --verify`."
+            f"`{program()} models prepare {network.name} --verify`."
         )
     check_graph(content, network.name)
     options = onnxruntime.SessionOptions()

@@ -34,7 +34,7 @@ from layerdiffuse_mcp.images.compose import (
     growth_notes,
     holding,
 )
-from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_picture, read_kept, record
+from layerdiffuse_mcp.images.composition import KEEPERS, Kept, KeptLayer, kept_by, kept_picture, record
 from layerdiffuse_mcp.images.cutting import cut_out, matted
 from layerdiffuse_mcp.images.export import check_side, encoded, in_format, on_white
 from layerdiffuse_mcp.images.layout import Rectangle, Shape, Size, where_it_lies
@@ -179,9 +179,9 @@ def inspect(task: InspectTask, report: Report) -> Inspected:
 
 
 def _layers_in(task: InspectTask) -> tuple[str, ...]:
-    """The layers of the composition that a picture holds; none where it holds none that can be read."""
+    """The layers of the composition that a picture is, by its record; none where none can be read."""
     with contextlib.suppress(ImageError), opened_file(task.path) as file:
-        return tuple(layer.label for layer in read_kept(file, task.max_pixels).layers)
+        return tuple(layer.label for layer in kept_by(file, task.path, opened_file, task.max_pixels)[0].layers)
     return ()
 
 

@@ -16,6 +16,7 @@ from layerdiffuse_mcp.families.spec import FamilySpec, Task
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.hub.headers import read_header
 from layerdiffuse_mcp.hub.identify import identify
+from layerdiffuse_mcp.hub.libraries import check_libraries
 from layerdiffuse_mcp.hub.remedies import cannot
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.text.emphasis import extract_loras
@@ -57,15 +58,17 @@ def lacking(entry: ModelEntry, task: Task | None, methods: Sequence[str], settin
     """What a base with its transparency files and the layer files of `methods` lacks, which has to be fetched first.
 
     Raises:
-        ModelNotFound: a file is not here and may not be fetched.
+        ModelNotFound: a file is not here and may not be fetched, or what draws with the base is not installed.
     """
-    if settings.auto_download and (entry.path or entry.published) and not catalog.unconverted(entry, settings, methods):
-        missing = catalog.missing(entry, settings, methods)
-        return (Download(model=entry.name, methods=tuple(methods)),) if missing else ()
+    can_fetch = settings.auto_download and (entry.path or entry.published)
     try:
-        catalog.base_file(entry, settings)
+        check_libraries(entry, settings)
+        if can_fetch and not catalog.unconverted(entry, settings, methods):
+            missing = catalog.missing(entry, settings, methods)
+            return (Download(model=entry.name, methods=tuple(methods)),) if missing else ()
+        catalog.base_file(entry, settings, methods)
         for name in FAMILIES[entry.family].layer_files(methods) if entry.family else ():
-            catalog.layer_file(entry, name, settings)
+            catalog.layer_file(entry, name, settings, methods)
         return ()
     except ModelNotFound as error:
         others = f" {_now(task, settings)}" if task else ""

@@ -45,6 +45,7 @@ from layerdiffuse_mcp.hub.identify import text_layers
 from layerdiffuse_mcp.hub.inversions import check_fits as check_fits_base
 from layerdiffuse_mcp.hub.inversions import read_inversions, vectors_of
 from layerdiffuse_mcp.hub.latents import read_latent_header
+from layerdiffuse_mcp.hub.libraries import check_libraries
 from layerdiffuse_mcp.hub.speeds import with_speed
 from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
@@ -245,6 +246,7 @@ def _encoding(request: EncodeRequest, settings: Settings) -> Planned:
 
 def _preparing(request: PrepareRequest, settings: Settings) -> Planned:
     entry = catalog.find_any(request.model, settings)
+    check_libraries(entry, settings)
     if not isinstance(entry, ModelEntry):
         if entry.remote is None:
             catalog.lora(entry.name, settings)  # nobody but the user can bring it: says so where it is not here

@@ -177,15 +177,19 @@ def _layer_files(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     return [file for name in methods for file in FAMILIES[METHODS[name].family].layer_files(methods)]
 
 
-def read_recipe(source: Path | BinaryIO, max_pixels: int | None = None) -> dict[str, Any]:
-    """The recipe inside a picture; raises ImageError when there is none, or the picture has too many pixels."""
+def read_recipe(
+    source: Path | BinaryIO, max_pixels: int | None = None, instead: Callable[[], str | None] = lambda: None
+) -> dict[str, Any]:
+    """The recipe inside a picture; raises ImageError when there is none, or the picture has too many pixels.
+
+    `instead` says what to do with this picture where there is none, if that is known.
+    """
     from layerdiffuse_mcp.images import png, read
 
     recipe = png.read_recipe(source, max_pixels or read.MAX_PIXELS)
     if recipe is None:
-        raise ImageError(
-            f"{name_of(source)} holds no recipe. Give a PNG made by layerdiffuse-mcp and not rewritten since."
-        )
+        advice = instead() or "Give a PNG or WebP that layerdiffuse-mcp drew and nobody has rewritten since."
+        raise ImageError(f"{name_of(source)} holds no recipe. {advice}")
     return recipe
 
 

@@ -27,6 +27,7 @@ from layerdiffuse_mcp.wording import QUOTED, short, valid_text
 BYTES_A_PIXEL = 8
 """What the largest picture takes as a file at most: four channels of 16 bits, uncompressed."""
 HEADERS = 16 << 20
+NAME_FOLDER = "name its folder in LAYERDIFFUSE_READ_DIRS, and the project folder too: that list replaces the default"
 SEARCHED, COMPARED = 50_000, 100
 """Files and folders that a search looks at, and those of them whose content it reads."""
 
@@ -102,8 +103,7 @@ def find_picture(wanted: GivenPicture, folders: Sequence[Path], opener: Callable
     name = short(Path(wanted.name).name)
     raise ImageError(
         f"The recipe starts from {name}, and no file with its content (SHA-256 {wanted.sha256[:10]}...) is in the "
-        "folders that may be read: it was moved or has changed since. Put it back, or add its folder to "
-        "LAYERDIFFUSE_READ_DIRS."
+        f"folders that may be read: it was moved or has changed since. Put it back, or {NAME_FOLDER}."
     )
 
 
@@ -195,5 +195,5 @@ def _denied(name: str | Path, allowed: Sequence[Path]) -> AccessDenied:
     folders = ", ".join(str(folder) for folder in allowed)
     return AccessDenied(
         f"{_shown(name)} lies outside the folders that may be read. Allowed: {folders}. "
-        "Copy the file there, or add its folder to LAYERDIFFUSE_READ_DIRS."
+        f"Copy the file there, or {NAME_FOLDER}."
     )

@@ -212,12 +212,13 @@ def serve_http(
     port: int = 8000,
     token: str | None = None,
     allowed_hosts: Collection[str] = (),
+    announce: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve Streamable HTTP until interrupted.
+    """Serve Streamable HTTP until interrupted; `announce` is told the address.
 
     Raises:
         InvalidRequest: the address is not loopback and there is no token, a token or the file of tokens cannot be
-            used, or there is no such port.
+            used, or the address cannot be.
     """
     from layerdiffuse_mcp.server import http
     from layerdiffuse_mcp.server.tokens import guarding
@@ -226,4 +227,4 @@ def serve_http(
     tokens = guarding(token, settings)
     server = create_server_for(tokens, settings)
     log_to(settings.log_file)
-    http.serve(server, host, port, tokens, allowed_hosts, settings.drain_seconds)
+    http.serve(server, host, port, tokens, allowed_hosts, settings.drain_seconds, announce)

@@ -13,7 +13,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from socket import AI_PASSIVE
 from types import FrameType
 
 import anyio
@@ -174,17 +175,41 @@ def serve(
     tokens: Guard,
     allowed_hosts: Collection[str] = (),
     drain_seconds: float = 0,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve until a signal comes; `drain_seconds` are what running jobs get then. Raises as `http_app` does."""
+    """Serve until a signal comes; `drain_seconds` are what running jobs get then. `announce` is told the address.
+
+    Raises:
+        InvalidRequest: as `http_app` does, or the address is taken or none of this machine's.
+    """
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"There is no port {port}: give one from 1 to 65535, or 0 for any that is free.")
     AppStatus.disable_automatic_graceful_drain()  # which ends every stream at the signal, before its answer
     app = Answering(http_app(server, host, tokens, allowed_hosts))
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     running = _Server(config, server, app, drain_seconds)
-    running.run()
-    if not running.started:  # the address is taken, or none of this machine's; uvicorn has said so
+    sockets = _listening(host, port)
+    announce(str(httpx2.URL(scheme="http", host=host or "localhost", port=sockets[0].getsockname()[1], path=PATH)))
+    running.run(sockets)
+    if not running.started:  # uvicorn has said why
         sys.exit(1)
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """A socket on each address that the host stands for; raises InvalidRequest."""
+    name = host.removeprefix("[").removesuffix("]")
+    found: list[socket.socket] = []
+    try:
+        for family, *_, address in socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=AI_PASSIVE):
+            found.append(socket.create_server(address, family=family))
+    except OSError as error:
+        for opened in found:
+            opened.close()
+        raise InvalidRequest(
+            f"Nothing can be served on {quoted(host)}, port {port} ({error.strerror or error}). Give another --port, "
+            "0 for any that is free, or a --host that this machine has."
+        ) from error
+    return found
 
 
 class _Server(uvicorn.Server):

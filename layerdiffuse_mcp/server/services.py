@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 import anyio
@@ -26,6 +26,9 @@ from layerdiffuse_mcp.server.access import OpenedFile, find_picture, open_readab
 from layerdiffuse_mcp.server.contents import Contents
 from layerdiffuse_mcp.settings import Settings
 from layerdiffuse_mcp.wording import short
+
+if TYPE_CHECKING:
+    from layerdiffuse_mcp.outputs.undrawn import Undrawn
 
 IMAGES, JOBS = "layerdiffuse://images/", "layerdiffuse://jobs/"
 _IMAGE_ID = re.compile(r"(job-[0-9a-z]+)(?:-([0-9]{1,6}))?")
@@ -123,6 +126,15 @@ class Services:
             with opened(file.file, self.settings.max_pixels):
                 pass
             return keep(file)
+
+    def undrawn(self, opened: OpenedFile) -> "Undrawn":
+        """What is known of a picture that holds no recipe; it belongs in a thread."""
+        from layerdiffuse_mcp.outputs.undrawn import undrawn
+
+        def beside(path: Path) -> BinaryIO:
+            return self.readable(str(path)).file
+
+        return undrawn(opened.file, opened.path, self.jobs.index, beside, self.settings.max_pixels)
 
     def find(self, wanted: GivenPicture, keep: Keep) -> Path:
         """A copy of a picture that a recipe starts from, found in the folders that may be read."""

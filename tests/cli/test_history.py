@@ -94,3 +94,13 @@ def test_find_lists_and_delete_deletes_what_is_named(pictures, capsys) -> None:
 def test_doctor_says_what_the_output_folder_holds(pictures, capsys) -> None:
     main(["doctor"])
     assert re.search(r"holds +4 pictures, \d+ kB; .* clean --older-than 30d", capsys.readouterr().out)
+
+
+def test_pictures_of_another_folder_are_found_and_deleted_there(pictures, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("LAYERDIFFUSE_OUTPUT_DIR", str(tmp_path / "elsewhere"))
+    there = ["-o", str(tmp_path)]
+    assert main(["find", "composition", *there]) == 0
+    assert str(pictures[1]) in capsys.readouterr().out.replace("\n", "")
+    assert main(["clean", "--older-than", "30d", "--yes", *there]) == 0
+    assert main(["delete", str(pictures[1]), "--yes", *there]) == 0
+    assert not any(path.exists() for path in pictures)

@@ -111,7 +111,7 @@ async def test_without_metadata_a_file_says_nothing_of_itself(client: Client):
     with Image.open(image["path"]) as picture:
         assert picture.info.keys() <= {ID_KEY}
     refused = await client.call_tool("redraw_image", {"image": image["path"]})
-    assert "holds no recipe" in text_of(refused)
+    assert "holds no recipe. It was drawn here without metadata" in text_of(refused)
 
 
 async def test_a_changed_prompt_drops_the_layers_own_prompts_and_that_is_said(client: Client):

@@ -5,6 +5,7 @@ Each start costs two seconds of processor time: several oddities share one.
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -106,3 +107,15 @@ async def test_a_script_without_a_guard_serves_once(tmp_path: Path, surroundings
     server = StdioServerParameters(command=sys.executable, args=script, env=surroundings, cwd=tmp_path)
     await facts_of(server, "generate_transparent", {"prompt": "draw"})
     assert (tmp_path / "runs").read_text() == "run\n"
+
+
+async def test_over_http_the_address_is_said_once_it_listens(tmp_path: Path, surroundings: dict[str, str]):
+    command = [sys.executable, *SERVE, "--http", "--port", "0"]
+    with subprocess.Popen(command, env=surroundings, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            said = re.fullmatch(r"serving on http://127\.0\.0\.1:(\d+)/mcp, until Ctrl-C\n", server.stderr.readline())
+            assert said is not None
+            socket.create_connection(("127.0.0.1", int(said[1])), timeout=30).close()
+        finally:
+            server.terminate()

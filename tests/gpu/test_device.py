@@ -130,7 +130,7 @@ def test_memory_that_runs_out_in_a_phase_costs_a_level_and_a_warning(
     plain = draw(start())
     relieve, filling = ModelManager.relieve, []
 
-    def relieved(manager: ModelManager) -> str | None:
+    def relieved(manager: ModelManager) -> bool:
         filling[1:] = []
         torch.cuda.set_per_process_memory_fraction(1.0)
         return relieve(manager)

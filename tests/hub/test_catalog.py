@@ -82,10 +82,10 @@ def test_an_unknown_model_is_answered_with_the_known_ones(settings: Settings):
 
 def test_a_model_that_is_not_here_says_how_large_it_is_and_how_to_get_it(settings: Settings):
     with pytest.raises(
-        ModelNotFound, match=r"layerdiffuse-mcp models prepare juggernaut-xl-v6.*prepare_model.*7\.11 GB"
+        ModelNotFound, match=r"layerdiffuse-mcp models prepare juggernaut-xl-v6.*prepare_model.*8\.06 GB"
     ):
         catalog.base_file(catalog.find("sdxl", settings), settings)
-    with pytest.raises(ModelNotFound, match=r"Background to blended.*models prepare juggernaut-xl-v6.*702 MB"):
+    with pytest.raises(ModelNotFound, match=r"Background to blended.*models prepare juggernaut-xl-v6.*8\.02 GB"):
         catalog.layer_file(catalog.find("sdxl", settings), "layer_xl_bg2ble.safetensors", settings)
 
 

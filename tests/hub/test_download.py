@@ -367,9 +367,9 @@ def test_what_is_advised_where_a_layer_file_is_missing_fetches_it(settings: Sett
         with pytest.raises(ModelNotFound) as raised:
             catalog.layer_file(entry, method.file, settings)
         said = str(raised.value)
-        assert f"models prepare {entry.name}`" in said
         assert f"put {method.file} into" in said
         task = re.search("task='(.*?)'", said)
+        assert f"models prepare {entry.name}{f' --task {task[1]}' if task else ''}`" in said
         if "prepare_model" in said:
             assert task
             files = catalog.missing(entry, settings, catalog.methods_for(entry, Task(task[1])))

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from layerdiffuse_mcp.errors import CheckpointError
+from layerdiffuse_mcp import installed
+from layerdiffuse_mcp.errors import CheckpointError, ModelNotFound
 from layerdiffuse_mcp.families.matting import MATTING
-from layerdiffuse_mcp.images import extras
 from layerdiffuse_mcp.images.matting import check_graph, matte, network_input
 from tests.images.graphs import graph, matting, pinned
 
@@ -112,6 +112,6 @@ def test_every_published_network_is_pinned_and_free():
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, file: Path):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
-    with pytest.raises(extras.ModelNotFound, match=r"pip install 'layerdiffuse-mcp\[cutout\]'"):
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    with pytest.raises(ModelNotFound, match=r"pip install 'layerdiffuse-mcp\[cutout\]'"):
         matte(red_disc(8, 8)[0], file, matting()[0])

@@ -138,6 +138,14 @@ async def test_an_error_of_the_engine_is_told_as_it_is(client: Client):
     assert again["jobs"][0]["error"] == text_of(failed)
 
 
+async def test_a_list_of_jobs_in_a_state_that_none_has_says_how_many_there_are_in_others(connect: Connect):
+    async with connect() as client:
+        assert text_of(await client.call_tool("list_jobs", {"status": "running"})) == "No jobs yet."
+        await draw(client, "steps 1")
+        listed = await client.call_tool("list_jobs", {"status": "running"})
+        assert text_of(listed) == "No running jobs; 1 in other states."
+
+
 async def test_a_full_queue_is_an_error_that_says_what_to_do(connect: Connect):
     async with connect(queue_size=1) as client:
         await draw(client, "steps 100000", wait_seconds=0.1)

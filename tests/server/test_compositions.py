@@ -279,6 +279,8 @@ async def test_a_composition_is_told_by_inspecting_it_and_a_layered_file_is_read
             ]
             looked_at = await client.call_tool("inspect_image", {"image": layered, "preview": False})
             assert facts_of(looked_at)["format"] == format.upper()
+            assert facts_of(looked_at)["layers"] == ["post", "lamp"]
+            assert "It holds a composition: post, lamp." in text_of(looked_at)
             assert "a document of layers: its flattened picture is used" in text_of(looked_at)
             under = facts_of(await composed(client, layers=[{"image": layered}], background="white"))
             assert pixel(under["path"], 8, 8) == [255, 0, 0, 255]

@@ -46,7 +46,7 @@ SAID: dict[str, tuple[str, dict[str, Any], str]] = {
     "a word for an object": (DRAW, {**X, "options": "steps=3"}, "options must be an object"),
     "an address": (EDIT, {**X, "image": "https://example.org/a.png"}, "addresses are not fetched"),
     "data in the call": (EDIT, {**X, "image": "data:image/png;base64,AAAA"}, "addresses are not fetched"),
-    "a family that is not here": (DRAW, {**X, "options": {"model": "sdxl"}}, "Fetch it with its layer files"),
+    "a family that is not here": (DRAW, {**X, "options": {"model": "sdxl"}}, "Fetch it with what it needs"),
     "how large it is": (DRAW, {**X, "options": {"model": "sdxl"}}, " GB from the hub"),
     "a family that nobody knows": (DRAW, {**X, "options": {"model": "sd3"}}, "prepare_model with model='sdxl' ("),
     "nothing to draw again": ("redraw_image", {}, "either image or parameters"),

@@ -160,6 +160,19 @@ def test_a_token_that_guards_nothing_is_refused(host: str, token: str, settings:
         serve_http(settings, host=host, token=token)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_port_that_is_taken_is_refused_with_what_to_do(host: str, settings: Settings):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InvalidRequest, match=rf"'{host}', port {port} \(.+\)\. Give another --port"):
+            serve_http(settings, host=host, port=port)
+
+
+def test_a_host_that_is_none_of_this_machine_s_is_refused(settings: Settings):
+    with pytest.raises(InvalidRequest, match="a --host that this machine has"):
+        serve_http(settings, host="192.0.2.1", token=TOKEN)
+
+
 @pytest.mark.parametrize("port", [-1, 65536, 10**9])
 def test_a_port_that_is_none_is_refused(port: int, settings: Settings):
     with pytest.raises(InvalidRequest, match="There is no port"):

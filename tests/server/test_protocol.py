@@ -211,7 +211,7 @@ async def test_a_drawing_that_nobody_can_be_asked_for_says_how_to_fetch(filled: 
     async with ask(None) as client:
         result = await client.call_tool("generate_transparent", {"prompt": "x", "options": {"model": BASE}})
     assert result.is_error
-    assert f"`layerdiffuse-mcp models prepare {BASE}`" in text_of(result)
+    assert f"`layerdiffuse-mcp models prepare {BASE} --task transparent`" in text_of(result)
     assert not filled.requests
 
 

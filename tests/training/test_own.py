@@ -1,5 +1,6 @@
 """A user's own layer file: trained on their pictures and base, it has the released format, and the engine runs it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,12 @@ def test_what_cannot_be_trained_on_is_named(
     monkeypatch.chdir(pictures)
     with pytest.raises(SystemExit, match=message):
         trained(pictures, method, models, *more)
+
+
+def test_its_help_offers_the_methods_that_it_can_train(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        own.main(["--help"])
+    offered = re.search(r"--method \{(.+?)\}", capsys.readouterr().out)
+    assert offered is not None
+    assert sorted(offered[1].split(",")) == sorted(SD15 + SDXL)
+    assert len(SD15 + SDXL) == 10  # as its README says

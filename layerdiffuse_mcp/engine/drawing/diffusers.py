@@ -50,7 +50,7 @@ def draw(
     layers: dict[int, list[LayerImage]] = {}
     at_once = max(1, min(model.spec.batch_limit, model.pixels_at_once // pixels))
     for batch in batches(results, lambda plan: (plan.prompt, plan.negative_prompt), at_once):
-        model.batch = len(batch), pixels
+        model.batch = len(batch)
         drawn = _drawn(batch, model, pictures, meter, show)
         for result, made in zip(batch, drawn, strict=True):
             if METHODS[plan.stages[0].method].takes_apart:

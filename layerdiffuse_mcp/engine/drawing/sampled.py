@@ -54,7 +54,7 @@ def draw(
     layers: dict[int, list[LayerImage]] = {id(result): [] for result in results}
     at_once = max(1, model.pixels_at_once // pixels)
     for batch in batches(results, partial(prompts.shape, model=model), at_once):
-        model.batch = len(batch), pixels
+        model.batch = len(batch)
         for result, drawn in zip(batch, _draw_batch(plan, model, batch, pictures, referred, meter, show), strict=True):
             layers[id(result)] += drawn
     ordered = iter(results)

@@ -18,6 +18,7 @@ from torch import Tensor
 from layerdiffuse_mcp.engine.layers.attention_sharing import AttentionSharing
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures
 from layerdiffuse_mcp.engine.layers.weight_offset import WeightOffset
+from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.networks import Networks
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.types import Conditioning
@@ -49,6 +50,10 @@ class LayerAdapter(Protocol):
             ModelNotFound: the file is not on this machine.
             LayerFileError: it is damaged or does not fit.
         """
+        ...
+
+    def numbers(self, components: Components, method: LayerMethod) -> int:
+        """How many numbers are beside the denoiser's own while the method's file is on it."""
         ...
 
 

@@ -37,6 +37,7 @@ from layerdiffuse_mcp.engine.layers.attention_sharing_file import (
 )
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures, control_picture
 from layerdiffuse_mcp.engine.models.attention_hooks import Attend, AttentionCall, AttentionHooks
+from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.networks import Networks, UNetNetwork
 from layerdiffuse_mcp.engine.models.stable_diffusion import UNET, StableDiffusion
 from layerdiffuse_mcp.engine.sampling.tiles import crop
@@ -44,6 +45,7 @@ from layerdiffuse_mcp.engine.types import Conditioning, Network
 from layerdiffuse_mcp.engine.weights.patcher import Patch
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.families.spec import LayerMethod
+from layerdiffuse_mcp.hub.headers import read_header
 
 
 class AttentionSharing:
@@ -80,6 +82,24 @@ class AttentionSharing:
 
         with shared_attention(unet, layer, condition, weight=weight, network=networks.layered) as shared:
             yield replace(networks, layered=shared)
+
+    def numbers(self, components: Components, method: LayerMethod) -> int:
+        """The file's, and those that are made of it; an absent file counts nothing."""
+        path, part = components.files.layers.get(method.file), components.checkpoint.parts[UNET]
+        counts = {name: part.weights[name].numel() for name in part.weights if ".attn" in name}
+        return (read_header(path).count if path else 0) + merged_numbers(counts, method.frames)
+
+
+def merged_numbers(weights: Mapping[str, int], frames: int) -> int:
+    """How many numbers `SharedLayer.prepare` keeps: each frame's projections, and the maps among the frames.
+
+    weights: how many the UNet's have, by name.
+    """
+    counts = {
+        name: sum(count for weight, count in weights.items() if weight.endswith(f".{linear}.weight"))
+        for name, linear in PROJECTIONS.items()
+    }
+    return frames * sum(counts.values()) + (1 if frames == 1 else 3) * counts["q"]  # these are as wide as the queries
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from layerdiffuse_mcp.engine.layers.conditions import ConditionPictures, encode_condition
+from layerdiffuse_mcp.engine.models.components import Components
 from layerdiffuse_mcp.engine.models.networks import Networks
 from layerdiffuse_mcp.engine.models.stable_diffusion import StableDiffusion
 from layerdiffuse_mcp.engine.types import Conditioning
@@ -109,6 +110,10 @@ class WeightOffset:
         patch = model.components.read(method.file, lambda path: read_offsets(path, unet.unet))
         with unet.patched(patch.scaled(strength)):
             yield networks
+
+    def numbers(self, components: Components, method: LayerMethod) -> int:
+        """None: its weights take the place of the denoiser's."""
+        return 0
 
 
 def _slotted(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,10 @@ class Components:
         codec = self.checkpoint.spec.codec
         paths = [self.files.layers.get(name) for name in codec.files] if codec else []
         return sizes_of(self.checkpoint, self.placement, sum(read_header(path).count for path in paths if path))
+
+    @cached_property
+    def _denoiser_config(self) -> Mapping[str, Any]:
+        return self._part(self.checkpoint.spec.denoiser).empty(self.checkpoint.path.name).config
 
     @property
     def parameters(self) -> int:
@@ -274,8 +278,7 @@ class Components:
                 blocks.remove()
         for key, addition in additions.items():
             if key not in self._additions:
-                unet = self.stack(self.checkpoint.spec.denoiser).module
-                part = addition.read(addition.path, cast(Any, unet.config))
+                part = addition.read(addition.path, self._denoiser_config)
                 self._additions[key] = addition, versions[key], part
                 self.onloaded = None
         self.provenance.note_additions({one.name: self._weights_file(key) for key, one in additions.items()})

@@ -39,7 +39,7 @@ class Model:
     components: Components
     weights: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
     pixels_at_once: int = PIXELS_AT_ONCE
-    batch: tuple[int, int] = (1, 0)
+    batch: int = 1
 
     @property
     def spec(self) -> FamilySpec:

@@ -10,7 +10,7 @@ Whatever is not on the device takes no memory of its own: it is read from the me
 which the system keeps in its cache as long as there is room. Results are the same at every level, bit for bit.
 
     sizes = sizes_of(checkpoint, placement, transparency)
-    level = fitting(sizes.drawing(1024 * 1024, 1024 * 1024, placement.dtype.itemsize), budget)
+    level = fitting(sizes.drawing(1024 * 1024, 1024 * 1024), budget)
     blocks = BlockByBlock(stack, device)          # from here on the denoiser needs no more than a block
 """
 
@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from layerdiffuse_mcp.engine.device.placement import Placement
 from layerdiffuse_mcp.engine.weights.checkpoint import Checkpoint, Part
 from layerdiffuse_mcp.engine.weights.patcher import PatchStack
-from layerdiffuse_mcp.families.memory import LEVELS, Level, Sizes, estimated
+from layerdiffuse_mcp.families.memory import CONTROLLED, LEVELS, Level, Sizes, estimated
 from layerdiffuse_mcp.families.spec import FamilySpec, Phase
 
 PHASES: tuple[Phase, ...] = ("text", "denoising", "pictures")
@@ -43,7 +43,7 @@ def with_addition(sizes: Sizes, part: Part, phase: Phase, placement: Placement) 
     whole = sum(numbers.values())
     if phase == "text":
         return replace(sizes, text=sizes.text + whole * placement.text_dtype.itemsize)
-    return sizes.with_control(whole * item, _largest_block(numbers) * item)
+    return sizes.beside_denoiser(whole * item, _largest_block(numbers) * item, CONTROLLED * item // 4)
 
 
 def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) -> Sizes:
@@ -55,12 +55,13 @@ def sizes_of(checkpoint: Checkpoint, placement: Placement, transparency: int) ->
     blocks = [_largest_block(numbers[name]) for name in checkpoint.spec.names("denoising")]
     dtype = partial(phase_dtype, checkpoint.spec, placement, fits_float16=checkpoint.vae_fits_float16)
     text, denoising, pictures = (dtype(phase).itemsize for phase in PHASES)
+    pixel, decoded = checkpoint.spec.activations
     return Sizes(
         text=count["text"] * text,
         denoiser=count["denoising"] * denoising,
         block=max(blocks) * denoising,
         pictures=(count["pictures"] + transparency) * pictures,
-        activations=checkpoint.spec.activations,
+        activations=(pixel * denoising // 4, decoded * pictures // 4),
     )
 
 

@@ -82,16 +82,20 @@ class Part:
     """Makes the network without weights; called under the meta device."""
     weights: Weights
 
-    def build(self, dtype: torch.dtype | None, device: str | torch.device, where: str) -> nn.Module:
-        """The network, filled. `where` names the file in errors. Raises `CheckpointError`."""
+    def empty(self, where: str) -> Any:
+        """The network without weights. `where` names the file in errors. Raises `CheckpointError`."""
         try:
             with without_weights():
-                module = self.make()
+                return self.make()
         except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as reason:  # as the library checks
             raise CheckpointError(
                 f"{where}: no {self.title} can be made from what the file's header says ({reason}); "
                 "the file is damaged or of a kind that is not known here: fetch it again or use another base."
             ) from reason
+
+    def build(self, dtype: torch.dtype | None, device: str | torch.device, where: str) -> nn.Module:
+        """The network, filled; otherwise as `empty`."""
+        module: nn.Module = self.empty(where)
         second = _second_names(module)
         wanted = {parameter_key(name): name for name in module.state_dict() if name not in second}
         missing = [name for key, name in wanted.items() if key not in self.weights]

@@ -18,8 +18,8 @@ from layerdiffuse_mcp.families.matting import MATTING, MattingNetwork
 from layerdiffuse_mcp.hub import catalog
 from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
-from layerdiffuse_mcp.images.extras import check_installed
 from layerdiffuse_mcp.images.tasks import BORDER, CutOutTask, MatteTask, PictureTask
+from layerdiffuse_mcp.installed import check
 from layerdiffuse_mcp.outputs.names import file_name, words_in
 from layerdiffuse_mcp.server.calls import run
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
@@ -196,7 +196,8 @@ def check_runs(network: MattingNetwork) -> None:
         ModelNotFound: the extra is not installed.
         OutOfMemory: too little memory is free.
     """
-    check_installed()
+    known = "A picture before one colour, or one whose empty scene is at hand, needs no model: give background."
+    check(network.extra, network.name, known)
     free = psutil.virtual_memory().available
     if free < network.memory:
         raise OutOfMemory(

@@ -108,10 +108,12 @@ async def list_jobs(
 ) -> Annotated[CallToolResult, JobList]:
     """List the latest jobs, also of before a restart: what each draws, how far it is, and its id for get_job."""
     jobs = services(ctx).jobs
-    found = [job for job in jobs.newest_first() if status in (None, job.status)]
+    known = jobs.newest_first()
+    found = [job for job in known if status in (None, job.status)]
     lines = [_line(job, jobs.progress(job).message) for job in found[:limit]]
     text = "\n".join(_in_words(line) for line in lines)
-    return plain(text or "No jobs yet.", JobList(jobs=lines, total=len(found)))
+    none = f"No {status} jobs; {len(known)} in other states." if status and known else "No jobs yet."
+    return plain(text or none, JobList(jobs=lines, total=len(found)))
 
 
 async def _job(known: Services, job_id: str) -> Job:

@@ -24,6 +24,7 @@ from layerdiffuse_mcp.hub.catalog import POCKET
 from layerdiffuse_mcp.hub.controls import adapters, controls
 from layerdiffuse_mcp.hub.folder import why_unread
 from layerdiffuse_mcp.hub.inversions import Inversion, read_inversions
+from layerdiffuse_mcp.hub.libraries import needs
 from layerdiffuse_mcp.hub.licences import is_free, layer_licences
 from layerdiffuse_mcp.hub.vocabulary import LISTS, vocabulary_of
 from layerdiffuse_mcp.server.calls import run, unload
@@ -280,6 +281,7 @@ def _models(settings: Settings) -> list[ModelFacts]:
     found: list[ModelFacts] = []
     for entry in catalog.models(settings):
         able = catalog.tasks(entry, settings)
+        time = f"; {entry.time}, computed" if entry.time else ""
         found.append(
             ModelFacts(
                 name=entry.name,
@@ -294,7 +296,7 @@ def _models(settings: Settings) -> list[ModelFacts]:
                 licence=entry.licence,
                 commercial=is_free(entry),
                 layer_licences=tuple(dict.fromkeys(layer_licences(entry).values())),
-                description=entry.description + (f"; {entry.time}, computed" if entry.time else ""),
+                description=entry.description + time + needs(entry, settings),
             )
         )
     return sorted(found, key=lambda model: (not model.default, not model.prepared))
@@ -308,7 +310,7 @@ def _networks(settings: Settings) -> list[MattingFacts]:
             bytes=network.remote.bytes or 0,
             memory=network.memory,
             licence=network.remote.licence or "unknown",
-            description=network.description,
+            description=network.description + needs(network, settings),
         )
         for network in MATTING.values()
     ]

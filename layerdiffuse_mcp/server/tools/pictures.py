@@ -25,6 +25,7 @@ from layerdiffuse_mcp.wording import printable
 
 if TYPE_CHECKING:
     from layerdiffuse_mcp.images.composition import Kept
+    from layerdiffuse_mcp.outputs.undrawn import Undrawn
 
 
 class ComposeOutput(PictureFile):
@@ -186,18 +187,23 @@ async def inspect_image(
         with known.readable(image) as opened:
             return opened.shown, keep(opened)
 
+    def undrawn() -> "Undrawn":
+        with known.readable(image) as opened:
+            return known.undrawn(opened)
+
     with known.contents.borrowing() as keep:
         shown, path = await anyio.to_thread.run_sync(copied, keep)
         held = await done(ctx, InspectTask(path, background, preview, known.settings.max_pixels))
+    other = None if held.recipe else await anyio.to_thread.run_sync(undrawn)
     found = Inspected(
         path=shown, format=held.format, width=held.width, height=held.height, has_alpha=held.has_alpha,
         alpha=Alpha.model_validate(held.alpha.model_dump(mode="json")), halo=held.halo, notes=held.notes,
-        recipe=held.recipe, parameters=held.parameters, layers=[*held.layers] or None,
+        recipe=held.recipe, parameters=held.parameters, layers=[*(other.layers if other else held.layers)] or None,
     )  # fmt: skip
     lines = [
         f"{found.path} ({found.format}, {found.width}x{found.height}): {describe(held.alpha)}; {found.halo}.",
         f"Visible box: {found.alpha.bbox or 'none'}.",
-        _holds(found),
+        _holds(found, other.instead if other else None),
     ]
     lines += [f"The attached picture is a small preview on {background}."] if held.preview else []
     lines += found.notes
@@ -206,13 +212,13 @@ async def inspect_image(
     return CallToolResult(content=content, structured_content=structured(found))
 
 
-def _holds(found: Inspected) -> str:
+def _holds(found: Inspected, instead: str | None) -> str:
     """What a picture can be made again from."""
     if found.recipe:
         drawn = told(found.recipe, whole=True)
         return f"It holds the recipe it was drawn by: {drawn}." if drawn else "It holds the recipe it was drawn by."
     if not found.layers:
-        return "It holds no recipe."
+        return f"It holds no recipe. {instead or ''}".rstrip()
     names = ", ".join(printable(name) for name in found.layers)
     return f"It holds a composition: {names}. compose_layers changes it, with this file as source."
 

@@ -157,7 +157,7 @@ def _of_picture(
 
     with known.readable(image) as opened:
         try:
-            recipe = read_recipe(opened.file, known.settings.max_pixels)
+            recipe = read_recipe(opened.file, known.settings.max_pixels, lambda: known.undrawn(opened).instead)
         except ImageError:
             if (text := read_parameters(opened.file, known.settings.max_pixels)) is None:
                 raise

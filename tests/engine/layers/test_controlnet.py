@@ -242,11 +242,7 @@ def test_their_weights_are_counted_and_let_go_with_the_last_that_names_them(fold
     assert components.sizes.denoiser - before.denoiser == weights
     assert components.bytes - bytes_before >= weights
     pixels = SIZE * SIZE
-    placement = components.placement
-    assert (
-        components.sizes.drawing(pixels, pixels, placement.dtype.itemsize).denoising
-        > before.drawing(pixels, pixels, placement.dtype.itemsize).denoising
-    )
+    assert components.sizes.drawing(pixels, pixels).denoising > before.drawing(pixels, pixels).denoising
     components.use_additions({})
     assert components.sizes == before
 
