@@ -5,11 +5,14 @@ raise ModelNotFound(f"There is no model {quoted(name)}.")
 
 import os
 import re
+from collections.abc import Sequence
 
 MB, GB = 10**6, 10**9
 
 QUOTED = 80
 """Most characters of what was given that a message repeats."""
+LISTED = 12
+"""Most of several things that it names."""
 
 
 def quoted(given: object) -> str:
@@ -49,6 +52,13 @@ def printable(text: str | os.PathLike[str], at_most: int = 4096) -> str:
     """
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in os.fspath(text))
     return shown if len(shown) <= at_most else f"{shown[: at_most - 3]}..."
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts in quotes, at most `LISTED` of them: "'a', 'b' and 3 more"."""
+    named = [repr(short(text)) for text in texts[:LISTED]]
+    named += [f"{len(texts) - LISTED} more"] if len(texts) > LISTED else []
+    return f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
 
 
 def counted(count: int, what: str) -> str:

@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 
 from layerdiffuse_mcp.api.cells import Cell
+from layerdiffuse_mcp.api.outcome import Placement
 from layerdiffuse_mcp.api.sizes import Field
 
 
@@ -34,6 +35,14 @@ class OntoBackground:
 
 
 @dataclass(frozen=True)
+class OverGiven:
+    """What was drawn lies so on the picture that it was drawn from, called `name`: its pictures say that."""
+
+    placement: Placement
+    name: str
+
+
+@dataclass(frozen=True)
 class IntoDocument:
     """The layers of the picture whose SHA-256 is `sha256` also become one composition, as PNG and as `format`.
 
@@ -49,4 +58,4 @@ class IntoDocument:
     keep: bool = True
 
 
-Finish = IntoCells | OntoBackground | IntoDocument
+Finish = IntoCells | OntoBackground | OverGiven | IntoDocument

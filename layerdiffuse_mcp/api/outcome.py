@@ -41,13 +41,13 @@ class AlphaFacts(Frozen):
 
 
 class Placement(Frozen):
-    """How a drawn foreground lies on the picture that was given as its background; pixels of that picture."""
+    """How what was drawn lies on the picture that it was drawn from; pixels of that picture."""
 
-    x: int = Field(description="Left edge of the foreground on the given picture, in its pixels")
+    x: int = Field(description="Left edge of what was drawn on the given picture, in its pixels")
     y: int = Field(description="Top edge, likewise")
-    width: int = Field(description="Of the foreground as it lies there, in pixels of the given picture")
+    width: int = Field(description="Of what was drawn as it lies there, in pixels of the given picture")
     height: int = Field(description="Likewise")
-    scale: float = Field(description="How many times as wide as its own file the foreground is there")
+    scale: float = Field(description="How many times as wide as its own file it is there")
     crop: tuple[int, int, int, int] = Field(
         description="Part of the given picture that the model saw: left, top, right, bottom, the last two exclusive"
     )
@@ -72,12 +72,14 @@ class PictureFacts(Frozen):
     )
     width: int
     height: int
-    seed: int = Field(description="Seed that draws this picture alone")
+    seed: int | None = Field(default=None, description="Seed that draws this picture alone; null where none did")
     alpha: AlphaFacts | None = Field(description="Alpha facts; null for an opaque layer")
     verdict: Verdict | None = Field(default=None, description="Null where nothing was asked for that it could miss")
     reason: str | None = Field(default=None, description="Why the verdict is not good, and what to try")
     subject: str | None = Field(default=None, description="Of a set: what it shows")
-    placement: Placement | None = Field(default=None, description="Of a foreground put onto a given picture")
+    placement: Placement | None = Field(
+        default=None, description="On the picture that it was drawn from, of another size"
+    )
     note: str | None = Field(default=None, description="What else to know of it")
 
     @property
@@ -101,10 +103,11 @@ class EncodedFile(Frozen):
 
 
 class Timings(Frozen):
-    """Seconds spent, by stage."""
+    """Seconds spent, by stage; `denoise` are those of `draw` in which the denoiser made its steps."""
 
     load: float = 0.0
     draw: float = 0.0
+    denoise: float = 0.0
     write: float = 0.0
     total: float = 0.0
 
@@ -134,7 +137,7 @@ class Outcome(Frozen):
     status: dict[str, Any] | None = None
     sheet: SheetLayout | None = None
     parts: tuple["Outcome", ...] = ()
-    """Of a group: one a request; their timings are the group's."""
+    """Of a group: one a request, without timings: those of all are the group's own."""
 
     @property
     def single(self) -> tuple[ImageResult, ...]:

@@ -3,18 +3,21 @@
 sizing = sized((1200, 630), None, None, 128, 8, opaque=False)
 sizing.drawn, sizing.fit        # ((176, 96), "contain"): drawn, then fitted
 whole_box((176, 96), (1200, 630), "contain")      # where all that was drawn lies in the result
+placement((3000, 2000), (176, 96), field)         # where the result lies on the picture that it was drawn from
 """
 
 import math
 from dataclasses import dataclass
 
-from layerdiffuse_mcp.api.choices import FITS
+from layerdiffuse_mcp.api.choices import FITS, RESIZE_MODES
 from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_DRAWN
+from layerdiffuse_mcp.api.outcome import Placement
 from layerdiffuse_mcp.errors import InvalidRequest
 
 Size = tuple[int, int]
 """Width and height in pixels."""
 AS_IS, CONTAIN, COVER, STRETCH = FITS
+CROPPED, _, RESIZED = RESIZE_MODES
 Near = tuple[float, float]
 """Areas, in a model's own, that are drawn as they are asked for."""
 NEAR: Near = (0.5, 1.5)
@@ -116,3 +119,34 @@ def whole_box(drawn: Size, size: Size, how: str) -> tuple[int, int, int, int]:
     width, height = (max(1, round(side * factor)) for side in drawn)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return left, top, left + width, top + height
+
+
+def placement(picture: Size, size: Size, field: Field) -> Placement:
+    """Where a result of `size` lies on the picture that it was drawn from. Sizes are (width, height).
+
+    With "Resize and Fill" what the model saw reaches beyond the picture, with "contain" the result beyond that.
+    """
+    factors = [small / large for small, large in zip(field.seen, picture, strict=True)]
+    if field.resize_mode != RESIZED:
+        factors = [max(factors) if field.resize_mode == CROPPED else min(factors)] * 2
+    whole = whole_box(field.drawn, size, field.fit)
+    (x, width, left, right), (y, height, top, bottom) = (
+        _along(picture[n], field.seen[n], factors[n], field.drawn[n] / (whole[n + 2] - whole[n]), whole[n], size[n])
+        for n in (0, 1)
+    )
+    scale = round(width / size[0], 4)
+    return Placement(x=x, y=y, width=width, height=height, scale=scale, crop=(left, top, right, bottom))
+
+
+def _along(picture: int, seen: int, factor: float, drawn: float, begin: int, size: int) -> tuple[int, int, int, int]:
+    """Along one axis of the picture: where the result begins, its length, and from where to where the model saw it.
+
+    Args:
+        factor: by which the picture was scaled, of which the model then saw `seen` pixels in the middle.
+        drawn: pixels of those that a pixel of the result shows; the first of them is its pixel `begin`.
+    """
+    scaled = max(1, round(picture * factor))
+    pixel = picture / scaled
+    first = math.trunc((scaled - seen) / 2)
+    start, length = round((first - begin * drawn) * pixel), max(1, round(size * drawn * pixel))
+    return start, length, max(0, round(first * pixel)), min(picture, round((first + seen) * pixel))

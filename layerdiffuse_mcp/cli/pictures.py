@@ -123,7 +123,7 @@ def _cut_out(options: argparse.Namespace) -> int:
             options.image, catalog.matting_file(network, settings), network, max_pixels=settings.max_pixels
         )
     cut = _done(task, memory)
-    facts = PictureFacts(role="foreground", width=cut.width, height=cut.height, seed=0, alpha=cut.alpha)
+    facts = PictureFacts(role="foreground", width=cut.width, height=cut.height, alpha=cut.alpha)
     name = file_name(words_in(options.image), None, "cutout")
     _saved(settings, [EncodedFile(name=name, data=cut.data, picture=facts)], ["cut-out"], cut.warnings)
     say("how", cut.how)

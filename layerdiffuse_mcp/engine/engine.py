@@ -42,7 +42,7 @@ from layerdiffuse_mcp.engine.pipeline.batch import drawn_size, passes, pixels_of
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted as fitted_picture
 from layerdiffuse_mcp.engine.pipeline.conditions import fitted_mask
 from layerdiffuse_mcp.engine.pipeline.previews import previews
-from layerdiffuse_mcp.engine.pipeline.progress import Meter, OnStep
+from layerdiffuse_mcp.engine.pipeline.progress import DENOISING, REDRAWING, Meter, OnStep
 from layerdiffuse_mcp.engine.transparency import latent_file as latents
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.types import DiffusionModel, Edit, LayerImage, Pictures
@@ -131,7 +131,9 @@ class Engine:
 
     @_run.register
     def _(self, task: GroupPlan, inputs: Inputs, meter: Meter) -> Outcome:
-        return Outcome(parts=tuple(self._draw(task.plans, inputs, meter)))
+        parts = self._draw(task.plans, inputs, meter)
+        once = {name: getattr(parts[0], name) for name in ("model", "device", "dtype", "timings")}
+        return Outcome(**once, parts=tuple(part.model_copy(update={"timings": Timings()}) for part in parts))
 
     def _draw(self, plans: Sequence[DrawPlan], inputs: Inputs, meter: Meter) -> list[Outcome]:
         """Draw plans of one batch (see `plan.batch_key`); an outcome for each."""
@@ -146,6 +148,7 @@ class Engine:
         with clock("draw"), previews(self._settings, model.latent) as show:
             pictures = _pictures(plans[0], (width, height), given)
             drawn = drawer_of(model.spec)(as_drawn, model, pictures, meter, show)
+        clock.note("denoise", meter.spent.get(DENOISING, 0.0) + meter.spent.get(REDRAWING, 0.0))
         with clock("load"):
             model.identify(plans[0].methods, meter.report)
         with clock("write"):
@@ -254,7 +257,11 @@ class _Clock:
     def __call__(self, stage: str) -> Generator[None]:
         begun = time.monotonic()
         yield
-        self._spent[stage] = self._spent.get(stage, 0.0) + time.monotonic() - begun
+        self.note(stage, time.monotonic() - begun)
+
+    def note(self, stage: str, seconds: float) -> None:
+        """Add what was measured elsewhere."""
+        self._spent[stage] = self._spent.get(stage, 0.0) + seconds
 
     def timings(self) -> Timings:
         """What was spent so far, rounded to milliseconds."""

@@ -13,13 +13,13 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.text.emphasis import extract_loras
-from layerdiffuse_mcp.wording import short
+from layerdiffuse_mcp.wording import listed
 
 NEAREST = 3
 LEAST_ALIKE = 0.7
@@ -73,14 +73,17 @@ class Vocabulary:
         prompt = extract_loras(prompt[:LONGEST])[0]
         if not prompt.strip() or self.knows(prompt, scenes=scenes):
             return None
-        near = self.nearest(prompt, scenes=scenes)
+        return self.unlearnt([prompt.strip()], scenes=scenes)
+
+    def unlearnt(self, texts: Sequence[str], *, scenes: bool = False) -> str:
+        """What to say of texts none of which it knows."""
+        together = " ".join(texts)[:LONGEST]
+        near = self.nearest(together, scenes=scenes)
         nearest = f"The nearest that it knows, by spelling: {', '.join(near)}. " if near else ""
-        words = _words(prompt)
-        known = _FILLERS.union(*map(_words, self._phrases(True)), *map(_words, (*self.styles, *self.materials)))
-        foreign = not "".join(words).isascii() or (words and known.isdisjoint(words))
-        language = "It has learnt English alone. " if foreign else ""
+        language = "" if "".join(_words(together)).isascii() else "It has learnt English alone. "
+        name = "names" if len(texts) == 1 else "name"
         return (
-            f"{self.model} knows no subject that {short(prompt.strip())!r} names, so it likely draws something else. "
+            f"{self.model} knows no subject that {listed(texts)} {name}, so it likely draws something else. "
             f"{language}{nearest}It has {len(self.subjects)} subjects: list_models lists them, subjects='...' "
             "those with a word. Name one of them, or use a larger model."
         )

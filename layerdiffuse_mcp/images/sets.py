@@ -7,19 +7,17 @@ Pictures come encoded, as an engine hands them over, and go encoded, with the re
 """
 
 import io
-import math
 from typing import Any
 
 import numpy as np
 
-from layerdiffuse_mcp.api.outcome import Placement, Progress
-from layerdiffuse_mcp.api.sizes import Field, whole_box
+from layerdiffuse_mcp.api.outcome import Progress
+from layerdiffuse_mcp.api.sizes import placement
 from layerdiffuse_mcp.images.alpha import Bytes, alpha_facts
 from layerdiffuse_mcp.images.compose import Layer, arrange, flatten
 from layerdiffuse_mcp.images.export import picture_bytes
 from layerdiffuse_mcp.images.png import read_parameters, read_recipe
 from layerdiffuse_mcp.images.read import read_picture
-from layerdiffuse_mcp.images.resize import CROP, STRETCH
 from layerdiffuse_mcp.images.sheet import Grid, Size, cleaned, factors_of, fitted, put, size_of, square_columns
 from layerdiffuse_mcp.images.tasks import (
     COMPOSED,
@@ -108,37 +106,6 @@ def on_picture(task: OnPictureTask, report: Report) -> OnPicture:
         alpha=facts if facts.has_transparency else None,
         placement=place,
     )
-
-
-def placement(picture: Size, size: Size, field: Field) -> Placement:
-    """Where a result of `size` lies on the picture that it was drawn for. Sizes are (width, height).
-
-    With "Resize and Fill" what the model saw reaches beyond the picture, with "contain" the result beyond that.
-    """
-    factors = [small / large for small, large in zip(field.seen, picture, strict=True)]
-    if field.resize_mode != STRETCH:
-        factors = [max(factors) if field.resize_mode == CROP else min(factors)] * 2
-    whole = whole_box(field.drawn, size, field.fit)
-    (x, width, left, right), (y, height, top, bottom) = (
-        _along(picture[n], field.seen[n], factors[n], field.drawn[n] / (whole[n + 2] - whole[n]), whole[n], size[n])
-        for n in (0, 1)
-    )
-    scale = round(width / size[0], 4)
-    return Placement(x=x, y=y, width=width, height=height, scale=scale, crop=(left, top, right, bottom))
-
-
-def _along(picture: int, seen: int, factor: float, drawn: float, begin: int, size: int) -> tuple[int, int, int, int]:
-    """Along one axis of the picture: where the result begins, its length, and from where to where the model saw it.
-
-    Args:
-        factor: by which the picture was scaled, of which the model then saw `seen` pixels in the middle.
-        drawn: pixels of those that a pixel of the result shows; the first of them is its pixel `begin`.
-    """
-    scaled = max(1, round(picture * factor))
-    pixel = picture / scaled
-    first = math.trunc((scaled - seen) / 2)
-    start, length = round((first - begin * drawn) * pixel), max(1, round(size * drawn * pixel))
-    return start, length, max(0, round(first * pixel)), min(picture, round((first + seen) * pixel))
 
 
 def _said(data: bytes, max_pixels: int) -> dict[str, Any]:

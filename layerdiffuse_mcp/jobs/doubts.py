@@ -2,6 +2,7 @@
 
     doubts, no_subject = unknown(request, entry, methods)
     notes = (*opaque(request, methods, max_pixels), *doubts, *cropped(plan, sizes, seen, sized=True))
+    notes += (resized(plan, "image", (400, 400), placement),)
 
 The planner (`jobs/planner.py`) puts them into the plan.
 """
@@ -9,6 +10,7 @@ The planner (`jobs/planner.py`) puts them into the plan.
 from collections.abc import Mapping, Sequence
 
 from layerdiffuse_mcp.api.choices import RESIZE_MODES
+from layerdiffuse_mcp.api.outcome import Placement
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.plan_checks import drawn_roles
 from layerdiffuse_mcp.api.requests import GenerateRequest
@@ -65,6 +67,12 @@ def unknown(
     return tuple(doubts.values()), (request.layer_prompts.get("foreground") or request.prompt) in doubts
 
 
+def unknown_of_set(subjects: Sequence[str], entry: ModelEntry) -> tuple[str, ...]:
+    """The same of those of a set's subjects that the base has learnt no word of, at once."""
+    known = vocabulary_of(entry)
+    return (known.unlearnt(subjects),) if known and subjects else ()
+
+
 def cropped(
     plan: DrawPlan, sizes: Mapping[str, tuple[int, int]], seen: tuple[int, int], *, sized: bool
 ) -> tuple[str, ...]:
@@ -85,3 +93,14 @@ def cropped(
                 f"{seen[0]}x{seen[1]}. {instead} options.resize_mode: '{FILL}' shows all of it."
             )
     return tuple(doubts)
+
+
+def resized(plan: DrawPlan, name: str, given: tuple[int, int], place: Placement) -> str:
+    """What to say of a result of another size than the picture that it was drawn from, where no size was asked for."""
+    what = "picture" if name == "image" else f"{name} picture"
+    had, has = ("{}x{}".format(*size) for size in (given, plan.result))
+    return (
+        f"The {what} has {had} pixels, and the result {has}, near what {plan.model} draws best. To lay the two "
+        f"together, give the result x={place.x}, y={place.y}, width={place.width}, height={place.height} in "
+        "compose_layers."
+    )

@@ -7,7 +7,7 @@ Whoever cancels it has the process killed; no file is on disk yet.
 
 from datetime import datetime
 
-from layerdiffuse_mcp.api.finish import Finish, IntoCells, IntoDocument, OntoBackground
+from layerdiffuse_mcp.api.finish import Finish, IntoCells, IntoDocument, OntoBackground, OverGiven
 from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Placement, SheetLayout, Timings
 from layerdiffuse_mcp.api.plan import Inputs
 from layerdiffuse_mcp.backends.backend import Report
@@ -52,6 +52,8 @@ async def finished(
             return await _into_cells(finish, outcome, room, report)
         case OntoBackground():
             return await _onto_background(finish, outcome, inputs, room, report)
+        case OverGiven():
+            return _over_given(finish, outcome)
         case IntoDocument():
             return await _into_document(finish, outcome, inputs, room, report, job)
 
@@ -124,6 +126,19 @@ async def _onto_background(
     return outcome.model_copy(
         update={"encoded": tuple(files), "warnings": (*outcome.warnings, *dict.fromkeys(warnings))}
     )
+
+
+def _over_given(finish: OverGiven, outcome: Outcome) -> Outcome:
+    """Of every picture where it lies on the given one."""
+    place, name = finish.placement, printable(finish.name, 80)
+    note = f"it lies on {name} at {place.x},{place.y}, {place.scale:.3g} times as wide as its own file"
+    files = (
+        file.model_copy(update={"picture": file.picture.model_copy(update={"placement": place, "note": note})})
+        if file.picture
+        else file
+        for file in outcome.encoded
+    )
+    return outcome.model_copy(update={"encoded": tuple(files)})
 
 
 async def _into_document(

@@ -1,11 +1,11 @@
-"""How long drawings take on this machine: seconds a megapixel and step, kept by device and model.
+"""How long drawings take on this machine: seconds a megapixel, each step's and what is done once, by device and model.
 
     paces = Paces()
     paces.seconds(planned.tasks, "cpu")     # 14.2, or None as long as this model has drawn nothing here
     paces.learn(task, outcome)              # once it is drawn; reads and writes a file
 
-A pace is the mean of those seen, the latest counting most: of each drawing's time, decoding included, over its steps
-times the megapixels that were drawn.
+A pace is of the drawings seen, the latest counting most: the time of their steps, over these times the megapixels that
+were drawn, and the rest of their time, as decoding, over the megapixels alone.
 """
 
 import math
@@ -13,8 +13,10 @@ import os
 import platform
 import shutil
 import threading
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, NamedTuple, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from layerdiffuse_mcp.api.outcome import Outcome
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Task
@@ -26,14 +28,37 @@ from layerdiffuse_mcp.settings import Settings
 FILE = "paces.json"
 CONTROLLED = 0.4
 """What a ControlNet takes of a network pass, by its share of the parameters."""
-LATEST = 0.4
-"""Share of the latest drawing in the mean."""
+FADED = 0.6
+"""What a drawing counts once another has been seen."""
 MOST_MODELS = 200
 """Models a device whose pace is kept, the latest."""
 
 
+class Work(NamedTuple):
+    """What drawings have to do in megapixels, times the steps and once."""
+
+    steps: float
+    once: float
+
+
+class Pace(NamedTuple):
+    """What drawings took, and their work: of the steps, and of what is done once."""
+
+    step_seconds: Annotated[float, Field(gt=0, lt=math.inf)]
+    steps: Annotated[float, Field(gt=0, lt=math.inf)]
+    once_seconds: Annotated[float, Field(ge=0, lt=math.inf)]
+    once: Annotated[float, Field(gt=0, lt=math.inf)]
+
+    def seconds(self, work: Work) -> float:
+        """How long other work takes."""
+        return work.steps * self.step_seconds / self.steps + work.once * self.once_seconds / self.once
+
+
+_PACE = TypeAdapter(Pace)
+
+
 class Paces:
-    """The paces that are known: {device: {model: seconds}}, those learnt last at the end."""
+    """The paces that are known: {device: {model: Pace}}, those learnt last at the end."""
 
     def __init__(self) -> None:
         self._known = recall(FILE)
@@ -44,35 +69,36 @@ class Paces:
 
         Without a `device`, that on which the model has drawn last.
         """
-        each = [_seconds(work, self._pace(task.model, device)) for task in tasks for work, task in _drawings(task)]
-        return math.fsum(known for known in each if known is not None) if each and None not in each else None
+        each = [(work, self._pace(plan.model, device)) for task in tasks for work, plan in _drawings(task)]
+        known = [pace.seconds(work) for work, pace in each if pace is not None]
+        return math.fsum(known) if each and len(known) == len(each) else None
 
     def learn(self, task: Task, outcome: Outcome) -> None:
         """Take in how long a drawing took."""
-        made = outcome.parts[0] if outcome.parts else outcome
-        work = math.fsum(work for work, _ in _drawings(task))
-        if not work or made.timings.draw <= 0 or not made.device:
+        spent, work = outcome.timings, _sum(work for work, _ in _drawings(task))
+        if not work.steps or spent.denoise <= 0 or not outcome.device:
             return
+        pace = Pace(spent.denoise, work.steps, max(0.0, spent.draw - spent.denoise), work.once)
         with self._writing:
-            self._known = _with(recall(FILE), made.device, made.model, made.timings.draw / work)
+            self._known = _with(recall(FILE), outcome.device, outcome.model, pace)
             remember(FILE, self._known)
 
-    def _pace(self, model: str, device: str | None) -> float | None:
+    def _pace(self, model: str, device: str | None) -> Pace | None:
         devices: list[Any] = [self._known.get(device)] if device else [*reversed(self._known.values())]
-        found = (_number(paces.get(model)) for paces in devices if isinstance(paces, dict))
+        found = (_known(paces.get(model)) for paces in devices if isinstance(paces, dict))
         return next((pace for pace in found if pace is not None), None)
 
 
-def megapixel_steps(plan: DrawPlan) -> float:
-    """The work of a drawing: of each stage its network passes times the millions of pixels that they see.
+def work_of(plan: DrawPlan) -> Work:
+    """The work of a drawing: of each stage its network passes times the millions of pixels that they see, and those.
 
     Two passes a call, one of them for the negative prompt, count as one; each prompt that AND joins adds half of that.
     """
-    passes = (plan.as_drawn, plan.as_detailed)
-    return math.fsum(_megapixel_steps(one) for one in passes if one is not None)
+    passes = (None if plan.kept else plan.as_drawn, plan.as_detailed)
+    return _sum(_work(one) for one in passes if one is not None)
 
 
-def _megapixel_steps(plan: DrawPlan) -> float:
+def _work(plan: DrawPlan) -> Work:
     """Of a plan as drawers take it: what tiles have in common counts once for each."""
     tile, tiles = plan.tiling, 1
     if tile is not None:
@@ -80,16 +106,16 @@ def _megapixel_steps(plan: DrawPlan) -> float:
     width, height = (tile.width, tile.height) if tile else (plan.width, plan.height)
     share = plan.strength if plan.redraws else 1.0
     passes = (1 + together(plan)) / 2
-    return math.fsum(
-        plan.count
-        * (tiles * width * height / 1e6)
-        * METHODS[stage.method].frames
+    seen = [plan.count * (tiles * width * height / 1e6) * METHODS[stage.method].frames for stage in plan.stages]
+    steps = math.fsum(
+        megapixels
         * math.ceil(stage.steps * share)
         * (calls_of(stage) // stage.steps)
         * passes
         * (1 + CONTROLLED * len(plan.control))
-        for stage in plan.stages
+        for megapixels, stage in zip(seen, plan.stages, strict=True)
     )
+    return Work(steps, math.fsum(seen))
 
 
 def likely_cpu(settings: Settings) -> bool:
@@ -102,25 +128,29 @@ def likely_cpu(settings: Settings) -> bool:
     return not (apple or shutil.which("nvidia-smi") or os.path.exists("/dev/kfd"))
 
 
-def _with(known: dict[str, Any], device: str, model: str, latest: float) -> dict[str, Any]:
+def _with(known: dict[str, Any], device: str, model: str, latest: Pace) -> dict[str, Any]:
     """The paces with one more, which stands last."""
     paces = known.pop(device, None)
     paces = cast(dict[str, Any], paces) if isinstance(paces, dict) else {}
-    before = _number(paces.pop(model, None))
-    paces[model] = latest if before is None else before + LATEST * (latest - before)
+    before = _known(paces.pop(model, None)) or (0.0,) * len(latest)
+    paces[model] = [FADED * old + new for old, new in zip(before, latest, strict=True)]
     return known | {device: dict([*paces.items()][-MOST_MODELS:])}
 
 
-def _drawings(task: Task) -> list[tuple[float, DrawPlan]]:
+def _drawings(task: Task) -> list[tuple[Work, DrawPlan]]:
     """The drawings of a task, each with its work."""
     plans = task.plans if isinstance(task, GroupPlan) else (task,)
-    return [(megapixel_steps(plan), plan) for plan in plans if isinstance(plan, DrawPlan)]
+    return [(work_of(plan), plan) for plan in plans if isinstance(plan, DrawPlan)]
 
 
-def _seconds(work: float, pace: float | None) -> float | None:
-    return None if pace is None else work * pace
+def _sum(works: Iterable[Work]) -> Work:
+    each = [*works]
+    return Work(math.fsum(work.steps for work in each), math.fsum(work.once for work in each))
 
 
-def _number(value: Any) -> float | None:
+def _known(value: Any) -> Pace | None:
     """A pace of the file, if it is one."""
-    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
+    try:
+        return _PACE.validate_python(value)
+    except ValidationError:
+        return None

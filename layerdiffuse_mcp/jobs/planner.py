@@ -13,7 +13,7 @@ from typing import Any
 
 from layerdiffuse_mcp.api.control import REFERENCE
 from layerdiffuse_mcp.api.fields import MAX_SIZE, MIN_SIZE
-from layerdiffuse_mcp.api.finish import IntoCells, IntoDocument, OntoBackground
+from layerdiffuse_mcp.api.finish import Finish, IntoCells, IntoDocument, OntoBackground, OverGiven
 from layerdiffuse_mcp.api.plan import (
     DecodePlan,
     Download,
@@ -34,7 +34,7 @@ from layerdiffuse_mcp.api.requests import (
     Request,
     SetRequest,
 )
-from layerdiffuse_mcp.api.sizes import Field, area, fit
+from layerdiffuse_mcp.api.sizes import Field, area, fit, placement
 from layerdiffuse_mcp.errors import ImageError, InvalidRequest
 from layerdiffuse_mcp.families.entries import ModelEntry
 from layerdiffuse_mcp.families.registry import METHODS
@@ -51,7 +51,7 @@ from layerdiffuse_mcp.images.files import name_of, sha256
 from layerdiffuse_mcp.jobs import checks
 from layerdiffuse_mcp.jobs.bases import family_of, lacking, named_loras, with_codec
 from layerdiffuse_mcp.jobs.controls import with_controls
-from layerdiffuse_mcp.jobs.doubts import cropped, opaque, unknown
+from layerdiffuse_mcp.jobs.doubts import cropped, opaque, resized, unknown, unknown_of_set
 from layerdiffuse_mcp.jobs.pace import Paces, likely_cpu
 from layerdiffuse_mcp.jobs.prompts import check_prompts
 from layerdiffuse_mcp.settings import Settings
@@ -83,7 +83,8 @@ def plan(request: Request, settings: Settings) -> Planned:
             return _preparing(request, settings)
 
 
-def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
+def _drawing(request: GenerateRequest, settings: Settings, *, of_set: bool = False) -> Planned:
+    """The drawing of a request; one `of_set` does not say what the base does not know, which the set does at once."""
     from layerdiffuse_mcp.images.resize import check_fits
 
     entry = catalog.find(request.model, settings)
@@ -102,7 +103,7 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     notes = (
         *request.notes,
         *opaque(request, methods, settings.max_pixels),
-        *unlearnt,
+        *(() if of_set else unlearnt),
         *checks.doubts(entry),
     )
     planned = make_plan(
@@ -126,27 +127,32 @@ def _drawing(request: GenerateRequest, settings: Settings) -> Planned:
     fitted = {picture: size for picture, size in sizes.items() if picture != REFERENCE}  # that has a size of its own
     for picture, size in fitted.items():
         check_fits(size, drawn if picture in ("image", "mask") else seen, planned.resize_mode, picture)
-    notes = (*planned.notes, *cropped(planned, fitted, drawn, sized=request.width is not None))
+    sized = request.width is not None
+    finish = _finish(planned, request, seen, sizes)
+    notes = (*planned.notes, *cropped(planned, fitted, drawn, sized=sized))
+    if isinstance(finish, OverGiven) and not sized:
+        notes += (resized(planned, next(iter(sizes)), next(iter(sizes.values())), finish.placement),)
     planned = planned.model_copy(update={"notes": notes, "unknown_subject": unknown_subject})
-    return Planned((planned,), inputs, downloads, _onto_background(planned, seen) or _into_document(planned, request))
+    return Planned((planned,), inputs, downloads, finish)
 
 
-def _onto_background(plan: DrawPlan, seen: tuple[int, int]) -> OntoBackground | None:
-    """Of a foreground that was drawn for a background: it is also wanted on that picture itself."""
-    if plan.task is not Task.FOREGROUND_FROM_BACKGROUND:
+def _finish(
+    plan: DrawPlan, request: GenerateRequest, seen: tuple[int, int], sizes: Mapping[str, tuple[int, int]]
+) -> Finish | None:
+    """What becomes of what is drawn from pictures: a foreground is also wanted on its background, the layers of a
+    picture as one file; of anything else its place on the first picture, where that has another size.
+    """
+    given = plan.image or next(iter(plan.inputs.values()), None)
+    if given is None or plan.kept:
         return None
-    background = plan.inputs["background"]
+    if METHODS[plan.methods[0]].takes_apart:
+        size, planned = (plan.width, plan.height), plan.layers**plan.depth
+        return IntoDocument(given.sha256, given.name, size, planned, request.document, request.metadata == "full")
     field = Field(seen, plan.as_drawn.result, plan.fit, plan.resize_mode)
-    return OntoBackground(background.sha256, background.name, field, plan.format)
-
-
-def _into_document(plan: DrawPlan, request: GenerateRequest) -> IntoDocument | None:
-    """Of the layers of a picture: they are also wanted as one file."""
-    if not METHODS[plan.methods[0]].takes_apart:
-        return None
-    [picture] = plan.inputs.values()
-    size, planned = (plan.width, plan.height), plan.layers**plan.depth
-    return IntoDocument(picture.sha256, picture.name, size, planned, request.document, request.metadata == "full")
+    if plan.task is Task.FOREGROUND_FROM_BACKGROUND:
+        return OntoBackground(given.sha256, given.name, field, plan.format)
+    size = next(iter(sizes.values()))
+    return OverGiven(placement(size, plan.result, field), given.name) if size != plan.result else None
 
 
 def _set(request: SetRequest, settings: Settings) -> Planned:
@@ -154,14 +160,17 @@ def _set(request: SetRequest, settings: Settings) -> Planned:
     from layerdiffuse_mcp.images.sets import set_grid
 
     first = request.pictures[0]
+    entry = catalog.find(first.model, settings)
     size: dict[str, int] = {}
     shape = request.cell.pixels or ((1, 1) if any(picture.control for picture in request.pictures) else None)
     if shape:  # drawn in the cell's shape, at about the size that the model draws best
-        entry = catalog.find(first.model, settings)
         width, height = fit(shape, entry.native_size, min(64, entry.native_size // 4))
         size = {"width": first.width or width, "height": first.height or height}
-    drawings = [_drawing(picture.model_copy(update=size), settings) for picture in request.pictures]
+    drawings = [_drawing(picture.model_copy(update=size), settings, of_set=True) for picture in request.pictures]
     tasks = [task for drawing in drawings for task in drawing.tasks if isinstance(task, DrawPlan)]
+    unlearnt = [name for name, task in zip(request.subjects, tasks, strict=True) if task.unknown_subject]
+    notes = (*tasks[0].notes, *unknown_of_set(unlearnt, entry))
+    tasks[0] = tasks[0].model_copy(update={"notes": notes})
     drawn = tasks[0].result
     cell = request.cell.pixels or drawn
     for width, height in (drawn, cell):

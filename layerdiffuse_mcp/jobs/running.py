@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Generator
 from typing import cast
 
-from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Task
 from layerdiffuse_mcp.backends.backend import Backend, Report
 from layerdiffuse_mcp.errors import LayerDiffuseError, WorkerDied, WorkerLost
@@ -67,9 +67,11 @@ class Runner:
         task = tasks[0] if len(tasks) == 1 else GroupPlan(plans=tuple(cast("list[DrawPlan]", tasks)))
         outcome = await self._backend.run(task, batch.parts[0].job.inputs, report, batch.worker)
         outcomes = (outcome,) if len(tasks) == 1 else outcome.parts
+        firsts = {job: min(indices) for job, indices in batch.jobs.items()}
         for part, one in zip(batch.parts, outcomes, strict=True):
-            if not part.job.finished:
-                part.job.drawn(part.index, one)
+            if not part.job.finished:  # each job has taken what all of the batch took, once
+                timings = outcome.timings if part.index == firsts[part.job] else Timings()
+                part.job.drawn(part.index, one.model_copy(update={"timings": timings}))
         self._learn(task, outcome)
 
 

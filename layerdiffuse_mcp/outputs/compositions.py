@@ -21,9 +21,7 @@ def name_for(wished: str | None, source: Path | None) -> str:
 
 def composition_files(composed: Composed, name: str, suffix: str) -> list[EncodedFile]:
     """The file of a composition, and that which keeps its record where it cannot."""
-    facts = PictureFacts(
-        role=None, name=COMPOSED, width=composed.width, height=composed.height, seed=0, alpha=composed.alpha
-    )
+    facts = PictureFacts(role=None, name=COMPOSED, width=composed.width, height=composed.height, alpha=composed.alpha)
     files = [EncodedFile(name=file_name(name, None, COMPOSED, suffix), data=composed.data, picture=facts)]
     if composed.record is not None and suffix == ".psd":
         files.append(EncodedFile(name=file_name(name, None, COMPOSED, BESIDE), data=composed.record.encode()))

@@ -196,7 +196,8 @@ class Index:
             there = sum(row[1] for row in rows)
             if not there:
                 self._check_names(connection, query)
-            page = f"SELECT {_COLUMNS} {WANTED} AND is_there(path) ORDER BY time DESC, path LIMIT :limit OFFSET :offset"
+            order = "ORDER BY time DESC, job, number, path LIMIT :limit OFFSET :offset"
+            page = f"SELECT {_COLUMNS} {WANTED} AND is_there(path) {order}"
             return Found(self._entries(connection, page, values), there, complete=True)
 
         self._sure(lambda connection: None)

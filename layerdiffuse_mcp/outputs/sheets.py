@@ -31,7 +31,7 @@ def sheet_files(made: MadeSheet, stem: str, format: str, now: datetime) -> list[
     """The sheet, its atlas with frames by name, and that with frames in order. `stem` is `own_stem` of a name."""
     image, size = f"{stem}.{format}", (made.width, made.height)
     on_disk = f"{dated(now)[1]}-{image}"
-    facts = PictureFacts(role=None, name=SHEET, width=made.width, height=made.height, seed=0, alpha=made.alpha)
+    facts = PictureFacts(role=None, name=SHEET, width=made.width, height=made.height, alpha=made.alpha)
     return [
         EncodedFile(name=image, data=made.data, picture=facts),
         EncodedFile(name=f"{stem}.json", data=atlas_hash(made.frames, on_disk, size)),

@@ -163,10 +163,12 @@ def _capital(name: str) -> str:
 
 
 def _drawn_with(recipe: Mapping[str, Any], changes: Mapping[str, Any], stages: Any) -> dict[str, Any]:
-    """What a recipe says of its files, None where it should and does not; of another base or method it says nothing."""
-    recorded = recipe.get("weights", {})
-    others = {name: None for name in _layer_files(stages)} if changes.get("method") is None else {}
-    others |= recorded if isinstance(recorded, Mapping) else {}
+    """What a recipe says of its files, None where it names none and should; of others it says nothing, which only a
+    change needs, as of another base or method.
+    """
+    recorded = recipe.get("weights")
+    should = [] if changes.get("method") else _layer_files(stages)
+    others = recorded if isinstance(recorded, Mapping) and recorded else dict.fromkeys(should)
     same = changes.get("model") in (None, recipe["request"].get("model"))
     return {**others, **({BASE: recipe.get("model_hash")} if same else {})}
 

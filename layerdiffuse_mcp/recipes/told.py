@@ -6,7 +6,7 @@ licence_words(recipe["licences"])       # "base unknown; layer files creativeml-
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,8 +18,8 @@ from layerdiffuse_mcp.wording import printable
 
 APART = ("model", "sampler", "seed")
 """What is told only of a whole recipe, or where drawings differ by it."""
-NAME = 40
-"""Characters of a name that are repeated."""
+NAME, PROMPT = 40, 500
+"""Characters of a name and of a prompt that are repeated."""
 
 
 class _Said(BaseModel):
@@ -70,6 +70,13 @@ def told(recipe: Mapping[str, Any], *, whole: bool = False) -> str:
     "" where it cannot be read.
     """
     return ", ".join(text for name, text in _parts(recipe).items() if whole or name not in APART)
+
+
+def prompt_of(recipe: Mapping[str, Any]) -> str:
+    """A recipe's prompt in quotes, the beginning of a long one; "" where it has none that can be read."""
+    request = recipe.get("request")
+    prompt = cast("Mapping[str, Any]", request).get("prompt") if isinstance(request, Mapping) else None
+    return f'"{printable(prompt.strip(), PROMPT)}"' if isinstance(prompt, str) and prompt.strip() else ""
 
 
 def told_apart(recipes: Sequence[Mapping[str, Any]]) -> list[str]:

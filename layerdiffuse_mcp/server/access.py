@@ -22,7 +22,7 @@ from layerdiffuse_mcp.api.plan import GivenPicture
 from layerdiffuse_mcp.errors import AccessDenied, ImageError, LayerDiffuseError
 from layerdiffuse_mcp.images.files import open_regular, sha256
 from layerdiffuse_mcp.settings import Settings
-from layerdiffuse_mcp.wording import QUOTED, short, valid_text
+from layerdiffuse_mcp.wording import LISTED, QUOTED, printable, short, valid_text
 
 BYTES_A_PIXEL = 8
 """What the largest picture takes as a file at most: four channels of 16 bits, uncompressed."""
@@ -71,7 +71,8 @@ def open_readable(name: str | Path, settings: Settings) -> OpenedFile:
         opened = OpenedFile(path, open_regular(path, follow=False))
     except FileNotFoundError:
         raise ImageError(
-            f"There is no file {_shown(name)}. Give its absolute path, or its path below a folder that may be read."
+            f"There is no file {_shown(name)}. Give its absolute path, or its path below a folder that may be read: "
+            f"{_named(allowed)}."
         ) from None
     except OSError as error:
         why = error.strerror or error
@@ -192,8 +193,13 @@ def _is_below(path: Path, folders: Sequence[Path]) -> bool:
 
 
 def _denied(name: str | Path, allowed: Sequence[Path]) -> AccessDenied:
-    folders = ", ".join(str(folder) for folder in allowed)
     return AccessDenied(
-        f"{_shown(name)} lies outside the folders that may be read. Allowed: {folders}. "
+        f"{_shown(name)} lies outside the folders that may be read. Allowed: {_named(allowed)}. "
         f"Copy the file there, or {NAME_FOLDER}."
     )
+
+
+def _named(folders: Sequence[Path]) -> str:
+    """The first folders; server_status lists all."""
+    more = f" and {len(folders) - LISTED} more, which server_status lists" if len(folders) > LISTED else ""
+    return ", ".join(printable(folder) for folder in folders[:LISTED]) + more

@@ -27,12 +27,14 @@ from mcp_types import (
     ResourceTemplate,
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
+    TextContent,
 )
 
 from layerdiffuse_mcp.api.fields import near
 from layerdiffuse_mcp.jobs.job import Job
 from layerdiffuse_mcp.server import stdio
 from layerdiffuse_mcp.server.resources import check_view, completed, page, tell_end, with_its_type
+from layerdiffuse_mcp.server.sendable import readable
 from layerdiffuse_mcp.server.services import IMAGES, Clients, Services
 from layerdiffuse_mcp.wording import quoted
 
@@ -91,7 +93,11 @@ class LayerServer(MCPServer[Services]):
         names = [tool.name for tool in await self.list_tools()]
         if name not in names:
             raise ToolError(f"There is no tool {quoted(name)}. {GONE.get(name) or near(name, names)}")
-        return await super().call_tool(name, arguments, context)
+        result = await super().call_tool(name, arguments, context)
+        for block in result.content if isinstance(result, CallToolResult) else ():
+            if isinstance(block, TextContent):
+                block.text = readable(block.text)
+        return result
 
     async def _handle_list_resources(
         self, ctx: ServerRequestContext[Services], params: PaginatedRequestParams | None

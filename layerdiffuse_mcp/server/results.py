@@ -74,11 +74,13 @@ class PictureFacts(BaseModel):
     uri: str = Field(description=URI)
     width: int = Field(description="In pixels")
     height: int = Field(description="In pixels")
-    seed: int = Field(description="Seed that draws this picture alone")
+    seed: Omittable[int] = Field(default=None, description="Seed that draws this picture alone")
     verdict: Omittable[Verdict] = Field(default=None, description="Whether it may be handed on, by alpha and prompt")
     reason: Omittable[str] = Field(default=None, description="Why the verdict is not good, and what to try")
     alpha: Omittable[Alpha] = Field(default=None, description="What its alpha holds; missing for an opaque layer")
-    placement: Omittable[Placement] = Field(default=None, description="Where the foreground lies on the given picture")
+    placement: Omittable[Placement] = Field(
+        default=None, description="Where what was drawn lies on the given picture, if that has another size"
+    )
     note: Omittable[str] = Field(default=None, description="What else to know of it")
     gone: bool = Field(default=False, description=GONE)
 
@@ -95,8 +97,10 @@ class SheetFacts(BaseModel):
     spacing: int = Field(description="Pixels between two cells, for loaders that cut a sheet into cells")
     margin: int = Field(default=0, description="Pixels before the first cell, likewise")
     gone: bool = Field(default=False, description=GONE)
-    atlas: str = Field(description="Path of the atlas as JSON (Hash): frames by subject; PixiJS and Phaser read it")
-    atlas_array: str = Field(description="Path of the atlas as JSON (Array): frames in order")
+    atlas: Omittable[str] = Field(
+        default=None, description="Path of the atlas as JSON (Hash): frames by subject; PixiJS and Phaser read it"
+    )
+    atlas_array: Omittable[str] = Field(default=None, description="Path of the atlas as JSON (Array): frames in order")
 
 
 class JobFacts(BaseModel):
@@ -174,7 +178,7 @@ def of_job(
     facts = facts_of(job, message, first, recipe=recipe)
     match job.status:
         case State.DONE:
-            return _finished(job, facts, shown, several=several or len(facts.images) > 1)
+            return _finished(job, facts, shown, several=several or len(facts.images) > 1, recipe=recipe)
         case State.FAILED:
             text = f"{job.id} ({job.what}) failed: {facts.error}"
         case State.INTERRUPTED:
@@ -201,8 +205,8 @@ def facts_of(job: Job, message: str, first: int = 1, *, recipe: bool = True) -> 
     if (outcome := job.outcome) is not None:
         facts.images = tuple(_picture_facts(job, n, image, first) for n, image in enumerate(outcome.single, 1))
         facts.sheet = _sheet_facts(job, outcome)
-        facts.documents = () if outcome.sheet else tuple(str(path) for path in outcome.files)
-        facts.latents = tuple(str(path) for path in outcome.latents)
+        facts.documents = () if outcome.sheet else _there(outcome.files)
+        facts.latents = _there(outcome.latents)
         facts.model = outcome.model or None
         facts.licences = outcome.licences or None
         spent = {stage: round(seconds, 3) for stage, seconds in outcome.timings.model_dump().items() if seconds}
@@ -239,6 +243,11 @@ def _picture_facts(job: Job, number: int, image: ImageResult, first: int) -> Pic
     )
 
 
+def _there(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Those that nobody has deleted or moved."""
+    return tuple(str(path) for path in paths if os.path.exists(path))
+
+
 def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
     if outcome.sheet is None:
         return None
@@ -253,8 +262,8 @@ def _sheet_facts(job: Job, outcome: Outcome) -> SheetFacts | None:
         spacing=outcome.sheet.spacing,
         margin=outcome.sheet.margin,
         gone=not os.path.exists(sheet.path),
-        atlas=str(by_name),
-        atlas_array=str(in_order),
+        atlas=next(iter(_there([by_name])), None),
+        atlas_array=next(iter(_there([in_order])), None),
     )
 
 
@@ -280,22 +289,26 @@ def _on_the_preview(several: bool) -> str:
     return f"The attached picture is a small preview on a checkerboard{numbered}."
 
 
-def _finished(job: Job, facts: JobResult, shown: Shown | None, several: bool) -> CallToolResult:
+def _finished(job: Job, facts: JobResult, shown: Shown | None, *, several: bool, recipe: bool) -> CallToolResult:
     outcome = job.outcome
     assert outcome is not None
     lines = [_headline(job, outcome)]
-    lines += [
-        f"{f'{picture.number}. ' * several}{picture.uri.removeprefix(IMAGES)}: {line_of(image)}"
-        for picture, image in zip(facts.images, outcome.single, strict=True)
-    ]
+    said: dict[str, int] = {}  # each reason once, with the number of its picture
+    for picture, image in zip(facts.images, outcome.single, strict=True):
+        before = said.setdefault(image.reason, picture.number) if image.reason else picture.number
+        once = image if before == picture.number else image.model_copy(update={"reason": f"as {before}"})
+        lines.append(f"{f'{picture.number}. ' * several}{picture.uri.removeprefix(IMAGES)}: {line_of(once)}")
     lines += [f"Drawn by {drawn}." for drawn in _drawn(job, outcome)]
     lines += lines_of(facts.sheet) if facts.sheet else []
     lines += _of_documents(facts)
-    lines += [f"latent: {path}" for path in outcome.latents]
+    lines += [f"latent: {path}" for path in facts.latents]
     if shown is not None:
         lines.append(_on_the_preview(several))
     if outcome.licences:
         lines.append(f"Licences: {licence_words(outcome.licences)}.")
+    if recipe:
+        own = "each picture that was drawn holds its own, and inspect_image reads it"
+        lines.append(f"Recipe: {json.dumps(facts.recipe, ensure_ascii=False) if facts.recipe else own}")
     lines += [f"Warning: {warning}" for warning in outcome.warnings]
     content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines))]
     if shown is not None:
@@ -311,7 +324,7 @@ def _headline(job: Job, outcome: Outcome) -> str:
     gone = sum(not os.path.exists(image.path) for image in outcome.single)
     made += f", {gone if gone < count else 'all'} of them gone," * bool(gone)
     best = ", the best first" if len({image.seed for image in outcome.images}) > 1 and not is_set else ""
-    spent = outcome.timings.total or job.seconds
+    spent = job.seconds or outcome.timings.total
     by = f" with {outcome.model}" if outcome.model else ""
     on = f" on {outcome.device}" if outcome.device else ""
     return f"{job.what} is done: {made}{best} in {spent:.1f} s{by}{on} ({job.id})."
@@ -345,7 +358,8 @@ def line_of(image: ImageResult) -> str:
     what = image.subject or image.label
     if not os.path.exists(image.path):
         holds, note, doubt = "its file is gone, deleted or moved", "", ""
-    return f"{image.path} ({what}, {image.width}x{image.height}, seed {image.seed}): {holds}{note}{doubt}"
+    seed = "" if image.seed is None else f", seed {image.seed}"
+    return f"{image.path} ({what}, {image.width}x{image.height}{seed}): {holds}{note}{doubt}"
 
 
 def lines_of(sheet: SheetFacts) -> list[str]:
@@ -354,8 +368,8 @@ def lines_of(sheet: SheetFacts) -> list[str]:
         f"Sheet {sheet.uri.removeprefix(IMAGES)}: {sheet.path} ({sheet.width}x{sheet.height}, "
         f"cells of {sheet.cell[0]}x{sheet.cell[1]}, "
         f"{sheet.columns} a row){': its file is gone, deleted or moved' * sheet.gone}",
-        f"Atlas, frames by name: {sheet.atlas}",
-        f"Atlas, frames in order: {sheet.atlas_array}",
+        *([f"Atlas, frames by name: {sheet.atlas}"] if sheet.atlas else []),
+        *([f"Atlas, frames in order: {sheet.atlas_array}"] if sheet.atlas_array else []),
     ]
 
 

@@ -71,7 +71,12 @@ class Services:
             JobNotFound: no such job.
             ImageError: the job has no such picture.
         """
-        name = image_id.removeprefix(IMAGES)
+        name, slash, _ = image_id.removeprefix(IMAGES).partition("/")
+        if slash:
+            raise ImageError(
+                f"{short(image_id)} is a view of a picture, which resources/read alone shows. Give the picture itself: "
+                f"{short(name)}."
+            )
         match = _IMAGE_ID.fullmatch(name)
         job_id, number = match.groups() if match else (name, None)
         try:

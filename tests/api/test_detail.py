@@ -9,7 +9,7 @@ from layerdiffuse_mcp.api.detail import MAX_PIXELS, Detail, Tiling, tiling_of
 from layerdiffuse_mcp.api.plan import pixels_of
 from layerdiffuse_mcp.api.requests import GenerateRequest, validated
 from layerdiffuse_mcp.errors import InvalidRequest
-from layerdiffuse_mcp.jobs.pace import megapixel_steps
+from layerdiffuse_mcp.jobs.pace import work_of
 from layerdiffuse_mcp.recipes.recipe import recipe_of, request_from
 from tests.tasks import plan_of
 
@@ -99,8 +99,8 @@ def test_the_time_of_a_redrawing_counts_its_tiles_and_its_strength(tmp_path) -> 
         picture_size=(512, 512),
     )
     tiles = 4 * 576 * 576 / 1e6 * 5
-    assert megapixel_steps(both) == pytest.approx(megapixel_steps(drawn) + tiles)
-    assert megapixel_steps(alone) == pytest.approx(tiles)
+    assert work_of(both).steps == pytest.approx(work_of(drawn).steps + tiles)
+    assert work_of(alone) == pytest.approx((tiles, tiles / 5))
 
 
 def test_a_tiling_of_a_recipe_cuts_any_picture() -> None:

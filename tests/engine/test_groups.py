@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerdiffuse_mcp.api.outcome import Outcome, Progress
+from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
 from layerdiffuse_mcp.api.plan import GroupPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.errors import LayerDiffuseError
@@ -51,7 +51,10 @@ def test_each_request_of_a_group_gets_the_pictures_it_would_get_alone(engine, fo
     if role := common.pop("inputs", None):
         common["inputs"] = {role: folder / "given.png"}
     requests = tuple(GenerateRequest(**common, **own) for own in OWN)
-    parts = engine.run(requests, quiet).parts
+    together = engine.run(requests, quiet)
+    parts, took = together.parts, together.timings
+    assert 0 < took.denoise < took.draw < took.total
+    assert {part.timings for part in parts} == {Timings()}  # what is added up counts them once
     for request, part in zip(requests, parts, strict=True):
         alone = engine.run(request, quiet)
         assert facts(part) == facts(alone)

@@ -1,14 +1,17 @@
-"""A foreground comes onto the picture that it was drawn for where the model saw it, however sizes were fitted."""
+"""A foreground comes onto the picture that it was drawn for where the model saw it, however sizes were fitted; whatever
+else is drawn from a picture says where it lies on that.
+"""
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from layerdiffuse_mcp.api.choices import FITS, RESIZE_MODES
-from layerdiffuse_mcp.api.finish import OntoBackground
+from layerdiffuse_mcp.api.finish import OntoBackground, OverGiven
 from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.api.requests import GenerateRequest
 from layerdiffuse_mcp.families.spec import Task
@@ -59,3 +62,42 @@ def test_a_foreground_lies_on_the_given_picture_where_the_model_saw_it(
     pixel = max(400 / width, 300 / height)  # of what was drawn, on the picture
     expected = (MARK[0].start, MARK[0].stop, MARK[1].start, MARK[1].stop)
     assert (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) == pytest.approx(expected, abs=0.6 * pixel + 1)
+
+
+FROM_PICTURES: dict[str, dict[str, Any]] = {
+    "image": {"image": "given.png"},
+    "foreground": {"task": Task.BACKGROUND_FROM_FOREGROUND, "inputs": {"foreground": "given.png"}},
+    "foreground in it": {"task": Task.BLENDED_FROM_FOREGROUND, "inputs": {"foreground": "given.png"}},
+    "background": {"task": Task.BLENDED_FROM_BACKGROUND, "inputs": {"background": "given.png"}},
+}
+
+
+@pytest.mark.parametrize("what", FROM_PICTURES)
+def test_what_is_drawn_from_a_picture_of_another_size_says_so_and_where_it_lies(
+    settings: Settings, tmp_path: Path, what: str
+):
+    fields: dict[str, Any] = {"prompt": "a blue star", "model": "pocket", **FROM_PICTURES[what]}
+    fields |= {"inputs": {name: tmp_path / file for name, file in fields.get("inputs", {}).items()}}
+    fields |= {"image": tmp_path / fields["image"]} if "image" in fields else {}
+
+    def planned(size: tuple[int, int], **more: Any) -> tuple[DrawPlan, Any]:
+        Image.new("RGBA", size, (255, 0, 0, 128)).save(tmp_path / "given.png")
+        made = plan(GenerateRequest(**fields, **more), settings)
+        [task] = made.tasks
+        assert isinstance(task, DrawPlan)
+        return task, made.finish
+
+    task, finish = planned((400, 400))
+    assert isinstance(finish, OverGiven)
+    assert finish.placement.model_dump() == {
+        "x": 0, "y": 0, "width": 400, "height": 400, "scale": 3.125, "crop": (0, 0, 400, 400)
+    }  # fmt: skip
+    [said] = [note for note in task.notes if "compose_layers" in note]
+    assert said.startswith("The picture" if what == "image" else f"The {what.split()[0]} picture")
+    assert "has 400x400 pixels, and the result 128x128" in said
+    assert "x=0, y=0, width=400, height=400" in said
+    task, finish = planned((400, 400), width=120, height=120)
+    assert isinstance(finish, OverGiven)
+    assert not any("compose_layers" in note for note in task.notes)  # the size was asked for
+    task, finish = planned((128, 128))
+    assert (task.notes, finish) == ((), None)

@@ -12,8 +12,9 @@ from layerdiffuse_mcp.jobs.job import State
 from layerdiffuse_mcp.jobs.queue import Jobs
 from layerdiffuse_mcp.settings import Settings
 from tests.jobs.opened import ask, ask_all, open_jobs, reach
+from tests.programs.rehearsal import TOOK
 from tests.results import files_below
-from tests.tasks import planned
+from tests.tasks import drawing, planned
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +62,17 @@ async def test_waiting_jobs_that_are_alike_are_drawn_together_if_that_is_set(set
 @pytest.fixture
 def grouping(settings: Settings) -> Settings:
     return settings.model_copy(update={"group_jobs": True})
+
+
+async def test_a_batch_counts_once_in_the_time_that_each_of_its_jobs_took(grouping: Settings, rehearsal: str):
+    async with open_jobs(grouping, rehearsal) as jobs:
+        first, *queued = ask_all(jobs, "steps 20", "steps 1")
+        several = jobs.submit(Planned((drawing("draw", seed=1), drawing("draw", seed=2), drawing("draw", seed=3))))
+        for job in (first, *queued, several):
+            await jobs.follow(job, 30)
+            assert job.outcome
+        done = [job.outcome.timings.total for job in (*queued, several) if job.outcome]
+        assert set(done) == {TOOK}, done
 
 
 async def test_what_is_not_alike_keeps_its_turn(grouping: Settings, rehearsal: str):

@@ -9,7 +9,7 @@ import pytest
 from layerdiffuse_mcp.api.outcome import Outcome, Progress, Timings
 from layerdiffuse_mcp.api.plan import GroupPlan, Planned, PreparePlan
 from layerdiffuse_mcp.jobs.job import Batch, Job, State
-from layerdiffuse_mcp.jobs.pace import FILE, Paces, likely_cpu, megapixel_steps
+from layerdiffuse_mcp.jobs.pace import FILE, Paces, likely_cpu, work_of
 from layerdiffuse_mcp.settings import Settings
 from tests.tasks import drawing
 
@@ -21,20 +21,19 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def took(seconds: float, device: str = "cpu") -> Outcome:
-    return Outcome(model="a-base", device=device, timings=Timings(draw=seconds, total=seconds + 3))
+    return Outcome(model="a-base", device=device, timings=Timings(draw=seconds, denoise=seconds, total=seconds + 3))
 
 
 def test_work_is_counted_in_the_pixels_that_are_drawn():
     one = drawing("x", width=512, height=512, steps=10)
-    assert megapixel_steps(one) == pytest.approx(512 * 512 * 10 / 1e6)
-    assert megapixel_steps(drawing("x", width=512, height=512, steps=10, count=3)) == pytest.approx(
-        3 * megapixel_steps(one)
-    )
-    assert megapixel_steps(drawing("x", width=512, height=512, steps=10, sampler="Heun")) == 2 * megapixel_steps(one)
-    assert megapixel_steps(drawing("x AND y AND z", width=512, height=512, steps=10)) == 2 * megapixel_steps(one)
+    steps, once = work_of(one)
+    assert (steps, once) == pytest.approx((512 * 512 * 10 / 1e6, 512 * 512 / 1e6))
+    assert work_of(drawing("x", width=512, height=512, steps=10, count=3)) == pytest.approx((3 * steps, 3 * once))
+    assert work_of(drawing("x", width=512, height=512, steps=10, sampler="Heun")) == pytest.approx((2 * steps, once))
+    assert work_of(drawing("x AND y AND z", width=512, height=512, steps=10)) == pytest.approx((2 * steps, once))
     fitted = drawing("x", width=2048, height=2048, steps=10)
     assert fitted.drawn == (512, 512)
-    assert megapixel_steps(fitted) == megapixel_steps(one)
+    assert work_of(fitted) == work_of(one)
 
 
 def test_a_pace_is_learnt_by_device_and_model_and_outlasts_the_server():
@@ -43,10 +42,10 @@ def test_a_pace_is_learnt_by_device_and_model_and_outlasts_the_server():
     paces.learn(task, took(10))
     assert Paces().seconds([task, task]) == pytest.approx(20)
     paces.learn(task, took(20))
-    assert Paces().seconds([task]) == pytest.approx(14)  # the latest counts 0.4
+    assert Paces().seconds([task]) == pytest.approx(16.25)  # the one before counts 0.6
     paces.learn(task, took(1, "a card"))
     assert Paces().seconds([task]) == pytest.approx(1)  # where it was drawn last
-    assert Paces().seconds([task], "cpu") == pytest.approx(14)
+    assert Paces().seconds([task], "cpu") == pytest.approx(16.25)
     assert Paces().seconds([task], "another card") is None
     assert Paces().seconds([drawing("x", model="other")]) is None
 
@@ -54,12 +53,24 @@ def test_a_pace_is_learnt_by_device_and_model_and_outlasts_the_server():
 def test_a_group_teaches_the_pace_of_all_its_drawings():
     one = drawing("x", steps=10)
     paces = Paces()
-    paces.learn(GroupPlan(plans=(one, one)), Outcome(parts=(took(10), took(10))))
+    paces.learn(GroupPlan(plans=(one, one)), took(10).model_copy(update={"parts": (Outcome(), Outcome())}))
     assert paces.seconds([one]) == pytest.approx(5)
 
 
+def test_what_is_done_once_is_not_charged_to_the_steps():
+    """Of a machine that takes 0.1 s a step and 1.5 s for the rest."""
+    few, paces = drawing("x", steps=1), Paces()
+    paces.learn(few, Outcome(model="a-base", device="cpu", timings=Timings(draw=1.6, denoise=0.1)))
+    assert paces.seconds([few]) == pytest.approx(1.6)
+    assert paces.seconds([drawing("x", steps=100)]) == pytest.approx(11.5)
+    assert paces.seconds([drawing("x", steps=100, count=2)]) == pytest.approx(23)
+    paces.learn(drawing("x", steps=99), Outcome(model="a-base", device="cpu", timings=Timings(draw=6, denoise=4.5)))
+    assert paces.seconds([drawing("x", steps=100)]) == pytest.approx(6.1, abs=0.05)  # many steps tell more than one
+
+
 @pytest.mark.parametrize("content", [
-    b"", b"[]", b"{", b'{"cpu": 5}', b'{"cpu": {"a-base": "x"}}', b'{"cpu": {"a-base": -1}}', b"[" * 100_000, b"\xff",
+    b'{"cpu": {"a-base": 5}}', b"", b"[]", b"{",
+    b'{"cpu": 5}', b'{"cpu": {"a-base": "x"}}', b'{"cpu": {"a-base": [-1, 1, 0, 1]}}', b"[" * 100_000, b"\xff",
 ])  # fmt: skip
 def test_a_file_that_is_damaged_is_nothing_known(state: Path, content: bytes):
     state.parent.mkdir(parents=True)
@@ -67,7 +78,7 @@ def test_a_file_that_is_damaged_is_nothing_known(state: Path, content: bytes):
     paces = Paces()
     assert paces.seconds([drawing("x")]) is None
     paces.learn(drawing("x"), took(10))
-    assert json.loads(state.read_text())["cpu"]["a-base"] > 0
+    assert json.loads(state.read_text())["cpu"]["a-base"][0] > 0
 
 
 def test_what_draws_nothing_teaches_nothing(state: Path):

@@ -24,12 +24,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Progress
+from layerdiffuse_mcp.api.outcome import EncodedFile, Outcome, PictureFacts, Progress, Timings
 from layerdiffuse_mcp.api.plan import DrawPlan, GroupPlan, Inputs, PreparePlan, Task
 from layerdiffuse_mcp.errors import LayerDiffuseError, OutOfMemory
 from layerdiffuse_mcp.settings import Settings
 
 STEP = 0.03
+TOOK = 7.0
+"""Seconds that a group says it took."""
 
 
 class Engine:
@@ -80,7 +82,7 @@ class Engine:
                         self._obey(other.prompt, on_step)
                 self._obey(plans[0].prompt, on_step)
                 self.done.append(" and ".join(one.prompt for one in plans))
-                return Outcome(parts=tuple(self._made(one) for one in plans))
+                return Outcome(parts=tuple(self._made(one) for one in plans), timings=Timings(total=TOOK))
             case PreparePlan(model=model):
                 on_step(Progress(fraction=0.5, message=f"loading {model}"))
                 return Outcome(model=model)

@@ -80,6 +80,12 @@ def test_files_that_a_recipe_should_name_and_does_not_are_said_to_be_unchecked()
         assert ("base model" in said) == ("method" in changes)
 
 
+def test_a_file_that_only_a_change_needs_is_not_said_to_be_unchecked() -> None:
+    attn, encoder = "layer_sd15_transparent_attn.safetensors", "layer_sd15_vae_transparent_encoder.safetensors"
+    again = request_from(recipe(plan()) | {"weights": {attn: "ab" * 32}}, {"detail": {"scale": 2, "strength": 0.3}})
+    assert other_weights(again.drawn_with, {**WEIGHTS, attn: "ab" * 32, encoder: "cd" * 32}) == ()
+
+
 @pytest.mark.parametrize(("format", "known"), [(1, None), (2, "15012c538f")])
 def test_recipes_of_earlier_versions_make_the_plan_that_they_were(format: int, known: str | None) -> None:
     old = json.loads((DATA / f"format-{format}.json").read_text())

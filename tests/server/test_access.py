@@ -74,10 +74,9 @@ def test_a_relative_name_is_one_file_that_of_the_output_folder_first(
     settings: Settings, allowed: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(outside)
-    with pytest.raises(
-        ImageError, match=r"There is no file secret\.png"
-    ):  # that of the working directory is not allowed
-        content("secret.png", settings)
+    with pytest.raises(ImageError, match=r"There is no file secret\.png") as refused:
+        content("secret.png", settings)  # that of the working directory is not allowed
+    assert all(str(folder) in str(refused.value) for folder in settings.readable)
     assert content("cup.png", settings) == b"a cup"  # nor is its own of this name
     (allowed / "here").mkdir()
     (allowed / "here" / "cup.png").write_bytes(b"a cup that is here")

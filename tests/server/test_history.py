@@ -97,8 +97,9 @@ async def test_pictures_of_an_earlier_server_are_found_by_what_they_are(connect:
     [image] = facts_of(result)["images"]
     assert (image["prompt"], image["width"], image["verdict"]) == ("a green pear", 16, "doubtful")
     assert image["made"] == "2026-03-02 12:00:00"
-    assert f'job-2-1, 2026-03-02 12:00:00, foreground, 16x8, pocket, doubtful "a green pear": {image["path"]}' in (
-        text_of(result)
+    assert (
+        f'job-2-1, 2026-03-02 12:00:00, foreground, 16x8, seed 7, pocket, doubtful "a green pear": {image["path"]}'
+        in (text_of(result))
     )
 
 

@@ -12,8 +12,15 @@ import pytest
 from mcp import Client
 from mcp_types import ImageContent
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from layerdiffuse_mcp.api.fields import MAX_SEED
+from layerdiffuse_mcp.api.outcome import ImageResult, Outcome
+from layerdiffuse_mcp.api.plan import Planned
+from layerdiffuse_mcp.jobs.job import Job, State
+from layerdiffuse_mcp.server.results import of_job
+from layerdiffuse_mcp.server.sendable import LONGEST
+from layerdiffuse_mcp.server.services import IMAGES
 from layerdiffuse_mcp.settings import Settings
 from tests.results import facts_of, files_below, text_of
 
@@ -217,3 +224,89 @@ async def test_a_foreground_comes_on_the_given_picture_itself(client: Client, tm
     assert np.array_equal(pixels[150, 260], (255, 0, 0))
     box = np.argwhere((pixels == (255, 0, 0)).all(axis=-1))
     assert abs(box.min(axis=0) - (75, 150 + (32 - 8) * 300 / 128)).max() <= 3
+
+
+async def test_a_background_says_where_it_lies_behind_the_given_foreground(client: Client, tmp_path: Path):
+    Image.new("RGBA", (400, 400), (255, 0, 0, 128)).save(tmp_path / "cut-out.png")
+    given = {"prompt": "square red", "foreground": str(tmp_path / "cut-out.png"), "options": {"model": "pocket"}}
+    result = await client.call_tool("generate_background_from_foreground", given)
+    assert {one["placement"]["scale"] for one in facts_of(result)["images"]} == {3.125}
+    assert "it lies on cut-out.png at 0,0, 3.12 times as wide as its own file" in text_of(result)
+
+
+async def test_a_reason_that_several_pictures_share_is_said_at_the_first_of_them(tmp_path: Path):
+    def picture(number: int, reason: str | None) -> ImageResult:
+        path = tmp_path / f"{number}.png"
+        path.touch()
+        verdict = "doubtful" if reason else "good"
+        facts = {"role": "foreground", "alpha": None, "verdict": verdict, "reason": reason, "subject": f"s{number}"}
+        return ImageResult(path=path, width=8, height=8, seed=7, **facts)
+
+    job, reasons = Job("generate_set", Planned(())), [None, "it is odd", "it is odd", "it is cut off", "it is odd"]
+    job.end(State.DONE, Outcome(images=tuple(picture(number, reason) for number, reason in enumerate(reasons, 1))))
+    result = of_job(job, "")
+    lines = text_of(result).splitlines()[1:6]
+    ends = [": opaque layer", ". doubtful: it is odd.", ". doubtful: as 2.", ". doubtful: it is cut off.", ": as 2."]
+    assert [line.endswith(end) for line, end in zip(lines, ends, strict=True)] == [True] * 5
+    assert [one.get("reason") for one in facts_of(result)["images"]] == reasons
+
+
+async def test_the_text_of_the_largest_set_is_bounded_and_its_end_is_kept(client: Client):
+    subjects = [f"square red, {number} {'x' * 190}" for number in range(64)]
+    options = {"model": "pocket"}
+    result = await draw(client, subjects, sheet=False, options=options, output={"preview": False, "name": "y" * 60})
+    text = text_of(result)
+    assert 16_000 < len(text) <= LONGEST
+    assert "left out here: the structured content says it" in text
+    assert text.endswith("\nWarning: as always")
+    assert len(facts_of(result)["images"]) == 64
+
+
+async def test_a_set_is_found_in_its_order_and_what_is_deleted_is_listed_nowhere(connect: Connect):
+    async with connect() as client:
+        made = facts_of(await draw(client, [f"square red, {n}" for n in range(11)], output={"save_latent": True}))
+        ids = [f"{made['job_id']}-{number}" for number in range(1, 13)]
+        found = facts_of(await client.call_tool("find_images", {}))["images"]
+        assert [one["image_id"] for one in found] == ids
+        assert [one.get("seed") for one in found] == [7] * 11 + [None]  # nothing draws a sheet
+        assert len(made["latents"]) == 11
+        facts_of(await client.call_tool("delete_images", {"images": [ids[1], ids[11]]}))
+        again = await client.call_tool("get_job", {"job_ids": [made["job_id"]], "preview": False})
+        [left] = facts_of(again)["jobs"]
+        assert "atlas" not in left["sheet"]
+        assert left["sheet"]["gone"]
+        assert len(left["latents"]) == 10
+        gone = [made["sheet"]["atlas"], made["sheet"]["atlas_array"], *({*made["latents"]} - {*left["latents"]})]
+        assert not [path for path in gone if path in text_of(again)]
+
+
+async def test_what_nothing_drew_has_no_seed(client: Client, tmp_path: Path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(tmp_path / "dot.png")
+    composed = await client.call_tool("compose_layers", {"layers": [{"image": str(tmp_path / "dot.png")}]})
+    job = facts_of(composed)["uri"].removeprefix(IMAGES).rpartition("-")[0]
+    again = await client.call_tool("get_job", {"job_ids": [job]})
+    assert "seed" not in text_of(again)
+    assert "seed" not in facts_of(again)["jobs"][0]["images"][0]
+
+
+async def test_a_recipe_that_is_asked_for_is_in_the_text(client: Client):
+    job, recipe = Job("generate_transparent", Planned(())), {"request": {"prompt": "ein Äffchen"}}
+    job.end(State.DONE, Outcome(recipe=recipe))
+    assert f"Recipe: {json.dumps(recipe, ensure_ascii=False)}" in text_of(of_job(job, "", recipe=True))
+    assert "Recipe" not in text_of(of_job(job, ""))
+    made = facts_of(await draw(client, SQUARES[:2], sheet=False))
+    asked = {"job_ids": [made["job_id"]], "include_recipe": True, "preview": False}
+    assert "Recipe: each picture that was drawn holds its own, and inspect_image" in text_of(
+        await client.call_tool("get_job", asked)
+    )
+    inspected = text_of(await client.call_tool("inspect_image", {"image": made["images"][1]["uri"]}))
+    assert 'the recipe it was drawn by: "square lime", ' in inspected
+
+
+async def test_the_parameter_text_of_another_program_is_in_the_text(client: Client, tmp_path: Path):
+    said = PngInfo()
+    said.add_text("parameters", "a cup\nSteps: 20, Seed: 5")
+    Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(tmp_path / "foreign.png", pnginfo=said)
+    inspected = text_of(await client.call_tool("inspect_image", {"image": str(tmp_path / "foreign.png")}))
+    assert r"by which redraw_image draws: a cup\nSteps: 20, Seed: 5" in inspected
+    assert "no recipe" not in inspected

@@ -16,8 +16,9 @@ from PIL import Image
 
 from layerdiffuse_mcp.images.view import MAX_BYTES, MAX_VIEW
 from layerdiffuse_mcp.server.resources import VIEW
+from layerdiffuse_mcp.server.services import IMAGES
 from layerdiffuse_mcp.settings import Settings
-from tests.results import facts_of
+from tests.results import facts_of, text_of
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -160,3 +161,11 @@ async def test_what_a_view_takes_is_completed(connect: Connect, picture: Path):
         ):
             completed = await client.complete(template, {"name": name, "value": typed})
             assert completed.completion.values == [value]
+
+
+async def test_a_view_given_as_a_picture_is_refused_with_the_picture_that_it_is_of(connect: Connect, picture: Path):
+    async with connect() as client:
+        uri = await made_of(client, picture)
+        refused = await client.call_tool("inspect_image", {"image": f"{uri}/view?width=64"})
+        assert refused.is_error
+        assert f"Give the picture itself: {uri.removeprefix(IMAGES)}." in text_of(refused)

@@ -20,7 +20,7 @@ from layerdiffuse_mcp.api.plan import DrawPlan
 from layerdiffuse_mcp.engine.drawing.apart import taken_apart
 from layerdiffuse_mcp.engine.pipeline.batch import Result, batches, noise_source, padded, results_of
 from layerdiffuse_mcp.engine.pipeline.previews import Show
-from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
+from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, DENOISING, NETWORK_STEP, Meter
 from layerdiffuse_mcp.engine.sampling.noise import BatchNoise
 from layerdiffuse_mcp.engine.transparency.codec import codec_of
 from layerdiffuse_mcp.engine.types import LayerImage, Pictures, PipelineModel
@@ -85,7 +85,7 @@ def _denoise(batch: Sequence[Result], model: PipelineModel, pictures: Pictures, 
     if pictures.edit is not None:
         meter.report("encoding")
         start = model.redrawn(start, partial(codec_of(model).encode, pictures.edit.images[0]), plan)
-    steps = meter.steps("denoising", model.calls(plan), NETWORK_STEP * len(batch))
+    steps = meter.steps(DENOISING, model.calls(plan), NETWORK_STEP * len(batch))
 
     def on_step_end(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         file = None

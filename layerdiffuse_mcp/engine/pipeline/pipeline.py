@@ -28,7 +28,7 @@ from layerdiffuse_mcp.engine.pipeline.decode import decode
 from layerdiffuse_mcp.engine.pipeline.denoise import denoise
 from layerdiffuse_mcp.engine.pipeline.latents import prepare
 from layerdiffuse_mcp.engine.pipeline.previews import Show
-from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, NETWORK_STEP, Meter
+from layerdiffuse_mcp.engine.pipeline.progress import DECODED_VIEW, DENOISING, NETWORK_STEP, REDRAWING, Meter
 from layerdiffuse_mcp.engine.transparency.decode import VIEWS
 from layerdiffuse_mcp.engine.types import Edit, LayerImage, Pictures
 from layerdiffuse_mcp.families.registry import METHODS
@@ -87,9 +87,7 @@ def draw_stage(
 
     # 4. denoising: in the tiles in which something is drawn
     asked = tiles.holding(start.inpainting.mask if start.inpainting else None, model.latent.downscale)
-    steps = meter.steps(
-        "denoising" if count == 1 else "redrawing", start.levels.steps, count * NETWORK_STEP * len(batch)
-    )
+    steps = meter.steps(DENOISING if count == 1 else REDRAWING, start.levels.steps, count * NETWORK_STEP * len(batch))
 
     def on_step(_step: int, _total: int, _x: Tensor, denoised: Tensor) -> None:
         file = show(denoised, method.frames)

@@ -13,6 +13,7 @@ from layerdiffuse_mcp.api.outcome import Progress
 
 OnStep = Callable[[Progress], None]
 
+DENOISING, REDRAWING = "denoising", "redrawing"
 NETWORK_STEP = 1.0
 DECODED_VIEW = 0.4
 PREPARING = 0.05
@@ -20,13 +21,17 @@ PREPARING = 0.05
 
 
 class Meter:
-    """Turns units of work into progress between `begin` and 1 that never falls; `reached` is what was reported last."""
+    """Turns units of work into progress between `begin` and 1 that never falls; `reached` is what was reported last.
+
+    `spent`: seconds by what like steps were counted as (`steps`).
+    """
 
     def __init__(self, on_step: OnStep, begin: float = 0.0) -> None:
         self._on_step = on_step
         self._begin = self.reached = begin
         self._total = 0.0
         self._done = 0.0
+        self.spent: dict[str, float] = {}
 
     def expect(self, units: float) -> None:
         """Announce work, before any of it is done."""
@@ -59,12 +64,15 @@ class Steps:
     def __init__(self, meter: Meter, what: str, total: int, unit: float) -> None:
         self._meter, self._what, self._total, self._unit = meter, what, total, unit
         self._begun = time.monotonic()
+        self._before = meter.spent.get(what, 0.0)
         self._count = 0
 
     def next(self, count: int = 1, note: str = "") -> None:
         """`count` further steps are done; `note` ends the message."""
         self._count += count
-        pace = (time.monotonic() - self._begun) / self._count
+        spent = time.monotonic() - self._begun
+        self._meter.spent[self._what] = self._before + spent
+        pace = spent / self._count
         left = pace * (self._total - self._count)
         message = f"{self._what} {self._count}/{self._total}"
         if pace >= 0.05:

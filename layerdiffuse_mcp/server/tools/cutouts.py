@@ -138,7 +138,7 @@ async def cut_out(
     file = EncodedFile(
         name=file_name(made_as.name or words_in(path), None, "cutout", f".{format}"),
         data=cut.data,
-        picture=PictureFacts(role="foreground", width=cut.width, height=cut.height, seed=0, alpha=cut.alpha),
+        picture=PictureFacts(role="foreground", width=cut.width, height=cut.height, alpha=cut.alpha),
     )
     job, [made], _ = await recorded(known, "cut_out", [file], (*cut.warnings, *cut.notes))
     facts = CutOut(

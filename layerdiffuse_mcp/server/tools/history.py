@@ -260,7 +260,8 @@ def beginning(entry: Entry) -> str | None:
 
 def _line(image: FoundImage) -> str:
     size = f"{image.width}x{image.height}" if image.width else None
-    said = [image.image_id, image.made, image.role, size, image.model, image.verdict]
+    seed = None if image.seed is None else f"seed {image.seed}"
+    said = [image.image_id, image.made, image.role, size, seed, image.model, image.verdict]
     prompt = f' "{image.prompt}"' if image.prompt else ""
     differs = f" ({image.differs})" if image.differs else ""
     return f"{', '.join(part for part in said if part)}{prompt}{differs}: {image.path}"

@@ -148,4 +148,5 @@ def _line(job: Job, message: str) -> JobLine:
 def _in_words(line: JobLine) -> str:
     drawn = f' "{line.prompt}", {line.size}, seed {line.seed}' if line.size else ""
     state = line.status.value if line.message == line.status.value else f"{line.status.value}, {line.message}"
-    return f"{line.job_id} {line.what}{drawn}: {state} ({line.images} picture{'s' * (line.images != 1)})"
+    spent = f", {line.seconds:.1f} s" if line.seconds else ""
+    return f"{line.job_id} {line.what}{drawn}: {state} ({line.images} picture{'s' * (line.images != 1)}{spent})"

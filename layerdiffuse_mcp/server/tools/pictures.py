@@ -16,12 +16,15 @@ from layerdiffuse_mcp.images import tasks
 from layerdiffuse_mcp.images.describe import describe
 from layerdiffuse_mcp.images.tasks import ComposeTask, InspectTask
 from layerdiffuse_mcp.outputs.compositions import NAME, composition_files, name_for
-from layerdiffuse_mcp.recipes.told import told
+from layerdiffuse_mcp.recipes.told import prompt_of, told
 from layerdiffuse_mcp.server.finished import done, picture_result, recorded
 from layerdiffuse_mcp.server.results import URI, Alpha, alpha_facts, image_content, image_uri, structured
 from layerdiffuse_mcp.server.services import Keep, Services, services
 from layerdiffuse_mcp.server.tools.parameters import PictureFile, Preview, file_field
 from layerdiffuse_mcp.wording import printable
+
+MOST_PARAMETERS = 2000
+"""Characters of a parameter text that are repeated."""
 
 if TYPE_CHECKING:
     from layerdiffuse_mcp.images.composition import Kept
@@ -215,8 +218,10 @@ async def inspect_image(
 def _holds(found: Inspected, instead: str | None) -> str:
     """What a picture can be made again from."""
     if found.recipe:
-        drawn = told(found.recipe, whole=True)
+        drawn = ", ".join(filter(None, (prompt_of(found.recipe), told(found.recipe, whole=True))))
         return f"It holds the recipe it was drawn by: {drawn}." if drawn else "It holds the recipe it was drawn by."
+    if found.parameters:
+        return f"It holds a parameter text, by which redraw_image draws: {printable(found.parameters, MOST_PARAMETERS)}"
     if not found.layers:
         return f"It holds no recipe. {instead or ''}".rstrip()
     names = ", ".join(printable(name) for name in found.layers)
