@@ -13,6 +13,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -42,7 +43,7 @@ class Database:
         """What `work` returns, done in one transaction; raises sqlite3.Error, OSError, or whatever it raises."""
         with self._lock:
             try:
-                connection = self._opened()
+                connection = self._begun()
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
@@ -64,6 +65,18 @@ class Database:
                 self._holders -= 1
                 if not self._holders:
                     self._close()
+
+    def _begun(self) -> sqlite3.Connection:
+        """As `_opened`: waits also where SQLite does not, which is while another process opens or closes the file."""
+        ends = time.monotonic() + BUSY
+        while True:
+            try:
+                return self._opened()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                    raise
+                self._close()
+                time.sleep(BUSY / 400)
 
     def _opened(self) -> sqlite3.Connection:
         """The connection, in a transaction that has begun."""
