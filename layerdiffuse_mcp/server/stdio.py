@@ -117,6 +117,7 @@ def refusal(unread: Exception) -> SessionMessage | None:
     None where nobody waits for one: an empty line, a notification.
     """
     if not isinstance(unread, ValidationError):
+        logger.warning("what the client sent could not be read: %r", unread)
         return None
     found = unread.errors(include_url=False)
     whole: Any = next((one["input"] for one in found if one["type"] in ("json_invalid", "model_type", "missing")), None)
@@ -135,7 +136,7 @@ def refusal(unread: Exception) -> SessionMessage | None:
     number = request.get("id")
     if request and number is None:
         return None
-    known = isinstance(number, int) or (isinstance(number, str) and number == valid_text(number))
+    known = type(number) is int or (isinstance(number, str) and number == valid_text(number))
     error = JSONRPCError(jsonrpc="2.0", id=number if known else None, error=ErrorData(code=code, message=text))
     return SessionMessage(error)
 

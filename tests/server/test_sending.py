@@ -70,6 +70,8 @@ CALL = '{"jsonrpc":"2.0","id":7,"method":"tools/call","params":%s}'
         (CALL % "5", 7, INVALID_REQUEST),
         (f"[{CALL % '{}'}]", None, INVALID_REQUEST),
         (r'{"jsonrpc":"2.0","id":7,"result":"\ud83d"}', None, PARSE_ERROR),
+        *((CALL.replace("7", odd) % "5", None, INVALID_REQUEST) for odd in ("true", "1.5", "[]", "{}")),
+        *((CALL.replace("7", odd) % r'"\ud83d"', None, PARSE_ERROR) for odd in ("true", "1.5", "[]", "{}")),
     ],
 )
 def test_a_line_that_is_no_message_is_answered_with_an_error_and_logged(
