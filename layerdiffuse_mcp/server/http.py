@@ -8,6 +8,7 @@ SIGTERM drains the server: it goes on answering, takes no new jobs, and ends whe
 time is over, and whoever waited has its answer. SIGINT gives them none; a second signal ends the process at once.
 """
 
+import errno
 import ipaddress
 import logging
 import signal
@@ -44,6 +45,8 @@ EVERYWHERE = frozenset({"0.0.0.0", "::", "0", ""})
 """Addresses that stand for all of a machine's."""
 SHUTDOWN_SECONDS = 1
 """How long answers may take once all jobs have ended, and other requests after them."""
+ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""Of an address that this machine does not have: where there is no IPv6, `localhost` may stand for one all the same."""
 ANSWERED = 0.02
 """Seconds between two looks whether all are."""
 
@@ -188,20 +191,29 @@ def serve(
     app = Answering(http_app(server, host, tokens, allowed_hosts))
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     running = _Server(config, server, app, drain_seconds)
-    sockets = _listening(host, port)
+    sockets = listening(host, port)
     announce(str(httpx2.URL(scheme="http", host=host or "localhost", port=sockets[0].getsockname()[1], path=PATH)))
     running.run(sockets)
     if not running.started:  # uvicorn has said why
         sys.exit(1)
 
 
-def _listening(host: str, port: int) -> list[socket.socket]:
-    """A socket on each address that the host stands for; raises InvalidRequest."""
+def listening(host: str, port: int) -> list[socket.socket]:
+    """A socket on each address of this machine that the host stands for, all on one port; raises InvalidRequest."""
     name = host.removeprefix("[").removesuffix("]")
     found: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         for family, *_, address in socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=AI_PASSIVE):
-            found.append(socket.create_server(address, family=family))
+            free = found[0].getsockname()[1] if found else port
+            try:
+                found.append(socket.create_server((address[0], free, *address[2:]), family=family))
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise
+                absent = error
+        if absent and not found:
+            raise absent
     except OSError as error:
         for opened in found:
             opened.close()

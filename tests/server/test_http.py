@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import anyio
 import httpx2
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp
 from layerdiffuse_mcp.backends.local import LocalBackend
 from layerdiffuse_mcp.errors import InvalidRequest
 from layerdiffuse_mcp.server.app import create_server, serve_http
-from layerdiffuse_mcp.server.http import host_of, http_app, names_of
+from layerdiffuse_mcp.server.http import host_of, http_app, listening, names_of
 from layerdiffuse_mcp.server.tokens import Guard, guarding
 from layerdiffuse_mcp.settings import Settings
 from tests.server.served import connected, served
@@ -177,3 +178,18 @@ def test_a_host_that_is_none_of_this_machine_s_is_refused(settings: Settings):
 def test_a_port_that_is_none_is_refused(port: int, settings: Settings):
     with pytest.raises(InvalidRequest, match="There is no port"):
         serve_http(settings, port=port)
+
+
+@pytest.mark.parametrize("others", [[], [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]])
+def test_an_address_that_this_machine_has_not_is_passed_over_where_the_host_has_others(
+    monkeypatch: pytest.MonkeyPatch, others: list[Any]
+):
+    absent = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [absent, *others])
+    if not others:
+        with pytest.raises(InvalidRequest, match=r"Nothing can be served on 'localhost', port 0 \("):
+            listening("localhost", 0)
+        return
+    [found] = listening("localhost", 0)
+    with found:
+        assert found.getsockname()[0] == "127.0.0.1"
